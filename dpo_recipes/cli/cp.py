@@ -1,0 +1,51 @@
+"""`dpo-recipe cp`: a shipped recipe, with the data it uses, as a start for one's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.recipe.load import load_file
+from dpo_recipes.shipped import recipe_paths, recipes_folder
+
+
+def cp(
+    name: Annotated[str, typer.Argument(help="A shipped recipe; `dpo-recipe ls` lists them.", metavar="NAME")],
+    to: Annotated[Path, typer.Argument(help="A file or folder to copy to.", metavar="TO")] = Path(),
+) -> None:
+    """Copy a shipped recipe and the data files it names. Never overwrites."""
+    source = recipe_paths().get(name)
+    if source is None:
+        raise RecipeError.of("R101", f"there is no shipped recipe {name}", why=f"there are {', '.join(recipe_paths())}",
+                             fix="choose one of these")
+    target = to / source.name if to.is_dir() or not to.suffix else to
+    files = {source: target} | {
+        recipes_folder() / relative: target.parent / relative for relative in _local_files(load_file(source).data)
+    }
+    for path in files.values():
+        if path.exists():
+            raise RecipeError.of("U401", f"{path} exists already", why="nothing is overwritten",
+                                 fix="copy to another folder, or move it away")
+    try:
+        for origin, path in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin, path)
+            typer.echo(str(path))
+    except OSError as error:
+        raise RecipeError.of("U402", f"cannot write {path}", why=error.strerror or str(error),
+                             fix="choose another folder") from error
+
+
+def _local_files(data: object) -> list[str]:
+    """Every text in the recipe that names a file beside it, and the data cards of their folders."""
+    if isinstance(data, dict):
+        return [name for value in data.values() for name in _local_files(value)]
+    if isinstance(data, list):
+        return [name for value in data for name in _local_files(value)]
+    if isinstance(data, str) and "/" in data and (recipes_folder() / data).is_file():
+        return [data]
+    return []

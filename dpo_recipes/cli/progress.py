@@ -1,0 +1,102 @@
+"""What a person sees while a run goes on: a live line on a terminal, plain lines elsewhere. All on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.errors import Finding
+
+_PLAIN_EVERY_S = 10.0
+
+
+class Progress:
+    """Turns a worker's events into text."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._open_line = False
+        self._last_plain = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the live line, if there is one."""
+        if self._open_line:
+            print(file=sys.stderr)
+            self._open_line = False
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        kind = event["event"]
+        if kind == "run":
+            self._line(f"run       {_short(event['dir'])}")
+            for finding in event["plan"].warnings:
+                self._line(finding.render())
+        elif kind == "stage":
+            self._line(f"{event['name']:<9} {event['detail']}")
+        elif kind == "note":
+            self._line(f"          {event['text']}")
+        elif kind == "finding":
+            self._line(Finding.from_json(event["finding"]).render())
+        elif kind == "step":
+            self._step(event)
+
+    def summary(self, result: dict[str, Any]) -> None:
+        """The last lines of a run: what came out, and where it is."""
+        metrics, words = result["metrics"], result.get("answer_words")
+        self._line(f"done      {result['steps']} steps, {result['train_runtime_s']:.0f} s of training, "
+                   f"{result['pairs_per_second']:.2f} pairs/s, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB")
+        if "eval_loss" in metrics:
+            self._line(f"held out  reward accuracy {metrics['eval_rewards/accuracies']:.3f}, "
+                       f"margin {metrics['eval_rewards/margins']:.3f}, loss {metrics['eval_loss']:.4f} "
+                       f"(base {result['base_metrics']['eval_loss']:.4f})")
+        if words:
+            self._line(f"answers   {words['base']} words before, {words['tuned']} after "
+                       f"({words['prompts']} prompts)")
+        self._line(f"model     {_short(result['model_dir'])}")
+        self._line(f"report    {_short(str(Path(result['model_dir']).parent / 'report.html'))}")
+
+    def _step(self, event: dict[str, Any]) -> None:
+        is_last = event["step"] == event["total"]
+        if not self._live and not is_last and time.monotonic() - self._last_plain < _PLAIN_EVERY_S:
+            return
+        self._last_plain = time.monotonic()
+        metrics = event["metrics"]
+        parts = [f"train     step {event['step']}/{event['total']}"]
+        for name, label in (("loss", "loss"), ("rewards/accuracies", "accuracy"), ("rewards/margins", "margin")):
+            if metrics.get(name) is not None:
+                parts.append(f"{label} {metrics[name]:.3f}")
+        parts.append(f"{event['tokens_per_second']:.0f} tokens/s")
+        parts.append(f"ETA {_duration(event['eta_s'])}")
+        text = "  ".join(parts)
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+            self._open_line = True
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _line(self, text: str) -> None:
+        self.close()
+        print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _short(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

@@ -1,0 +1,37 @@
+"""`dpo-recipe run`: the whole job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.errors import EXIT_BUG
+from dpo_recipes.workflow import WorkerBug, find_recipe, run_recipe
+
+
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
+    ] = False,
+) -> None:
+    """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; twice stops at once."""
+    from dpo_recipes.cli.progress import Progress
+
+    with Progress() as progress:
+        try:
+            result = run_recipe(find_recipe(recipe), set_ or [], progress.on_event, trust_remote_code=trust_remote_code)
+        except WorkerBug as bug:
+            progress.close()
+            print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)
+            raise typer.Exit(EXIT_BUG) from None
+    if json_:
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        progress.summary(result)

@@ -1,0 +1,1 @@
+"""Data formats, one file each. `registry.DATA_FORMATS` is the table of them."""

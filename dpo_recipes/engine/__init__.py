@@ -1,0 +1,1 @@
+"""What runs inside training: arguments, callbacks, and the loop around TRL's trainer."""

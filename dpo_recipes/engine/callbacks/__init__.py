@@ -1,0 +1,1 @@
+"""Callbacks that watch the trainer; none of them changes what it computes."""

@@ -1,0 +1,63 @@
+"""metrics.jsonl, and progress events for the parent process."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dpo_recipes.events import EventLog
+
+_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes each logged row to metrics.jsonl under TRL's names, and tells the parent how far the run is."""
+
+    def __init__(self, path: Path, events: EventLog, tokens_per_pair: float) -> None:
+        self.path = path
+        self.events = events
+        self.tokens_per_pair = tokens_per_pair
+        self.latest: dict[str, float] = {}
+        self.started = time.monotonic()
+        self.first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the parent the step, speed and remaining time."""
+        elapsed_s = time.monotonic() - self.started
+        done = state.global_step - self.first_step
+        pairs = done * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.events.emit(
+            "step", step=state.global_step, total=state.max_steps, metrics=self.latest,
+            tokens_per_second=round(pairs * self.tokens_per_pair / elapsed_s, 1),
+            eta_s=round(elapsed_s / done * (state.max_steps - state.global_step), 1),
+        )
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+        logs: dict[str, Any] | None = None, **kwargs: Any,
+    ) -> None:
+        """Append the row. The summary that the trainer logs at its end is part of result.json instead."""
+        if not logs or "train_runtime" in logs:
+            return
+        row = {"step": state.global_step, **{name: _plain(value) for name, value in logs.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}
+
+
+def _plain(value: Any) -> Any:
+    number = float(value) if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

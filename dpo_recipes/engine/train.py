@@ -1,0 +1,71 @@
+"""The training stage: reference pass, base evaluation, TRL's training loop, and a clean end on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_recipes import registry
+from dpo_recipes.data.rows import SplitReport
+from dpo_recipes.engine.callbacks.progress import MetricsCallback
+from dpo_recipes.engine.callbacks.stop import StopCallback, StopRequest, interrupted
+from dpo_recipes.engine.trainer_args import RunArguments
+from dpo_recipes.events import EventLog
+from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
+
+
+@dataclass
+class TrainResult:
+    """The trainer after its last step, and what was measured on the way."""
+
+    trainer: Any
+    train_loss: float
+    base_metrics: dict[str, float]
+    summary: dict[str, Any]
+
+
+def prepare_trainer(
+    recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any], callbacks: list[Any]
+) -> Any:
+    """The objective's trainer; records the number of trainable parameters in the bundle's stack."""
+    from transformers import PrinterCallback
+
+    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype)
+    trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
+    trainer.remove_callback(PrinterCallback)
+    parameters = list(trainer.model.parameters())
+    bundle.stack["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
+    return trainer
+
+
+def train(
+    recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any],
+    events: EventLog, stop: StopRequest, report: SplitReport,
+) -> TrainResult:
+    """Train to the end. Raises `Interrupted` I130 after a requested stop, `RunError` T604 on a diverged loss."""
+    tokens_per_pair = report.tokens / report.rows_kept
+    callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop)]
+    events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
+    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks)
+    base_metrics: dict[str, float] = {}
+    if "eval" in datasets:
+        from dpo_recipes.evaluate.metrics import evaluate_pairs
+
+        events.stage("base", "evaluating the untouched base")
+        base_metrics = evaluate_pairs(trainer)
+    events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}")
+    output = trainer.train()
+    stop.training = False
+    if stop.is_set:
+        raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")
+    runtime_s = output.metrics["train_runtime"]
+    pairs = trainer.state.epoch * len(datasets["train"])
+    return TrainResult(trainer, output.training_loss, base_metrics, {
+        "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch, 4),
+        "train_runtime_s": round(runtime_s, 2),
+        "pairs_per_second": round(pairs / runtime_s, 3),
+        "tokens_per_second": round(pairs * tokens_per_pair / runtime_s, 1),
+    })

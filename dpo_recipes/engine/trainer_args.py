@@ -1,0 +1,74 @@
+"""The single place that turns a recipe into TRL's arguments. A rename upstream breaks this file and no recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl import DPOConfig
+
+from dpo_recipes.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """What one run adds to its recipe."""
+
+    checkpoints: Path
+    device: str
+    dtype: str
+
+
+def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
+    """TRL 1.16's DPOConfig for a recipe; every value that has another default upstream is set."""
+    objective = recipe.objective
+    return DPOConfig(
+        **_training_arguments(recipe, run),
+        beta=objective.beta,
+        loss_type=objective.loss_type if isinstance(objective.loss_type, list) else [objective.loss_type],
+        loss_weights=objective.loss_weights,
+        label_smoothing=objective.label_smoothing,
+        max_length=None,  # pairs are cut to length when they are tokenized
+        # The reference never changes, so each pair meets it once: no second model stays in memory, and epochs and
+        # evaluations reuse the numbers.
+        precompute_ref_log_probs=True,
+        disable_dropout=False,  # the base's is off already; see model.build
+    )
+
+
+def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
+    training = recipe.training
+    evaluates = bool(recipe.data.eval.sources) or recipe.data.eval.fraction is not None
+    return {
+        "output_dir": str(run.checkpoints),
+        "num_train_epochs": training.num_epochs,
+        "max_steps": training.max_steps or -1,
+        "per_device_train_batch_size": training.micro_batch_size,
+        "per_device_eval_batch_size": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler,
+        "warmup_steps": training.warmup_ratio,  # transformers 5 reads a value below 1 as a share of the steps
+        "optim": training.optimizer,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "seed": training.seed,
+        "bf16": run.dtype == "bfloat16",
+        "fp16": run.dtype == "float16",
+        "use_cpu": run.device == "cpu",
+        "dataloader_pin_memory": run.device == "cuda",
+        "logging_steps": training.logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen, not averaged away
+        "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
+        "eval_steps": training.eval_steps,
+        "save_strategy": "steps" if training.save_steps else "no",
+        "save_steps": training.save_steps or 500,
+        "save_total_limit": 2,
+        "report_to": recipe.tracking.report_to or "none",
+        "run_name": recipe.name,
+        "disable_tqdm": True,
+        "train_sampling_strategy": "random",
+    }

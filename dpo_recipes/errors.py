@@ -1,0 +1,132 @@
+"""One exception tree. Every fault a person can cause carries a code, a place, a reason and a way out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+# Exit codes of the command line. 1 is left to bugs of ours: an exception that is not in this tree.
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_RECIPE = 3
+EXIT_DATA = 4
+EXIT_FIT = 5
+EXIT_RUN = 6
+EXIT_SHARING = 7
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells write it
+
+EXIT_CODE_BY_LETTER = {
+    "U": EXIT_USAGE,
+    "R": EXIT_RECIPE,
+    "D": EXIT_DATA,
+    "F": EXIT_FIT,
+    "M": EXIT_RUN,
+    "T": EXIT_RUN,
+    "S": EXIT_SHARING,
+    "I": EXIT_INTERRUPTED,
+}
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a text: 1-based line and column, `length` characters long; a line of 0 means the whole file."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+    length: int = 1
+    text: str | None = None
+    """The source line itself, so that a finding can be shown after the file has changed or gone."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong (`error`) or doubtful (`warning`) that a person can act on."""
+
+    code: str
+    what: str
+    where: Where | None = None
+    why: str | None = None
+    fix: str | None = None
+    severity: Literal["error", "warning"] = "error"
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain data; `where` becomes file, line and column."""
+        plain = asdict(self)
+        plain["where"] = None if self.where is None else asdict(self.where)
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Finding:
+        """The inverse of `to_json`; findings cross the process boundary this way."""
+        where = plain.get("where")
+        return cls(**{**plain, "where": Where(**where) if where else None})
+
+    def render(self) -> str:
+        """The finding as a person reads it, with the source line and a caret under the fault."""
+        lines = [f"{self.severity}[{self.code}]: {self.what}"]
+        if self.where is not None:
+            lines += _render_where(self.where)
+        if self.why:
+            lines.append(f"why: {self.why}")
+        lines.append(f"hint: {self.fix}   (dpo-recipe explain {self.code})" if self.fix else
+                     f"hint: dpo-recipe explain {self.code}")
+        return "\n".join(lines)
+
+
+def _render_where(where: Where) -> list[str]:
+    if where.text is None or not where.line:
+        return [f"  --> {where}"]
+    gutter = " " * len(str(where.line))
+    # Very long lines are cut around the fault: a terminal that wraps would tear the caret off its text.
+    start = max(0, where.column - 61) if len(where.text) > 100 else 0
+    shown = where.text[start : start + 100].replace("\t", " ")
+    caret_at = where.column - 1 - start
+    carets = "^" * max(1, min(where.length, len(shown) - caret_at))
+    return [
+        f"{gutter} --> {where}",
+        f"{gutter}  |",
+        f"{where.line} | {shown}",
+        f"{gutter}  | {' ' * caret_at}{carets}",
+    ]
+
+
+class DpoRecipeError(Exception):
+    """The root: one or more findings that end what was being done. The exit code follows the first code's letter."""
+
+    def __init__(self, *findings: Finding) -> None:
+        if not findings:
+            raise ValueError("an error needs at least one finding")
+        self.findings = findings
+        super().__init__("\n\n".join(finding.render() for finding in findings))
+
+    @classmethod
+    def of(cls, code: str, what: str, *, where: Where | None = None, why: str | None = None,
+           fix: str | None = None) -> DpoRecipeError:
+        """An error of one finding."""
+        return cls(Finding(code, what, where, why, fix))
+
+    @property
+    def exit_code(self) -> int:
+        """The process exit code that the first finding's kind asks for."""
+        return EXIT_CODE_BY_LETTER[self.findings[0].code[0]]
+
+
+class RecipeError(DpoRecipeError):
+    """The recipe is wrong (R codes, exit 3) or the command that named it (U codes, exit 2)."""
+
+
+class DataError(DpoRecipeError):
+    """The data is wrong: D codes, exit 4."""
+
+
+class RunError(DpoRecipeError):
+    """The model could not be built or the run could not go on: M and T codes, exit 6."""
+
+
+class Interrupted(DpoRecipeError):
+    """A person or a scheduler stopped the run, which left a checkpoint: I codes, exit 130."""

@@ -1,0 +1,85 @@
+"""Answers to a few prompts, decoded greedily."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.tokenize import render
+from dpo_recipes.recipe.schema.evaluation import Evaluation
+
+_BATCH = 8
+
+
+@dataclass
+class Samples:
+    """A few prompts and the answers that each version of the model gave to them."""
+
+    rows: list[PreferenceRow]
+    max_new_tokens: int
+    answers: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def choose(cls, rows: Sequence[PreferenceRow], evaluation: Evaluation) -> Samples:
+        """`num_samples` rows spread evenly over `rows`: always the same ones, whatever the seed."""
+        count = min(evaluation.num_samples, len(rows))
+        return cls([rows[index * len(rows) // count] for index in range(count)], evaluation.max_new_tokens)
+
+    def ask(self, version: str, model: Any, tokenizer: Any) -> None:
+        """Let a version of the model (`base` or `tuned`) answer all prompts."""
+        prompts = [row.prompt for row in self.rows]
+        self.answers[version] = generate_answers(model, tokenizer, prompts, self.max_new_tokens)
+
+    def side_by_side(self) -> list[dict[str, str]]:
+        """One object a prompt, with the answers of each version and the two of the data."""
+        return [
+            {
+                "prompt": _as_text(row.prompt),
+                **{version: answers[index] for version, answers in self.answers.items()},
+                "chosen": _as_text(row.chosen),
+                "rejected": _as_text(row.rejected),
+            }
+            for index, row in enumerate(self.rows)
+        ]
+
+    def answer_words(self) -> dict[str, float] | None:
+        """Mean number of words of each version's answers, and over how many prompts."""
+        if not self.rows:
+            return None
+        means = {
+            version: round(statistics.fmean(len(answer.split()) for answer in answers), 1)
+            for version, answers in self.answers.items()
+        }
+        return {**means, "prompts": len(self.rows)}
+
+
+def _as_text(messages: Sequence[Message]) -> str:
+    """One message as it is, several with the name of each speaker."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], max_new_tokens: int
+) -> list[str]:
+    """The model's greedy answer to each prompt, without special tokens."""
+    model.eval()
+    answers: list[str] = []
+    for start in range(0, len(prompts), _BATCH):
+        texts = [render(prompt, tokenizer, add_generation_prompt=True) for prompt in prompts[start : start + _BATCH]]
+        batch = tokenizer(
+            texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        ).to(model.device)
+        output = model.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=max_new_tokens,
+            do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )
+        answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [answer.strip() for answer in answers]

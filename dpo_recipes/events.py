@@ -1,0 +1,54 @@
+"""How a worker tells the parent process what it does: one JSON object a line in `events.jsonl`.
+
+A file, not a pipe: it works for workers on other nodes, survives the parent, and can be read afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.errors import Finding
+
+
+class EventLog:
+    """Appends events to a file; each line is written whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event with the time, in seconds since the epoch."""
+        self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """Say that a stage begins."""
+        self.emit("stage", name=name, detail=detail)
+
+    def findings(self, findings: list[Finding] | tuple[Finding, ...]) -> None:
+        """Pass findings on; the parent shows them."""
+        for finding in findings:
+            self.emit("finding", finding=finding.to_json())
+
+
+class EventReader:
+    """Reads what was appended since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def new_events(self) -> Iterator[dict[str, Any]]:
+        """Events that came since the last call; a line that is not finished yet waits for the next."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                yield json.loads(line)

@@ -1,0 +1,1 @@
+"""What a run leaves behind: the model, with a card that says truthfully what it is."""

@@ -1,0 +1,21 @@
+"""The model card: base, data, recipe and results, with nothing claimed that was not measured."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment
+
+from dpo_recipes.recipe.schema import Recipe
+
+
+def render_card(recipe: Recipe, result: dict[str, Any]) -> str:
+    """README.md of the saved model, with the front matter that the hub reads."""
+    template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    losses = recipe.objective.loss_type
+    return environment.from_string(template).render(
+        recipe=recipe, result=result, losses=losses if isinstance(losses, str) else " + ".join(losses),
+        is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),
+    )

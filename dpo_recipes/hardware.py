@@ -1,0 +1,111 @@
+"""What this machine is. Loads no torch: what only torch can tell, `describe_torch` asks it for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "dpo-recipe", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors",
+    "bitsandbytes", "deepspeed",
+)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Operating system, processor, memory and GPUs, as plain data."""
+    import psutil
+
+    return {
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": gpu_names(),
+        "python": platform.python_version(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, or its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def gpu_names() -> list[str]:
+    """NVIDIA GPUs as `name, memory` lines of nvidia-smi; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages a run depends on, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_torch() -> dict[str, Any]:
+    """What torch sees: devices and which precisions they have. Imports torch, which takes seconds."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    devices = [
+        {
+            "name": torch.cuda.get_device_name(index),
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(index))),
+            "memory_bytes": torch.cuda.get_device_properties(index).total_memory,
+        }
+        for index in range(torch.cuda.device_count() if cuda else 0)
+    ]
+    return {
+        "device": "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu",
+        "cuda_devices": devices,
+        "bfloat16": torch.cuda.get_device_capability()[0] >= 8 if cuda else False,
+        "cpu_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def hub_reachable(timeout_s: float = 3.0) -> bool:
+    """Whether the Hugging Face hub (or the mirror in HF_ENDPOINT) answers."""
+    import urllib.error
+    import urllib.request
+
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(endpoint + "/api/models?limit=1", timeout=timeout_s).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def peak_memory_bytes() -> int:
+    """Peak memory of this process: of its allocator on CUDA, else its largest resident set."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved()
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""How worker processes start. `registry.LAUNCHERS` lists the ways."""

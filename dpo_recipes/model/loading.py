@@ -1,0 +1,39 @@
+"""What goes wrong while transformers loads a model or tokenizer, said in a person's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dpo_recipes.errors import RunError
+from dpo_recipes.model.sources import ModelLocation
+
+
+@contextmanager
+def loading_errors(what: str, location: ModelLocation) -> Iterator[None]:
+    """Turn what transformers and huggingface_hub raise while loading into `RunError` M504 or M509 (hub)."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:  # a broken folder raises anything from KeyError to SafetensorError
+        causes = list(_chain(error))
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        code, fix = "M504", "check that the folder is complete and holds a causal language model"
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            code, fix = "M509", "accept the model's terms on its page, then log in with `hf auth login`"
+        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+            code, fix = "M509", "check the id; a private model needs `hf auth login`"
+        elif any(isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError | TimeoutError)
+                 for cause in causes) or "connect" in why.lower() or "offline" in why.lower():
+            code, fix = "M509", ("the hub cannot be reached and the model is not in the cache: check the network "
+                                 "(`dpo-recipe doctor`), or give a local folder as `model.path`")
+        raise RunError.of(code, f"cannot load {what} {location.path}", why=why, fix=fix) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,204 @@
+"""`extends:` and `--set` folded into one mapping, with the origin of every value kept."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dpo_recipes.errors import RecipeError, Where
+from dpo_recipes.recipe.load import DataPath, RecipeSource, Span, load_file, parse_yaml
+
+MAX_PARENTS = 20
+_SET_STEP = re.compile(r"(?:^|\.)([A-Za-z_][A-Za-z0-9_-]*)|\[(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from. `folder` is what a relative path in it is relative to."""
+
+    kind: Literal["file", "parent", "set", "resolved"]
+    span: Span
+    folder: Path
+
+    @property
+    def where(self) -> Where:
+        """The value's place."""
+        return self.span.value
+
+    def __str__(self) -> str:
+        return f"--set {self.where.text}" if self.kind == "set" else str(self.span.best)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A recipe's plain data after inheritance and overrides, not yet validated."""
+
+    file: str
+    text: str
+    data: dict[str, Any]
+    origins: dict[DataPath, Origin]
+
+    def origin_of(self, path: DataPath) -> Origin | None:
+        """The origin of the value at `path`, or of the nearest enclosing value that was written."""
+        while path not in self.origins and path:
+            path = path[:-1]
+        return self.origins.get(path)
+
+    def where(self, path: DataPath, *, key: bool = False) -> Where:
+        """The place to point at for `path`: its value, or with `key` its key; the nearest that was written."""
+        origin = self.origin_of(path)
+        if origin is None:
+            return Where(self.file)
+        return origin.span.best if key or path not in self.origins else origin.where
+
+
+def compose(path: Path, overrides: list[str] | None = None) -> Composed:
+    """Load `path`, its parents and `--set` overrides.
+
+    Mappings merge key by key; lists and scalars replace what they inherit. A mapping whose `kind` differs
+    from the inherited one replaces it whole, because the fields of one kind mean nothing to another.
+    Raises `RecipeError` R111 (parent missing), R112 (cycle), R113 (bad override), and those of `load_file`.
+    """
+    chain = _load_chain(path)
+    data: dict[str, Any] = {}
+    origins: dict[DataPath, Origin] = {}
+    for source, folder in reversed(chain):
+        kind = "file" if source is chain[0][0] else "parent"
+        own = {key: value for key, value in source.data.items() if key != "extends"}
+        _merge(data, own, (), origins, {
+            at: Origin(kind, span, folder) for at, span in source.spans.items() if at[:1] != ("extends",)
+        })
+    for override in overrides or []:
+        _apply_override(override, data, origins)
+    own_source = chain[0][0]
+    return Composed(own_source.file, own_source.text, data, origins)
+
+
+def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
+    chain: list[tuple[RecipeSource, Path]] = []
+    seen: list[Path] = []
+    where: Where | None = None
+    while True:
+        resolved = path.resolve()
+        if resolved in seen or len(seen) >= MAX_PARENTS:
+            raise RecipeError.of(
+                "R112", "recipes extend each other in a circle" if resolved in seen else "too many parents",
+                where=where, why=" -> ".join(step.name for step in [*seen, resolved]),
+                fix="remove one `extends:`",
+            )
+        if where is not None and not path.is_file():
+            raise RecipeError.of(
+                "R111", f"the parent recipe {path} does not exist", where=where,
+                why="`extends:` is relative to the recipe that says it", fix="correct the path",
+            )
+        source = load_file(path)
+        seen.append(resolved)
+        chain.append((source, path.resolve().parent))
+        parent = source.data.get("extends")
+        if parent is None:
+            return chain
+        where = source.spans[("extends",)].value
+        if not isinstance(parent, str):
+            raise RecipeError.of("R111", "`extends` must be the path of one recipe", where=where,
+                                 why="a recipe has one parent; the parent may have its own",
+                                 fix="write `extends: base.yaml`")
+        path = chain[-1][1] / parent
+
+
+def _merge(
+    data: dict[str, Any], new: dict[str, Any], at: DataPath,
+    origins: dict[DataPath, Origin], new_origins: dict[DataPath, Origin],
+) -> None:
+    if at in new_origins:
+        origins[at] = new_origins[at]
+    for key, value in new.items():
+        path = (*at, key)
+        old = data.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind")):
+            _merge(old, value, path, origins, new_origins)
+            continue
+        for stale in [known for known in origins if known[: len(path)] == path]:
+            del origins[stale]
+        data[key] = value
+        origins.update({known: new_origins[known] for known in new_origins if known[: len(path)] == path})
+
+
+def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath, Origin]) -> None:
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise _bad_override(override, "there is no `=` in it", "write `--set training.learning_rate=1e-5`")
+    path = _parse_path(name.strip(), override)
+    value, spans = parse_yaml(text, "--set")
+    offset = len(name) + 1
+    folder = Path.cwd()
+    target, parents = _descend(override, data, path[:-1])
+    _store(override, target, path[-1], value)
+    for known in [known for known in origins if known[: len(path)] == path]:
+        del origins[known]
+    key = Where("--set", 1, 1, len(name), override)
+    for at in [*parents, path]:
+        origins.setdefault(at, Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), override), key), folder))
+    for at, span in spans.items():
+        moved = Where("--set", 1, span.value.column + offset, span.value.length, override)
+        origins[(*path, *at)] = Origin("set", Span(moved, key), folder)
+
+
+def _parse_path(name: str, override: str) -> DataPath:
+    path: list[str | int] = []
+    position = 0
+    while position < len(name):
+        match = _SET_STEP.match(name, position)
+        if match is None or (match.group(2) and not path):
+            raise _bad_override(override, f"`{name}` is not a path of keys and [indices]",
+                                "write `--set data.train[0].path=pairs.jsonl`", column=position + 1)
+        path.append(match.group(1) if match.group(1) else int(match.group(2)))
+        position = match.end()
+    if not path:
+        raise _bad_override(override, "there is no key before the `=`", "write `--set section.key=value`")
+    return tuple(path)
+
+
+def _descend(override: str, data: Any, path: DataPath) -> tuple[Any, list[DataPath]]:
+    created: list[DataPath] = []
+    for depth, step in enumerate(path):
+        if isinstance(step, str) and isinstance(data, dict):
+            if data.get(step) is None:
+                following = path[depth + 1] if depth + 1 < len(path) else None
+                data[step] = [] if isinstance(following, int) else {}
+                created.append(path[: depth + 1])
+            data = data[step]
+        elif isinstance(step, int) and isinstance(data, list) and step <= len(data):
+            if step == len(data):
+                data.append({})
+                created.append(path[: depth + 1])
+            data = data[step]
+        else:
+            raise _cannot_enter(override, data, step)
+    return data, created
+
+
+def _store(override: str, target: Any, step: str | int, value: Any) -> None:
+    if isinstance(step, str) and isinstance(target, dict):
+        target[step] = value
+    elif isinstance(step, int) and isinstance(target, list) and step <= len(target):
+        target[step : step + 1] = [value]
+    elif isinstance(step, int) and target == {}:
+        raise _cannot_enter(override, [], step)
+    else:
+        raise _cannot_enter(override, target, step)
+
+
+def _cannot_enter(override: str, data: Any, step: str | int) -> RecipeError:
+    if isinstance(data, list) and isinstance(step, int):
+        return _bad_override(override, f"there is no item [{step}]: the list has {len(data)}",
+                             "indices start at 0; one past the end appends")
+    kind = {dict: "a mapping", list: "a list"}.get(type(data), f"the value {data!r}")
+    wanted = f"index [{step}]" if isinstance(step, int) else f"key `{step}`"
+    return _bad_override(override, f"{kind} has no {wanted}", "`dpo-recipe show RECIPE` prints the paths that exist")
+
+
+def _bad_override(override: str, why: str, fix: str, column: int = 1) -> RecipeError:
+    return RecipeError.of("R113", f"cannot apply --set {override}",
+                          where=Where("--set", 1, column, max(1, len(override)), override), why=why, fix=fix)

@@ -1,0 +1,35 @@
+"""A recipe written as YAML that reads back as the same recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from dpo_recipes.recipe.load import resolve_scalar
+from dpo_recipes.recipe.schema import Recipe
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the YAML 1.2 core schema would read as something else, and never writes aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "'" if not isinstance(resolve_scalar(text), str) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Every field of a recipe as plain data, defaults included; `extends` is folded in and left out."""
+    return {key: value for key, value in recipe.model_dump(by_alias=True).items() if key != "extends"}
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML text of every field of a recipe."""
+    return yaml.dump(plain_recipe(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

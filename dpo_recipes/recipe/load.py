@@ -1,0 +1,280 @@
+"""YAML text to plain data that remembers where each value stands.
+
+PyYAML reads the text into nodes; the data is built here, because three things are ours: scalars follow
+the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema: `5e-6` is a float, `no` and
+`1:30` are text), every key and value keeps its line and column, and what can surprise or attack
+(duplicate keys, tags, aliases that multiply) is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dpo_recipes.errors import Finding, RecipeError, Where
+
+MAX_FILE_BYTES = 1_000_000
+MAX_NODES = 50_000
+"""Values one recipe may have after its aliases are expanded; the largest real recipes have some hundreds."""
+
+DataPath = tuple[str | int, ...]
+"""Keys and list indices from the top of a recipe to one value, e.g. `("data", "train", 0, "path")`."""
+
+_INT = re.compile(r"[-+]?[0-9]+")
+_BASED_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL_FLOATS = {
+    text: float(text.replace(".", ""))
+    for word in ("inf", "Inf", "INF")
+    for text in (f".{word}", f"+.{word}", f"-.{word}")
+} | {word: float("nan") for word in (".nan", ".NaN", ".NAN")}
+_NULLS = ("", "~", "null", "Null", "NULL")
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_MAX_DIGITS = 100  # Python itself refuses to read integers of some thousand digits
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one value stands, and where its key does (none for list items and the whole document)."""
+
+    value: Where
+    key: Where | None = None
+
+    @property
+    def best(self) -> Where:
+        """The place to point at when the entry as a whole is meant."""
+        return self.key or self.value
+
+
+@dataclass(frozen=True)
+class RecipeSource:
+    """One YAML document: its name as shown to people, text, plain data, and the span of every value."""
+
+    file: str
+    text: str
+    data: dict[str, Any]
+    spans: dict[DataPath, Span]
+
+
+def load_file(path: Path) -> RecipeSource:
+    """Read a recipe file. Raises `RecipeError` R101 (cannot be read), R106 (over 1 MB), R108 (not UTF-8)
+    and those of `load_text`."""
+    shown = _shown_path(path)
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise RecipeError.of(
+                "R106", f"{shown} is {size_bytes / 1e6:.1f} MB, too large for a recipe", where=Where(shown),
+                why="a recipe describes a job in some kilobytes; data belongs in files of its own",
+                fix="name the data files under `data.train[].path`",
+            )
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecipeError.of(
+            "R101", f"cannot read the recipe {shown}", where=Where(shown), why=error.strerror or str(error),
+            fix="give the path of a recipe file; `dpo-recipe ls` lists the shipped ones",
+        ) from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise RecipeError.of(
+            "R108", f"{shown} is not UTF-8 text", where=Where(shown, line, 1),
+            why=f"byte {error.start} is 0x{raw[error.start]:02x}", fix="save the file as UTF-8",
+        ) from error
+    return load_text(text, shown)
+
+
+def load_text(text: str, file: str) -> RecipeSource:
+    """Parse one YAML document that must be a mapping.
+
+    Raises `RecipeError` with every finding: R102 (syntax), R103 (duplicate key), R104 (tag), R105 (aliases
+    that multiply), R107 (empty, or not a mapping), R109 (nested too deeply), R110 (a key that is not text).
+    """
+    data, spans = parse_yaml(text, file)
+    if not isinstance(data, dict):
+        what = "the recipe is empty" if data is None else "a recipe must be a mapping of sections"
+        raise RecipeError.of(
+            "R107", what, where=spans[()].value if data is not None else Where(file),
+            why="a recipe has the keys `schema`, `name`, `model`, `data`, ...",
+            fix="start from `dpo-recipe init` or `dpo-recipe cp quickstart`",
+        )
+    return RecipeSource(file, text, data, spans)
+
+
+def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
+    """Plain data and spans of one YAML document of any kind (also the value of a `--set`)."""
+    lines = text.splitlines()
+    try:
+        node = _compose(text)
+        if node is None:
+            return None, {(): Span(Where(file))}
+        builder = _Builder(file, lines)
+        data = builder.build(node, (), None)
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(error, file, lines) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError.of(
+            "R102", "this is not YAML", where=Where(file, line, 1),
+            why=f"character U+{ord(text[error.position]):04X} is not allowed in YAML",
+            fix="delete the control character",
+        ) from error
+    except RecursionError as error:
+        raise RecipeError.of(
+            "R109", "the recipe is nested too deeply", where=Where(file),
+            why="lists or mappings stand inside each other hundreds of levels deep", fix="flatten it",
+        ) from error
+    if builder.findings:
+        raise RecipeError(*builder.findings)
+    return data, builder.spans
+
+
+class _TagError(yaml.MarkedYAMLError):
+    """An explicit tag such as `!!python/object` was met."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's composer, stopped at the first explicit tag. Its own resolver's tags are never read."""
+
+    def get_event(self) -> Any:
+        event = super().get_event()
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise _TagError(None, None, f"the tag `{tag}`", event.start_mark)
+        return event
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+@dataclass
+class _Builder:
+    """Builds data from nodes depth first; collects findings instead of stopping at the first."""
+
+    file: str
+    lines: list[str]
+    spans: dict[DataPath, Span] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    num_nodes: int = 0
+    open_nodes: set[int] = field(default_factory=set)
+
+    def build(self, node: yaml.Node, path: DataPath, key: Where | None) -> Any:
+        where = self.where(node)
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES or id(node) in self.open_nodes:
+            raise RecipeError.of(
+                "R105", "the aliases in this recipe multiply without bound", where=where,
+                why=f"expanded, it would have more than {MAX_NODES:,} values"
+                if self.num_nodes > MAX_NODES else "an alias contains itself",
+                fix="write the values out, or share them through `extends:`",
+            )
+        self.spans[path] = Span(where, key)
+        build: Callable[..., Any] = {
+            yaml.ScalarNode: self._scalar, yaml.SequenceNode: self._list, yaml.MappingNode: self._mapping,
+        }[type(node)]
+        self.open_nodes.add(id(node))
+        data = build(node, path)
+        self.open_nodes.discard(id(node))
+        return data
+
+    def where(self, node: yaml.Node) -> Where:
+        start, end = node.start_mark, node.end_mark
+        text = self.lines[start.line] if start.line < len(self.lines) else ""
+        on_one_line = isinstance(node, yaml.ScalarNode) and start.line == end.line
+        length = end.column - start.column if on_one_line else len(text.rstrip()) - start.column
+        return Where(self.file, start.line + 1, start.column + 1, max(1, length), text)
+
+    def _scalar(self, node: yaml.ScalarNode, path: DataPath) -> Any:
+        return node.value if node.style else resolve_scalar(node.value)
+
+    def _list(self, node: yaml.SequenceNode, path: DataPath) -> list[Any]:
+        return [self.build(child, (*path, index), None) for index, child in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.MappingNode, path: DataPath) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            where = self.where(key_node)
+            key = self._key(key_node, where)
+            if key is None:
+                continue
+            if key in data:
+                first = self.spans[(*path, key)].best
+                self.findings.append(Finding(
+                    "R103", f"the key `{key}` stands twice in one mapping", where,
+                    f"it is first set on line {first.line}; which of the two is meant cannot be known",
+                    "keep one of them",
+                ))
+                continue
+            data[key] = self.build(value_node, (*path, key), where)
+        return data
+
+    def _key(self, node: yaml.Node, where: Where) -> str | None:
+        if isinstance(node, yaml.ScalarNode) and (
+            node.style or isinstance(resolve_scalar(node.value), str)
+        ):
+            return node.value
+        self.findings.append(Finding(
+            "R110", "a key must be text", where, "every key of a recipe is a field's name", "quote it or remove it",
+        ))
+        return None
+
+
+def resolve_scalar(text: str) -> Any:
+    """The value of a plain (unquoted) scalar by the YAML 1.2 core schema."""
+    if text in _NULLS:
+        return None
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if _INT.fullmatch(text):
+        return int(text) if len(text) <= _MAX_DIGITS else text
+    if _BASED_INT.fullmatch(text):
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return _SPECIAL_FLOATS.get(text, text)
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, file: str, lines: list[str]) -> RecipeError:
+    mark = error.problem_mark or error.context_mark
+    where = Where(file)
+    if mark is not None:
+        text = lines[mark.line] if mark.line < len(lines) else ""
+        where = Where(file, mark.line + 1, mark.column + 1, 1, text)
+    if isinstance(error, _TagError):
+        return RecipeError.of(
+            "R104", f"{error.problem} is not allowed in a recipe", where=where,
+            why="tags can make a YAML reader build any object; a recipe is plain data",
+            fix="remove the tag; quote the value if it is to be text",
+        )
+    why = " ".join(part for part in (error.context, error.problem) if part)
+    return RecipeError.of("R102", "this is not valid YAML", where=where, why=why, fix=_syntax_hint(why, where))
+
+
+def _syntax_hint(why: str, where: Where) -> str:
+    if "\\t" in why:
+        return "indent with spaces, not tabs"
+    if "mapping values are not allowed" in why:
+        return "quote text that holds a colon, or check the indentation of this line and the one above"
+    if "single document" in why:
+        return "one file holds one recipe: remove the second `---`"
+    if "undefined alias" in why:
+        return "quote text that starts with `*`, or define the anchor first"
+    return "check quotes, brackets and indentation here and on the line above"
+
+
+def _shown_path(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

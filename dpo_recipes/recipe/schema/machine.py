@@ -1,0 +1,37 @@
+"""The sections `hardware`, `launch` and `tracking`: what the run uses and whom it tells."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dpo_recipes.recipe.schema.section import Section
+
+
+class Hardware(Section):
+    """The device the run is for."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="`auto` takes CUDA, else Apple's MPS, else the CPU."
+    )
+
+
+class Launch(Section):
+    """How the worker process starts."""
+
+    backend: Literal["local"] = Field(
+        default="local", description="Where the worker runs: `local` is one process on this machine."
+    )
+    num_threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads for matrix products. Absent: one for each core."
+    )
+
+
+class Tracking(Section):
+    """Experiment trackers. metrics.jsonl and report.html are written always."""
+
+    report_to: list[Literal["wandb", "tensorboard", "trackio"]] = Field(
+        default_factory=list,
+        description="Trackers to log to; their libraries come with `pip install 'dpo-recipe[track]'`. Credentials "
+        "come from the environment, never from a recipe.",
+    )
+    project: str | None = Field(default=None, description="Project name in the tracker. Absent: the recipe's name.")

@@ -1,0 +1,51 @@
+"""The recipe as a whole."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from dpo_recipes.recipe.schema.data import Data
+from dpo_recipes.recipe.schema.evaluation import Evaluation
+from dpo_recipes.recipe.schema.machine import Hardware, Launch, Tracking
+from dpo_recipes.recipe.schema.model import Model
+from dpo_recipes.recipe.schema.objective import Dpo
+from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.recipe.schema.training import Training
+
+SCHEMA_VERSION = 1
+
+
+class Recipe(Section):
+    """One preference-optimization job, fully described."""
+
+    schema_version: Literal[1] = Field(
+        alias="schema", description="Version of this schema. Raised only when a field changes its meaning."
+    )
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Names the run's folder: letters, digits, dot, dash and underscore.",
+    )
+    summary: str = Field(default="", description="One line that says what the job is; shown by `dpo-recipe ls`.")
+    extends: str | None = Field(
+        default=None,
+        description="Path of a parent recipe, relative to this one. Mappings merge, lists and values replace.",
+    )
+    model: Model = Field(description="The base model and how it is tuned.")
+    data: Data = Field(description="Training and held-out preference pairs.")
+    chat_template: str = Field(
+        default="tokenizer", min_length=1,
+        description="How messages become text: `tokenizer` (the model's own template), the name of a shipped "
+        "template (`chatml`, `plain`, `hh`), or the path of a `.jinja` file relative to the recipe.",
+    )
+    objective: Dpo = Field(
+        default_factory=lambda: Dpo(kind="dpo"), description="What the preference pairs teach."
+    )
+    training: Training = Field(default_factory=Training, description="How long, how large, how fast.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="Sample answers before and after.")
+    hardware: Hardware = Field(default_factory=Hardware, description="The device the run is for.")
+    launch: Launch = Field(default_factory=Launch, description="How the worker process starts.")
+    tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
+    output_dir: str = Field(
+        default="runs", min_length=1,
+        description="Folder that run directories are made in, relative to where the command is started.",
+    )

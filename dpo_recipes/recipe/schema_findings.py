@@ -1,0 +1,229 @@
+"""Pydantic's validation errors in a person's words: what, where, why, and the nearest right thing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from dpo_recipes.errors import Finding, Where
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.schema import Recipe
+
+_RANGE_WORDS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Finding]:
+    """One finding (R202 to R207) for each place in the recipe that the schema refuses."""
+    by_place: dict[DataPath, list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        by_place.setdefault(_data_path(detail["loc"], composed.data), []).append(detail)
+    for place, details in by_place.items():
+        # A union reports one error for each of its branches; a deeper place says more than its parent.
+        if not any(len(other) > len(place) and other[: len(place)] == place and len(details) == 1
+                   and _is_union_branch(details[0]["loc"], place) for other in by_place):
+            yield _finding(place, details, composed)
+
+
+def _is_union_branch(loc: tuple[Any, ...], place: DataPath) -> bool:
+    return len(loc) > len(place)
+
+
+def _data_path(loc: tuple[str | int, ...], data: Any) -> DataPath:
+    """Pydantic's location without the names of union branches, which are no keys of the recipe."""
+    path: list[str | int] = []
+    for position, step in enumerate(loc):
+        last = position == len(loc) - 1
+        if isinstance(data, dict) and isinstance(step, str):
+            if step in data:
+                data = data[step]
+            elif not last:
+                continue
+        elif isinstance(data, list) and isinstance(step, int):
+            data = data[step]
+        elif step != "[key]":
+            continue
+        path.append(step)
+    return tuple(path)
+
+
+def _finding(place: DataPath, details: list[Any], composed: Composed) -> Finding:
+    kind = details[0]["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(place, composed)
+    if kind == "missing":
+        return _missing(place, composed)
+    value = details[0]["input"]
+    where, name = composed.where(place), _dotted(place)
+    if place and place[-1] == "[key]":
+        return _unknown_choice(place[:-2], value, details, composed, is_key=True)
+    if len(details) > 1:
+        return _union(place, details, composed)
+    if kind == "literal_error":
+        return _unknown_choice(place, value, details, composed)
+    if kind in _RANGE_WORDS:
+        words, key = _RANGE_WORDS[kind]
+        return Finding("R206", f"`{name}` is {value!r}, but must be {words} {details[0]['ctx'][key]:g}", where,
+                       _description(place), "choose a value in that range")
+    if kind in ("string_pattern_mismatch", "string_too_short", "too_short", "finite_number"):
+        return Finding("R207", f"`{name}` cannot be {_shown(value)}", where, _description(place), _form_hint(details[0]))
+    return Finding("R205", f"`{name}` must be {_expected(details[0])}, not {_shown(value)}", where,
+                   _description(place), _type_hint(details[0], value))
+
+
+def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
+    value = details[0]["input"]
+    if isinstance(value, str) and any(detail["type"] == "literal_error" for detail in details):
+        return _unknown_choice(place, value, [d for d in details if d["type"] == "literal_error"], composed)
+    expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
+    return Finding("R205", f"`{_dotted(place)}` must be {expected}, not {_shown(value)}", composed.where(place),
+                   _description(place), "write one of these")
+
+
+def _unknown_key(place: DataPath, composed: Composed) -> Finding:
+    key, section = str(place[-1]), _section_class(place[:-1])
+    known = _field_names(section)
+    inside = f"in `{_dotted(place[:-1])}`" if place[:-1] else "at the top of the recipe"
+    why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
+    return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why,
+                   _key_hint(key, known))
+
+
+def _key_hint(key: str, known: list[str]) -> str:
+    if key == "<<":
+        return "YAML 1.2 has no merge key: share values through `extends:`"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    if key in FOREIGN_NAMES:
+        return f"here it is `{FOREIGN_NAMES[key]}`"
+    elsewhere = [_dotted((*place, name)) for place, name in all_fields() if name == key]
+    if elsewhere:
+        return f"`{key}` belongs at `{elsewhere[0]}`"
+    near = difflib.get_close_matches(key, sorted({name for _, name in all_fields()}), n=1, cutoff=0.8)
+    if near:
+        return f"did you mean `{next(_dotted((*p, n)) for p, n in all_fields() if n == near[0])}`?"
+    return "remove it"
+
+
+def _missing(place: DataPath, composed: Composed) -> Finding:
+    parent, key = place[:-1], str(place[-1])
+    what = f"`{_dotted(place)}` is missing"
+    example = {"schema": "schema: 1", "name": "name: my-dpo", "kind": "kind: dpo" if parent == ("objective",) else "kind: lora"}
+    return Finding("R202", what, composed.where(parent, key=True) if parent else Where(composed.file),
+                   _description(place), f"add `{example.get(key, key + ': ...')}`")
+
+
+def _unknown_choice(place: DataPath, value: Any, details: list[Any], composed: Composed, *, is_key: bool = False) -> Finding:
+    choices = _choices(details[0]["ctx"]["expected"])
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    what = f"unknown key `{value}` in `{_dotted(place)}`" if is_key else f"`{_dotted(place)}` cannot be {_shown(value)}"
+    at = (*place, value) if is_key else place
+    return Finding("R204", what, composed.where(at, key=is_key), f"it is one of {', '.join(choices)}",
+                   f"did you mean `{near[0]}`?" if near else "choose one of these")
+
+
+def _choices(expected: str) -> list[str]:
+    return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
+
+
+def _expected(detail: Any) -> str:
+    words = {
+        "string_type": "text", "int_type": "a whole number", "int_from_float": "a whole number",
+        "float_type": "a number", "bool_type": "true or false", "list_type": "a list", "dict_type": "a mapping",
+        "model_type": "a mapping", "model_attributes_type": "a mapping",
+    }
+    if detail["type"] == "literal_error":
+        return detail["ctx"]["expected"].replace("'", "`")
+    return words.get(detail["type"], detail["msg"])
+
+
+def _form_hint(detail: Any) -> str:
+    kind = detail["type"]
+    if kind == "string_pattern_mismatch":
+        return f"it must match {detail['ctx']['pattern']}"
+    return {"finite_number": "write a finite number", "too_short": "give at least one item"}.get(kind, "write it out")
+
+
+def _type_hint(detail: Any, value: Any) -> str:
+    if value is None:
+        return "give a value, or remove the key to take the default"
+    if isinstance(value, str) and _expected(detail) in ("a number", "a whole number"):
+        return "write the number without quotes, with a dot for decimals" if value[:1].isdigit() else "write a number"
+    if isinstance(value, str) and detail["type"] == "bool_type":
+        return "write `true` or `false`: YAML 1.2 reads yes, no, on and off as text"
+    if detail["type"] == "list_type":
+        return "start each item with `- `, or write [a, b]"
+    if isinstance(value, int | float | bool) and detail["type"] == "string_type":
+        return f'quote it: "{value}"'
+    if isinstance(value, str) and detail["type"].startswith("model"):
+        return "write its fields on indented lines below the key"
+    return "correct the value"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "an empty list" if not value else "a list"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    text = f"`{value}`" if isinstance(value, int | float) else f"`{value[:60]}`" if value else "an empty text"
+    return f"the text {text}" if isinstance(value, str) and value else text
+
+
+# --- what the schema knows of a place --------------------------------------------------------------
+
+
+def _section_class(place: DataPath) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = Recipe
+    for step in place:
+        if isinstance(step, int) or section is None:
+            continue
+        field = next((f for n, f in section.model_fields.items() if (f.alias or n) == step), None)
+        section = _model_in(field.annotation) if field else None
+    return section
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+def _field_names(section: type[BaseModel] | None) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()] if section else []
+
+
+def _description(place: DataPath) -> str | None:
+    names = [step for step in place if isinstance(step, str)]
+    section = _section_class(tuple(names[:-1]))
+    field = next((f for n, f in section.model_fields.items() if (f.alias or n) == names[-1]), None) if section and names else None
+    return field.description if field else None
+
+
+def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Iterable[tuple[DataPath, str]]:
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        yield place, key
+        inner = _model_in(field.annotation)
+        if inner:
+            yield from all_fields(inner, (*place, key + "[]" if "list" in str(field.annotation) else key))
+
+
+def _dotted(place: DataPath) -> str:
+    text = ""
+    for step in place:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text

@@ -1,0 +1,116 @@
+"""The run directory: its names, and how files in it are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.errors import RunError
+
+MIN_FREE_BYTES = 200_000_000
+"""Less free space than this and a run is not begun: it could not even keep its smallest adapter and logs."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`runs/<recipe name>/<UTC time>-<short id>/` and the files in it. `result.json` present means finished."""
+
+    path: Path
+
+    @property
+    def given_recipe(self) -> Path:
+        """The recipe as it was given."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def resolved_recipe(self) -> Path:
+        """Every value of the recipe, defaults included."""
+        return self.path / "resolved.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """What was decided before the worker started."""
+        return self.path / "plan.json"
+
+    @property
+    def environment(self) -> Path:
+        """Machine and package versions."""
+        return self.path / "environment.json"
+
+    @property
+    def data_report(self) -> Path:
+        """Rows kept and dropped, and why."""
+        return self.path / "data_report.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One object a logged step, with TRL's metric names."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the trainer."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The report for people."""
+        return self.path / "report.html"
+
+    @property
+    def result(self) -> Path:
+        """The report for programs; written last."""
+        return self.path / "result.json"
+
+    @property
+    def log(self) -> Path:
+        """Everything the worker and its libraries printed."""
+        return self.path / "run.log"
+
+    @property
+    def events(self) -> Path:
+        """What the worker told its parent."""
+        return self.path / "events.jsonl"
+
+
+def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
+    """Make a new, empty run directory. Raises `RunError` T601 (not writable) or T602 (no space)."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = output_dir / recipe_name / f"{stamp}-{secrets.token_hex(3)}"
+    try:
+        path.mkdir(parents=True)
+        free_bytes = shutil.disk_usage(path).free
+    except OSError as error:
+        raise RunError.of(
+            "T601", f"cannot write to the output folder {output_dir}", why=error.strerror or str(error),
+            fix="change its permissions, or choose another with `--set output_dir=...`",
+        ) from error
+    if free_bytes < MIN_FREE_BYTES:
+        path.rmdir()
+        raise RunError.of(
+            "T602", f"there is no space left for a run in {output_dir}",
+            why=f"{free_bytes / 1e6:.0f} MB are free, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed",
+            fix="free some space, or choose another folder with `--set output_dir=...`",
+        )
+    return RunDirectory(path)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as JSON, whole or not at all. NaN and infinities are no JSON and must not be in it."""
+    write_text_atomically(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,191 @@
+"""What a launched process executes: data, model, training, evaluation, saving, report; `result.json` last.
+
+`python -m dpo_recipes.worker RUN_DIR`, where RUN_DIR holds `resolved.yaml`. Tells its parent what it does through
+`events.jsonl`; all other output goes to run.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpo_recipes import hardware
+from dpo_recipes.errors import DpoRecipeError, Finding, RunError
+from dpo_recipes.events import EventLog
+from dpo_recipes.recipe.load import load_file
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
+
+if TYPE_CHECKING:
+    from dpo_recipes.data.prepare import PreferenceSplits
+    from dpo_recipes.engine.callbacks.stop import StopRequest
+    from dpo_recipes.model.build import ModelBundle
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Execute a run directory; returns the exit code. Errors are passed to the parent as events."""
+    parser = argparse.ArgumentParser(prog="python -m dpo_recipes.worker")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--trust-remote-code", action="store_true")
+    options = parser.parse_args(arguments)
+    run = RunDirectory(options.run_dir)
+    events = EventLog(run.events)
+    try:
+        recipe = Recipe.model_validate(load_file(run.resolved_recipe).data)
+        Worker(recipe, run, events, trust_remote_code=options.trust_remote_code).execute()
+    except DpoRecipeError as error:
+        traceback.print_exc()
+        events.emit("error", findings=[finding.to_json() for finding in error.findings])
+        return error.exit_code
+    except Exception as error:  # the edge of the process: whatever is left is told apart here
+        traceback.print_exc()
+        known = _known_failure(error, run)
+        events.emit("error", findings=[known.to_json()] if known else [], bug=None if known else repr(error))
+        return RunError(known).exit_code if known else 1
+    return 0
+
+
+class Worker:
+    """The stages of one run, in order. Each hands its result to the next and leaves it on disk."""
+
+    def __init__(self, recipe: Recipe, run: RunDirectory, events: EventLog, *, trust_remote_code: bool) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.events = events
+        self.trust_remote_code = trust_remote_code
+        self.started = time.time()
+
+    def execute(self) -> None:
+        """Run every stage. Raises `DpoRecipeError` for what a person can mend."""
+        self.events.stage("start", "loading libraries")
+        from dpo_recipes.engine.callbacks.stop import StopRequest
+
+        stop = StopRequest()
+        stop.install()
+        splits = self._load_data()
+        bundle, datasets, splits = self._prepare_model(splits)
+        result = self._train(bundle, datasets, splits, stop)
+        self._report(result)
+
+    def _load_data(self) -> PreferenceSplits:
+        from dpo_recipes.data.prepare import load_preferences
+
+        self.events.stage("data", "reading preference pairs")
+        splits = load_preferences(self.recipe.data, self.recipe.training.seed)
+        self.events.findings(splits.warnings)
+        return splits
+
+    def _prepare_model(self, splits: PreferenceSplits) -> tuple[ModelBundle, dict[str, Any], PreferenceSplits]:
+        from dpo_recipes.data.tokenize import to_dataset, tokenize_splits
+        from dpo_recipes.model.build import build_model
+        from dpo_recipes.model.sources import resolve_model
+        from dpo_recipes.model.tokenizer import load_tokenizer
+
+        self.events.stage("tokenizer", self.recipe.model.path)
+        location = resolve_model(self.recipe.model)
+        tokenizer = load_tokenizer(location, self.recipe.chat_template, trust_remote_code=self.trust_remote_code)
+        pairs, splits = tokenize_splits(splits, tokenizer, self.recipe.data)
+        write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in splits.reports.items()}})
+        for name, report in splits.reports.items():
+            if report.dropped:
+                self.events.emit("note", text=f"{name}: {report.rows_kept} pairs kept, dropped {report.dropped}")
+        self.events.stage("model", f"{len(pairs['train'])} training pairs, {len(pairs.get('eval', []))} held out")
+        bundle = build_model(self.recipe, location, tokenizer, trust_remote_code=self.trust_remote_code)
+        return bundle, {name: to_dataset(split) for name, split in pairs.items()}, splits
+
+    def _train(
+        self, bundle: ModelBundle, datasets: dict[str, Any], splits: PreferenceSplits, stop: StopRequest
+    ) -> dict[str, Any]:
+        from dpo_recipes.engine.train import train
+        from dpo_recipes.evaluate.metrics import evaluate_pairs
+        from dpo_recipes.evaluate.samples import Samples
+        from dpo_recipes.export.save import save_model
+
+        samples = Samples.choose(splits.held_out or splits.train, self.recipe.evaluation)
+        self.events.stage("base", f"answering {len(samples.rows)} prompts")
+        samples.ask("base", bundle.policy, bundle.tokenizer)
+        trained = train(self.recipe, bundle, self.run, datasets, self.events, stop, splits.reports["train"])
+        self.events.stage("evaluate", "the tuned model")
+        metrics = evaluate_pairs(trained.trainer)
+        samples.ask("tuned", trained.trainer.model, bundle.tokenizer)
+        result = self._result(bundle, splits, samples)
+        result |= trained.summary
+        result["metrics"] = {"train_loss": trained.train_loss, **metrics}
+        result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
+        self.events.stage("save", "model, card and report")
+        model_dir, saved = save_model(trained.trainer.model, bundle, self.recipe, self.run.path, result)
+        return {**result, "model_dir": str(model_dir), "saved": saved}
+
+    def _result(self, bundle: ModelBundle, splits: PreferenceSplits, samples: Any) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "status": "finished",
+            "recipe": self.recipe.name,
+            "summary": self.recipe.summary,
+            "num_train_pairs": splits.reports["train"].rows_kept,
+            "num_eval_pairs": splits.reports["eval"].rows_kept,
+            "peak_memory_bytes": hardware.peak_memory_bytes(),
+            "samples": samples.side_by_side(),
+            "answer_words": samples.answer_words(),
+            "model": bundle.stack,
+            "environment": {**hardware.describe_machine(), "packages": hardware.package_versions()},
+            "started_at": _iso(self.started),
+        }
+
+    def _report(self, result: dict[str, Any]) -> None:
+        from dpo_recipes.report.html import render_report
+
+        finished = time.time()
+        result = {**result, "finished_at": _iso(finished), "wall_s": round(finished - self.started, 1)}
+        metrics = _read_jsonl(self.run.metrics)
+        recipe_text = self.run.resolved_recipe.read_text(encoding="utf-8")
+        data_report = _read_json(self.run.data_report)
+        write_text_atomically(self.run.report, render_report(result, metrics, recipe_text, data_report))
+        write_json(self.run.result, result)
+        self.events.emit("done", result=str(self.run.result))
+
+
+def _known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
+    """Failures of the machine rather than of ours, as a finding: no memory, no space."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for cause in chain:
+        text = f"{type(cause).__name__}: {cause}"
+        no_space = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+        if no_space:
+            return Finding("T602", f"no space left while writing to {run.path}", why=text.splitlines()[0],
+                           fix="free some space and run again; nothing that looks finished was left behind")
+        if isinstance(cause, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+            return Finding("T603", "the run is out of memory", why=text.splitlines()[0],
+                           fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
+                           "`gradient_checkpointing: true`; then a smaller `data.max_length`")
+    return None
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""One run from the parent's side: validate, plan, make the run directory, start the worker, follow it to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dpo_recipes import hardware, registry
+from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interrupted, RecipeError, RunError
+from dpo_recipes.events import EventReader
+from dpo_recipes.launch import local
+from dpo_recipes.recipe.dump import dump_recipe
+from dpo_recipes.recipe.validate import Validated, validate
+from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically
+from dpo_recipes.shipped import recipe_paths
+
+Listener = Callable[[dict[str, Any]], None]
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What is decided before a worker starts."""
+
+    recipe: str
+    command: list[str]
+    pairs_per_step: int
+    num_processes: int
+    warnings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {**self.__dict__, "warnings": [finding.to_json() for finding in self.warnings]}
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe given by path, or by the name of a shipped one. Raises `RecipeError` R101."""
+    path, shipped = Path(reference), recipe_paths()
+    if path.is_file() or path.suffix in (".yaml", ".yml") or "/" in reference:
+        return path
+    if reference in shipped:
+        return shipped[reference]
+    raise RecipeError.of("R101", f"there is no recipe {reference}",
+                         why=f"it is no file here, and the shipped recipes are {', '.join(shipped)}",
+                         fix="give the path of a YAML file or the name of a shipped recipe")
+
+
+def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[RunDirectory, RunPlan]:
+    """Make the run directory with all that the worker needs.
+
+    Raises `RecipeError` R317 (remote code without the flag), `RunError` T601 and T602.
+    """
+    recipe = validated.recipe
+    if recipe.model.trust_remote_code and not trust_remote_code:
+        raise RecipeError.of(
+            "R317", "this recipe asks to run Python code from the model's repository",
+            where=validated.composed.where(("model", "trust_remote_code"), key=True),
+            why="a recipe must not be able to do that by itself",
+            fix="read that code, then add `--trust-remote-code` to the command",
+        )
+    run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
+    plan = RunPlan(
+        recipe=recipe.name,
+        command=local.command(run, trust_remote_code=trust_remote_code),
+        pairs_per_step=recipe.training.micro_batch_size * recipe.training.gradient_accumulation_steps,
+        num_processes=1,
+        warnings=validated.warnings,
+    )
+    write_text_atomically(run.given_recipe, validated.composed.text)
+    write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
+    write_json(run.plan, plan.to_json())
+    write_json(run.environment, {**hardware.describe_machine(), "packages": hardware.package_versions()})
+    return run, plan
+
+
+def run_recipe(path: Path, overrides: list[str], listen: Listener, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Do the whole job; returns what stands in result.json.
+
+    `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan"}`. Raises every
+    `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
+    """
+    validated = validate(path, overrides)
+    run, plan = prepare_run(validated, trust_remote_code=trust_remote_code)
+    listen({"event": "run", "dir": str(run.path), "plan": plan})
+    start = registry.load("launchers", validated.recipe.launch.backend)
+    process = start(validated.recipe, run, trust_remote_code=trust_remote_code)
+    failure = _follow(process, run, listen)
+    if process.returncode == 0 and run.result.exists():
+        return json.loads(run.result.read_text(encoding="utf-8"))
+    raise _failure(process.returncode, failure, run)
+
+
+class WorkerBug(Exception):
+    """The worker ended with an exception that is no fault of the person's; its traceback is in run.log."""
+
+
+def _follow(process: subprocess.Popen[bytes], run: RunDirectory, listen: Listener) -> dict[str, Any] | None:
+    reader, failure = EventReader(run.events), None
+    with _forwarded_signals(process):
+        finished = False
+        while not finished:
+            finished = process.poll() is not None  # read once more after the end: the last events came before it
+            for event in reader.new_events():
+                failure = event if event["event"] == "error" else failure
+                listen(event)
+            if not finished:
+                time.sleep(_POLL_S)
+    return failure
+
+
+@contextlib.contextmanager
+def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the worker to stop after its step, the second ends it at once."""
+    asked = 0
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        with contextlib.suppress(ProcessLookupError):
+            if asked == 1:
+                process.send_signal(signal.SIGINT)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread; whoever runs us elsewhere handles them
+        return
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _failure(returncode: int, failure: dict[str, Any] | None, run: RunDirectory) -> Exception:
+    if failure and failure["findings"]:
+        findings = [Finding.from_json(plain) for plain in failure["findings"]]
+        kind = Interrupted if returncode == EXIT_INTERRUPTED else DpoRecipeError
+        return kind(*findings)
+    if returncode < 0:
+        return _killed(-returncode, run)
+    return WorkerBug(f"{(failure or {}).get('bug') or f'the worker ended with code {returncode}'}; see {run.log}")
+
+
+def _killed(number: int, run: RunDirectory) -> RunError | Interrupted:
+    name = signal.Signals(number).name
+    if number == signal.SIGKILL:
+        return RunError.of(
+            "T605", "the worker was killed (SIGKILL)",
+            why="by a second Ctrl-C, by somebody, or by the system because memory ran out",
+            fix="when memory is short: halve `training.micro_batch_size` and double `gradient_accumulation_steps`",
+        )
+    if number in (signal.SIGINT, signal.SIGTERM):
+        return Interrupted.of("I130", "the run was interrupted", why=f"{name} came before the worker was ready",
+                              fix="run the recipe again")
+    return RunError.of("T605", f"the worker died of {name}", why=f"a library crashed; the last output is in {run.log}",
+                       fix="report it with run.log; `--set hardware.device=cpu` tells whether the GPU's driver is to blame")
