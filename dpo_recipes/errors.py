@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 # Exit codes of the command line. 1 is left to bugs of ours: an exception that is not in this tree.
 EXIT_DONE = 0
@@ -73,8 +73,11 @@ class Finding:
             lines += _render_where(self.where)
         if self.why:
             lines.append(f"why: {self.why}")
-        lines.append(f"hint: {self.fix}   (dpo-recipe explain {self.code})" if self.fix else
-                     f"hint: dpo-recipe explain {self.code}")
+        lines.append(
+            f"hint: {self.fix}   (dpo-recipe explain {self.code})"
+            if self.fix
+            else f"hint: dpo-recipe explain {self.code}"
+        )
         return "\n".join(lines)
 
 
@@ -105,8 +108,9 @@ class DpoRecipeError(Exception):
         super().__init__("\n\n".join(finding.render() for finding in findings))
 
     @classmethod
-    def of(cls, code: str, what: str, *, where: Where | None = None, why: str | None = None,
-           fix: str | None = None) -> DpoRecipeError:
+    def of(
+        cls, code: str, what: str, *, where: Where | None = None, why: str | None = None, fix: str | None = None
+    ) -> Self:
         """An error of one finding."""
         return cls(Finding(code, what, where, why, fix))
 

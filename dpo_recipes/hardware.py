@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "dpo-recipe", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors",
-    "bitsandbytes", "deepspeed",
+    "dpo-recipe",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "bitsandbytes",
+    "deepspeed",
 )
 
 

@@ -88,13 +88,16 @@ def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
         free_bytes = shutil.disk_usage(path).free
     except OSError as error:
         raise RunError.of(
-            "T601", f"cannot write to the output folder {output_dir}", why=error.strerror or str(error),
+            "T601",
+            f"cannot write to the output folder {output_dir}",
+            why=error.strerror or str(error),
             fix="change its permissions, or choose another with `--set output_dir=...`",
         ) from error
     if free_bytes < MIN_FREE_BYTES:
         path.rmdir()
         raise RunError.of(
-            "T602", f"there is no space left for a run in {output_dir}",
+            "T602",
+            f"there is no space left for a run in {output_dir}",
             why=f"{free_bytes / 1e6:.0f} MB are free, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed",
             fix="free some space, or choose another folder with `--set output_dir=...`",
         )

@@ -116,8 +116,7 @@ class Worker:
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_pairs(trained.trainer)
         samples.ask("tuned", trained.trainer.model, bundle.tokenizer)
-        result = self._result(bundle, splits, samples)
-        result |= trained.summary
+        result = {**self._result(bundle, splits, samples), **trained.summary}
         result["metrics"] = {"train_loss": trained.train_loss, **metrics}
         result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
         self.events.stage("save", "model, card and report")
@@ -130,7 +129,6 @@ class Worker:
             "status": "finished",
             "recipe": self.recipe.name,
             "summary": self.recipe.summary,
-            "num_train_pairs": splits.reports["train"].rows_kept,
             "num_eval_pairs": splits.reports["eval"].rows_kept,
             "peak_memory_bytes": hardware.peak_memory_bytes(),
             "samples": samples.side_by_side(),
@@ -164,12 +162,20 @@ def _known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
         text = f"{type(cause).__name__}: {cause}"
         no_space = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
         if no_space:
-            return Finding("T602", f"no space left while writing to {run.path}", why=text.splitlines()[0],
-                           fix="free some space and run again; nothing that looks finished was left behind")
+            return Finding(
+                "T602",
+                f"no space left while writing to {run.path}",
+                why=text.splitlines()[0],
+                fix="free some space and run again; nothing that looks finished was left behind",
+            )
         if isinstance(cause, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-            return Finding("T603", "the run is out of memory", why=text.splitlines()[0],
-                           fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
-                           "`gradient_checkpointing: true`; then a smaller `data.max_length`")
+            return Finding(
+                "T603",
+                "the run is out of memory",
+                why=text.splitlines()[0],
+                fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
+                "`gradient_checkpointing: true`; then a smaller `data.max_length`",
+            )
     return None
 
 

@@ -50,9 +50,12 @@ def find_recipe(reference: str) -> Path:
         return path
     if reference in shipped:
         return shipped[reference]
-    raise RecipeError.of("R101", f"there is no recipe {reference}",
-                         why=f"it is no file here, and the shipped recipes are {', '.join(shipped)}",
-                         fix="give the path of a YAML file or the name of a shipped recipe")
+    raise RecipeError.of(
+        "R101",
+        f"there is no recipe {reference}",
+        why=f"it is no file here, and the shipped recipes are {', '.join(shipped)}",
+        fix="give the path of a YAML file or the name of a shipped recipe",
+    )
 
 
 def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[RunDirectory, RunPlan]:
@@ -63,7 +66,8 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
     recipe = validated.recipe
     if recipe.model.trust_remote_code and not trust_remote_code:
         raise RecipeError.of(
-            "R317", "this recipe asks to run Python code from the model's repository",
+            "R317",
+            "this recipe asks to run Python code from the model's repository",
             where=validated.composed.where(("model", "trust_remote_code"), key=True),
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
@@ -83,7 +87,9 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
     return run, plan
 
 
-def run_recipe(path: Path, overrides: list[str], listen: Listener, *, trust_remote_code: bool = False) -> dict[str, Any]:
+def run_recipe(
+    path: Path, overrides: list[str], listen: Listener, *, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Do the whole job; returns what stands in result.json.
 
     `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan"}`. Raises every
@@ -157,12 +163,21 @@ def _killed(number: int, run: RunDirectory) -> RunError | Interrupted:
     name = signal.Signals(number).name
     if number == signal.SIGKILL:
         return RunError.of(
-            "T605", "the worker was killed (SIGKILL)",
+            "T605",
+            "the worker was killed (SIGKILL)",
             why="by a second Ctrl-C, by somebody, or by the system because memory ran out",
             fix="when memory is short: halve `training.micro_batch_size` and double `gradient_accumulation_steps`",
         )
     if number in (signal.SIGINT, signal.SIGTERM):
-        return Interrupted.of("I130", "the run was interrupted", why=f"{name} came before the worker was ready",
-                              fix="run the recipe again")
-    return RunError.of("T605", f"the worker died of {name}", why=f"a library crashed; the last output is in {run.log}",
-                       fix="report it with run.log; `--set hardware.device=cpu` tells whether the GPU's driver is to blame")
+        return Interrupted.of(
+            "I130",
+            "the run was interrupted",
+            why=f"{name} came before the worker was ready",
+            fix="run the recipe again",
+        )
+    return RunError.of(
+        "T605",
+        f"the worker died of {name}",
+        why=f"a library crashed; the last output is in {run.log}",
+        fix="report it with run.log; `--set hardware.device=cpu` tells whether the GPU's driver is to blame",
+    )

@@ -20,24 +20,33 @@ def cp(
     """Copy a shipped recipe and the data files it names. Never overwrites."""
     source = recipe_paths().get(name)
     if source is None:
-        raise RecipeError.of("R101", f"there is no shipped recipe {name}", why=f"there are {', '.join(recipe_paths())}",
-                             fix="choose one of these")
+        raise RecipeError.of(
+            "R101",
+            f"there is no shipped recipe {name}",
+            why=f"there are {', '.join(recipe_paths())}",
+            fix="choose one of these",
+        )
     target = to / source.name if to.is_dir() or not to.suffix else to
     files = {source: target} | {
         recipes_folder() / relative: target.parent / relative for relative in _local_files(load_file(source).data)
     }
     for path in files.values():
         if path.exists():
-            raise RecipeError.of("U401", f"{path} exists already", why="nothing is overwritten",
-                                 fix="copy to another folder, or move it away")
+            raise RecipeError.of(
+                "U401",
+                f"{path} exists already",
+                why="nothing is overwritten",
+                fix="copy to another folder, or move it away",
+            )
     try:
         for origin, path in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, path)
             typer.echo(str(path))
     except OSError as error:
-        raise RecipeError.of("U402", f"cannot write {path}", why=error.strerror or str(error),
-                             fix="choose another folder") from error
+        raise RecipeError.of(
+            "U402", f"cannot write {path}", why=error.strerror or str(error), fix="choose another folder"
+        ) from error
 
 
 def _local_files(data: object) -> list[str]:

@@ -21,8 +21,12 @@ def explain(
     wanted = CODES if code is None else {code.upper(): CODES.get(code.upper())}
     if code is not None and wanted[code.upper()] is None:
         near = difflib.get_close_matches(code.upper(), CODES, n=1, cutoff=0.4)
-        raise RecipeError.of("U403", f"there is no code {code}", why="`dpo-recipe explain` lists all of them",
-                             fix=f"did you mean {near[0]}?" if near else "check the code")
+        raise RecipeError.of(
+            "U403",
+            f"there is no code {code}",
+            why="`dpo-recipe explain` lists all of them",
+            fix=f"did you mean {near[0]}?" if near else "check the code",
+        )
     if json_:
         typer.echo(json.dumps({key: entry.__dict__ for key, entry in wanted.items() if entry}, indent=2))
     elif code is None:

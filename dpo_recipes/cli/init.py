@@ -30,14 +30,18 @@ def init(
     template = resources.files("dpo_recipes.cli").joinpath("new_recipe.yaml").read_text(encoding="utf-8")
     adapter = "null  # full fine-tuning" if full else "{kind: lora, r: 16, alpha: 32}"
     text = (
-        template.replace("@name@", _quoted(name)).replace("@model@", _quoted(model)).replace("@data@", _quoted(data))
-        .replace("@adapter@", adapter).replace("@learning_rate@", "1e-6" if full else "2e-5")
+        template.replace("@name@", _quoted(name))
+        .replace("@model@", _quoted(model))
+        .replace("@data@", _quoted(data))
+        .replace("@adapter@", adapter)
+        .replace("@learning_rate@", "1e-6" if full else "2e-5")
     )
     try:
         to.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RecipeError.of("U402", f"cannot write {to}", why=error.strerror or str(error),
-                             fix="choose another folder") from error
+        raise RecipeError.of(
+            "U402", f"cannot write {to}", why=error.strerror or str(error), fix="choose another folder"
+        ) from error
     compose(to)
     typer.echo(str(to))
     typer.echo(f"now: dpo-recipe validate {to}", err=True)
@@ -47,8 +51,12 @@ def _ask(question: str, flag: str, default: str) -> str:
     if not sys.stdin.isatty():
         if flag == "--name":
             return default
-        raise RecipeError.of("U404", f"{flag} is missing", why="there is no terminal to ask on",
-                             fix=f"add {flag}, for example {flag} {default}")
+        raise RecipeError.of(
+            "U404",
+            f"{flag} is missing",
+            why="there is no terminal to ask on",
+            fix=f"add {flag}, for example {flag} {default}",
+        )
     return typer.prompt(question, default=default, err=True)
 
 

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[str, typer.Argument(help="Path of a recipe, or the name of a shipped one.", metavar="RECIPE")]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Path of a recipe, or the name of a shipped one.", metavar="RECIPE")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a value, e.g. --set training.learning_rate=1e-5. Repeatable.",
-                 metavar="KEY=VALUE"),
+    typer.Option(
+        "--set", help="Override a value, e.g. --set training.learning_rate=1e-5. Repeatable.", metavar="KEY=VALUE"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

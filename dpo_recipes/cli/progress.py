@@ -52,15 +52,18 @@ class Progress:
     def summary(self, result: dict[str, Any]) -> None:
         """The last lines of a run: what came out, and where it is."""
         metrics, words = result["metrics"], result.get("answer_words")
-        self._line(f"done      {result['steps']} steps, {result['train_runtime_s']:.0f} s of training, "
-                   f"{result['pairs_per_second']:.2f} pairs/s, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB")
+        self._line(
+            f"done      {result['steps']} steps, {result['train_runtime_s']:.0f} s of training, "
+            f"{result['pairs_per_second']:.2f} pairs/s, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB"
+        )
         if "eval_loss" in metrics:
-            self._line(f"held out  reward accuracy {metrics['eval_rewards/accuracies']:.3f}, "
-                       f"margin {metrics['eval_rewards/margins']:.3f}, loss {metrics['eval_loss']:.4f} "
-                       f"(base {result['base_metrics']['eval_loss']:.4f})")
+            self._line(
+                f"held out  reward accuracy {metrics['eval_rewards/accuracies']:.3f}, "
+                f"margin {metrics['eval_rewards/margins']:.3f}, loss {metrics['eval_loss']:.4f} "
+                f"(base {result['base_metrics']['eval_loss']:.4f})"
+            )
         if words:
-            self._line(f"answers   {words['base']} words before, {words['tuned']} after "
-                       f"({words['prompts']} prompts)")
+            self._line(f"answers   {words['base']} words before, {words['tuned']} after ({words['prompts']} prompts)")
         self._line(f"model     {_short(result['model_dir'])}")
         self._line(f"report    {_short(str(Path(result['model_dir']).parent / 'report.html'))}")
 

@@ -14,7 +14,9 @@ from dpo_recipes.workflow import find_recipe
 
 
 def validate(
-    recipes: Annotated[list[str], typer.Argument(help="Recipes: paths, or names of shipped ones.", metavar="RECIPE...")],
+    recipes: Annotated[
+        list[str], typer.Argument(help="Recipes: paths, or names of shipped ones.", metavar="RECIPE...")
+    ],
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -29,9 +31,14 @@ def validate(
         except DpoRecipeError as error:
             findings, code = error.findings, error.exit_code
         exit_code = exit_code or code
-        reports.append({
-            "file": reference, "valid": code == 0, "name": name, "findings": [f.to_json() for f in findings],
-        })
+        reports.append(
+            {
+                "file": reference,
+                "valid": code == 0,
+                "name": name,
+                "findings": [f.to_json() for f in findings],
+            }
+        )
         if not json_:
             for finding in findings:
                 typer.echo(finding.render() + "\n", err=True)

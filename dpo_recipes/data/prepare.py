@@ -45,7 +45,8 @@ def load_preferences(data: Data, seed: int) -> PreferenceSplits:
         reports["train"].rows_in -= len(held_out)
         if not train or not held_out:
             raise DataError.of(
-                "D407", f"{len(train) + len(held_out)} rows cannot be split with `eval.fraction: {data.eval.fraction}`",
+                "D407",
+                f"{len(train) + len(held_out)} rows cannot be split with `eval.fraction: {data.eval.fraction}`",
                 why=f"that leaves {len(train)} to train on and {len(held_out)} held out",
                 fix="use more rows, another fraction, or held-out `sources`",
             )
@@ -81,8 +82,12 @@ def _load_sources(sources: list[Source], report: SplitReport, on_bad_row: str) -
         rows = read_rows(source)
         sample = list(islice(rows, _SAMPLE_ROWS))
         if not sample:
-            raise DataError.of("D403", f"{source.path} has no rows", why="there is nothing to train on",
-                               fix="check the file, or remove the source")
+            raise DataError.of(
+                "D403",
+                f"{source.path} has no rows",
+                why="there is nothing to train on",
+                fix="check the file, or remove the source",
+            )
         data_format = choose_format(source, sample)
         for row in chain(sample, rows):
             report.rows_in += 1
@@ -94,8 +99,12 @@ def _load_sources(sources: list[Source], report: SplitReport, on_bad_row: str) -
     if bad and on_bad_row == "error":
         raise DataError(*_bad_row_findings(bad, report.rows_in))
     if sources and not kept:
-        raise DataError.of("D409", "every row was dropped", why=json.dumps(report.dropped),
-                           fix="look at a row, and at `format` and `columns` in the recipe")
+        raise DataError.of(
+            "D409",
+            "every row was dropped",
+            why=json.dumps(report.dropped),
+            fix="look at a row, and at `format` and `columns` in the recipe",
+        )
     report.rows_kept = len(kept)
     return kept
 
@@ -118,16 +127,23 @@ def choose_format(source: Source, sample: list[SourceRow]) -> DataFormat:
         return fitting[0]
     if not fitting:
         raise _missing_columns(source, sample, formats)
-    raise DataError.of("D406", f"{source.path} fits several formats: {', '.join(f.name for f in fitting)}",
-                       why="they read the same columns differently", fix="name one with `format:`")
+    raise DataError.of(
+        "D406",
+        f"{source.path} fits several formats: {', '.join(f.name for f in fitting)}",
+        why="they read the same columns differently",
+        fix="name one with `format:`",
+    )
 
 
 def _missing_columns(source: Source, sample: list[SourceRow], formats: list[DataFormat]) -> DataError:
     has = ", ".join(f"{name} ({type(value).__name__})" for name, value in sample[0].columns.items()) or "none"
     expected = "; ".join(f"{f.name}: {f.summary}" for f in formats)
-    return DataError.of("D402", f"{source.path} has not the columns that a preference needs",
-                        why=f"its columns are {has}; expected is {expected}",
-                        fix="map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`")
+    return DataError.of(
+        "D402",
+        f"{source.path} has not the columns that a preference needs",
+        why=f"its columns are {has}; expected is {expected}",
+        fix="map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`",
+    )
 
 
 def _bad_row_findings(bad: list[tuple[str, BadRow]], num_rows: int) -> Iterable[Finding]:
@@ -135,8 +151,11 @@ def _bad_row_findings(bad: list[tuple[str, BadRow]], num_rows: int) -> Iterable[
         code = "D405" if error.reason == "equal_answers" else "D404"
         yield Finding(code, f"{where}: {error.detail}", fix="correct or delete the row, or set `data.on_bad_row: drop`")
     if len(bad) > MAX_REPORTED:
-        yield Finding("D404", f"{len(bad) - MAX_REPORTED} more bad rows, {len(bad)} of {num_rows} in all",
-                      fix="set `data.on_bad_row: drop` to train on the others")
+        yield Finding(
+            "D404",
+            f"{len(bad) - MAX_REPORTED} more bad rows, {len(bad)} of {num_rows} in all",
+            fix="set `data.on_bad_row: drop` to train on the others",
+        )
 
 
 def _shared_prompts(train: list[PreferenceRow], held_out: list[PreferenceRow]) -> list[Finding]:
@@ -144,9 +163,15 @@ def _shared_prompts(train: list[PreferenceRow], held_out: list[PreferenceRow]) -
     shared = [row for row in held_out if _prompt_key(row) in seen]
     if not shared:
         return []
-    return [Finding("D490", f"{len(shared)} of {len(held_out)} held-out prompts stand in the training data too",
-                    why=f"the first is {shared[0].where}; results on them say little about new prompts",
-                    fix="remove them from one side", severity="warning")]
+    return [
+        Finding(
+            "D490",
+            f"{len(shared)} of {len(held_out)} held-out prompts stand in the training data too",
+            why=f"the first is {shared[0].where}; results on them say little about new prompts",
+            fix="remove them from one side",
+            severity="warning",
+        )
+    ]
 
 
 def _prompt_key(row: PreferenceRow) -> str:

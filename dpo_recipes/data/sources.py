@@ -31,8 +31,10 @@ def _rename(row: SourceRow, source: Source) -> SourceRow:
     missing = [theirs for theirs in source.columns.values() if theirs not in row.columns]
     if missing:
         raise DataError.of(
-            "D402", f"{row.where} has no column `{missing[0]}`",
-            why=f"it has {', '.join(row.columns)}", fix="correct `columns:` in the recipe",
+            "D402",
+            f"{row.where} has no column `{missing[0]}`",
+            why=f"it has {', '.join(row.columns)}",
+            fix="correct `columns:` in the recipe",
         )
     renamed = {theirs: ours for ours, theirs in source.columns.items()}
     return SourceRow({renamed.get(name, name): value for name, value in row.columns.items()}, row.where)
@@ -40,14 +42,19 @@ def _rename(row: SourceRow, source: Source) -> SourceRow:
 
 def _read_local(path: Path) -> RowIterator:
     readers: dict[str, Callable[[Path], RowIterator]] = {
-        ".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet,
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
     }
     reader = readers[Path(path.name.removesuffix(".gz")).suffix]
     try:
         yield from reader(path)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError.of(
-            "D401", f"cannot read {path}", why=f"{type(error).__name__}: {error}",
+            "D401",
+            f"cannot read {path}",
+            why=f"{type(error).__name__}: {error}",
             fix="check that the file is complete and of the kind that its name says",
         ) from error
 
@@ -72,8 +79,12 @@ def _read_json(path: Path) -> RowIterator:
     if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
         rows = next(iter(rows.values()))
     if not isinstance(rows, list):
-        raise DataError.of("D401", f"{path} holds no list of rows", why="a .json file is one list of objects",
-                           fix="write a list, or one object a line in a .jsonl file")
+        raise DataError.of(
+            "D401",
+            f"{path} holds no list of rows",
+            why="a .json file is one list of objects",
+            fix="write a list, or one object a line in a .jsonl file",
+        )
     for index, row in enumerate(rows):
         yield _json_row(row, f"{path.name}[{index}]", path)
 
@@ -83,14 +94,22 @@ def _parse_json(text: str, path: Path, line: int | None) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         at = f"{path}:{line or error.lineno}:{error.colno}"
-        raise DataError.of("D401", f"{at} is not valid JSON", why=error.msg,
-                           fix="correct or delete the line" if line else "correct the file") from error
+        raise DataError.of(
+            "D401",
+            f"{at} is not valid JSON",
+            why=error.msg,
+            fix="correct or delete the line" if line else "correct the file",
+        ) from error
 
 
 def _json_row(row: Any, where: str, path: Path) -> SourceRow:
     if not isinstance(row, dict):
-        raise DataError.of("D401", f"{path.parent / where} is not an object", why="a row has named columns",
-                           fix='write {"prompt": ..., "chosen": ..., "rejected": ...}')
+        raise DataError.of(
+            "D401",
+            f"{path.parent / where} is not an object",
+            why="a row has named columns",
+            fix='write {"prompt": ..., "chosen": ..., "rejected": ...}',
+        )
     return SourceRow(row, where)
 
 
@@ -101,9 +120,12 @@ def _read_csv(path: Path) -> RowIterator:
         for row in reader:
             where = f"{path.name}:{reader.line_num}"
             if None in row or None in row.values():
-                raise DataError.of("D401", f"{path}:{reader.line_num} has another number of fields than the header",
-                                   why=f"the header names {len(reader.fieldnames or [])}",
-                                   fix="quote fields that hold commas or line breaks")
+                raise DataError.of(
+                    "D401",
+                    f"{path}:{reader.line_num} has another number of fields than the header",
+                    why=f"the header names {len(reader.fieldnames or [])}",
+                    fix="quote fields that hold commas or line breaks",
+                )
             yield SourceRow(row, where)
 
 
@@ -129,7 +151,9 @@ def _read_hub(source: Source) -> Iterator[SourceRow]:
         dataset = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except Exception as error:  # whatever datasets, huggingface_hub or the network raise, the person hears one thing
         raise DataError.of(
-            "D410", f"cannot load the dataset {source.path}", why=f"{type(error).__name__}: {error}".splitlines()[0],
+            "D410",
+            f"cannot load the dataset {source.path}",
+            why=f"{type(error).__name__}: {error}".splitlines()[0],
             fix="check the id, `name`, `split` and the network (`dpo-recipe doctor`), or download it and give the "
             "path of the file",
         ) from error

@@ -52,9 +52,9 @@ def to_dataset(pairs: Sequence[TokenizedPair]) -> Any:
     """A `datasets.Dataset` with the columns TRL's collator reads: prompt_ids, chosen_ids, rejected_ids."""
     from datasets import Dataset
 
-    return Dataset.from_dict({
-        name: [getattr(pair, name) for pair in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")
-    })
+    return Dataset.from_dict(
+        {name: [getattr(pair, name) for pair in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    )
 
 
 def tokenize_rows(
@@ -75,13 +75,21 @@ def tokenize_rows(
                 kept.append(row)
     report.rows_kept = len(pairs)
     if rows and not pairs:
-        raise DataError.of("D409", "every row was dropped", why=f"{report.dropped}",
-                           fix="raise `data.max_length`, or choose another `data.overlong`")
+        raise DataError.of(
+            "D409",
+            "every row was dropped",
+            why=f"{report.dropped}",
+            fix="raise `data.max_length`, or choose another `data.overlong`",
+        )
     report.tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
-    report.lengths = {
-        name: _distribution([len(getattr(pair, f"{name}_ids")) for pair in pairs])
-        for name in ("prompt", "chosen", "rejected")
-    } if pairs else {}
+    report.lengths = (
+        {
+            name: _distribution([len(getattr(pair, f"{name}_ids")) for pair in pairs])
+            for name in ("prompt", "chosen", "rejected")
+        }
+        if pairs
+        else {}
+    )
     return pairs, kept
 
 
@@ -93,7 +101,9 @@ def render(messages: Sequence[Message], tokenizer: Any, *, add_generation_prompt
         )
     except Exception as error:  # a template is somebody's code in a sandbox: it may raise anything
         raise DataError.of(
-            "D420", "the chat template cannot render a conversation", why=f"{type(error).__name__}: {error}",
+            "D420",
+            "the chat template cannot render a conversation",
+            why=f"{type(error).__name__}: {error}",
             fix="choose another `chat_template`, or correct the messages it refuses",
         ) from error
 
@@ -120,8 +130,12 @@ def _fit(
     if pair.length <= max_length:
         return pair
     if overlong == "error":
-        raise DataError.of("D408", f"{row.where} has {pair.length} tokens, more than max_length {max_length}",
-                           why="`data.overlong` is `error`", fix="raise `data.max_length`, or choose `overlong: drop`")
+        raise DataError.of(
+            "D408",
+            f"{row.where} has {pair.length} tokens, more than max_length {max_length}",
+            why="`data.overlong` is `error`",
+            fix="raise `data.max_length`, or choose `overlong: drop`",
+        )
     excess = pair.length - max_length
     if overlong == "truncate_prompt_start" and excess < len(pair.prompt_ids):
         report.truncated += 1

@@ -40,11 +40,27 @@ def prepare_trainer(
     return trainer
 
 
+def seen_pairs(recipe: Recipe, pairs: Any) -> Any:
+    """The training pairs that the run will come to: all, or with `max_steps` a seeded draw of as many as it needs,
+    so that no reference log-probability is computed in vain."""
+    training = recipe.training
+    if training.max_steps is None:
+        return pairs
+    needed = training.max_steps * training.micro_batch_size * training.gradient_accumulation_steps
+    return pairs if needed >= len(pairs) else pairs.shuffle(seed=training.seed).select(range(needed))
+
+
 def train(
-    recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any],
-    events: EventLog, stop: StopRequest, report: SplitReport,
+    recipe: Recipe,
+    bundle: ModelBundle,
+    run: RunDirectory,
+    datasets: dict[str, Any],
+    events: EventLog,
+    stop: StopRequest,
+    report: SplitReport,
 ) -> TrainResult:
     """Train to the end. Raises `Interrupted` I130 after a requested stop, `RunError` T604 on a diverged loss."""
+    datasets = {**datasets, "train": seen_pairs(recipe, datasets["train"])}
     tokens_per_pair = report.tokens / report.rows_kept
     callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop)]
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
@@ -62,10 +78,16 @@ def train(
         raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")
     runtime_s = output.metrics["train_runtime"]
     pairs = trainer.state.epoch * len(datasets["train"])
-    return TrainResult(trainer, output.training_loss, base_metrics, {
-        "steps": trainer.state.global_step,
-        "epochs": round(trainer.state.epoch, 4),
-        "train_runtime_s": round(runtime_s, 2),
-        "pairs_per_second": round(pairs / runtime_s, 3),
-        "tokens_per_second": round(pairs * tokens_per_pair / runtime_s, 1),
-    })
+    return TrainResult(
+        trainer,
+        output.training_loss,
+        base_metrics,
+        {
+            "num_train_pairs": len(datasets["train"]),
+            "steps": trainer.state.global_step,
+            "epochs": round(trainer.state.epoch, 4),
+            "train_runtime_s": round(runtime_s, 2),
+            "pairs_per_second": round(pairs / runtime_s, 3),
+            "tokens_per_second": round(pairs * tokens_per_pair / runtime_s, 1),
+        },
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl import DPOConfig
+from trl.trainer.dpo_config import DPOConfig
 
 from dpo_recipes.recipe.schema import Recipe
 
@@ -26,7 +26,7 @@ def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
     return DPOConfig(
         **_training_arguments(recipe, run),
         beta=objective.beta,
-        loss_type=objective.loss_type if isinstance(objective.loss_type, list) else [objective.loss_type],
+        loss_type=[objective.loss_type] if isinstance(objective.loss_type, str) else list[str](objective.loss_type),
         loss_weights=objective.loss_weights,
         label_smoothing=objective.label_smoothing,
         max_length=None,  # pairs are cut to length when they are tokenized

@@ -16,6 +16,8 @@ def render_card(recipe: Recipe, result: dict[str, Any]) -> str:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     losses = recipe.objective.loss_type
     return environment.from_string(template).render(
-        recipe=recipe, result=result, losses=losses if isinstance(losses, str) else " + ".join(losses),
+        recipe=recipe,
+        result=result,
+        losses=losses if isinstance(losses, str) else " + ".join(losses),
         is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),
     )

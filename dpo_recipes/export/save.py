@@ -49,6 +49,9 @@ def _check_space(model: Any, run_dir: Path, kind: str) -> None:
     needed_bytes = sum(p.numel() * p.element_size() for p in saved)
     free_bytes = shutil.disk_usage(run_dir).free
     if free_bytes < needed_bytes * 1.05:
-        raise RunError.of("T602", f"not enough space for the model in {run_dir}",
-                          why=f"it takes {needed_bytes / 1e6:.0f} MB, {free_bytes / 1e6:.0f} MB are free",
-                          fix="free some space and run again")
+        raise RunError.of(
+            "T602",
+            f"not enough space for the model in {run_dir}",
+            why=f"it takes {needed_bytes / 1e6:.0f} MB, {free_bytes / 1e6:.0f} MB are free",
+            fix="free some space and run again",
+        )

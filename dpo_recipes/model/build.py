@@ -65,8 +65,11 @@ def _load_policy(recipe: Recipe, location: ModelLocation, dtype: str, *, trust_r
         extra["attn_implementation"] = recipe.model.attn_implementation
     with loading_errors("the model", location):
         return AutoModelForCausalLM.from_pretrained(
-            location.path, revision=location.revision or "main", dtype=getattr(torch, weights_dtype),
-            trust_remote_code=trust_remote_code, **extra,
+            location.path,
+            revision=location.revision or "main",
+            dtype=getattr(torch, weights_dtype),
+            trust_remote_code=trust_remote_code,
+            **extra,
         )
 
 
@@ -84,7 +87,10 @@ def _adapter_config(recipe: Recipe) -> Any | None:
     from peft import LoraConfig
 
     return LoraConfig(
-        r=adapter.r, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=adapter.target_modules,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
         task_type="CAUSAL_LM",
     )
 
@@ -94,5 +100,5 @@ def _describe_adapter(recipe: Recipe) -> str:
     if adapter is None:
         return "none: full fine-tuning"
     modules = adapter.target_modules
-    on = "all linear layers" if modules == "all-linear" else ", ".join(modules)
+    on = "all linear layers" if modules == "all-linear" else modules if isinstance(modules, str) else ", ".join(modules)
     return f"LoRA r={adapter.r} alpha={adapter.alpha} dropout={adapter.dropout:g} on {on}"

@@ -26,10 +26,21 @@ def loading_errors(what: str, location: ModelLocation) -> Iterator[None]:
             code, fix = "M509", "accept the model's terms on its page, then log in with `hf auth login`"
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
             code, fix = "M509", "check the id; a private model needs `hf auth login`"
-        elif any(isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError | TimeoutError)
-                 for cause in causes) or "connect" in why.lower() or "offline" in why.lower():
-            code, fix = "M509", ("the hub cannot be reached and the model is not in the cache: check the network "
-                                 "(`dpo-recipe doctor`), or give a local folder as `model.path`")
+        elif (
+            any(
+                isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError | TimeoutError)
+                for cause in causes
+            )
+            or "connect" in why.lower()
+            or "offline" in why.lower()
+        ):
+            code, fix = (
+                "M509",
+                (
+                    "the hub cannot be reached and the model is not in the cache: check the network "
+                    "(`dpo-recipe doctor`), or give a local folder as `model.path`"
+                ),
+            )
         raise RunError.of(code, f"cannot load {what} {location.path}", why=why, fix=fix) from error
 
 

@@ -14,9 +14,12 @@ def choose_device(wanted: str) -> str:
     if wanted == "auto":
         return next(device for device, there in present.items() if there)
     if not present[wanted]:
-        raise RunError.of("M507", f"`hardware.device` is {wanted}, but there is none",
-                          why=f"torch {torch.__version__} sees {', '.join(d for d, there in present.items() if there)}",
-                          fix="write `device: auto`; `dpo-recipe doctor` shows what this machine has")
+        raise RunError.of(
+            "M507",
+            f"`hardware.device` is {wanted}, but there is none",
+            why=f"torch {torch.__version__} sees {', '.join(d for d, there in present.items() if there)}",
+            fix="write `device: auto`; `dpo-recipe doctor` shows what this machine has",
+        )
     return wanted
 
 
@@ -31,9 +34,17 @@ def choose_dtype(recipe: Recipe, device: str) -> str:
     if wanted == "auto":
         return "bfloat16" if device == "cuda" and has_bf16 else "float32"
     if wanted == "bfloat16" and not has_bf16:
-        raise RunError.of("M508", "this GPU has no bfloat16", why=f"{torch.cuda.get_device_name()} is older than Ampere",
-                          fix="write `dtype: float16` or `dtype: float32`")
+        raise RunError.of(
+            "M508",
+            "this GPU has no bfloat16",
+            why=f"{torch.cuda.get_device_name()} is older than Ampere",
+            fix="write `dtype: float16` or `dtype: float32`",
+        )
     if wanted == "float16" and device != "cuda":
-        raise RunError.of("M508", f"float16 training does not work on {device}", why="its gradient scaler needs CUDA",
-                          fix="write `dtype: auto`")
+        raise RunError.of(
+            "M508",
+            f"float16 training does not work on {device}",
+            why="its gradient scaler needs CUDA",
+            fix="write `dtype: auto`",
+        )
     return wanted

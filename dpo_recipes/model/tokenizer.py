@@ -20,15 +20,20 @@ def load_tokenizer(location: ModelLocation, chat_template: str, *, trust_remote_
 
     with loading_errors("the tokenizer of", location):
         tokenizer = AutoTokenizer.from_pretrained(
-            location.path, revision=location.revision or "main", trust_remote_code=trust_remote_code,
+            location.path,
+            revision=location.revision or "main",
+            trust_remote_code=trust_remote_code,
             **({"gguf_file": location.gguf_file} if location.gguf_file else {}),
         )
     if location.gguf_path is not None:
         restore_pre_tokenizer(tokenizer, location.gguf_path)
     if tokenizer.eos_token is None:
-        raise RunError.of("M506", "the tokenizer has no end-of-sequence token",
-                          why="a model trained without one never learns to stop",
-                          fix="set `eos_token` in its tokenizer_config.json")
+        raise RunError.of(
+            "M506",
+            "the tokenizer has no end-of-sequence token",
+            why="a model trained without one never learns to stop",
+            fix="set `eos_token` in its tokenizer_config.json",
+        )
     if tokenizer.pad_token is None:
         # Padding is masked by position, never by id, so the end token can serve without leaving the loss.
         tokenizer.pad_token = tokenizer.eos_token
@@ -36,9 +41,12 @@ def load_tokenizer(location: ModelLocation, chat_template: str, *, trust_remote_
         path = Path(chat_template) if chat_template.endswith(".jinja") else template_paths()[chat_template]
         tokenizer.chat_template = path.read_text(encoding="utf-8").rstrip("\n")
     elif tokenizer.chat_template is None:
-        raise RunError.of("M505", "the tokenizer has no chat template",
-                          why="base models usually have none; `chat_template: tokenizer` asks for the model's own",
-                          fix=f"choose a shipped one: `chat_template: plain` ({', '.join(template_paths())})")
+        raise RunError.of(
+            "M505",
+            "the tokenizer has no chat template",
+            why="base models usually have none; `chat_template: tokenizer` asks for the model's own",
+            fix=f"choose a shipped one: `chat_template: plain` ({', '.join(template_paths())})",
+        )
     return tokenizer
 
 
@@ -54,7 +62,9 @@ def restore_pre_tokenizer(tokenizer: Any, gguf_path: Path) -> None:
 
     field = GGUFReader(gguf_path).get_field("tokenizer.ggml.pre")
     if field is not None and field.contents() in ("smollm", "starcoder", "refact", "command-r"):
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ])
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )

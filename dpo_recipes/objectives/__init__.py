@@ -1,1 +1,1 @@
-"""Objectives, one file each: the trainer that a recipe's `objective` section builds. `registry.OBJECTIVES` lists them."""
+"""Objectives, one file each: the trainer that a recipe asks for. `registry.OBJECTIVES` lists them."""

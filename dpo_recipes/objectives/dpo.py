@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import TrainerCallback
-from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.model.build import ModelBundle

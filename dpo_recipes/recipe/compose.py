@@ -67,9 +67,13 @@ def compose(path: Path, overrides: list[str] | None = None) -> Composed:
     for source, folder in reversed(chain):
         kind = "file" if source is chain[0][0] else "parent"
         own = {key: value for key, value in source.data.items() if key != "extends"}
-        _merge(data, own, (), origins, {
-            at: Origin(kind, span, folder) for at, span in source.spans.items() if at[:1] != ("extends",)
-        })
+        _merge(
+            data,
+            own,
+            (),
+            origins,
+            {at: Origin(kind, span, folder) for at, span in source.spans.items() if at[:1] != ("extends",)},
+        )
     for override in overrides or []:
         _apply_override(override, data, origins)
     own_source = chain[0][0]
@@ -84,14 +88,19 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
         resolved = path.resolve()
         if resolved in seen or len(seen) >= MAX_PARENTS:
             raise RecipeError.of(
-                "R112", "recipes extend each other in a circle" if resolved in seen else "too many parents",
-                where=where, why=" -> ".join(step.name for step in [*seen, resolved]),
+                "R112",
+                "recipes extend each other in a circle" if resolved in seen else "too many parents",
+                where=where,
+                why=" -> ".join(step.name for step in [*seen, resolved]),
                 fix="remove one `extends:`",
             )
         if where is not None and not path.is_file():
             raise RecipeError.of(
-                "R111", f"the parent recipe {path} does not exist", where=where,
-                why="`extends:` is relative to the recipe that says it", fix="correct the path",
+                "R111",
+                f"the parent recipe {path} does not exist",
+                where=where,
+                why="`extends:` is relative to the recipe that says it",
+                fix="correct the path",
             )
         source = load_file(path)
         seen.append(resolved)
@@ -101,15 +110,22 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
             return chain
         where = source.spans[("extends",)].value
         if not isinstance(parent, str):
-            raise RecipeError.of("R111", "`extends` must be the path of one recipe", where=where,
-                                 why="a recipe has one parent; the parent may have its own",
-                                 fix="write `extends: base.yaml`")
+            raise RecipeError.of(
+                "R111",
+                "`extends` must be the path of one recipe",
+                where=where,
+                why="a recipe has one parent; the parent may have its own",
+                fix="write `extends: base.yaml`",
+            )
         path = chain[-1][1] / parent
 
 
 def _merge(
-    data: dict[str, Any], new: dict[str, Any], at: DataPath,
-    origins: dict[DataPath, Origin], new_origins: dict[DataPath, Origin],
+    data: dict[str, Any],
+    new: dict[str, Any],
+    at: DataPath,
+    origins: dict[DataPath, Origin],
+    new_origins: dict[DataPath, Origin],
 ) -> None:
     if at in new_origins:
         origins[at] = new_origins[at]
@@ -139,7 +155,9 @@ def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath,
         del origins[known]
     key = Where("--set", 1, 1, len(name), override)
     for at in [*parents, path]:
-        origins.setdefault(at, Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), override), key), folder))
+        origins.setdefault(
+            at, Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), override), key), folder)
+        )
     for at, span in spans.items():
         moved = Where("--set", 1, span.value.column + offset, span.value.length, override)
         origins[(*path, *at)] = Origin("set", Span(moved, key), folder)
@@ -151,8 +169,12 @@ def _parse_path(name: str, override: str) -> DataPath:
     while position < len(name):
         match = _SET_STEP.match(name, position)
         if match is None or (match.group(2) and not path):
-            raise _bad_override(override, f"`{name}` is not a path of keys and [indices]",
-                                "write `--set data.train[0].path=pairs.jsonl`", column=position + 1)
+            raise _bad_override(
+                override,
+                f"`{name}` is not a path of keys and [indices]",
+                "write `--set data.train[0].path=pairs.jsonl`",
+                column=position + 1,
+            )
         path.append(match.group(1) if match.group(1) else int(match.group(2)))
         position = match.end()
     if not path:
@@ -192,13 +214,21 @@ def _store(override: str, target: Any, step: str | int, value: Any) -> None:
 
 def _cannot_enter(override: str, data: Any, step: str | int) -> RecipeError:
     if isinstance(data, list) and isinstance(step, int):
-        return _bad_override(override, f"there is no item [{step}]: the list has {len(data)}",
-                             "indices start at 0; one past the end appends")
+        return _bad_override(
+            override,
+            f"there is no item [{step}]: the list has {len(data)}",
+            "indices start at 0; one past the end appends",
+        )
     kind = {dict: "a mapping", list: "a list"}.get(type(data), f"the value {data!r}")
     wanted = f"index [{step}]" if isinstance(step, int) else f"key `{step}`"
     return _bad_override(override, f"{kind} has no {wanted}", "`dpo-recipe show RECIPE` prints the paths that exist")
 
 
 def _bad_override(override: str, why: str, fix: str, column: int = 1) -> RecipeError:
-    return RecipeError.of("R113", f"cannot apply --set {override}",
-                          where=Where("--set", 1, column, max(1, len(override)), override), why=why, fix=fix)
+    return RecipeError.of(
+        "R113",
+        f"cannot apply --set {override}",
+        where=Where("--set", 1, column, max(1, len(override)), override),
+        why=why,
+        fix=fix,
+    )

@@ -69,14 +69,19 @@ def load_file(path: Path) -> RecipeSource:
         size_bytes = path.stat().st_size
         if size_bytes > MAX_FILE_BYTES:
             raise RecipeError.of(
-                "R106", f"{shown} is {size_bytes / 1e6:.1f} MB, too large for a recipe", where=Where(shown),
+                "R106",
+                f"{shown} is {size_bytes / 1e6:.1f} MB, too large for a recipe",
+                where=Where(shown),
                 why="a recipe describes a job in some kilobytes; data belongs in files of its own",
                 fix="name the data files under `data.train[].path`",
             )
         raw = path.read_bytes()
     except OSError as error:
         raise RecipeError.of(
-            "R101", f"cannot read the recipe {shown}", where=Where(shown), why=error.strerror or str(error),
+            "R101",
+            f"cannot read the recipe {shown}",
+            where=Where(shown),
+            why=error.strerror or str(error),
             fix="give the path of a recipe file; `dpo-recipe ls` lists the shipped ones",
         ) from error
     try:
@@ -84,8 +89,11 @@ def load_file(path: Path) -> RecipeSource:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise RecipeError.of(
-            "R108", f"{shown} is not UTF-8 text", where=Where(shown, line, 1),
-            why=f"byte {error.start} is 0x{raw[error.start]:02x}", fix="save the file as UTF-8",
+            "R108",
+            f"{shown} is not UTF-8 text",
+            where=Where(shown, line, 1),
+            why=f"byte {error.start} is 0x{raw[error.start]:02x}",
+            fix="save the file as UTF-8",
         ) from error
     return load_text(text, shown)
 
@@ -100,7 +108,9 @@ def load_text(text: str, file: str) -> RecipeSource:
     if not isinstance(data, dict):
         what = "the recipe is empty" if data is None else "a recipe must be a mapping of sections"
         raise RecipeError.of(
-            "R107", what, where=spans[()].value if data is not None else Where(file),
+            "R107",
+            what,
+            where=spans[()].value if data is not None else Where(file),
             why="a recipe has the keys `schema`, `name`, `model`, `data`, ...",
             fix="start from `dpo-recipe init` or `dpo-recipe cp quickstart`",
         )
@@ -119,16 +129,23 @@ def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, file, lines) from error
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        line = text.count("\n", 0, error.position)
+        column = error.position - (text.rfind("\n", 0, error.position) + 1)
+        shown = lines[line].replace(text[error.position], "?") if line < len(lines) else ""
         raise RecipeError.of(
-            "R102", "this is not YAML", where=Where(file, line, 1),
+            "R102",
+            "this is not YAML",
+            where=Where(file, line + 1, column + 1, 1, shown),
             why=f"character U+{ord(text[error.position]):04X} is not allowed in YAML",
             fix="delete the control character",
         ) from error
     except RecursionError as error:
         raise RecipeError.of(
-            "R109", "the recipe is nested too deeply", where=Where(file),
-            why="lists or mappings stand inside each other hundreds of levels deep", fix="flatten it",
+            "R109",
+            "the recipe is nested too deeply",
+            where=Where(file),
+            why="lists or mappings stand inside each other hundreds of levels deep",
+            fix="flatten it",
         ) from error
     if builder.findings:
         raise RecipeError(*builder.findings)
@@ -146,7 +163,8 @@ class _Loader(yaml.SafeLoader):
         event = super().get_event()
         tag = getattr(event, "tag", None)
         if tag is not None:
-            raise _TagError(None, None, f"the tag `{tag}`", event.start_mark)
+            shown = tag.replace("tag:yaml.org,2002:", "!!")
+            raise _TagError(None, None, f"the tag `{shown}`", event.start_mark)
         return event
 
 
@@ -174,14 +192,19 @@ class _Builder:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES or id(node) in self.open_nodes:
             raise RecipeError.of(
-                "R105", "the aliases in this recipe multiply without bound", where=where,
+                "R105",
+                "the aliases in this recipe multiply without bound",
+                where=where,
                 why=f"expanded, it would have more than {MAX_NODES:,} values"
-                if self.num_nodes > MAX_NODES else "an alias contains itself",
+                if self.num_nodes > MAX_NODES
+                else "an alias contains itself",
                 fix="write the values out, or share them through `extends:`",
             )
         self.spans[path] = Span(where, key)
         build: Callable[..., Any] = {
-            yaml.ScalarNode: self._scalar, yaml.SequenceNode: self._list, yaml.MappingNode: self._mapping,
+            yaml.ScalarNode: self._scalar,
+            yaml.SequenceNode: self._list,
+            yaml.MappingNode: self._mapping,
         }[type(node)]
         self.open_nodes.add(id(node))
         data = build(node, path)
@@ -210,23 +233,31 @@ class _Builder:
                 continue
             if key in data:
                 first = self.spans[(*path, key)].best
-                self.findings.append(Finding(
-                    "R103", f"the key `{key}` stands twice in one mapping", where,
-                    f"it is first set on line {first.line}; which of the two is meant cannot be known",
-                    "keep one of them",
-                ))
+                self.findings.append(
+                    Finding(
+                        "R103",
+                        f"the key `{key}` stands twice in one mapping",
+                        where,
+                        f"it is first set on line {first.line}; which of the two is meant cannot be known",
+                        "keep one of them",
+                    )
+                )
                 continue
             data[key] = self.build(value_node, (*path, key), where)
         return data
 
     def _key(self, node: yaml.Node, where: Where) -> str | None:
-        if isinstance(node, yaml.ScalarNode) and (
-            node.style or isinstance(resolve_scalar(node.value), str)
-        ):
+        if isinstance(node, yaml.ScalarNode) and (node.style or isinstance(resolve_scalar(node.value), str)):
             return node.value
-        self.findings.append(Finding(
-            "R110", "a key must be text", where, "every key of a recipe is a field's name", "quote it or remove it",
-        ))
+        self.findings.append(
+            Finding(
+                "R110",
+                "a key must be text",
+                where,
+                "every key of a recipe is a field's name",
+                "quote it or remove it",
+            )
+        )
         return None
 
 
@@ -247,13 +278,17 @@ def resolve_scalar(text: str) -> Any:
 
 def _syntax_error(error: yaml.MarkedYAMLError, file: str, lines: list[str]) -> RecipeError:
     mark = error.problem_mark or error.context_mark
+    if error.context_mark and mark and mark.line >= len(lines):
+        mark = error.context_mark  # what was never closed is of more use than the end of the file
     where = Where(file)
     if mark is not None:
         text = lines[mark.line] if mark.line < len(lines) else ""
         where = Where(file, mark.line + 1, mark.column + 1, 1, text)
     if isinstance(error, _TagError):
         return RecipeError.of(
-            "R104", f"{error.problem} is not allowed in a recipe", where=where,
+            "R104",
+            f"{error.problem} is not allowed in a recipe",
+            where=where,
             why="tags can make a YAML reader build any object; a recipe is plain data",
             fix="remove the tag; quote the value if it is to be text",
         )

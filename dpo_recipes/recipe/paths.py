@@ -21,8 +21,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 def looks_local(path: str) -> bool:
     """Whether a path is a file's or folder's by its form alone: it starts like one, or ends like one."""
-    return path.startswith(("./", "../", "/", "~")) or path in (".", "..") or path.endswith(
-        (*DATA_SUFFIXES, ".gguf", ".jinja")
+    return (
+        path.startswith(("./", "../", "/", "~"))
+        or path in (".", "..")
+        or path.endswith((*DATA_SUFFIXES, ".gguf", ".jinja"))
     )
 
 
@@ -38,15 +40,13 @@ def resolve_paths(composed: Composed) -> Composed:
         parent, key = _parent(data, at), at[-1]
         origin = composed.origin_of(at)
         value = parent[key]
-        if not isinstance(value, str) or origin is None or value.startswith("pypi:"):
+        if not isinstance(value, str) or not value or origin is None or value.startswith("pypi:"):
             continue
         candidate = (origin.folder / Path(value).expanduser()).resolve()
         if looks_local(value) or (at != ("chat_template",) and candidate.exists()):
             parent[key] = str(candidate)
             origins[at] = replace(origin, kind="resolved")
     return replace(composed, data=data, origins=origins)
-
-
 
 
 def _path_fields(data: dict[str, Any]) -> list[DataPath]:

@@ -29,8 +29,13 @@ def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Find
         by_place.setdefault(_data_path(detail["loc"], composed.data), []).append(detail)
     for place, details in by_place.items():
         # A union reports one error for each of its branches; a deeper place says more than its parent.
-        if not any(len(other) > len(place) and other[: len(place)] == place and len(details) == 1
-                   and _is_union_branch(details[0]["loc"], place) for other in by_place):
+        if not any(
+            len(other) > len(place)
+            and other[: len(place)] == place
+            and len(details) == 1
+            and _is_union_branch(details[0]["loc"], place)
+            for other in by_place
+        ):
             yield _finding(place, details, composed)
 
 
@@ -72,12 +77,24 @@ def _finding(place: DataPath, details: list[Any], composed: Composed) -> Finding
         return _unknown_choice(place, value, details, composed)
     if kind in _RANGE_WORDS:
         words, key = _RANGE_WORDS[kind]
-        return Finding("R206", f"`{name}` is {value!r}, but must be {words} {details[0]['ctx'][key]:g}", where,
-                       _description(place), "choose a value in that range")
+        return Finding(
+            "R206",
+            f"`{name}` is {value!r}, but must be {words} {_number(details[0]['ctx'][key])}",
+            where,
+            _description(place),
+            "choose a value in that range",
+        )
     if kind in ("string_pattern_mismatch", "string_too_short", "too_short", "finite_number"):
-        return Finding("R207", f"`{name}` cannot be {_shown(value)}", where, _description(place), _form_hint(details[0]))
-    return Finding("R205", f"`{name}` must be {_expected(details[0])}, not {_shown(value)}", where,
-                   _description(place), _type_hint(details[0], value))
+        return Finding(
+            "R207", f"`{name}` cannot be {_shown(value)}", where, _description(place), _form_hint(details[0])
+        )
+    return Finding(
+        "R205",
+        f"`{name}` must be {_expected(details[0])}, not {_shown(value)}",
+        where,
+        _description(place),
+        _type_hint(details[0], value),
+    )
 
 
 def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
@@ -85,8 +102,13 @@ def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
     if isinstance(value, str) and any(detail["type"] == "literal_error" for detail in details):
         return _unknown_choice(place, value, [d for d in details if d["type"] == "literal_error"], composed)
     expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
-    return Finding("R205", f"`{_dotted(place)}` must be {expected}, not {_shown(value)}", composed.where(place),
-                   _description(place), "write one of these")
+    return Finding(
+        "R205",
+        f"`{_dotted(place)}` must be {expected}, not {_shown(value)}",
+        composed.where(place),
+        _description(place),
+        "write one of these",
+    )
 
 
 def _unknown_key(place: DataPath, composed: Composed) -> Finding:
@@ -94,8 +116,7 @@ def _unknown_key(place: DataPath, composed: Composed) -> Finding:
     known = _field_names(section)
     inside = f"in `{_dotted(place[:-1])}`" if place[:-1] else "at the top of the recipe"
     why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
-    return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why,
-                   _key_hint(key, known))
+    return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known))
 
 
 def _key_hint(key: str, known: list[str]) -> str:
@@ -118,18 +139,34 @@ def _key_hint(key: str, known: list[str]) -> str:
 def _missing(place: DataPath, composed: Composed) -> Finding:
     parent, key = place[:-1], str(place[-1])
     what = f"`{_dotted(place)}` is missing"
-    example = {"schema": "schema: 1", "name": "name: my-dpo", "kind": "kind: dpo" if parent == ("objective",) else "kind: lora"}
-    return Finding("R202", what, composed.where(parent, key=True) if parent else Where(composed.file),
-                   _description(place), f"add `{example.get(key, key + ': ...')}`")
+    example = {
+        "schema": "schema: 1",
+        "name": "name: my-dpo",
+        "kind": "kind: dpo" if parent == ("objective",) else "kind: lora",
+    }
+    return Finding(
+        "R202",
+        what,
+        composed.where(parent, key=True) if parent else Where(composed.file),
+        _description(place),
+        f"add `{example.get(key, key + ': ...')}`",
+    )
 
 
-def _unknown_choice(place: DataPath, value: Any, details: list[Any], composed: Composed, *, is_key: bool = False) -> Finding:
+def _unknown_choice(
+    place: DataPath, value: Any, details: list[Any], composed: Composed, *, is_key: bool = False
+) -> Finding:
     choices = _choices(details[0]["ctx"]["expected"])
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     what = f"unknown key `{value}` in `{_dotted(place)}`" if is_key else f"`{_dotted(place)}` cannot be {_shown(value)}"
     at = (*place, value) if is_key else place
-    return Finding("R204", what, composed.where(at, key=is_key), f"it is one of {', '.join(choices)}",
-                   f"did you mean `{near[0]}`?" if near else "choose one of these")
+    return Finding(
+        "R204",
+        what,
+        composed.where(at, key=is_key),
+        f"it is one of {', '.join(choices)}",
+        f"did you mean `{near[0]}`?" if near else "choose one of these",
+    )
 
 
 def _choices(expected: str) -> list[str]:
@@ -137,14 +174,24 @@ def _choices(expected: str) -> list[str]:
 
 
 def _expected(detail: Any) -> str:
-    words = {
-        "string_type": "text", "int_type": "a whole number", "int_from_float": "a whole number",
-        "float_type": "a number", "bool_type": "true or false", "list_type": "a list", "dict_type": "a mapping",
-        "model_type": "a mapping", "model_attributes_type": "a mapping",
+    words: dict[str, str] = {
+        "string_type": "text",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "list_type": "a list",
+        "dict_type": "a mapping",
+        "model_type": "a mapping",
+        "model_attributes_type": "a mapping",
     }
     if detail["type"] == "literal_error":
         return detail["ctx"]["expected"].replace("'", "`")
-    return words.get(detail["type"], detail["msg"])
+    return words.get(detail["type"]) or str(detail["msg"])
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def _form_hint(detail: Any) -> str:
@@ -209,11 +256,16 @@ def _field_names(section: type[BaseModel] | None) -> list[str]:
 def _description(place: DataPath) -> str | None:
     names = [step for step in place if isinstance(step, str)]
     section = _section_class(tuple(names[:-1]))
-    field = next((f for n, f in section.model_fields.items() if (f.alias or n) == names[-1]), None) if section and names else None
+    field = (
+        next((f for n, f in section.model_fields.items() if (f.alias or n) == names[-1]), None)
+        if section and names
+        else None
+    )
     return field.description if field else None
 
 
 def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Iterable[tuple[DataPath, str]]:
+    """Every field of the schema: the place of its section, and its key."""
     for name, field in section.model_fields.items():
         key = field.alias or name
         yield place, key

@@ -48,7 +48,9 @@ def _check_version(composed: Composed) -> None:
     version = composed.data.get("schema")
     if "schema" in composed.data and version != SCHEMA_VERSION:
         raise RecipeError.of(
-            "R201", f"schema version {version!r} is not known", where=composed.where(("schema",)),
+            "R201",
+            f"schema version {version!r} is not known",
+            where=composed.where(("schema",)),
             why=f"this dpo-recipe reads version {SCHEMA_VERSION}",
             fix=f"write `schema: {SCHEMA_VERSION}`, or upgrade dpo-recipe when the recipe is newer than it",
         )

@@ -48,8 +48,7 @@ CURVES = (
     Curve(
         "Reward accuracy",
         _train_and_eval("rewards/accuracies"),
-        "Share of pairs whose chosen answer gets the higher reward. "
-        "The heavier line at 50% is what guessing gives.",
+        "Share of pairs whose chosen answer gets the higher reward. The heavier line at 50% is what guessing gives.",
         format_value=partial(format_percent, decimals=0),
         y_ticks=(0.0, 0.25, 0.5, 0.75, 1.0),
         reference_y=0.5,

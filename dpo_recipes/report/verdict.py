@@ -64,10 +64,7 @@ def _describe_accuracy(result: dict[str, Any]) -> str | None:
     pairs = "held-out pairs"
     if counted:
         pairs = f"{format_count(num_pairs)} held-out {'pair' if num_pairs == 1 else 'pairs'}"
-    text = (
-        "the tuned model ranks the chosen answer above the rejected one "
-        f"in {format_percent(accuracy, 0)} of {pairs}"
-    )
+    text = f"the tuned model ranks the chosen answer above the rejected one in {format_percent(accuracy, 0)} of {pairs}"
     if counted and num_pairs:
         text += _compare_with_guessing(accuracy, num_pairs)
     return text + _describe_margin(result)

@@ -255,9 +255,7 @@ def test_charts_and_tables_can_be_read_without_eyes_or_colour():
     assert charts
     assert all(attrs["role"] == "img" for attrs in charts)
     loss = charts[0]["aria-label"]
-    assert loss == (
-        "Loss by training step: train 0.690 at step 5 to 0.600 at step 10; eval 0.620 at step 10."
-    )
+    assert loss == ("Loss by training step: train 0.690 at step 5 to 0.600 at step 10; eval 0.620 at step 10.")
     assert re.search(r"\.dashed path \{ stroke-dasharray", html)
     assert 'class="line hue-1 dashed"' in html
 

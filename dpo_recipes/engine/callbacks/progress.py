@@ -32,22 +32,27 @@ class MetricsCallback(TrainerCallback):
         """Start the clock."""
         self.started, self.first_step = time.monotonic(), state.global_step
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell the parent the step, speed and remaining time."""
         elapsed_s = time.monotonic() - self.started
         done = state.global_step - self.first_step
         pairs = done * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.events.emit(
-            "step", step=state.global_step, total=state.max_steps, metrics=self.latest,
+            "step",
+            step=state.global_step,
+            total=state.max_steps,
+            metrics=self.latest,
             tokens_per_second=round(pairs * self.tokens_per_pair / elapsed_s, 1),
             eta_s=round(elapsed_s / done * (state.max_steps - state.global_step), 1),
         )
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-        logs: dict[str, Any] | None = None, **kwargs: Any,
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Append the row. The summary that the trainer logs at its end is part of result.json instead."""
         if not logs or "train_runtime" in logs:

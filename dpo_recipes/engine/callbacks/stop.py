@@ -47,22 +47,25 @@ class StopCallback(TrainerCallback):
         """From here on there is something to save."""
         self.request.training = True
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop if asked to."""
         if self.request.is_set:
             control.should_save = control.should_training_stop = True
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-        logs: dict[str, Any] | None = None, **kwargs: Any,
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Raise `RunError` T604 when the loss is no number: all later steps would be wasted."""
         loss = (logs or {}).get("loss")
         if isinstance(loss, float) and not math.isfinite(loss):
             raise RunError.of(
-                "T604", f"the loss is {loss} at step {state.global_step}",
+                "T604",
+                f"the loss is {loss} at step {state.global_step}",
                 why="the weights have diverged or overflowed; nothing after this step can be used",
                 fix="lower `training.learning_rate`, or use `model.dtype: float32`",
             )

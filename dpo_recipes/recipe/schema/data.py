@@ -6,7 +6,6 @@ from pydantic import Field
 
 from dpo_recipes.recipe.schema.section import Section
 
-
 Overlong = Literal["drop", "truncate_prompt_start", "truncate_completion_end", "error"]
 
 
@@ -41,7 +40,9 @@ class EvalData(Section):
 
     sources: list[Source] = Field(default_factory=list, description="Sources of held-out pairs.")
     fraction: float | None = Field(
-        default=None, gt=0.0, lt=1.0,
+        default=None,
+        gt=0.0,
+        lt=1.0,
         description="Part of the training pairs to hold out instead, drawn by prompt so that no prompt is on both "
         "sides; 0.05 holds out one in twenty.",
     )

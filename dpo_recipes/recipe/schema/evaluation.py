@@ -9,7 +9,9 @@ class Evaluation(Section):
     """Answers of the untouched base and of the tuned model to the same held-out prompts, decoded greedily."""
 
     num_samples: int = Field(
-        default=4, ge=0, le=1000,
+        default=4,
+        ge=0,
+        le=1000,
         description="How many held-out prompts to answer before and after training (those of the training data "
         "when nothing is held out). 0 generates nothing.",
     )

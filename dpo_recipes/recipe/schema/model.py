@@ -17,13 +17,17 @@ class LoraAdapter(Section):
     r: int = Field(default=16, ge=1, le=1024, description="Rank of the update. Usual: 8 to 64.")
     alpha: int = Field(default=32, ge=1, description="Scale of the update, divided by `r`. Usual: r to 2 r.")
     dropout: float = Field(
-        default=0.0, ge=0.0, lt=1.0,
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
         description="Dropout on the adapter's input while training, 0 to 1. TRL switches dropout off for DPO unless "
         "told otherwise, so that the policy and the reference see the same network; a value above 0 switches it on.",
     )
-    target_modules: Literal["all-linear"] | list[str] = Field(
+    target_modules: str | list[str] = Field(
         default="all-linear",
-        description="`all-linear`, or the names of the modules to adapt, for example [q_proj, v_proj].",
+        description="`all-linear`; or the names of the modules to adapt, for example [q_proj, v_proj]; or a regular "
+        "expression that the module's whole path must match. Where only the upper layers are adapted, the backward "
+        "pass ends at the lowest of them.",
     )
     save_as: Literal["auto", "adapter", "merged"] = Field(
         default="auto",
@@ -45,7 +49,8 @@ class Model(Section):
         default=None, description="Branch, tag or commit of a hub model. Pin a commit for a run others can repeat."
     )
     sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$",
+        default=None,
+        pattern="^[0-9a-f]{64}$",
         description="SHA-256 of the model file, 64 lower-case hexadecimal digits; required with `pypi:`, where it "
         "is that of the `.gguf` file.",
     )

@@ -7,8 +7,21 @@ from pydantic import Field
 from dpo_recipes.recipe.schema.section import Section
 
 DpoLoss = Literal[
-    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard",
-    "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
 ]
 
 
@@ -18,7 +31,8 @@ class Dpo(Section):
 
     kind: Literal["dpo"] = Field(description="The objective.")
     beta: float = Field(
-        default=0.1, gt=0.0,
+        default=0.1,
+        gt=0.0,
         description="How strongly the policy is held to the reference: higher stays closer. Usual: 0.01 to 0.5. "
         "For `ipo` it is the paper's tau.",
     )
@@ -32,7 +46,9 @@ class Dpo(Section):
         default=None, description="One weight for each loss of a `loss_type` list. Absent: all 1."
     )
     label_smoothing: float = Field(
-        default=0.0, ge=0.0, lt=0.5,
+        default=0.0,
+        ge=0.0,
+        lt=0.5,
         description="Assumed share of flipped labels; used by `sigmoid`, `robust` (0.1 in the paper) and `exo_pair` "
         "(1e-3 in the paper).",
     )

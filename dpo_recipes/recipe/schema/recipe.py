@@ -33,19 +33,19 @@ class Recipe(Section):
     model: Model = Field(description="The base model and how it is tuned.")
     data: Data = Field(description="Training and held-out preference pairs.")
     chat_template: str = Field(
-        default="tokenizer", min_length=1,
+        default="tokenizer",
+        min_length=1,
         description="How messages become text: `tokenizer` (the model's own template), the name of a shipped "
         "template (`chatml`, `plain`, `hh`), or the path of a `.jinja` file relative to the recipe.",
     )
-    objective: Dpo = Field(
-        default_factory=lambda: Dpo(kind="dpo"), description="What the preference pairs teach."
-    )
+    objective: Dpo = Field(default_factory=lambda: Dpo(kind="dpo"), description="What the preference pairs teach.")
     training: Training = Field(default_factory=Training, description="How long, how large, how fast.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Sample answers before and after.")
     hardware: Hardware = Field(default_factory=Hardware, description="The device the run is for.")
     launch: Launch = Field(default_factory=Launch, description="How the worker process starts.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
     output_dir: str = Field(
-        default="runs", min_length=1,
+        default="runs",
+        min_length=1,
         description="Folder that run directories are made in, relative to where the command is started.",
     )

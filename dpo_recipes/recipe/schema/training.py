@@ -15,7 +15,8 @@ class Training(Section):
         default=None, ge=1, description="Stop after so many optimizer steps, whatever `num_epochs` says."
     )
     micro_batch_size: int = Field(
-        default=2, ge=1,
+        default=2,
+        ge=1,
         description="Pairs that go through the model at once on one device. Each is two sequences. Lower it when "
         "memory is short and raise `gradient_accumulation_steps` by the same factor.",
     )
@@ -23,7 +24,9 @@ class Training(Section):
         default=8, ge=1, description="Micro-batches whose gradients are summed before one optimizer step."
     )
     learning_rate: float = Field(
-        default=5e-6, gt=0.0, le=1.0,
+        default=5e-6,
+        gt=0.0,
+        le=1.0,
         description="Peak learning rate. Usual for DPO: 5e-7 to 5e-6 with full fine-tuning, 5e-6 to 2e-4 with LoRA.",
     )
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"] = Field(
@@ -43,11 +46,13 @@ class Training(Section):
     )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
     eval_steps: int | None = Field(
-        default=None, ge=1,
+        default=None,
+        ge=1,
         description="Optimizer steps between two evaluations on the held-out pairs. Absent: only at the end.",
     )
     save_steps: int | None = Field(
-        default=None, ge=1,
+        default=None,
+        ge=1,
         description="Optimizer steps between two checkpoints. Absent: only when the run is interrupted.",
     )
     seed: int = Field(
