@@ -20,6 +20,12 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event with the time, in seconds since the epoch."""
         self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_recipes import hardware
-from dpo_recipes.errors import DpoRecipeError, Finding, RunError
+from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
@@ -37,10 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args(arguments)
     run = RunDirectory(options.run_dir)
-    events = EventLog(run.events)
+    with EventLog(run.events) as events:
+        return _execute(run, events, trust_remote_code=options.trust_remote_code)
+
+
+def _execute(run: RunDirectory, events: EventLog, *, trust_remote_code: bool) -> int:
     try:
         recipe = Recipe.model_validate(load_file(run.resolved_recipe).data)
-        Worker(recipe, run, events, trust_remote_code=options.trust_remote_code).execute()
+        Worker(recipe, run, events, trust_remote_code=trust_remote_code).execute()
     except DpoRecipeError as error:
         traceback.print_exc()
         events.emit("error", findings=[finding.to_json() for finding in error.findings])
@@ -49,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         known = _known_failure(error, run)
         events.emit("error", findings=[known.to_json()] if known else [], bug=None if known else repr(error))
-        return RunError(known).exit_code if known else 1
-    return 0
+        return RunError(known).exit_code if known else EXIT_BUG
+    return EXIT_DONE
 
 
 class Worker:

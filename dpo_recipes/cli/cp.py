@@ -45,7 +45,7 @@ def cp(
             typer.echo(str(path))
     except OSError as error:
         raise RecipeError.of(
-            "U402", f"cannot write {path}", why=error.strerror or str(error), fix="choose another folder"
+            "U402", f"cannot write {error.filename}", why=error.strerror or str(error), fix="choose another folder"
         ) from error
 
 

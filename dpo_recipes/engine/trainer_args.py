@@ -53,7 +53,7 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "optim": training.optimizer,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
-        "gradient_checkpointing": training.gradient_checkpointing,
+        "activation_checkpointing": training.gradient_checkpointing,
         "seed": training.seed,
         "bf16": run.dtype == "bfloat16",
         "fp16": run.dtype == "float16",

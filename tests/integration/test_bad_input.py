@@ -1,0 +1,160 @@
+"""Data and models that are wrong: the right code, the right exit code, and nothing that looks finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import recipe_text, write_pairs
+
+Work = Callable[..., "Outcome"]  # noqa: F821
+GOOD = {"prompt": "Hello?", "chosen": "Yes.", "rejected": "Well, that depends."}
+
+
+def _rows(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([], "D403"),
+        ([{"question": "a", "better": "b", "worse": "c"}], "D402"),
+        ([{"prompt": "a", "chosen": "b"}], "D402"),
+        ([GOOD, {**GOOD, "chosen": ""}], "D404"),
+        ([GOOD, {**GOOD, "chosen": None}], "D404"),
+        ([GOOD, {**GOOD, "prompt": 5}], "D404"),
+        ([GOOD, {**GOOD, "rejected": "Yes."}], "D405"),
+        ([GOOD], "D407"),
+        ([GOOD, [1, 2]], "D401"),
+    ],
+)
+def test_bad_rows(work: Work, tiny_model: Path, tmp_path: Path, rows: list[object], code: str) -> None:
+    outcome = work(recipe_text(tiny_model, _rows(tmp_path / "pairs.jsonl", *rows)))
+    assert outcome.codes[0] == code
+    assert outcome.exit_code == 4
+    assert not outcome.run.result.exists()
+    assert not (outcome.run.path / "model").exists()
+
+
+def test_a_bad_row_is_named_with_its_line(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    outcome = work(recipe_text(tiny_model, _rows(tmp_path / "pairs.jsonl", GOOD, GOOD, {**GOOD, "chosen": " "})))
+    finding = outcome.events[-1]["findings"][0]
+    assert finding["what"] == "pairs.jsonl:3: `chosen` is empty"
+
+
+def test_invalid_json_is_named_with_line_and_column(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(GOOD) + '\n{"prompt": }\n')
+    outcome = work(recipe_text(tiny_model, path))
+    assert outcome.codes == ["D401"]
+    assert f"{path}:2:12" in outcome.events[-1]["findings"][0]["what"]
+
+
+def test_a_truncated_gzip_is_an_error_and_not_a_shorter_file(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    import gzip
+
+    path = tmp_path / "pairs.jsonl.gz"
+    path.write_bytes(gzip.compress(write_pairs(tmp_path / "p.jsonl", 500).read_bytes())[:-20])
+    outcome = work(recipe_text(tiny_model, path))
+    assert (outcome.exit_code, outcome.codes) == (4, ["D401"])
+
+
+def test_dropped_rows_are_counted_by_reason(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    good = [{**GOOD, "prompt": f"Question {number}?"} for number in range(20)]
+    path = _rows(tmp_path / "pairs.jsonl", *good, {**GOOD, "chosen": ""}, {**GOOD, "rejected": "Yes."})
+    outcome = work(recipe_text(tiny_model, path), "data.on_bad_row=drop")
+    assert outcome.exit_code == 0
+    report = json.loads(outcome.run.data_report.read_text())["splits"]["train"]
+    assert report["dropped"] == {"no_text": 1, "equal_answers": 1}
+    assert report["examples"]["no_text"] == ["pairs.jsonl:21"]
+
+
+def test_overlong_pairs_are_dropped_and_counted_or_refused(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{**GOOD, "prompt": f"Question {number}? " + "and " * (200 * (number == 0))} for number in range(20)]
+    text = recipe_text(tiny_model, _rows(tmp_path / "pairs.jsonl", *rows))
+    splits = json.loads(work(text).run.data_report.read_text())["splits"]
+    assert sum(split["dropped"].get("overlong", 0) for split in splits.values()) == 1
+    refused = work(text, "data.overlong=error")
+    assert (refused.exit_code, refused.codes) == (4, ["D408"])
+
+
+def test_an_unreadable_model_folder(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    (broken / "model.safetensors").write_bytes(b"not a safetensors file")
+    outcome = work(recipe_text(broken, write_pairs(tmp_path / "pairs.jsonl")))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M504"])
+
+
+def test_a_folder_with_a_config_that_is_no_json(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    outcome = work(recipe_text(broken, write_pairs(tmp_path / "pairs.jsonl")))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M504"])
+
+
+def test_a_tokenizer_without_a_template_says_which_to_choose(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare)
+    (bare / "chat_template.jinja").unlink()
+    text = recipe_text(bare, write_pairs(tmp_path / "pairs.jsonl"))
+    outcome = work(text)
+    assert (outcome.exit_code, outcome.codes) == (6, ["M505"])
+    assert work(text, "chat_template=plain").exit_code == 0
+
+
+def test_a_template_that_refuses_the_messages(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    template = tmp_path / "strict.jinja"
+    template.write_text("{{ raise_exception('no such role') }}")
+    outcome = work(recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"), f"chat_template: {template}"))
+    assert (outcome.exit_code, outcome.codes) == (4, ["D420"])
+
+
+def test_a_device_that_is_not_there(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    outcome = work(recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl")), "hardware.device=cuda")
+    assert (outcome.exit_code, outcome.codes) == (6, ["M507"])
+
+
+def test_a_diverged_loss_ends_the_run(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "nan"
+    shutil.copytree(tiny_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    outcome = work(recipe_text(broken, write_pairs(tmp_path / "pairs.jsonl")), "evaluation.num_samples=0")
+    assert (outcome.exit_code, outcome.codes) == (6, ["T604"])
+    assert not outcome.run.result.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_failures_of_the_machine_are_told_from_bugs(
+    work: Work, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", fail)
+    monkeypatch.setattr("peft.PeftModel.save_pretrained", fail)
+    outcome = work(recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl")))
+    assert outcome.exit_code == 6
+    assert outcome.codes == ["T602" if isinstance(error, OSError) else "T603"]
+    assert not outcome.run.result.exists()
+    assert not (outcome.run.path / "model").exists()

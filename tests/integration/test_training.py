@@ -1,0 +1,140 @@
+"""The real trainer on a two-layer model: what it writes, and that the right parameters moved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import recipe_text, write_pairs
+
+from dpo_recipes.evaluate.metrics import EVAL_METRICS
+
+Work = Callable[..., "Outcome"]  # noqa: F821
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_a_lora_run_leaves_the_whole_run_directory(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs))
+    assert outcome.exit_code == 0
+    names = {path.name for path in outcome.run.path.iterdir()}
+    assert {
+        "recipe.yaml",
+        "resolved.yaml",
+        "plan.json",
+        "environment.json",
+        "data_report.json",
+        "metrics.jsonl",
+        "model",
+        "report.html",
+        "result.json",
+    } <= names
+    assert not [name for name in names if name.endswith(".partial")]
+
+
+def test_result_json_has_what_is_promised(work: Work, tiny_model: Path, pairs: Path) -> None:
+    result = work(recipe_text(tiny_model, pairs)).result
+    for key in ("status", "recipe", "steps", "train_runtime_s", "pairs_per_second", "peak_memory_bytes", "model_dir"):
+        assert result[key], key
+    assert result["status"] == "finished"
+    assert result["steps"] == 3
+    assert set(EVAL_METRICS) | {"train_loss"} == set(result["metrics"]) == set(result["base_metrics"])
+    assert result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert result["metrics"]["eval_loss"] < result["base_metrics"]["eval_loss"]
+    assert [set(sample) >= {"prompt", "base", "tuned"} for sample in result["samples"]] == [True, True]
+    assert result["num_eval_pairs"] == 6
+    assert result["num_train_pairs"] == 12  # 3 steps of 4 pairs, of the 18 that are not held out
+
+
+def test_metrics_have_one_row_a_logged_step_under_trls_names(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs), "training.eval_steps=2")
+    rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"} <= set(next(row for row in rows if "loss" in row))
+    assert [row["step"] for row in rows if "eval_loss" in row] == [0, 2, 3]
+
+
+def test_lora_moves_the_adapter_and_nothing_else(work: Work, tiny_model: Path, pairs: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    outcome = work(recipe_text(tiny_model, pairs))
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    saved = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), outcome.run.path / "model")
+    moved = [name for name, value in saved.named_parameters() if "lora_B" in name and value.abs().max() > 0]
+    assert len(moved) == 14  # seven linear layers in each of two blocks
+    for name, value in base.named_parameters():
+        frozen = name.replace("_proj.weight", "_proj.base_layer.weight")
+        assert torch.equal(value, saved.get_parameter(f"base_model.model.{frozen}")), name
+    assert outcome.result["model"]["trainable_parameters"] < outcome.result["model"]["total_parameters"] / 2
+
+
+def test_full_fine_tuning_saves_a_model_that_differs_from_the_base(work: Work, tiny_model: Path, pairs: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    outcome = work(recipe_text(tiny_model, pairs, adapter="null"))
+    assert outcome.result["saved"] == "full"
+    tuned = AutoModelForCausalLM.from_pretrained(outcome.run.path / "model")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    changed = [not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True)]
+    assert all(changed)
+    assert AutoTokenizer.from_pretrained(outcome.run.path / "model").chat_template
+
+
+def test_a_merged_model_computes_what_base_and_adapter_compute(work: Work, tiny_model: Path, pairs: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = work(recipe_text(tiny_model, pairs)).run.path / "model"
+    merged = work(recipe_text(tiny_model, pairs, adapter="{kind: lora, r: 4, save_as: merged}")).run.path / "model"
+    ids = torch.arange(3, 40)[None]
+    two = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    one = AutoModelForCausalLM.from_pretrained(merged)
+    torch.testing.assert_close(one(ids).logits, two(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_accumulation_does_not_change_the_result(work: Work, tiny_model: Path, pairs: Path) -> None:
+    """Micro-batches of 1 × 4 and 4 × 1 see the same four pairs a step, so losses agree to rounding."""
+    losses = []
+    for micro, accumulation in ((1, 4), (4, 1)):
+        outcome = work(
+            recipe_text(tiny_model, pairs),
+            f"training.micro_batch_size={micro}",
+            f"training.gradient_accumulation_steps={accumulation}",
+        )
+        rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_same_recipe_gives_the_same_losses(work: Work, tiny_model: Path, pairs: Path) -> None:
+    first, second = (work(recipe_text(tiny_model, pairs)).result["metrics"] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("loss", ["ipo", "hinge", "robust", "apo_zero", "[sigmoid, sft]"])
+def test_other_losses_train(work: Work, tiny_model: Path, pairs: Path, loss: str) -> None:
+    outcome = work(recipe_text(tiny_model, pairs, f"objective: {{kind: dpo, loss_type: {loss}}}"))
+    assert outcome.exit_code == 0
+    assert outcome.result["metrics"]["train_loss"] != pytest.approx(0.0)
+
+
+def test_without_held_out_pairs_nothing_is_claimed(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs).replace("  eval: {fraction: 0.25}\n", ""))
+    assert set(outcome.result["metrics"]) == {"train_loss"}
+    assert "no pairs were held out" in (outcome.run.path / "model" / "README.md").read_text()
+
+
+def test_the_model_card_states_base_data_and_results(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs))
+    card = (outcome.run.path / "model" / "README.md").read_text()
+    assert str(tiny_model) in card
+    assert "pairs.jsonl" in card
+    assert f"{outcome.result['metrics']['eval_loss']:.4f}" in card
+    assert "library_name: peft" in card
