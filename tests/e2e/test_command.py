@@ -1,0 +1,136 @@
+"""The installed command in a subprocess, on a tiny model: what a person types and what they get."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import recipe_text, write_pairs
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+PROGRAM = Path(sys.executable).with_name("dpo-recipe")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Path:
+    write_pairs(tmp_path / "pairs.jsonl")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe_text(tiny_model, "pairs.jsonl"), encoding="utf-8")
+    return path
+
+
+def _run_directory(folder: Path) -> Path:
+    (run,) = (folder / "runs" / "tiny").iterdir()
+    return run
+
+
+def test_validate_run_reload_generate(command: Command, recipe: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert command("validate", "tiny.yaml").returncode == 0
+    done = command("run", "tiny.yaml", "--json", "--set", "model.adapter.save_as=merged")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["status"] == "finished"
+    assert "reward accuracy" not in done.stdout  # talk goes to stderr
+    assert "step 3/3" in done.stderr
+    assert (_run_directory(tmp_path) / "report.html").read_text().lower().startswith("<!doctype html>")
+    tokenizer = AutoTokenizer.from_pretrained(result["model_dir"])
+    model = AutoModelForCausalLM.from_pretrained(result["model_dir"])
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 3 plus one?"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    torch.manual_seed(0)
+    assert model.generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
+
+
+def test_an_interrupt_stops_at_a_checkpoint_and_leaves_nothing_that_looks_finished(recipe: Path, tmp_path: Path) -> None:
+    arguments = [str(PROGRAM), "run", "tiny.yaml", "--set", "training.max_steps=100000"]
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(lambda: '"event": "step"' in _events(tmp_path))
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        message = process.stderr.read()
+        assert process.wait(timeout=60) == 130, message
+    run = _run_directory(tmp_path)
+    assert "error[I130]" in message
+    assert "Traceback" not in message
+    assert not (run / "result.json").exists()
+    assert not (run / "model").exists()
+    (checkpoint,) = (run / "checkpoints").glob("checkpoint-*")
+    assert (checkpoint / "trainer_state.json").exists()
+    assert str(run / "checkpoints") in message
+
+
+def test_a_second_interrupt_stops_at_once(recipe: Path, tmp_path: Path) -> None:
+    with subprocess.Popen([str(PROGRAM), "run", "tiny.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(lambda: '"event": "stage"' in _events(tmp_path))
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) in (6, 130)
+    assert not (_run_directory(tmp_path) / "result.json").exists()
+
+
+def test_a_killed_worker_is_reported(recipe: Path, tmp_path: Path) -> None:
+    import psutil
+
+    arguments = [str(PROGRAM), "run", "tiny.yaml", "--set", "training.max_steps=100000"]
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(lambda: '"event": "step"' in _events(tmp_path))
+        (worker,) = psutil.Process(process.pid).children()
+        worker.kill()
+        assert process.stderr is not None
+        message = process.stderr.read()
+        assert process.wait(timeout=30) == 6
+    assert "error[T605]" in message
+    assert "Traceback" not in message
+
+
+def test_a_wrong_recipe_ends_before_anything_is_made(command: Command, recipe: Path, tmp_path: Path) -> None:
+    done = command("run", "tiny.yaml", "--set", "training.learning_rte=1")
+    assert done.returncode == 3
+    assert "did you mean `learning_rate`?" in done.stderr
+    assert "--set:1:1" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(command: Command, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = command("run", "tiny.yaml", "--set", "output_dir=file/runs")
+    assert (done.returncode, "error[T601]" in done.stderr) == (6, True)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hub_model_without_a_network(command: Command, recipe: Path, tmp_path: Path) -> None:
+    import os
+
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    done = command("run", "tiny.yaml", "--set", "model.path=nobody/nothing", env=environment)
+    assert (done.returncode, "error[M509]" in done.stderr) == (6, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_remote_code_needs_the_flag(command: Command, recipe: Path, tmp_path: Path) -> None:
+    done = command("run", "tiny.yaml", "--set", "model.trust_remote_code=true")
+    assert (done.returncode, "error[R317]" in done.stderr) == (3, True)
+    assert not (tmp_path / "runs").exists()
+
+
+def _events(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("runs/tiny/*/events.jsonl"))
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
