@@ -25,7 +25,9 @@ def evaluate_pairs(trainer: Any) -> dict[str, float]:
     if trainer.eval_dataset is None:
         return {}
     state = trainer.state
-    of_this_step = (row for row in reversed(state.log_history) if "eval_loss" in row and row["step"] == state.global_step)
+    of_this_step = (
+        row for row in reversed(state.log_history) if "eval_loss" in row and row["step"] == state.global_step
+    )
     # With `eval_steps`, the trainer has just evaluated its last step; the weights are still those.
     measured = next(of_this_step, None) or trainer.evaluate()
     return {name: measured[name] for name in EVAL_METRICS if name in measured}

@@ -9,7 +9,7 @@ import torch
 
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.precision import choose_device, choose_dtype
-from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.model.sources import ModelLocation, loaded_commit
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -39,7 +39,7 @@ def build_model(recipe: Recipe, location: ModelLocation, tokenizer: Any, *, trus
     bundle = ModelBundle(policy, tokenizer, _adapter_config(recipe), device, dtype, location)
     bundle.stack = {
         "base": recipe.model.path,
-        "revision": recipe.model.revision or getattr(policy.config, "_commit_hash", None),
+        "revision": loaded_commit(location) or recipe.model.revision,
         "architecture": type(policy).__name__,
         "dtype": dtype,
         "weights_dtype": str(policy.dtype).removeprefix("torch."),

@@ -41,3 +41,16 @@ def resolve_local(model: Model) -> ModelLocation:
 def resolve_hub(model: Model) -> ModelLocation:
     """A model on the Hugging Face hub; transformers downloads and caches it."""
     return ModelLocation(model.path, revision=model.revision)
+
+
+def loaded_commit(location: ModelLocation) -> str | None:
+    """The commit of a hub model that was just loaded, from the hub's cache; none for what is not from the hub.
+
+    A branch such as `main` moves; the commit is what makes a run repeatable.
+    """
+    if Path(location.path).is_absolute():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(location.path, "config.json", revision=location.revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None

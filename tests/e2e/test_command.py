@@ -52,7 +52,9 @@ def test_validate_run_reload_generate(command: Command, recipe: Path, tmp_path: 
     assert model.generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
 
 
-def test_an_interrupt_stops_at_a_checkpoint_and_leaves_nothing_that_looks_finished(recipe: Path, tmp_path: Path) -> None:
+def test_an_interrupt_stops_at_a_checkpoint_and_leaves_nothing_that_looks_finished(
+    recipe: Path, tmp_path: Path
+) -> None:
     arguments = [str(PROGRAM), "run", "tiny.yaml", "--set", "training.max_steps=100000"]
     with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         _wait_for(lambda: '"event": "step"' in _events(tmp_path))
@@ -71,7 +73,9 @@ def test_an_interrupt_stops_at_a_checkpoint_and_leaves_nothing_that_looks_finish
 
 
 def test_a_second_interrupt_stops_at_once(recipe: Path, tmp_path: Path) -> None:
-    with subprocess.Popen([str(PROGRAM), "run", "tiny.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [str(PROGRAM), "run", "tiny.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
         _wait_for(lambda: '"event": "stage"' in _events(tmp_path))
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,8 @@ def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> list[tuple[list[int],
 
 
 def _rows(count: int) -> list[PreferenceRow]:
-    words = "What is the capital of Peru and how long do I boil 12 eggs in 2024? äöü\n\n  x".split(" ")
+    text = "What is the capital of Peru and how long do I boil 12 eggs in 2024? äöü\n\n  x"
+    words = re.split(" ", text)
     return [
         PreferenceRow(
             [{"role": "user", "content": " ".join(words[i % 5 : i % 5 + 8])}],
@@ -58,13 +62,11 @@ def test_ids_are_trls(template: str) -> None:
 @pytest.mark.skipif(not HH.exists(), reason="the hh-rlhf file is not part of the project")
 def test_ids_are_trls_on_real_dialogues() -> None:
     tokenizer, rows = make_tokenizer(), []
-    for number, line in enumerate(gzip.open(HH, "rt", encoding="utf-8")):
-        try:
-            rows.append(FORMAT.to_row(SourceRow(json.loads(line), str(number))))
-        except BadRow:
-            continue
-        if len(rows) == 300:
-            break
+    with gzip.open(HH, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(islice(file, 300)):
+            with contextlib.suppress(BadRow):
+                rows.append(FORMAT.to_row(SourceRow(json.loads(line), str(number))))
+    assert len(rows) > 290
     pairs, _ = tokenize_rows(rows, tokenizer, max_length=10**6, overlong="error", report=SplitReport())
     assert [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs] == _trl_ids(rows, tokenizer)
 

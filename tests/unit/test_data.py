@@ -114,7 +114,7 @@ def test_every_kind_of_local_file_gives_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(jsonl, encoding="utf-8")
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl.encode()))
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
-    (tmp_path / "a.csv").write_text('prompt,chosen,rejected\n' + "".join(f'q{i},"ä\n","c, d"\n' for i in range(3)))
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\n" + "".join(f'q{i},"ä\n","c, d"\n' for i in range(3)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.parquet"):
         assert [dict(row.columns) for row in read_rows(Source(path=str(tmp_path / name)))] == rows, name

@@ -1,0 +1,67 @@
+"""The shipped recipes on the real SmolLM2. Minutes long: `make test-slow`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+HH = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh_rlhf_harmless_base.jsonl.gz"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def test_the_quickstart_ends_with_a_visibly_better_model(command: Command) -> None:
+    done = command("run", "quickstart", "--json", timeout=1800)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["metrics"]["eval_rewards/accuracies"] >= 0.9
+    assert result["answer_words"]["tuned"] < 0.6 * result["answer_words"]["base"]
+    assert result["num_eval_pairs"] >= 80
+
+
+@pytest.mark.skipif(not HH.exists(), reason="the hh-rlhf file is not part of the project")
+def test_real_dialogues_train(command: Command) -> None:
+    settings = {
+        "data.train[0].path": HH,
+        "training.max_steps": 2,
+        "training.gradient_accumulation_steps": 2,
+        "evaluation.num_samples": 1,
+    }
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    done = command("run", "smollm2_hh", "--json", *overrides, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    report = json.loads((Path(result["model_dir"]).parent / "data_report.json").read_text())["splits"]
+    assert sum(split["rows_in"] for split in report.values()) == 1800
+    assert result["metrics"]["eval_loss"] < 0.6932
+
+
+def test_smollm2s_digits_are_single_tokens() -> None:
+    """llama.cpp splits numbers for this tokenizer; transformers alone does not (see restore_pre_tokenizer)."""
+    from dpo_recipes.model.sources import resolve_model
+    from dpo_recipes.model.tokenizer import load_tokenizer
+    from dpo_recipes.recipe.validate import validate
+    from dpo_recipes.shipped import recipe_paths
+
+    recipe = validate(recipe_paths()["quickstart"]).recipe
+    tokenizer = load_tokenizer(resolve_model(recipe.model), "tokenizer")
+    assert tokenizer.tokenize("In 2024: 12 345") == [
+        "In",
+        "Ġ",
+        "2",
+        "0",
+        "2",
+        "4",
+        ":",
+        "Ġ",
+        "1",
+        "2",
+        "Ġ",
+        "3",
+        "4",
+        "5",
+    ]
