@@ -62,5 +62,5 @@ def _ask(question: str, flag: str, default: str) -> str:
 
 def _quoted(text: str) -> str:
     """The text as a YAML scalar; quoted where it would read as something else."""
-    plain = isinstance(resolve_scalar(text), str) and all(c.isalnum() or c in "/._-=~" for c in text)
+    plain = isinstance(resolve_scalar(text), str) and text[0] != "-" and all(c.isalnum() or c in "/._-=~" for c in text)
     return text if plain else "'" + text.replace("'", "''") + "'"

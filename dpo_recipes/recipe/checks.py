@@ -16,7 +16,7 @@ from pathlib import Path
 from dpo_recipes.errors import Finding
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.paths import DATA_SUFFIXES, is_hub_id, looks_local
+from dpo_recipes.recipe.paths import DATA_SUFFIXES, exists, is_hub_id, looks_local
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import Source
 from dpo_recipes.shipped import template_paths
@@ -37,7 +37,7 @@ def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         yield from _check_pypi(recipe, composed)
     elif looks_local(path) or Path(path).is_absolute():
         target = Path(path)
-        if not target.exists():
+        if not exists(target):
             yield Finding(
                 "R301",
                 f"the model {path} does not exist",
@@ -107,7 +107,7 @@ def check_data_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 )
             continue
         path = Path(source.path)
-        if not path.exists():
+        if not exists(path):
             yield Finding(
                 "R304",
                 f"the data file {path} does not exist",
@@ -188,7 +188,7 @@ def check_chat_template(recipe: Recipe, composed: Composed) -> Iterator[Finding]
     name, shipped = recipe.chat_template, template_paths()
     where = composed.where(("chat_template",))
     if name.endswith(".jinja"):
-        if not Path(name).is_file():
+        if not (exists(Path(name)) and Path(name).is_file()):
             yield Finding(
                 "R310",
                 f"the chat template {name} does not exist",
@@ -326,6 +326,9 @@ def _relative_note(composed: Composed, at: DataPath) -> str:
 
 
 def _near_file(path: Path) -> str:
-    siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    try:
+        siblings = [child.name for child in path.parent.iterdir()]
+    except (OSError, ValueError):
+        siblings = []
     near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
     return f"did you mean {path.parent / near[0]}?" if near else "correct the path"

@@ -28,7 +28,7 @@ class Origin:
         return self.span.value
 
     def __str__(self) -> str:
-        return f"--set {self.where.text}" if self.kind == "set" else str(self.span.best)
+        return f"--set {self.where.text}" if self.where.file == "--set" else str(self.span.best)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
     seen: list[Path] = []
     where: Where | None = None
     while True:
-        resolved = path.resolve()
+        try:
+            resolved, is_file = path.resolve(), path.is_file()
+        except (OSError, RuntimeError, ValueError):  # too long a name, links in a circle, a NUL character
+            resolved, is_file = path, False
         if resolved in seen or len(seen) >= MAX_PARENTS:
             raise RecipeError.of(
                 "R112",
@@ -94,7 +97,7 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
                 why=" -> ".join(step.name for step in [*seen, resolved]),
                 fix="remove one `extends:`",
             )
-        if where is not None and not path.is_file():
+        if where is not None and not is_file:
             raise RecipeError.of(
                 "R111",
                 f"the parent recipe {path} does not exist",
@@ -104,7 +107,7 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
             )
         source = load_file(path)
         seen.append(resolved)
-        chain.append((source, path.resolve().parent))
+        chain.append((source, resolved.parent))
         parent = source.data.get("extends")
         if parent is None:
             return chain
@@ -146,6 +149,8 @@ def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath,
     if not separator:
         raise _bad_override(override, "there is no `=` in it", "write `--set training.learning_rate=1e-5`")
     path = _parse_path(name.strip(), override)
+    if path[0] == "extends":
+        raise _bad_override(override, "parents are read before overrides are applied", "write it in the recipe")
     value, spans = parse_yaml(text, "--set")
     offset = len(name) + 1
     folder = Path.cwd()

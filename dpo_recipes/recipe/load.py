@@ -270,7 +270,7 @@ def resolve_scalar(text: str) -> Any:
     if _INT.fullmatch(text):
         return int(text) if len(text) <= _MAX_DIGITS else text
     if _BASED_INT.fullmatch(text):
-        return int(text, 0)
+        return int(text, 0) if len(text) <= _MAX_DIGITS else text
     if _FLOAT.fullmatch(text):
         return float(text)
     return _SPECIAL_FLOATS.get(text, text)
@@ -311,5 +311,5 @@ def _syntax_hint(why: str, where: Where) -> str:
 def _shown_path(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RuntimeError):  # RuntimeError: links in a circle, until Python 3.13
         return str(path)

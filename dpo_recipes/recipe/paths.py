@@ -33,6 +33,14 @@ def is_hub_id(path: str) -> bool:
     return _HUB_ID.fullmatch(path) is not None
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at `path` that can be seen; also false for a name no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def resolve_paths(composed: Composed) -> Composed:
     """The same recipe with local paths made absolute. What is not a local path stays as it is."""
     data, origins = copy.deepcopy(composed.data), dict(composed.origins)
@@ -42,8 +50,11 @@ def resolve_paths(composed: Composed) -> Composed:
         value = parent[key]
         if not isinstance(value, str) or not value or origin is None or value.startswith("pypi:"):
             continue
-        candidate = (origin.folder / Path(value).expanduser()).resolve()
-        if looks_local(value) or (at != ("chat_template",) and candidate.exists()):
+        try:
+            candidate = (origin.folder / Path(value).expanduser()).resolve()
+        except (OSError, RuntimeError, ValueError):  # no such user's home, links in a circle, a NUL character
+            continue
+        if looks_local(value) or (at != ("chat_template",) and exists(candidate)):
             parent[key] = str(candidate)
             origins[at] = replace(origin, kind="resolved")
     return replace(composed, data=data, origins=origins)

@@ -1,0 +1,114 @@
+"""Writes docs/recipe.md, the reference of every field, from the schema's own descriptions.
+
+python docs/make_reference.py
+"""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from dpo_recipes.recipe.schema import Recipe
+
+INTRODUCTION = """# Recipe reference
+
+Made from the schema by `docs/make_reference.py`; the same text stands in `dpo-recipe schema` and in your editor.
+
+**YAML.** Scalars follow YAML 1.2's core schema: `5e-6` is a number, `yes`, `no`, `on` and `off` are text, `1:30` is text.
+Types are not converted: `"5"` is text. Unknown keys, duplicate keys and tags are refused. A recipe has at most 1 MB.
+
+**Paths.** A relative path is taken from the folder of the file it is written in; one given with `--set`, from the current
+folder. What does not look like a path and is no folder beside the recipe is an id on the hub.
+
+**Inheritance.** `extends: base.yaml` takes everything from another recipe. Mappings merge key by key, lists and values
+replace; a mapping with another `kind` replaces the inherited one whole.
+
+**Overrides.** `--set training.learning_rate=1e-5 --set data.train[0].limit=100`: a path of keys and indices, and a value
+typed like YAML. An index one past the end appends. `dpo-recipe show` prints where each value came from.
+
+A whole recipe, with only what has no default:
+
+```yaml
+schema: 1
+name: my-dpo
+model: {path: Qwen/Qwen2-0.5B-Instruct}
+data:
+  train: [{path: trl-lib/ultrafeedback_binarized}]
+```
+"""
+
+
+def make_reference() -> str:
+    """The whole page."""
+    sections = [INTRODUCTION, _section(Recipe, "The top of a recipe")]
+    sections += [_section(model, f"`{path}`") for path, model in _nested(Recipe, "")]
+    return "\n".join(sections)
+
+
+def _section(model: type[BaseModel], title: str) -> str:
+    rows = [
+        f"\n## {title}\n",
+        " ".join((model.__doc__ or "").split()),
+        "",
+        "| field | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, field in model.model_fields.items():
+        description = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{field.alias or name}` | {_type(field.annotation)} | {_default(field)} | {description} |")
+    return "\n".join(rows)
+
+
+def _nested(model: type[BaseModel], prefix: str) -> list[tuple[str, type[BaseModel]]]:
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, field in model.model_fields.items():
+        inner, suffix = _model_in(field.annotation)
+        if inner is not None:
+            path = f"{prefix}{field.alias or name}{suffix}"
+            found += [(path, inner), *_nested(inner, path + ".")]
+    return found
+
+
+def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    for part in get_args(annotation):
+        inner, suffix = _model_in(part)
+        if inner is not None:
+            return inner, "[]" if get_origin(annotation) is list else suffix
+    return None, ""
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(part) for part in arguments if part is not type(None))
+    if origin is list:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    if field.default_factory is not None:
+        return "" if _model_in(field.annotation)[0] else "empty"
+    default = field.default
+    if default is PydanticUndefined or default is None:
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`" if default != "" else "empty"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("recipe.md").write_text(make_reference() + "\n", encoding="utf-8")

@@ -1,0 +1,75 @@
+"""What the documents say is true: generated pages are current, recipes in them validate, codes exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from dpo_recipes.error_codes import CODES
+from dpo_recipes.errors import EXIT_CODE_BY_LETTER
+from dpo_recipes.recipe.json_schema import recipe_json_schema
+from dpo_recipes.recipe.load import load_text
+from dpo_recipes.recipe.validate import validate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+RECIPE_BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    if "schema:" in block
+]
+
+
+def test_the_reference_is_current() -> None:
+    module = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))
+    assert (REPOSITORY / "docs" / "recipe.md").read_text(encoding="utf-8") == module["make_reference"]() + "\n"
+
+
+def test_the_editor_schema_is_current_and_valid() -> None:
+    schema = json.loads((REPOSITORY / "recipes" / "schema.json").read_text(encoding="utf-8"))
+    assert schema == recipe_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_validate_without_warnings_and_name_the_schema(path: Path) -> None:
+    assert validate(path).warnings == ()
+    assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
+    jsonschema.validate(load_text(path.read_text(encoding="utf-8"), path.name).data, recipe_json_schema())
+
+
+@pytest.mark.parametrize("block", RECIPE_BLOCKS)
+def test_recipes_in_the_documents_validate(block: str, tmp_path: Path) -> None:
+    path = tmp_path / "block.yaml"
+    path.write_text(block, encoding="utf-8")
+    validate(path)
+
+
+def test_recipes_were_found_in_the_documents() -> None:
+    assert len(RECIPE_BLOCKS) >= 2
+
+
+def test_every_code_that_is_used_is_explained_and_none_is_left_over() -> None:
+    used: set[str] = set()
+    for path in (REPOSITORY / "dpo_recipes").rglob("*.py"):
+        if path.name != "error_codes.py":
+            used |= set(re.findall(r'"([RDMTIU]\d{3})"', path.read_text(encoding="utf-8")))
+    assert used == set(CODES)
+    assert {code[0] for code in CODES} <= set(EXIT_CODE_BY_LETTER)
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    pages = [*PAGES, REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs" / "adr").glob("*.md")]
+    broken = [
+        f"{page.name}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ]
+    assert not broken
