@@ -2,8 +2,8 @@
 
     python benchmarks/allocator.py [--repeats 2] [--output benchmarks/results/allocator.json]
 
-Each measurement is a fresh process that builds a randomly initialised Llama of SmolLM2-135M's shape with LoRA on all linear
-layers and does DPO steps on 4 random pairs of 150 and 170 tokens; settings alternate, medians count.
+Each measurement is a fresh process that builds a randomly initialised Llama of SmolLM2-135M's shape with LoRA on all
+linear layers and does DPO steps on 4 random pairs of 150 and 170 tokens; settings alternate, medians count.
 """
 
 from __future__ import annotations

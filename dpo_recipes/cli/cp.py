@@ -12,6 +12,8 @@ from dpo_recipes.errors import RecipeError
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.shipped import recipe_paths, recipes_folder
 
+EDITOR_SCHEMA = "schema.json"  # named in the first line of each shipped recipe
+
 
 def cp(
     name: Annotated[str, typer.Argument(help="A shipped recipe; `dpo-recipe ls` lists them.", metavar="NAME")],
@@ -30,6 +32,8 @@ def cp(
     files = {source: target} | {
         recipes_folder() / relative: target.parent / relative for relative in _local_files(load_file(source).data)
     }
+    if not (target.parent / EDITOR_SCHEMA).exists():
+        files[recipes_folder() / EDITOR_SCHEMA] = target.parent / EDITOR_SCHEMA
     for path in files.values():
         if path.exists():
             raise RecipeError.of(
@@ -50,7 +54,7 @@ def cp(
 
 
 def _local_files(data: object) -> list[str]:
-    """Every text in the recipe that names a file beside it, and the data cards of their folders."""
+    """Every text in the recipe that names a file in a folder beside it."""
     if isinstance(data, dict):
         return [name for value in data.values() for name in _local_files(value)]
     if isinstance(data, list):
