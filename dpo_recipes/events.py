@@ -15,10 +15,10 @@ from dpo_recipes.errors import Finding
 
 
 class EventLog:
-    """Appends events to a file; each line is written whole."""
+    """Writes events to a file, anew for each worker; each line is written whole."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("w", encoding="utf-8", buffering=1)
 
     def __enter__(self) -> EventLog:
         return self

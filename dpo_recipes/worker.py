@@ -64,7 +64,8 @@ class Worker:
         self.recipe = recipe
         self.run = run
         self.events = events
-        self.trust_remote_code = trust_remote_code
+        # Both the recipe's author and the person who runs it must want it.
+        self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
         self.started = time.time()
 
     def execute(self) -> None:

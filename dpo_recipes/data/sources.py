@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dpo_recipes.data.rows import RowIterator, SourceRow
-from dpo_recipes.errors import DataError
+from dpo_recipes.errors import DataError, DpoRecipeError
 from dpo_recipes.recipe.schema.data import Source
 
 
@@ -36,8 +36,10 @@ def _rename(row: SourceRow, source: Source) -> SourceRow:
             why=f"it has {', '.join(row.columns)}",
             fix="correct `columns:` in the recipe",
         )
-    renamed = {theirs: ours for ours, theirs in source.columns.items()}
-    return SourceRow({renamed.get(name, name): value for name, value in row.columns.items()}, row.where)
+    # A column that already has a mapped name gives way to the one that the recipe names.
+    taken = {*source.columns, *source.columns.values()}
+    others = {name: value for name, value in row.columns.items() if name not in taken}
+    return SourceRow({**others, **{ours: row.columns[theirs] for ours, theirs in source.columns.items()}}, row.where)
 
 
 def _read_local(path: Path) -> RowIterator:
@@ -149,6 +151,8 @@ def _read_hub(source: Source) -> Iterator[SourceRow]:
 
     try:
         dataset = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+    except DpoRecipeError:  # a requested stop that came in the middle
+        raise
     except Exception as error:  # whatever datasets, huggingface_hub or the network raise, the person hears one thing
         raise DataError.of(
             "D410",

@@ -13,7 +13,7 @@ from typing import Any
 
 from dpo_recipes.data.prepare import PreferenceSplits
 from dpo_recipes.data.rows import Message, PreferenceRow, SplitReport
-from dpo_recipes.errors import DataError
+from dpo_recipes.errors import DataError, DpoRecipeError
 from dpo_recipes.recipe.schema.data import Data, Overlong
 
 _BATCH = 256
@@ -99,6 +99,8 @@ def render(messages: Sequence[Message], tokenizer: Any, *, add_generation_prompt
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
+    except DpoRecipeError:  # a requested stop that came in the middle
+        raise
     except Exception as error:  # a template is somebody's code in a sandbox: it may raise anything
         raise DataError.of(
             "D420",

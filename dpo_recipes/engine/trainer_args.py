@@ -69,6 +69,7 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "save_total_limit": 2,
         "report_to": recipe.tracking.report_to or "none",
         "run_name": recipe.name,
+        "project": recipe.tracking.project or recipe.name,
         "disable_tqdm": True,
         "train_sampling_strategy": "random",
     }

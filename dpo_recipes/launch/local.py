@@ -28,18 +28,26 @@ def command(run: RunDirectory, *, trust_remote_code: bool = False) -> list[str]:
     return [sys.executable, "-m", "dpo_recipes.worker", str(run.path), *flags]
 
 
-def start(recipe: Recipe, run: RunDirectory, *, trust_remote_code: bool = False) -> subprocess.Popen[bytes]:
-    """Start the worker in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent."""
+def worker_environment(recipe: Recipe) -> dict[str, str]:
+    """This process's environment with what a worker of this recipe needs; a person's own allocator settings stay."""
     allocator = CPU_ALLOCATOR if recipe.hardware.device == "cpu" or not gpu_names() else {}
     environment = {**allocator, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     if recipe.launch.num_threads:
         environment["OMP_NUM_THREADS"] = str(recipe.launch.num_threads)
+    if recipe.tracking.project or "WANDB_PROJECT" not in environment:
+        # transformers' W&B callback reads its project from here only.
+        environment["WANDB_PROJECT"] = recipe.tracking.project or recipe.name
+    return environment
+
+
+def start(recipe: Recipe, run: RunDirectory, *, trust_remote_code: bool = False) -> subprocess.Popen[bytes]:
+    """Start the worker in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent."""
     with run.log.open("ab") as log:
         return subprocess.Popen(
             command(run, trust_remote_code=trust_remote_code),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=worker_environment(recipe),
             start_new_session=True,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.model.sources import ModelLocation
 
 
@@ -16,7 +16,7 @@ def loading_errors(what: str, location: ModelLocation) -> Iterator[None]:
 
     try:
         yield
-    except RunError:
+    except DpoRecipeError:  # ours already, or a requested stop that came in the middle
         raise
     except Exception as error:  # a broken folder raises anything from KeyError to SafetensorError
         causes = list(_chain(error))

@@ -133,7 +133,8 @@ def check_data_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 def _hub_only_fields(at: DataPath, source: Source, composed: Composed) -> Iterator[Finding]:
     for field in ("name", "revision", "split"):
-        if field in source.model_fields_set and getattr(source, field) is not None:
+        # The default may stand there: in the resolved recipe of a run every field does.
+        if getattr(source, field) != Source.model_fields[field].default:
             yield Finding(
                 "R306",
                 f"`{field}` means nothing for a local file",

@@ -19,6 +19,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     style = "'" if not isinstance(resolve_scalar(text), str) else None
+    if "\x85" in text:  # a line break to YAML 1.1: PyYAML reads it back as `\n` unless it is escaped
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

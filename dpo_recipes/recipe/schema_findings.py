@@ -26,7 +26,7 @@ def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Find
     """One finding (R202 to R207) for each place in the recipe that the schema refuses."""
     by_place: dict[DataPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
-        by_place.setdefault(_data_path(detail["loc"], composed.data), []).append(detail)
+        by_place.setdefault(_data_path(detail, composed.data), []).append(detail)
     for place, details in by_place.items():
         # A union reports one error for each of its branches; a deeper place says more than its parent.
         if not any(
@@ -43,15 +43,16 @@ def _is_union_branch(loc: tuple[Any, ...], place: DataPath) -> bool:
     return len(loc) > len(place)
 
 
-def _data_path(loc: tuple[str | int, ...], data: Any) -> DataPath:
+def _data_path(detail: Any, data: Any) -> DataPath:
     """Pydantic's location without the names of union branches, which are no keys of the recipe."""
     path: list[str | int] = []
+    loc: tuple[str | int, ...] = detail["loc"]
     for position, step in enumerate(loc):
-        last = position == len(loc) - 1
+        is_missing_key = detail["type"] == "missing" and position == len(loc) - 1
         if isinstance(data, dict) and isinstance(step, str):
             if step in data:
                 data = data[step]
-            elif not last:
+            elif step != "[key]" and not is_missing_key:
                 continue
         elif isinstance(data, list) and isinstance(step, int):
             data = data[step]

@@ -129,6 +129,17 @@ def test_remote_code_needs_the_flag(command: Command, recipe: Path, tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
+def test_doctor_tells_what_this_machine_has(command: Command) -> None:
+    import os
+
+    done = command("doctor", "--json", env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    facts = json.loads(done.stdout)
+    assert facts["hub_reachable"] is False
+    assert facts["torch"]["device"] in ("cpu", "cuda", "mps")
+    assert facts["disk_free_bytes"] > 0
+    assert facts["packages"]["trl"].startswith("1.16")
+
+
 def _events(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("runs/tiny/*/events.jsonl"))
 

@@ -99,6 +99,13 @@ def test_columns_are_renamed(write: Write) -> None:
     assert rows == [SourceRow({"prompt": "Hi, you", "chosen": "Hello.", "rejected": "What?"}, "pairs.csv:2")]
 
 
+def test_a_mapped_column_wins_over_one_that_already_has_the_name(write: Write) -> None:
+    path = write("pairs.jsonl", '{"prompt": "theirs", "question": "mapped", "chosen": "bad", "rejected": "good"}\n')
+    columns = {"prompt": "question", "chosen": "rejected", "rejected": "chosen"}
+    (row,) = read_rows(Source(path=str(path), columns=columns))  # type: ignore[arg-type]
+    assert row.columns == {"prompt": "mapped", "chosen": "good", "rejected": "bad"}
+
+
 def test_a_column_that_is_mapped_but_missing(write: Write) -> None:
     path = write("pairs.jsonl", '{"a": 1}\n')
     with pytest.raises(DataError, match=r"pairs.jsonl:1 has no column `b`"):

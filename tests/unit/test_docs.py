@@ -17,7 +17,7 @@ from dpo_recipes.recipe.load import load_text
 from dpo_recipes.recipe.validate import validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
 RECIPE_BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
@@ -65,10 +65,9 @@ def test_every_code_that_is_used_is_explained_and_none_is_left_over() -> None:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    pages = [*PAGES, REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs" / "adr").glob("*.md")]
     broken = [
         f"{page.name}: {link}"
-        for page in pages
+        for page in PAGES
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
         if not (page.parent / link).exists()
     ]

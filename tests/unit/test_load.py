@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,14 @@ from dpo_recipes.recipe.load import MAX_FILE_BYTES, load_file, load_text, parse_
         ("'true'", "true"),
         ("1e", "1e"),
         ("9" * 5000, "9" * 5000),
+        ("0x" + "f" * 4000, "0x" + "f" * 4000),
+        (".INF", math.inf),
+        ("", None),
+        ("|\n  one\n  two", "one\ntwo"),
+        (">-\n  one\n  two", "one two"),
+        ("'it''s'", "it's"),
+        ("a # comment", "a"),
+        ("a#b", "a#b"),
     ],
 )
 def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: object) -> None:
@@ -96,3 +105,71 @@ def test_all_duplicates_are_found_in_one_go() -> None:
     with pytest.raises(RecipeError) as caught:
         load_text("a: 1\na: 2\nb: {c: 1, c: 2}\n", "f")
     assert [str(finding.where) for finding in caught.value.findings] == ["f:2:1", "f:3:11"]
+
+
+POSITIONS = """\
+# a comment
+schema: 1
+data:
+  train:
+    - {path: "x.jsonl", limit:   3}
+summary: |
+  two
+  lines
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value_at", "key_at"),
+    [
+        (("schema",), (2, 9, 1), (2, 1, 6)),
+        (("data", "train", 0), (5, 7, 29), None),
+        (("data", "train", 0, "path"), (5, 14, 9), (5, 8, 4)),
+        (("data", "train", 0, "limit"), (5, 34, 1), (5, 25, 5)),
+        (("summary",), (6, 10, 1), (6, 1, 7)),
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_line_column_and_length_are_those_an_editor_shows(
+    tmp_path: Path, line_end: str, path: Any, value_at: Any, key_at: Any
+) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(POSITIONS.replace("\n", line_end).encode())
+    span = load_file(file).spans[path]
+    assert (span.value.line, span.value.column, span.value.length) == value_at
+    assert (span.key and (span.key.line, span.key.column, span.key.length)) == key_at
+
+
+def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("a: 1\n#" + "x" * (MAX_FILE_BYTES - 6))
+    assert load_file(path).data == {"a": 1}
+
+
+def test_text_that_is_not_utf_8_is_refused_with_its_line_and_byte(tmp_path: Path) -> None:
+    path = tmp_path / "latin1.yaml"
+    path.write_bytes(b"schema: 1\nname: caf\xe9\n")
+    with pytest.raises(RecipeError) as caught:
+        load_file(path)
+    (finding,) = caught.value.findings
+    assert (finding.where and finding.where.line, finding.why) == (2, "byte 19 is 0xe9")
+
+
+def test_names_no_file_can_have_and_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for name in ("loop.yaml", "x" * 300 + ".yaml"):
+        with pytest.raises(RecipeError) as caught:
+            load_file(tmp_path / name)
+        assert caught.value.findings[0].code == "R101"
+
+
+def test_findings_of_several_kinds_come_together() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_text("a: 1\na: 2\n3: x\nb: {c: 1, c: 2}\n", "f")
+    assert [finding.code for finding in caught.value.findings] == ["R103", "R110", "R103"]
+
+
+def test_an_alias_is_a_copy_of_its_own() -> None:
+    data = load_text("a: &x {k: [1]}\nb: *x\n", "f").data
+    data["a"]["k"].append(2)
+    assert data["b"] == {"k": [1]}

@@ -32,7 +32,7 @@ class StopRequest:
 
 def interrupted(why: str) -> Interrupted:
     """The error that says that a run was stopped on request."""
-    return Interrupted.of("I130", "the run was interrupted", why=why, fix="run the recipe again")
+    return Interrupted.of("I130", "the run was interrupted", why=why, fix="run the recipe again: it starts anew")
 
 
 class StopCallback(TrainerCallback):

@@ -20,8 +20,8 @@ class LoraAdapter(Section):
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="Dropout on the adapter's input while training, 0 to 1. The base's own dropout is always off, so "
-        "that policy and reference are the same network.",
+        description="Dropout on the adapter's input while training, at least 0 and below 1. The base's own dropout is always "
+        "off, so that policy and reference are the same network.",
     )
     target_modules: str | list[str] = Field(
         default="all-linear",

@@ -1,0 +1,39 @@
+"""A requested stop is raised inside whatever library call is running: no wrapper of libraries' errors may eat it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_recipes.data.sources import read_rows
+from dpo_recipes.data.tokenize import render
+from dpo_recipes.engine.callbacks.stop import interrupted
+from dpo_recipes.errors import Interrupted
+from dpo_recipes.model.loading import loading_errors
+from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.recipe.schema.data import Source
+
+
+def _stop(*args: Any, **kwargs: Any) -> Any:
+    raise interrupted("somebody asked")
+
+
+def test_while_a_model_loads(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), loading_errors("model", ModelLocation(str(tmp_path))):
+        _stop()
+
+
+def test_while_a_template_renders() -> None:
+    class Tokenizer:
+        apply_chat_template = staticmethod(_stop)
+
+    with pytest.raises(Interrupted):
+        render([{"role": "user", "content": "Hi"}], Tokenizer())
+
+
+def test_while_a_dataset_is_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", _stop)
+    with pytest.raises(Interrupted):
+        list(read_rows(Source(path="some/dataset")))

@@ -1,0 +1,206 @@
+"""The installed command as a person or a program meets it: what stands on stdout and stderr, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from minimal import MINIMAL
+
+import dpo_recipes
+from dpo_recipes.error_codes import CODES
+from dpo_recipes.recipe.load import load_file
+from dpo_recipes.shipped import recipe_paths, recipes_folder
+
+Write = Callable[[str, str], Path]
+PROGRAM = Path(sys.executable).with_name("dpo-recipe")
+START = [str(PROGRAM)] if PROGRAM.exists() else [sys.executable, "-m", "dpo_recipes"]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """The command, started in the test's folder without a terminal."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*START, *arguments], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        )
+
+    return run
+
+
+# --- in general ----------------------------------------------------------------------------------
+
+
+def test_version(command: Command) -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, f"dpo-recipe {dpo_recipes.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["validate"], ["ls", "--nosuch"], ["show"], []])
+def test_wrong_usage_is_exit_code_2(command: Command, arguments: list[str]) -> None:
+    assert command(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["explain", "X999"], ["show", "nosuch"], ["cp", "nosuch"]])
+def test_a_refusal_goes_to_stderr_without_a_traceback(command: Command, arguments: list[str]) -> None:
+    done = command(*arguments)
+    assert done.stdout == ""
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "dpo_recipes", "explain", "X999"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[U403]")
+
+
+# --- validate ------------------------------------------------------------------------------------
+
+
+def test_validate_says_of_each_recipe_how_it_stands(command: Command, write: Write) -> None:
+    write("good.yaml", MINIMAL)
+    write("bad.yaml", MINIMAL + "  sead: 1\n  sed: 2\n")
+    write("doubtful.yaml", MINIMAL.replace("  eval: {fraction: 0.1}\n", ""))
+    done = command("validate", "good.yaml", "bad.yaml", "doubtful.yaml")
+    assert done.returncode == 3
+    assert done.stdout == "good.yaml: ok\nbad.yaml: 2 errors\ndoubtful.yaml: ok\n"
+    assert done.stderr.count("error[R203]") == 2
+    assert "  --> bad.yaml:13:3" in done.stderr
+    assert "warning[R390]" in done.stderr
+
+
+def test_validate_ends_with_0_when_all_is_well(command: Command, write: Write) -> None:
+    write("good.yaml", MINIMAL)
+    done = command("validate", "good.yaml", *recipe_paths())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{name}: ok" for name in ("good.yaml", *recipe_paths())]
+
+
+def test_validate_prints_json_and_nothing_else(command: Command, write: Write) -> None:
+    write("good.yaml", MINIMAL)
+    write("bad.yaml", MINIMAL + "  sead: 1\n")
+    done = command("validate", "--json", "good.yaml", "bad.yaml", "missing.yaml")
+    assert (done.returncode, done.stderr) == (3, "")
+    good, bad, missing = json.loads(done.stdout)
+    assert good == {"file": "good.yaml", "valid": True, "name": "minimal", "findings": []}
+    assert (bad["valid"], bad["name"]) == (False, None)
+    (finding,) = bad["findings"]
+    assert (finding["code"], finding["severity"], finding["fix"]) == ("R203", "error", "did you mean `seed`?")
+    assert (finding["where"]["file"], finding["where"]["line"], finding["where"]["column"]) == ("bad.yaml", 13, 3)
+    assert [f["code"] for f in missing["findings"]] == ["R101"]
+
+
+def test_validate_applies_overrides(command: Command, write: Write) -> None:
+    write("good.yaml", MINIMAL)
+    done = command("validate", "good.yaml", "--set", "training.seed=-1")
+    assert done.returncode == 3
+    assert "  --> --set:1:15" in done.stderr
+
+
+# --- show ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def origins(command: Command, write: Write) -> Any:
+    """What `show` says of a recipe with a parent, an override and a local file: by JSON and by lines."""
+    write("pairs.jsonl", "{}\n")
+    write("base.yaml", MINIMAL.replace("owner/pairs", "pairs.jsonl"))
+    write("own.yaml", "extends: base.yaml\nname: own\n")
+    arguments = ["show", "own.yaml", "--set", "training.seed=7"]
+    plain, as_json = command(*arguments), command(*arguments, "--json")
+    assert (plain.returncode, plain.stderr, as_json.returncode, as_json.stderr) == (0, "", 0, "")
+    lines = {line.split()[0]: line for line in plain.stdout.splitlines()}
+    return lines, json.loads(as_json.stdout)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "origin"),
+    [
+        ("name", '"own"', "own.yaml:2:1"),
+        ("model.path", '"owner/model"', "base.yaml:4:3 (inherited)"),
+        ("training.seed", "7", "--set training.seed=7"),
+        ("training.num_epochs", "1.0", "default"),
+        ("data.train[0].path", "/pairs.jsonl", "base.yaml:8:7 (path made absolute)"),
+        ("tracking.report_to", "[]", "default"),
+    ],
+)
+def test_show_gives_every_value_with_its_origin(origins: Any, path: str, value: str, origin: str) -> None:
+    lines, plain = origins
+    assert value in lines[path]
+    assert lines[path].endswith(f"  # {origin}")
+    assert plain["origins"][path] == origin
+
+
+def test_show_as_json_holds_the_whole_recipe(origins: Any, tmp_path: Path) -> None:
+    recipe = origins[1]["recipe"]
+    assert recipe["training"]["seed"] == 7
+    assert recipe["data"]["train"][0]["path"] == str(tmp_path / "pairs.jsonl")
+    assert recipe["schema"] == 1
+
+
+def test_show_of_a_wrong_recipe_is_its_findings(command: Command, write: Write) -> None:
+    write("bad.yaml", MINIMAL + "  sead: 1\n")
+    done = command("show", "bad.yaml", "--json")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error[R203]")
+
+
+# --- schema --------------------------------------------------------------------------------------
+
+
+def test_the_schema_is_a_json_schema_that_takes_every_shipped_recipe(command: Command) -> None:
+    schema = json.loads(command("schema").stdout)
+    Draft202012Validator.check_schema(schema)
+    for path in recipe_paths().values():
+        assert list(Draft202012Validator(schema).iter_errors(load_file(path).data)) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "is_valid"),
+    [
+        ({"extends": "base.yaml", "training": {"seed": 1}}, True),
+        ({"training": {"seed": 1}}, False),
+        ({"extends": "base.yaml", "training": {"sead": 1}}, False),
+        ({"extends": "base.yaml", "training": {"seed": "1"}}, False),
+        ({"extends": "base.yaml", "training": {"learning_rate": 5}}, False),
+        ({"extends": "base.yaml", "schema": 2}, False),
+    ],
+)
+def test_the_schema_refuses_what_validate_refuses(command: Command, recipe: Any, is_valid: bool) -> None:
+    schema = json.loads(command("schema").stdout)
+    assert Draft202012Validator(schema).is_valid(recipe) == is_valid
+
+
+def test_the_schema_that_is_shipped_is_the_one_printed(command: Command) -> None:
+    shipped = recipes_folder() / "schema.json"
+    assert json.loads(shipped.read_text(encoding="utf-8")) == json.loads(command("schema").stdout)
+
+
+# --- explain -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["R203", "r203"])
+def test_explain_tells_what_a_code_means(command: Command, code: str) -> None:
+    done = command("explain", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"R203: {CODES['R203'].title}\n\n{CODES['R203'].text}\n"
+
+
+def test_explain_lists_all_codes(command: Command) -> None:
+    assert [line.split()[0] for line in command("explain").stdout.splitlines()] == list(CODES)
+    assert list(json.loads(command("explain", "--json").stdout)) == list(CODES)
+
+
+def test_explain_of_an_unknown_code_names_a_near_one(command: Command) -> None:
+    done = command("explain", "R2033")
+    assert done.returncode == 2
+    assert "did you mean R203?" in done.stderr

@@ -1,0 +1,240 @@
+"""From a file to a frozen recipe, or to every finding at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minimal import MINIMAL
+from pydantic import ValidationError
+
+from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.recipe.validate import Validated, validate
+
+Write = Callable[[str, str], Path]
+Check = Callable[..., Validated]
+
+
+@pytest.fixture
+def check(write: Write) -> Check:
+    """Validates the minimal recipe with overrides."""
+    path = write("r.yaml", MINIMAL)
+    return lambda *overrides: validate(path, list(overrides))
+
+
+def _findings(check: Check, *overrides: str) -> tuple[Finding, ...]:
+    with pytest.raises(RecipeError) as caught:
+        check(*overrides)
+    return caught.value.findings
+
+
+def _finding(check: Check, *overrides: str) -> Finding:
+    (finding,) = _findings(check, *overrides)
+    return finding
+
+
+# --- what passes ---------------------------------------------------------------------------------
+
+
+def test_the_minimal_recipe_passes_without_a_warning(check: Check) -> None:
+    validated = check()
+    assert validated.warnings == ()
+    assert validated.recipe.training.learning_rate == 5e-6
+    assert validated.recipe.training.seed == 42
+
+
+def test_a_recipe_cannot_be_changed_afterwards(check: Check) -> None:
+    with pytest.raises(ValidationError):
+        check().recipe.name = "other"
+
+
+def test_a_section_may_be_left_out_and_is_direct_preference_optimization(check: Check) -> None:
+    assert check().recipe.objective.kind == "dpo"
+
+
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [("data.eval={}", "R390"), ("training={micro_batch_size: 1, gradient_accumulation_steps: 1}", "R391")],
+)
+def test_doubtful_recipes_pass_with_a_warning(check: Check, override: str, code: str) -> None:
+    (warning,) = check(override).warnings
+    assert (warning.code, warning.severity) == (code, "warning")
+
+
+# --- strictness ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "expected", "hint"),
+    [
+        ("training.seed='3'", "a whole number, not the text `3`", "without quotes"),
+        ("training.seed=3.0", "a whole number, not `3.0`", "correct"),
+        ("training.seed=true", "a whole number, not `true`", "correct"),
+        ("training.num_epochs=a", "a number, not the text `a`", "write a number"),
+        ("training.num_epochs=", "a number, not empty", "remove the key"),
+        ("training.gradient_checkpointing=yes", "true or false, not the text `yes`", "write `true` or `false`"),
+        ("training.gradient_checkpointing=1", "true or false, not `1`", "correct"),
+        ("data.train[0].columns=[a]", "a mapping, not a list", "correct"),
+        ("summary=3", "text, not `3`", 'quote it: "3"'),
+        ("data.train=x.jsonl", "a list, not the text `x.jsonl`", "start each item with"),
+        ("model=owner/model", "a mapping, not the text `owner/model`", "indented lines"),
+        ("model.adapter.target_modules=3", "text or a list, not `3`", "write one of these"),
+        ("objective={kind: dpo, loss_type: {a: 1}}", "or a list, not a mapping", "write one of these"),
+    ],
+)
+def test_nothing_is_converted(check: Check, override: str, expected: str, hint: str) -> None:
+    finding = _finding(check, override)
+    assert finding.code == "R205"
+    assert finding.what.endswith(expected)
+    assert hint in str(finding.fix)
+
+
+def test_a_whole_number_may_stand_for_a_number(check: Check) -> None:
+    assert check("training.num_epochs=2").recipe.training.num_epochs == 2.0
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("training.learning_rate=0", "R206", "more than 0"),
+        ("training.learning_rate=2", "R206", "at most 1"),
+        ("training.seed=4294967296", "R206", "less than 4294967296"),
+        ("data.train[0].limit=0", "R206", "at least 1"),
+        ("training.weight_decay=.inf", "R207", "`inf`"),
+        ("training.weight_decay=.nan", "R207", "`nan`"),
+        ("name=a b", "R207", "the text `a b`"),
+        ("name=..", "R207", "the text `..`"),
+        ("name=" + "a" * 101, "R207", "`aaa"),
+        ("data.train=[]", "R207", "an empty list"),
+        ("model.path=''", "R207", "an empty text"),
+        ("model.sha256=" + "A" * 64, "R207", "the text"),
+    ],
+)
+def test_values_out_of_range_or_form_are_refused(check: Check, override: str, code: str, words: str) -> None:
+    finding = _finding(check, override)
+    assert finding.code == code
+    assert words in finding.what
+
+
+# --- unions, choices and hints -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "hint"),
+    [
+        ("objective={kind: dpo, loss_type: sigmod}", "`objective.loss_type`", "did you mean `sigmoid`?"),
+        ("objective={kind: dpo, loss_type: [sft, hing]}", "`objective.loss_type[1]`", "did you mean `hinge`?"),
+        ("objective={kind: kto}", "`objective.kind`", "choose one of these"),
+        ("data.overlong=dorp", "`data.overlong`", "did you mean `drop`?"),
+        ("tracking.report_to=[wandbb]", "`tracking.report_to[0]`", "did you mean `wandb`?"),
+        ("data.train[0].columns={chosn: better}", "`chosn` in `data.train[0].columns`", "did you mean `chosen`?"),
+    ],
+)
+def test_an_unknown_choice_is_one_finding_with_the_nearest_right_one(
+    check: Check, override: str, place: str, hint: str
+) -> None:
+    finding = _finding(check, override)
+    assert finding.code == "R204"
+    assert place in finding.what
+    assert finding.fix == hint
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("training.learning_rat=1e-5", "did you mean `learning_rate`?"),
+        ("training.lr=1e-5", "here it is `training.learning_rate`"),
+        ("lora_r=8", "here it is `model.adapter.r`"),
+        ("cutoff_len=8", "here it is `data.max_length`"),
+        ("beta=0.1", "`beta` belongs at `objective.beta`"),
+        ("limit=3", "`limit` belongs at `data.train[].limit`"),
+        ("micro_batch_siz=2", "did you mean `training.micro_batch_size`?"),
+        ("xyzzy=1", "remove it"),
+        ("model.adapter.alpa=3", "did you mean `alpha`?"),
+    ],
+)
+def test_an_unknown_key_is_told_where_it_belongs(check: Check, override: str, hint: str) -> None:
+    finding = _finding(check, override)
+    assert (finding.code, finding.fix) == ("R203", hint)
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "hint"),
+    [
+        ("model.adapter={r: 8}", "`model.adapter.kind` is missing", "add `kind: lora`"),
+        ("objective={beta: 0.1}", "`objective.kind` is missing", "add `kind: dpo`"),
+        ("data.train=[{limit: 3}]", "`data.train[0].path` is missing", "add `path: ...`"),
+    ],
+)
+def test_a_missing_key_says_what_to_add(check: Check, override: str, what: str, hint: str) -> None:
+    finding = _finding(check, override)
+    assert (finding.code, finding.what, finding.fix) == ("R202", what, hint)
+
+
+@pytest.mark.parametrize("version", ["2", "'1'", "1.5", "null"])
+def test_another_schema_version_ends_the_check(check: Check, version: str) -> None:
+    assert _finding(check, f"schema={version}", "xyzzy=1").code == "R201"
+
+
+# --- several findings ----------------------------------------------------------------------------
+
+
+def _positions(findings: tuple[Finding, ...]) -> list[tuple[str, int]]:
+    return [(finding.code, finding.where.line if finding.where else -1) for finding in findings]
+
+
+def _raised(path: Path) -> tuple[Finding, ...]:
+    with pytest.raises(RecipeError) as caught:
+        validate(path)
+    return caught.value.findings
+
+
+def test_all_schema_findings_come_at_once_in_the_order_of_the_file(write: Write) -> None:
+    text = MINIMAL.replace("5e-6", "fast\n  sead: 1").replace("path: owner/model", "path: 3").replace("0.1", "1.5")
+    found = _positions(_raised(write("r.yaml", text)))
+    assert found == [("R205", 4), ("R206", 10), ("R205", 12), ("R203", 13)]
+
+
+def test_all_rules_speak_at_once_and_warnings_come_last(write: Write) -> None:
+    text = MINIMAL.replace("owner/pairs", "none.jsonl").replace("  eval: {fraction: 0.1}\n", "")
+    text = "chat_template: nosuch\n" + text + "  micro_batch_size: 1\n  gradient_accumulation_steps: 1\n"
+    assert _positions(_raised(write("r.yaml", text))) == [("R310", 1), ("R304", 9), ("R390", 7), ("R391", 14)]
+
+
+def test_a_fault_in_a_parent_points_into_the_parent(write: Write) -> None:
+    write("base.yaml", MINIMAL + "  sead: 1\n")
+    (finding,) = _raised(write("own.yaml", "extends: base.yaml\n"))
+    assert finding.where is not None
+    assert (Path(finding.where.file).name, finding.where.line) == ("base.yaml", 13)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "codes"),
+    [
+        (["objective={kind: dpo, loss_type: exo_pair}"], ["R312"]),
+        (["objective={kind: dpo, loss_type: exo_pair, label_smoothing: 1e-3}"], []),
+        (["objective={kind: dpo, loss_type: hinge, label_smoothing: 0.1}"], ["R313"]),
+        (["objective={kind: dpo, loss_type: [hinge, robust], label_smoothing: 0.1}"], []),
+        (["objective={kind: dpo, loss_type: [sft, ipo], loss_weights: [1.0]}"], ["R311"]),
+        (["objective={kind: dpo, loss_type: [sft, ipo], loss_weights: [1, 0.5]}"], []),
+        (["model.dtype=float16", "hardware.device=cpu"], ["R314"]),
+        (["model.dtype=float16", "hardware.device=cuda"], []),
+        (["model.dtype=float16"], []),
+        (["model.attn_implementation=flash_attention_2", "model.dtype=float32"], ["R314"]),
+        (["model.attn_implementation=flash_attention_2", "model.dtype=bfloat16"], []),
+        (["data.eval.sources=[{path: owner/pairs}]"], ["R307", "R308"]),
+        (["data.eval={sources: [{path: owner/pairs, split: test}]}"], []),
+        (["data.eval={fraction: 0.1}", "training.eval_steps=5"], []),
+        (["data.train[0].split=test"], []),
+        (["chat_template=plain"], []),
+    ],
+)
+def test_settings_that_do_not_go_together(check: Check, overrides: list[str], codes: list[str]) -> None:
+    found: Any = []
+    try:
+        check(*overrides)
+    except RecipeError as error:
+        found = sorted(finding.code for finding in error.findings)
+    assert found == codes
