@@ -139,12 +139,42 @@ CODES = {
         "A model that needs Python code from its repository runs that code on your",
         "machine. The recipe says that it needs it; only you, with --trust-remote-code, can allow it.",
     ),
+    "R319": _entry(
+        "a filter that cannot be read",
+        "`filter` compares columns of a row: score >= 4 and lang == 'en'. docs/data.md has the grammar.",
+    ),
+    "R320": _entry(
+        "a chat template that is no Jinja", "The error names the line. Templates are Jinja, as in transformers."
+    ),
+    "R321": _entry(
+        "`stable` that cannot be",
+        "Only a share can be decided for each prompt alone, and for all held-out parts at once.",
+    ),
+    "R322": _entry(
+        "a column map that means nothing",
+        "In `columns:` the left side is the format's name for a column and the right side yours, a way into an object",
+        "(input.text), or a text with columns in braces.",
+    ),
+    "R323": _entry("an unknown data format", "docs/data.md shows every format by example."),
+    "R324": _entry(
+        "`select` without an end", "It keeps the top or the bottom rows by a column: {top: 2000, by: score}."
+    ),
+    "R325": _entry("a mixture with parts missing", "Either every training source has a weight, or none has."),
+    "R326": _entry("a stream cannot be sliced", "Nobody knows its length. Use `limit`, or download the dataset."),
+    "R327": _entry(
+        "a setting that does nothing", "It would look as if it did something. The error says what it goes with."
+    ),
+    "R328": _entry("no such other split", "`data.eval.split` names another split of the hub datasets in `data.train`."),
     "R390": _entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
     "R391": _entry(
         "warning: an effective batch of one",
         "micro_batch_size x gradient_accumulation_steps is 1; the gradient is mostly noise.",
+    ),
+    "R392": _entry(
+        "warning: a format's name promises another template",
+        "Axolotl's chatml.* and llama3.* formats name a template too. Here they say only what the columns mean.",
     ),
     # D4xx: data
     "D401": _entry(
@@ -160,8 +190,8 @@ CODES = {
     "D403": _entry("a source without rows", "The file or split is empty."),
     "D404": _entry(
         "a row that is no preference",
-        "A text is missing or empty, a message has no role, or the two answers do not",
-        "belong to the same prompt. `on_bad_row: drop` leaves such rows out and counts them.",
+        "A text is missing or empty, roles are unknown or out of order, or the two answers do not belong to the same",
+        "prompt. `on_bad_row: drop` leaves such rows out and counts them; `max_bad_fraction` allows a share of them.",
     ),
     "D405": _entry(
         "chosen equals rejected", "Such a row teaches nothing. `on_bad_row: drop` leaves it out and counts it."
@@ -176,14 +206,53 @@ CODES = {
         "a hub dataset cannot be loaded",
         "The id, configuration, split or revision does not exist, or the hub cannot be reached.",
     ),
+    "D411": _entry("a library for data is missing", "It is in an extra of dpo-recipe; the error says which."),
+    "D412": _entry(
+        "a column of `filter` or `select` is missing", "These use the names that the file has, before `columns:`."
+    ),
+    "D413": _entry(
+        "single answers where pairs are needed",
+        "DPO learns from two answers to one prompt. Answers with a label each are for KTO.",
+    ),
     "D420": _entry(
         "the chat template fails",
         "The template raised an error on a conversation, for example because it allows no",
         "system message. Choose another template, or change the data.",
     ),
+    "D421": _entry(
+        "the tokenizer lacks special tokens of the template",
+        "`model.add_special_tokens: true` adds them and trains their embeddings; `false` leaves them as text.",
+    ),
+    "D422": _entry(
+        "two tokens for the beginning of a text",
+        "The template and the data both write one. A model has never seen that in training.",
+    ),
+    "D423": _entry(
+        "answers without an end",
+        "No answer ends with the end-of-sequence token or the template's end of turn, so the model would never stop.",
+        "A warning when only some rows are so.",
+    ),
+    "D424": _entry("the template drops tools", "Calls of tools are in the data but not in what the template renders."),
     "D490": _entry(
         "warning: prompts on both sides",
         "Held-out prompts that also stand in the training data measure memory, not skill.",
+    ),
+    "D491": _entry(
+        "warning: the generation prompt does not fit",
+        "A finished answer is rendered differently from one that is asked for. The tokens that differ are trained on.",
+    ),
+    "D492": _entry(
+        "warning: the template drops or rewrites a message",
+        "A message's text is not in what the template renders: some templates have no system message, and some cut",
+        "reasoning from past turns.",
+    ),
+    "D493": _entry(
+        "warning: no token for the beginning of a text",
+        "The tokenizer puts one before every text, so the model has always seen it; the template writes none.",
+    ),
+    "D494": _entry(
+        "warning: special tokens in the data",
+        "A message holds tokens that the template itself writes, so it is rendered already, or breaks out of its turn.",
     ),
     # M5xx: models
     "M501": _entry(
@@ -214,6 +283,7 @@ CODES = {
     "M509": _entry(
         "the hub does not give the model", "It cannot be reached, the id is wrong, or the model is private or gated."
     ),
+    "M510": _entry("no fast tokenizer", "Only tokenizers of the `tokenizers` library (tokenizer.json) are used."),
     # T6xx: running
     "T601": _entry(
         "the output folder is not writable", "Runs are written below `output_dir`, relative to the current folder."

@@ -25,9 +25,12 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 
 if TYPE_CHECKING:
-    from dpo_recipes.data.prepare import PreferenceSplits
+    from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
     from dpo_recipes.model.build import ModelBundle
+
+
+SPLIT_NOUNS = {"train": "training pairs", "eval": "held out", "test": "to test on"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,66 +78,59 @@ class Worker:
 
         stop = StopRequest()
         stop.install()
-        splits = self._load_data()
-        bundle, datasets, splits = self._prepare_model(splits)
-        result = self._train(bundle, datasets, splits, stop)
+        bundle, pairs = self._prepare()
+        result = self._train(bundle, pairs, stop)
         self._report(result)
 
-    def _load_data(self) -> PreferenceSplits:
-        from dpo_recipes.data.prepare import load_preferences
-
-        self.events.stage("data", "reading preference pairs")
-        splits = load_preferences(self.recipe.data, self.recipe.training.seed)
-        self.events.findings(splits.warnings)
-        return splits
-
-    def _prepare_model(self, splits: PreferenceSplits) -> tuple[ModelBundle, dict[str, Any], PreferenceSplits]:
-        from dpo_recipes.data.tokenize import to_dataset, tokenize_splits
+    def _prepare(self) -> tuple[ModelBundle, TokenizedSplits]:
         from dpo_recipes.model.build import build_model
-        from dpo_recipes.model.sources import resolve_model
-        from dpo_recipes.model.tokenizer import load_tokenizer
+        from dpo_recipes.pairs import prepare_pairs
 
-        self.events.stage("tokenizer", self.recipe.model.path)
-        location = resolve_model(self.recipe.model)
-        tokenizer = load_tokenizer(location, self.recipe.chat_template, trust_remote_code=self.trust_remote_code)
-        pairs, splits = tokenize_splits(splits, tokenizer, self.recipe.data)
-        write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in splits.reports.items()}})
-        for name, report in splits.reports.items():
-            if report.dropped:
-                self.events.emit("note", text=f"{name}: {report.rows_kept} pairs kept, dropped {report.dropped}")
-        self.events.stage("model", f"{len(pairs['train'])} training pairs, {len(pairs.get('eval', []))} held out")
-        bundle = build_model(self.recipe, location, tokenizer, trust_remote_code=self.trust_remote_code)
-        return bundle, {name: to_dataset(split) for name, split in pairs.items()}, splits
+        prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
+        pairs = prepared.splits
+        write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
+        self.events.findings(pairs.warnings)
+        for name, report in pairs.reports.items():
+            if report.dropped or report.truncated:
+                cut = f", cut {report.truncated}" if report.truncated else ""
+                text = f"{name}: {report.rows_kept} of {report.rows_in} pairs kept, dropped {report.dropped}{cut}"
+                self.events.emit("note", text=text)
+        counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
+        self.events.stage("model", ", ".join(counts))
+        bundle = build_model(
+            self.recipe, prepared.location, prepared.tokenizer, prepared.chat, trust_remote_code=self.trust_remote_code
+        )
+        return bundle, pairs
 
-    def _train(
-        self, bundle: ModelBundle, datasets: dict[str, Any], splits: PreferenceSplits, stop: StopRequest
-    ) -> dict[str, Any]:
+    def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_pairs
         from dpo_recipes.evaluate.samples import Samples
         from dpo_recipes.export.save import save_model
 
-        samples = Samples.choose(splits.held_out or splits.train, self.recipe.evaluation)
+        samples = Samples.choose(pairs, self.recipe.evaluation)
         self.events.stage("base", f"answering {len(samples.rows)} prompts")
-        samples.ask("base", bundle.policy, bundle.tokenizer)
-        trained = train(self.recipe, bundle, self.run, datasets, self.events, stop, splits.reports["train"])
+        samples.ask("base", bundle.policy, bundle)
+        trained = train(self.recipe, bundle, self.run, pairs, self.events, stop)
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_pairs(trained.trainer)
-        samples.ask("tuned", trained.trainer.model, bundle.tokenizer)
-        result = {**self._result(bundle, splits, samples), **trained.summary}
+        samples.ask("tuned", trained.trainer.model, bundle)
+        result = {**self._result(bundle, pairs, samples), **trained.summary}
         result["metrics"] = {"train_loss": trained.train_loss, **metrics}
         result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
         self.events.stage("save", "model, card and report")
         model_dir, saved = save_model(trained.trainer.model, bundle, self.recipe, self.run.path, result)
         return {**result, "model_dir": str(model_dir), "saved": saved}
 
-    def _result(self, bundle: ModelBundle, splits: PreferenceSplits, samples: Any) -> dict[str, Any]:
+    def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Any) -> dict[str, Any]:
         return {
             "schema": 1,
             "status": "finished",
             "recipe": self.recipe.name,
             "summary": self.recipe.summary,
-            "num_eval_pairs": splits.reports["eval"].rows_kept,
+            "num_eval_pairs": len(pairs.datasets.get("eval", ())),
+            "num_test_pairs": len(pairs.datasets.get("test", ())),
+            "data": {"source": pairs.key, "chat_template": bundle.chat.template.name},
             "peak_memory_bytes": hardware.peak_memory_bytes(),
             "samples": samples.side_by_side(),
             "answer_words": samples.answer_words(),

@@ -13,6 +13,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for each test, also in processes it starts; slow ones share the person's for real models."""
+    if "slow" not in request.keywords:
+        monkeypatch.setenv("DPO_RECIPE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Run:
     """The installed command in a subprocess, started in an empty folder."""

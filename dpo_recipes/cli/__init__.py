@@ -13,6 +13,7 @@ import typer  # noqa: E402
 
 from dpo_recipes import __version__  # noqa: E402
 from dpo_recipes.cli.cp import cp  # noqa: E402
+from dpo_recipes.cli.data import data  # noqa: E402
 from dpo_recipes.cli.doctor import doctor  # noqa: E402
 from dpo_recipes.cli.explain import explain  # noqa: E402
 from dpo_recipes.cli.init import init  # noqa: E402
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, validate, show, schema, ls, cp, init, explain, doctor):
+for command in (run, validate, data, show, schema, ls, cp, init, explain, doctor):
     app.command()(command)
 
 

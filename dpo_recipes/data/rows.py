@@ -1,35 +1,29 @@
-"""The one shape that every data format becomes."""
+"""The shapes that every data format becomes, and what formats share in making them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Roles a message may have; formats translate other names (`human`, `gpt`, `observation`) to these."""
 
 
 class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it."""
+    """One turn of a conversation, as chat templates take it. `content` is empty only beside `tool_calls`."""
 
     role: str
     content: str
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    reasoning_content: NotRequired[str]
 
 
-@dataclass(frozen=True)
-class SourceRow:
-    """One row as it stands in a source, and where: `pairs.jsonl:12`."""
-
-    columns: Mapping[str, Any]
-    where: str
-
-
-@dataclass(frozen=True)
-class PreferenceRow:
-    """One prompt and two answers to it. Answers are message lists; nearly always of one assistant message."""
-
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
-    where: str
+MAX_TEXT_CHARS = 1_000_000
+"""Longer texts are a fault in the data: tokenizers take minutes for them, and no model reads them."""
 
 
 class BadRow(Exception):
@@ -42,65 +36,199 @@ class BadRow(Exception):
 
 
 @dataclass(frozen=True)
+class SourceRow:
+    """One row as it stands in a source, and where: `pairs.jsonl:12`."""
+
+    columns: Mapping[str, Any]
+    where: str
+    fault: BadRow | None = None
+    """Why the row could not even be read, such as a line that is no JSON."""
+
+
+@dataclass(frozen=True)
+class PreferenceRow:
+    """One prompt and two answers to it. Answers are message lists; nearly always of one assistant message."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    where: str
+    tools: list[Any] | None = None
+    """JSON schemas of the functions that the template offers to the model."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables for the chat template, such as `enable_thinking` (the column `chat_template_kwargs`)."""
+    rendered: bool = False
+    """The contents are texts that a template has rendered already: prompt and each answer are one message, whose
+    content is tokenized as it stands, without a template and without an end-of-turn added."""
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """One prompt and one answer that was found good or bad: what KTO learns from."""
+
+    prompt: list[Message]
+    completion: list[Message]
+    label: bool
+    where: str
+    tools: list[Any] | None = None
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+Row = PreferenceRow | LabelledRow
+
+
+@dataclass(frozen=True)
 class DataFormat:
     """How one family of files says "this answer is better than that".
 
-    `matches` looks at the column names and the first rows; `to_row` raises `BadRow`.
+    `matches` looks at one row's columns; `to_rows` gives the rows that one row of a source becomes (nearly always
+    one) and raises `BadRow`. Formats with `detect` are tried by `format: auto`; their `matches` exclude each other.
     """
 
     name: str
     summary: str
     columns: tuple[str, ...]
+    """Columns that a row must have. `columns:` in a recipe maps other names to these."""
     example: Mapping[str, Any]
     matches: Callable[[Mapping[str, Any]], bool]
-    to_row: Callable[[SourceRow], PreferenceRow]
-
-
-@dataclass
-class SplitReport:
-    """What happened to the rows of one split. `tokens` and `lengths` are filled in by tokenizing."""
-
-    rows_in: int = 0
-    rows_kept: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    """Up to three places for each reason, so that a person can look."""
-    tokens: int = 0
-    """Tokens of prompt + chosen and prompt + rejected together, as the trainer sees them."""
-    truncated: int = 0
-    lengths: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def drop(self, reason: str, where: str) -> None:
-        """Count one row as dropped."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        places = self.examples.setdefault(reason, [])
-        if len(places) < 3:
-            places.append(where)
+    to_rows: Callable[[SourceRow], Sequence[Row]]
+    optional_columns: tuple[str, ...] = ()
+    kind: Literal["pair", "labelled"] = "pair"
+    detect: bool = True
+    chat_template: str | None = None
+    """The template that the format's name promises (`chatml.intel`); a recipe with another one gets a warning."""
 
 
 RowIterator = Iterator[SourceRow]
 
 
 def text_of(value: Any, column: str) -> str:
-    """`value` as text with something in it. Raises `BadRow` `no_text` when it is not."""
+    """`value` as text with something in it. Raises `BadRow` `no_text` or `bad_text`."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow("no_text", f"`{column}` is empty")
     if not isinstance(value, str):
         raise BadRow("no_text", f"`{column}` is {type(value).__name__}, not text")
+    return clean_text(value, column)
+
+
+def clean_text(value: str, column: str) -> str:
+    """`value` unless it holds what no tokenizer takes.
+
+    Raises `BadRow` `huge_text`, and `bad_text` for NULs and lone surrogates.
+    """
+    if len(value) > MAX_TEXT_CHARS:
+        raise BadRow("huge_text", f"`{column}` has {len(value):,} characters, more than {MAX_TEXT_CHARS:,}")
+    if "\0" in value:
+        raise BadRow("bad_text", f"`{column}` holds a NUL character at position {value.index(chr(0))}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow("bad_text", f"`{column}` holds half a surrogate pair at position {error.start}") from error
     return value
 
 
-def message_list(value: Any, column: str) -> list[Message]:
-    """`value` as a non-empty list of messages with a role and text. Raises `BadRow`."""
-    if not isinstance(value, list) or not value:
-        raise BadRow("no_text", f"`{column}` is not a list of messages")
-    messages: list[Message] = []
-    for index, message in enumerate(value):
-        at = f"{column}[{index}]"
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise BadRow("bad_message", f"`{at}` has no role")
-        messages.append({"role": message["role"], "content": text_of(message.get("content"), f"{at}.content")})
-    return messages
+def clean_tree(value: Any, column: str) -> Any:
+    """`value`, any JSON, unless a text somewhere in it is one that `clean_text` refuses. Raises `BadRow`."""
+    if isinstance(value, str):
+        clean_text(value, column)
+    elif not isinstance(value, Mapping | list | int | float | None):  # such as a date in a Parquet file
+        raise BadRow("bad_message", f"`{column}` is {type(value).__name__}, which JSON has not")
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for place, part in parts:
+        clean_tree(part, f"{column}[{place!r}]")
+    return value
+
+
+def decoded(value: Any) -> Any:
+    """The list or object that a text is the JSON of, as a CSV file writes it; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def preference(
+    prompt: list[Message], chosen: list[Message], rejected: list[Message], row: SourceRow, **extras: Any
+) -> PreferenceRow:
+    """A checked preference: roles in order, answers different. Raises `BadRow`.
+
+    Datasets such as UltraFeedback repeat the prompt in front of each answer: it is taken off there.
+    """
+    if chosen[: len(prompt)] == prompt and rejected[: len(prompt)] == prompt:
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if chosen == rejected:
+        raise BadRow("equal_answers", "chosen and rejected are equal")
+    check_prompt(prompt)
+    check_answer(chosen, "chosen")
+    check_answer(rejected, "rejected")
+    return PreferenceRow(prompt, chosen, rejected, row.where, **{**template_extras(row), **extras})
+
+
+def labelled(
+    prompt: list[Message],
+    completion: list[Message],
+    label: Any,
+    row: SourceRow,
+    *,
+    label_column: str = "label",
+    **extras: Any,
+) -> LabelledRow:
+    """A checked answer with its label. Raises `BadRow`; a label is true or false, or the numbers 1 and 0 (-1)."""
+    if completion[: len(prompt)] == prompt:
+        completion = completion[len(prompt) :]
+    check_prompt(prompt)
+    check_answer(completion, "completion")
+    if isinstance(label, str):  # as a CSV file writes it
+        label = {"true": 1, "1": 1, "false": 0, "0": 0, "-1": -1}.get(label.strip().lower(), label)
+    if not isinstance(label, bool | int | float) or label not in (1, 0, -1):
+        raise BadRow("bad_label", f"`{label_column}` is {label!r:.60}, neither true nor false")
+    return LabelledRow(prompt, completion, label == 1, row.where, **{**template_extras(row), **extras})
+
+
+def template_extras(row: SourceRow) -> dict[str, Any]:
+    """`tools` and `template_kwargs` of a row, from its columns `tools` and `chat_template_kwargs`. Raises `BadRow`."""
+    kwargs = decoded(row.columns.get("chat_template_kwargs"))
+    if kwargs not in (None, "") and not isinstance(kwargs, Mapping):
+        raise BadRow("bad_tools", f"`chat_template_kwargs` is {type(kwargs).__name__}, not an object")
+    kwargs = clean_tree(dict(kwargs or {}), "chat_template_kwargs")
+    if taken := [name for name in ("messages", "tools", "add_generation_prompt") if name in kwargs]:
+        raise BadRow("bad_tools", f"`chat_template_kwargs.{taken[0]}` would replace what every row gives the template")
+    return {"tools": tools_of(row.columns.get("tools"), "tools"), "template_kwargs": kwargs}
+
+
+def tools_of(value: Any, column: str) -> list[Any] | None:
+    """The JSON schemas in `value`, a list or its JSON text; none when it is empty. Raises `BadRow` `bad_tools`."""
+    tools = decoded(value)
+    if tools is None or tools == [] or (isinstance(tools, str) and not tools.strip()):
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise BadRow("bad_tools", f"`{column}` is not a list of JSON schemas")
+    return clean_tree(tools, column)
+
+
+def check_prompt(prompt: list[Message]) -> None:
+    """Raises `BadRow` unless the prompt asks for an answer: it ends with a user's or tool's message, a system
+    message stands only at its start, and a tool speaks only after the assistant (who may begin with a greeting)."""
+    roles = [message["role"] for message in prompt]
+    if all(role in ("system", "developer") for role in roles):
+        raise BadRow("only_system", "the prompt holds nothing but a system message")
+    if roles[-1] not in ("user", "tool"):
+        raise BadRow("bad_role_order", f"the prompt ends with a message of `{roles[-1]}`, not of `user`")
+    for index, role in enumerate(roles):
+        if role in ("system", "developer") and index > 0:
+            raise BadRow("bad_role_order", f"a `{role}` message stands at place {index + 1} of the prompt")
+        if role == "tool" and (index == 0 or roles[index - 1] not in ("assistant", "tool")):
+            raise BadRow("bad_role_order", f"a `tool` message follows `{roles[index - 1] if index else 'nothing'}`")
+
+
+def check_answer(answer: list[Message], name: str) -> None:
+    """Raises `BadRow` unless the answer begins and ends with an assistant's message."""
+    if not answer or answer[0]["role"] != "assistant":
+        raise BadRow("bad_role_order", f"`{name}` does not begin with a message of `assistant`")
+    if answer[-1]["role"] != "assistant":
+        raise BadRow("bad_role_order", f"`{name}` ends with a message of `{answer[-1]['role']}`, not of `assistant`")
 
 
 def split_shared_prompt(

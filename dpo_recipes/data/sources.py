@@ -1,165 +1,106 @@
-"""Where rows come from: local files read line by line, or hub datasets through `datasets`."""
+"""Where rows come from: local files, hub datasets, addresses; filtered, and with the format's names for columns."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import sys
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from dpo_recipes.data.rows import RowIterator, SourceRow
-from dpo_recipes.errors import DataError, DpoRecipeError
+from dpo_recipes.data import hub, remote
+from dpo_recipes.data.local_files import file_rows, find_files
+from dpo_recipes.data.rows import BadRow, RowIterator, SourceRow
+from dpo_recipes.errors import DataError
+from dpo_recipes.recipe.column_map import ColumnValue, parse_column
+from dpo_recipes.recipe.paths import is_url
+from dpo_recipes.recipe.row_filter import FilterTypeError, RowFilter, parse
 from dpo_recipes.recipe.schema.data import Source
 
 
-def read_rows(source: Source) -> RowIterator:
-    """The rows of a source with its `columns` renamed and its `limit` applied.
+def local_files(source: Source) -> list[Path] | None:
+    """The local files that hold a source's rows, an address fetched first; none for a hub dataset.
 
-    Raises `DataError` D401 (cannot be read), D402 (a named column is missing) and D410 (hub).
+    Raises `DataError` D401 (nothing to read) and D410 (cannot be fetched).
     """
-    rows = _read_local(Path(source.path)) if Path(source.path).is_absolute() else _read_hub(source)
-    for row in islice(rows, source.limit):
-        yield _rename(row, source) if source.columns else row
+    if is_url(source.path):
+        return [remote.fetch(source.path)]
+    if Path(source.path).is_absolute():
+        return find_files(Path(source.path), _patterns(source), source.split)
+    return None
 
 
-def _rename(row: SourceRow, source: Source) -> SourceRow:
-    missing = [theirs for theirs in source.columns.values() if theirs not in row.columns]
-    if missing:
-        raise DataError.of(
-            "D402",
-            f"{row.where} has no column `{missing[0]}`",
-            why=f"it has {', '.join(row.columns)}",
-            fix="correct `columns:` in the recipe",
-        )
-    # A column that already has a mapped name gives way to the one that the recipe names.
-    taken = {*source.columns, *source.columns.values()}
-    others = {name: value for name, value in row.columns.items() if name not in taken}
-    return SourceRow({**others, **{ours: row.columns[theirs] for ours, theirs in source.columns.items()}}, row.where)
+def read_rows(source: Source) -> RowIterator:
+    """All rows of a source as they stand there.
+
+    Raises `DataError` D401 (cannot be read) and D410 (hub).
+    """
+    files = local_files(source)
+    return hub.read_dataset(source, _patterns(source)) if files is None else file_rows(files)
 
 
-def _read_local(path: Path) -> RowIterator:
-    readers: dict[str, Callable[[Path], RowIterator]] = {
-        ".jsonl": _read_jsonl,
-        ".json": _read_json,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
-    reader = readers[Path(path.name.removesuffix(".gz")).suffix]
-    try:
-        yield from reader(path)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise DataError.of(
-            "D401",
-            f"cannot read {path}",
-            why=f"{type(error).__name__}: {error}",
-            fix="check that the file is complete and of the kind that its name says",
-        ) from error
+def filtered(rows: RowIterator, expression: str) -> RowIterator:
+    """The rows for which a filter holds, and those that it cannot be asked of, with their fault.
+
+    Raises `DataError` D412 when the first row lacks a column that the filter names.
+    """
+    row_filter = parse(expression)
+    first = True
+    for row in rows:
+        try:
+            if row.fault is not None or row_filter.keeps(row.columns):
+                yield row
+        except FilterTypeError as error:
+            if first:
+                _check_filter_columns(row_filter, row)
+            yield SourceRow(row.columns, row.where, BadRow("filter_failed", f"`filter` cannot be decided: {error}"))
+        first = False
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+class Renamer:
+    """Gives rows the format's names for their columns, as `columns:` in a recipe maps them."""
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self._values = {ours: parse_column(theirs) for ours, theirs in columns.items()}
+        # A column that already has a mapped name gives way to the one that the recipe names.
+        self._replaced = {*self._values, *(name for value in self._values.values() for name in value.names)}
+        self._is_first = True
+
+    def rename(self, row: SourceRow) -> SourceRow:
+        """The same row under the format's names. Raises `DataError` D402 when the first row lacks a mapped column."""
+        if row.fault is not None or not self._values:
+            return row
+        others = {name: value for name, value in row.columns.items() if name not in self._replaced}
+        try:
+            mapped = {ours: value.of(row.columns) for ours, value in self._values.items()}
+        except KeyError as error:
+            if self._is_first:
+                raise _missing_column(row, str(error.args[0])) from error
+            return SourceRow(row.columns, row.where, BadRow("no_column", f"there is no column `{error.args[0]}`"))
+        self._is_first = False
+        return SourceRow({**others, **mapped}, row.where)
 
 
-def _read_jsonl(path: Path) -> RowIterator:
-    with _open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                where = f"{path.name}:{number}"
-                yield _json_row(_parse_json(line, path, number), where, path)
+def _check_filter_columns(row_filter: RowFilter, row: SourceRow) -> None:
+    for name in sorted(row_filter.columns):
+        try:
+            ColumnValue.column(name).of(row.columns)
+        except KeyError as error:
+            raise DataError.of(
+                "D412",
+                f"`filter` names the column `{name}`, which {row.where} has not",
+                why=f"it has {', '.join(row.columns)}",
+                fix="correct `filter:` in the recipe",
+            ) from error
 
 
-def _read_json(path: Path) -> RowIterator:
-    with _open_text(path) as file:
-        rows = _parse_json(file.read(), path, None)
-    if isinstance(rows, dict) and len(rows) == 1 and isinstance(next(iter(rows.values())), list):
-        rows = next(iter(rows.values()))
-    if not isinstance(rows, list):
-        raise DataError.of(
-            "D401",
-            f"{path} holds no list of rows",
-            why="a .json file is one list of objects",
-            fix="write a list, or one object a line in a .jsonl file",
-        )
-    for index, row in enumerate(rows):
-        yield _json_row(row, f"{path.name}[{index}]", path)
+def _missing_column(row: SourceRow, name: str) -> DataError:
+    return DataError.of(
+        "D402",
+        f"{row.where} has no column `{name}`",
+        why=f"it has {', '.join(row.columns)}",
+        fix="correct `columns:` in the recipe",
+    )
 
 
-def _parse_json(text: str, path: Path, line: int | None) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        at = f"{path}:{line or error.lineno}:{error.colno}"
-        raise DataError.of(
-            "D401",
-            f"{at} is not valid JSON",
-            why=error.msg,
-            fix="correct or delete the line" if line else "correct the file",
-        ) from error
-
-
-def _json_row(row: Any, where: str, path: Path) -> SourceRow:
-    if not isinstance(row, dict):
-        raise DataError.of(
-            "D401",
-            f"{path.parent / where} is not an object",
-            why="a row has named columns",
-            fix='write {"prompt": ..., "chosen": ..., "rejected": ...}',
-        )
-    return SourceRow(row, where)
-
-
-def _read_csv(path: Path) -> RowIterator:
-    csv.field_size_limit(sys.maxsize)
-    with _open_text(path) as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            where = f"{path.name}:{reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError.of(
-                    "D401",
-                    f"{path}:{reader.line_num} has another number of fields than the header",
-                    why=f"the header names {len(reader.fieldnames or [])}",
-                    fix="quote fields that hold commas or line breaks",
-                )
-            yield SourceRow(row, where)
-
-
-def _read_parquet(path: Path) -> RowIterator:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=1000)
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                yield SourceRow(row, f"{path.name}[{number}]")
-                number += 1
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
-
-
-def _read_hub(source: Source) -> Iterator[SourceRow]:
-    from datasets import load_dataset
-
-    try:
-        dataset = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-    except DpoRecipeError:  # a requested stop that came in the middle
-        raise
-    except Exception as error:  # whatever datasets, huggingface_hub or the network raise, the person hears one thing
-        raise DataError.of(
-            "D410",
-            f"cannot load the dataset {source.path}",
-            why=f"{type(error).__name__}: {error}".splitlines()[0],
-            fix="check the id, `name`, `split` and the network (`dpo-recipe doctor`), or download it and give the "
-            "path of the file",
-        ) from error
-    for index, row in enumerate(dataset):
-        yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]")
+def _patterns(source: Source) -> list[str]:
+    files: Any = source.data_files
+    return [] if files is None else [files] if isinstance(files, str) else list(files)

@@ -1,167 +1,229 @@
-"""Preference rows to token ids, through the chat template.
-
-The prompt's ids are the part that the rendered prompt and both rendered conversations share, as in TRL 1.16's
-`DPOTrainer._prepare_dataset`, so ids are equal to TRL's; rendering and encoding run in batches.
-"""
+"""Preference rows to token ids, through the chat template; written as Arrow files that training maps into memory."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import gc
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from dpo_recipes.data.prepare import PreferenceSplits
-from dpo_recipes.data.rows import Message, PreferenceRow, SplitReport
-from dpo_recipes.errors import DataError, DpoRecipeError
-from dpo_recipes.recipe.schema.data import Data, Overlong
+import numpy as np
 
+from dpo_recipes.cache import content_key, get_or_build
+from dpo_recipes.data.encode import Encoded, Encoder, Texts
+from dpo_recipes.data.fit_length import TokenizedPair, fit
+from dpo_recipes.data.lengths import distributions
+from dpo_recipes.data.prepare import PreferenceSplits
+from dpo_recipes.data.render import render_row
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.store import RowFile
+from dpo_recipes.data.template import Renderer
+from dpo_recipes.data.template_checks import TemplateChecks
+from dpo_recipes.errors import DataError, Finding
+from dpo_recipes.recipe.schema.data import Data
+from dpo_recipes.run_dir import write_json
+
+TOKENS_VERSION = 2
+"""Raised when the same rows give other files than before, so that no older entry of the cache is used."""
+PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _BATCH = 256
 
 
-@dataclass(frozen=True)
-class TokenizedPair:
-    """Token ids of one preference: the model sees prompt + chosen and prompt + rejected."""
+@dataclass
+class TokenizedSplits:
+    """Token ids of each split that is not empty, as `datasets.Dataset` with PAIR_COLUMNS and the row's place."""
 
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
+    datasets: dict[str, Any]
+    rows: dict[str, RowFile]
+    reports: dict[str, SplitReport]
+    lengths: dict[str, np.ndarray]
+    """Tokens of prompt, chosen and rejected of every row before anything is cut or dropped, of shape [rows, 3]; zeros
+    for a row that the template refused."""
+    warnings: list[Finding]
+    key: str
+    is_cached: bool = False
 
-    @property
-    def length(self) -> int:
-        """Tokens of the longer of the two sequences."""
-        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+    def pairs(self, split: str) -> Any:
+        """What the trainer takes of a split."""
+        return self.datasets[split].select_columns(list(PAIR_COLUMNS))
 
-
-def tokenize_splits(
-    splits: PreferenceSplits, tokenizer: Any, data: Data
-) -> tuple[dict[str, list[TokenizedPair]], PreferenceSplits]:
-    """Tokenized pairs of `train` and, where something is held out, `eval`; and the rows that they came from."""
-    rows = {"train": splits.train, "eval": splits.held_out}
-    pairs: dict[str, list[TokenizedPair]] = {}
-    kept: dict[str, list[PreferenceRow]] = {"train": [], "eval": []}
-    for name in ("train", "eval"):
-        if rows[name]:
-            pairs[name], kept[name] = tokenize_rows(
-                rows[name], tokenizer, max_length=data.max_length, overlong=data.overlong, report=splits.reports[name]
-            )
-    return pairs, replace(splits, train=kept["train"], held_out=kept["eval"])
+    def row(self, split: str, index: int) -> PreferenceRow:
+        """The row that a pair was made from."""
+        row = self.rows[split][int(self.datasets[split][index]["row"])]
+        if not isinstance(row, PreferenceRow):
+            raise TypeError(f"{row.where} is no preference")
+        return row
 
 
-def to_dataset(pairs: Sequence[TokenizedPair]) -> Any:
-    """A `datasets.Dataset` with the columns TRL's collator reads: prompt_ids, chosen_ids, rejected_ids."""
+def tokenize_splits(splits: PreferenceSplits, tokenizer: Any, renderer: Renderer, data: Data) -> TokenizedSplits:
+    """Tokenize every split, or take the result of an earlier time from the cache.
+
+    Raises `DataError` D408 (over-long pair with `overlong: error`), D409 (none left), D420 (the template fails) and
+    D422 to D424 (the template does harm to the data).
+    """
     from datasets import Dataset
 
-    return Dataset.from_dict(
-        {name: [getattr(pair, name) for pair in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    key = content_key(
+        TOKENS_VERSION,
+        splits.key,
+        renderer.template.text,
+        renderer.template_kwargs,
+        tokenizer.backend_tokenizer.to_str(),
+        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        [data.max_length, data.overlong],
+    )
+    folder, is_cached = get_or_build("tokens", key, lambda partial: _build(partial, splits, tokenizer, renderer, data))
+    stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return TokenizedSplits(
+        {name: Dataset.from_file(str(folder / f"{name}.arrow")) for name in splits.rows},
+        splits.rows,
+        {name: SplitReport(**report) for name, report in stored["splits"].items()},
+        {name: np.load(folder / f"{name}.lengths.npy", mmap_mode="r") for name in splits.rows},
+        [*splits.warnings, *(Finding.from_json(plain) for plain in stored["warnings"])],
+        key,
+        is_cached,
     )
 
 
-def tokenize_rows(
-    rows: Sequence[PreferenceRow], tokenizer: Any, *, max_length: int, overlong: Overlong, report: SplitReport
-) -> tuple[list[TokenizedPair], list[PreferenceRow]]:
-    """Pairs no longer than `max_length` tokens, and the rows they came from. Fills `report`.
+def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Renderer, data: Data) -> None:
+    warnings: list[Finding] = []
+    reports: dict[str, SplitReport] = {}
+    for name, rows in splits.rows.items():
+        report = reports[name] = deepcopy(splits.reports[name])
+        checks = TemplateChecks(tokenizer, renderer.template)
+        write_split(folder / f"{name}.arrow", rows, Tokenizer(tokenizer, renderer, checks, data), report)
+        findings = checks.findings(name)
+        report.findings = [finding.to_json() for finding in findings]
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors:
+            raise DataError(*errors)
+        warnings += findings
+    write_json(
+        folder / "report.json",
+        {
+            "splits": {name: asdict(report) for name, report in reports.items()},
+            "warnings": [finding.to_json() for finding in warnings],
+        },
+    )
 
-    Raises `DataError` D408 (over-long pair with `overlong: error`), D409 (none left) and D420 (template fails).
+
+Fitted = tuple[int, TokenizedPair, TokenizedPair | None]
+"""The place of a row, its whole pair, and what of it fits: none where that drops the row."""
+_Rendered = tuple[int, PreferenceRow, Texts]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of small lists: looking for cycles among all of them, again and again, takes a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitReport) -> None:
+    """Tokenize rows into an Arrow file of pairs, with the rows' lengths before cutting in a file beside it.
+
+    Fills `report`. Raises `DataError` D408, D409, D420.
     """
-    pairs: list[TokenizedPair] = []
-    kept: list[PreferenceRow] = []
-    for start in range(0, len(rows), _BATCH):
-        batch = rows[start : start + _BATCH]
-        for row, pair in zip(batch, _tokenize_batch(batch, tokenizer), strict=True):
-            fitted = _fit(pair, row, max_length, overlong, report)
-            if fitted is not None:
-                pairs.append(fitted)
-                kept.append(row)
-    report.rows_kept = len(pairs)
-    if rows and not pairs:
+    import pyarrow as pa
+
+    ids = pa.list_(pa.int32())
+    schema = pa.schema([("prompt_ids", ids), ("chosen_ids", ids), ("rejected_ids", ids), ("row", pa.int64())])
+    lengths: list[np.ndarray] = []
+    uncut = np.zeros((len(rows), len(PAIR_COLUMNS)), np.int32)
+    with _no_garbage_collection(), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in tokenize.batches(rows, report):
+            gc.collect(0)  # the few cycles that templates make, before anything of this batch is old
+            kept: list[tuple[int, TokenizedPair]] = []
+            for place, whole, fitted in batch:
+                uncut[place] = whole.lengths
+                if fitted is not None:
+                    kept.append((place, fitted))
+            lengths.append(np.array([pair.lengths for _, pair in kept], np.int32).reshape(-1, len(PAIR_COLUMNS)))
+            columns = [[getattr(pair, name) for _, pair in kept] for name in PAIR_COLUMNS]
+            arrays = [pa.array(column, ids) for column in columns]
+            writer.write_batch(pa.record_batch([*arrays, pa.array([place for place, _ in kept], pa.int64())], schema))
+    np.save(path.with_suffix(".lengths.npy"), uncut)
+    _summarize(np.concatenate(lengths), report)
+
+
+def _summarize(lengths: np.ndarray, report: SplitReport) -> None:
+    report.rows_kept = len(lengths)
+    report.step("tokenize", report.rows_kept)
+    if not report.rows_kept:
         raise DataError.of(
             "D409",
             "every row was dropped",
-            why=f"{report.dropped}",
+            why=json.dumps(report.dropped),
             fix="raise `data.max_length`, or choose another `data.overlong`",
         )
-    report.tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
-    report.lengths = (
-        {
-            name: _distribution([len(getattr(pair, f"{name}_ids")) for pair in pairs])
-            for name in ("prompt", "chosen", "rejected")
-        }
-        if pairs
-        else {}
-    )
-    return pairs, kept
+    report.tokens = int((lengths @ np.array([2, 1, 1])).sum())
+    report.lengths = distributions(lengths)
 
 
-def render(messages: Sequence[Message], tokenizer: Any, *, add_generation_prompt: bool = False) -> str:
-    """Messages as the model reads them. Raises `DataError` D420 when the template refuses them."""
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except DpoRecipeError:  # a requested stop that came in the middle
-        raise
-    except Exception as error:  # a template is somebody's code in a sandbox: it may raise anything
-        raise DataError.of(
-            "D420",
-            "the chat template cannot render a conversation",
-            why=f"{type(error).__name__}: {error}",
-            fix="choose another `chat_template`, or correct the messages it refuses",
-        ) from error
+class Tokenizer:
+    """Rows to pairs of token ids that fit `max_length`."""
 
+    def __init__(self, tokenizer: Any, renderer: Renderer, checks: TemplateChecks, data: Data) -> None:
+        self._bos = tokenizer.bos_token_id
+        self._renderer = renderer
+        self._encoder = Encoder(tokenizer, renderer.template.text)
+        self._checks = checks
+        self._data = data
 
-def _tokenize_batch(rows: Sequence[PreferenceRow], tokenizer: Any) -> list[TokenizedPair]:
-    texts = [render(row.prompt, tokenizer, add_generation_prompt=True) for row in rows]
-    texts += [render([*row.prompt, *row.chosen], tokenizer) for row in rows]
-    texts += [render([*row.prompt, *row.rejected], tokenizer) for row in rows]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    count = len(rows)
-    pairs = []
-    for prompt, chosen, rejected in zip(ids[:count], ids[count : 2 * count], ids[2 * count :], strict=True):
-        shared = min(_common_prefix(prompt, chosen), _common_prefix(prompt, rejected))
-        pairs.append(TokenizedPair(prompt[:shared], chosen[shared:], rejected[shared:]))
-    return pairs
+    def batches(self, rows: RowFile, report: SplitReport) -> Iterator[list[Fitted]]:
+        """Every row that the template renders, in batches: its place, the whole pair, and what fits `max_length`.
 
+        While one batch is encoded by threads of the tokenizer, the next one is read and rendered. Raises `DataError`
+        D408, and D420 unless bad rows may be dropped.
+        """
+        with ThreadPoolExecutor(1) as encoder:
+            before: tuple[list[_Rendered], Future[list[Encoded]]] | None = None
+            for start in range(0, len(rows), _BATCH):
+                places = range(start, min(start + _BATCH, len(rows)))
+                rendered = self._render(places, rows.rows(places), report)
+                running = encoder.submit(self._encoder.encode, [texts for *_, texts in rendered])
+                if before is not None:
+                    yield self._fitted(before[0], before[1].result(), report)
+                before = rendered, running
+            if before is not None:
+                yield self._fitted(before[0], before[1].result(), report)
 
-def _fit(
-    pair: TokenizedPair, row: PreferenceRow, max_length: int, overlong: Overlong, report: SplitReport
-) -> TokenizedPair | None:
-    if not pair.prompt_ids or not pair.chosen_ids or not pair.rejected_ids:
-        report.drop("empty_after_template", row.where)
-        return None
-    if pair.length <= max_length:
-        return pair
-    if overlong == "error":
-        raise DataError.of(
-            "D408",
-            f"{row.where} has {pair.length} tokens, more than max_length {max_length}",
-            why="`data.overlong` is `error`",
-            fix="raise `data.max_length`, or choose `overlong: drop`",
-        )
-    excess = pair.length - max_length
-    if overlong == "truncate_prompt_start" and excess < len(pair.prompt_ids):
-        report.truncated += 1
-        return TokenizedPair(pair.prompt_ids[excess:], pair.chosen_ids, pair.rejected_ids)
-    room = max_length - len(pair.prompt_ids)
-    if overlong == "truncate_completion_end" and room > 0:
-        report.truncated += 1
-        return TokenizedPair(pair.prompt_ids, pair.chosen_ids[:room], pair.rejected_ids[:room])
-    report.drop("overlong", row.where)
-    return None
+    def _render(self, places: Iterable[int], rows: Iterable[Any], report: SplitReport) -> list[_Rendered]:
+        pairs = zip(places, rows, strict=True)
+        return [(place, row, texts) for place, row in pairs if (texts := self._texts(row, report)) is not None]
 
+    def _fitted(self, rendered: list[_Rendered], encodings: list[Encoded], report: SplitReport) -> list[Fitted]:
+        batch: list[Fitted] = []
+        for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
+            self._checks.look(row, texts, encoded)
+            pair = TokenizedPair(encoded.prompt_ids, *encoded.answer_ids)
+            fitted = fit(pair, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
+            batch.append((place, pair, fitted))
+        return batch
 
-def _common_prefix(first: list[int], second: list[int]) -> int:
-    length = min(len(first), len(second))
-    if first[:length] == second[:length]:
-        return length
-    return next(i for i in range(length) if first[i] != second[i])
+    def encode(self, rows: Sequence[PreferenceRow]) -> Iterator[tuple[Texts, Encoded]]:
+        """Rendered texts and ids of rows, before anything is cut. Raises `DataError` D420."""
+        texts = [render_row(row, self._renderer) for row in rows]
+        yield from zip(texts, self._encoder.encode(texts), strict=True)
 
-
-def _distribution(lengths: list[int]) -> dict[str, float]:
-    ordered = sorted(lengths)
-    return {
-        "mean": round(statistics.fmean(ordered), 1),
-        "median": ordered[len(ordered) // 2],
-        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-        "max": ordered[-1],
-    }
+    def _texts(self, row: PreferenceRow, report: SplitReport) -> Texts | None:
+        """The rendered texts of a row; none when the template refuses it and the recipe lets it go."""
+        try:
+            return render_row(row, self._renderer)
+        except DataError:
+            failed = report.dropped.get("template_failed", 0) + 1
+            if self._data.on_bad_row == "error" and failed > self._data.max_bad_fraction * report.rows_in:
+                raise
+            report.drop("template_failed", row.where)
+            return None

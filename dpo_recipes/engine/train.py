@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_recipes import registry
-from dpo_recipes.data.rows import SplitReport
+from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import StopCallback, StopRequest, interrupted
 from dpo_recipes.engine.trainer_args import RunArguments
@@ -54,19 +54,20 @@ def train(
     recipe: Recipe,
     bundle: ModelBundle,
     run: RunDirectory,
-    datasets: dict[str, Any],
+    tokenized: TokenizedSplits,
     events: EventLog,
     stop: StopRequest,
-    report: SplitReport,
 ) -> TrainResult:
     """Train to the end. Raises `Interrupted` I130 after a requested stop, `RunError` T604 on a diverged loss."""
-    datasets = {**datasets, "train": seen_pairs(recipe, datasets["train"])}
+    datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
+    datasets["train"] = seen_pairs(recipe, datasets["train"])
+    report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
     callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop)]
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
     trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks)
     base_metrics: dict[str, float] = {}
-    if "eval" in datasets:
+    if len(datasets) > 1:
         from dpo_recipes.evaluate.metrics import evaluate_pairs
 
         events.stage("base", "evaluating the untouched base")

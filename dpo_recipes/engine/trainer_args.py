@@ -39,7 +39,7 @@ def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
 
 def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
     training = recipe.training
-    evaluates = bool(recipe.data.eval.sources) or recipe.data.eval.fraction is not None
+    evaluates = recipe.data.eval.is_set
     return {
         "output_dir": str(run.checkpoints),
         "num_train_epochs": training.num_epochs,

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from dpo_recipes.data.render import render_prompt
 from dpo_recipes.data.rows import Message, PreferenceRow
-from dpo_recipes.data.tokenize import render
+from dpo_recipes.data.tokenize import TokenizedSplits
+from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema.evaluation import Evaluation
 
 _BATCH = 8
@@ -25,15 +27,18 @@ class Samples:
     answers: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def choose(cls, rows: Sequence[PreferenceRow], evaluation: Evaluation) -> Samples:
-        """`num_samples` rows spread evenly over `rows`: always the same ones, whatever the seed."""
-        count = min(evaluation.num_samples, len(rows))
-        return cls([rows[index * len(rows) // count] for index in range(count)], evaluation.max_new_tokens)
+    def choose(cls, pairs: TokenizedSplits, evaluation: Evaluation) -> Samples:
+        """`num_samples` rows spread evenly over the held-out ones (else the training ones): always the same ones."""
+        split = next(name for name in ("eval", "test", "train") if name in pairs.datasets)
+        num_rows = len(pairs.datasets[split])
+        count = min(evaluation.num_samples, num_rows)
+        rows = [pairs.row(split, index * num_rows // count) for index in range(count)]
+        return cls(rows, evaluation.max_new_tokens)
 
-    def ask(self, version: str, model: Any, tokenizer: Any) -> None:
+    def ask(self, version: str, model: Any, bundle: ModelBundle) -> None:
         """Let a version of the model (`base` or `tuned`) answer all prompts."""
-        prompts = [row.prompt for row in self.rows]
-        self.answers[version] = generate_answers(model, tokenizer, prompts, self.max_new_tokens)
+        prompts = [render_prompt(row, bundle.chat.renderer) for row in self.rows]
+        self.answers[version] = generate_answers(model, bundle, prompts, self.max_new_tokens)
 
     def side_by_side(self) -> list[dict[str, str]]:
         """One object a prompt, with the answers of each version and the two of the data."""
@@ -66,14 +71,13 @@ def _as_text(messages: Sequence[Message]) -> str:
 
 
 @torch.inference_mode()
-def generate_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], max_new_tokens: int
-) -> list[str]:
-    """The model's greedy answer to each prompt, without special tokens."""
+def generate_answers(model: Any, bundle: ModelBundle, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """The model's greedy answer to each rendered prompt, without special tokens."""
     model.eval()
+    tokenizer = bundle.tokenizer
     answers: list[str] = []
     for start in range(0, len(prompts), _BATCH):
-        texts = [render(prompt, tokenizer, add_generation_prompt=True) for prompt in prompts[start : start + _BATCH]]
+        texts = list(prompts[start : start + _BATCH])
         batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(
             model.device
         )
@@ -83,7 +87,7 @@ def generate_answers(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(bundle.chat.end_ids),
         )
         answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]

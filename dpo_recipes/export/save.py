@@ -27,7 +27,9 @@ def save_model(
     if kind == "merged":
         model = model.merge_and_unload()
     _check_space(model, run_dir, kind)
-    model.save_pretrained(partial, safe_serialization=True)
+    # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
+    extra = {"save_embedding_layers": False} if kind == "adapter" else {}
+    model.save_pretrained(partial, safe_serialization=True, **extra)
     bundle.tokenizer.save_pretrained(partial)
     (partial / "README.md").write_text(render_card(recipe, {**result, "saved": kind}), encoding="utf-8")
     partial.rename(target)

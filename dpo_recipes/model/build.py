@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dpo_recipes.model.adapters import adapter_config, describe_adapter
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.precision import choose_device, choose_dtype
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
@@ -27,16 +28,28 @@ class ModelBundle:
     device: str
     dtype: str
     location: ModelLocation
+    chat: Any
+    """The recipe's chat template with its renderer and end tokens (`data.chat_template.Chat`)."""
     stack: dict[str, Any] = field(default_factory=dict)
 
 
-def build_model(recipe: Recipe, location: ModelLocation, tokenizer: Any, *, trust_remote_code: bool) -> ModelBundle:
-    """Load the base model for training. Raises `RunError` M504 (cannot be loaded), M507, M508."""
+def build_model(
+    recipe: Recipe, location: ModelLocation, tokenizer: Any, chat: Any, *, trust_remote_code: bool
+) -> ModelBundle:
+    """Load the base model for training, with embeddings for all tokens.
+
+    Raises `RunError` M504 (cannot be loaded), M507, M508."""
     device = choose_device(recipe.hardware.device)
     dtype = choose_dtype(recipe, device)
     policy = _load_policy(recipe, location, dtype, trust_remote_code=trust_remote_code)
     _switch_off_dropout(policy)
-    bundle = ModelBundle(policy, tokenizer, _adapter_config(recipe), device, dtype, location)
+    if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
+        policy.resize_token_embeddings(len(tokenizer))
+    # What is generated from the saved model must end where the template ends a turn.
+    policy.generation_config.eos_token_id = sorted(chat.end_ids)
+    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    adapter = adapter_config(recipe, policy, chat.added_ids)
+    bundle = ModelBundle(policy, tokenizer, adapter, device, dtype, location, chat)
     bundle.stack = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,
@@ -46,7 +59,8 @@ def build_model(recipe: Recipe, location: ModelLocation, tokenizer: Any, *, trus
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else device,
         "attention": policy.config._attn_implementation,
-        "adapter": _describe_adapter(recipe),
+        "adapter": describe_adapter(recipe),
+        "added_tokens": tokenizer.convert_ids_to_tokens(chat.added_ids),
         "total_parameters": sum(p.numel() for p in policy.parameters()),
         "reference": "the untouched base: its log-probabilities are computed once, before the first step",
     }
@@ -78,27 +92,3 @@ def _switch_off_dropout(policy: torch.nn.Module) -> None:
     for module in policy.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-
-
-def _adapter_config(recipe: Recipe) -> Any | None:
-    adapter = recipe.model.adapter
-    if adapter is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=adapter.r,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=adapter.target_modules,
-        task_type="CAUSAL_LM",
-    )
-
-
-def _describe_adapter(recipe: Recipe) -> str:
-    adapter = recipe.model.adapter
-    if adapter is None:
-        return "none: full fine-tuning"
-    modules = adapter.target_modules
-    on = "all linear layers" if modules == "all-linear" else modules if isinstance(modules, str) else ", ".join(modules)
-    return f"LoRA r={adapter.r} alpha={adapter.alpha} dropout={adapter.dropout:g} on {on}"

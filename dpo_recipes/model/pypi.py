@@ -7,7 +7,6 @@ installed or run: one file is unpacked, checked against the recipe's SHA-256 and
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -15,16 +14,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from dpo_recipes.cache import cache_folder
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema.model import Model
-
-
-def cache_folder() -> Path:
-    """Where downloaded model files are kept: `$DPO_RECIPE_CACHE`, else below `$XDG_CACHE_HOME` or `~/.cache`."""
-    if os.environ.get("DPO_RECIPE_CACHE"):
-        return Path(os.environ["DPO_RECIPE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpo-recipe"
 
 
 def resolve_pypi(model: Model) -> ModelLocation:

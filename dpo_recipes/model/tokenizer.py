@@ -1,4 +1,4 @@
-"""The tokenizer with its chat template and a padding token."""
+"""The tokenizer of a base model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.sources import ModelLocation
-from dpo_recipes.shipped import template_paths
 
 
-def load_tokenizer(location: ModelLocation, chat_template: str, *, trust_remote_code: bool = False) -> Any:
-    """A fast tokenizer whose `chat_template` is the recipe's.
+def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) -> Any:
+    """A fast tokenizer with tokens for the end of a text and for padding.
 
-    Raises `RunError` M504 (cannot be loaded), M505 (no chat template), M506 (no end-of-sequence token).
+    Raises `RunError` M504 (cannot be loaded), M506 (no end-of-sequence token), M510 (no fast tokenizer).
     """
     from transformers import AutoTokenizer
 
@@ -24,6 +23,13 @@ def load_tokenizer(location: ModelLocation, chat_template: str, *, trust_remote_
             revision=location.revision or "main",
             trust_remote_code=trust_remote_code,
             **({"gguf_file": location.gguf_file} if location.gguf_file else {}),
+        )
+    if not tokenizer.is_fast:
+        raise RunError.of(
+            "M510",
+            f"the tokenizer of {location.path} has no fast form",
+            why="it is written in Python, which is too slow and gives no account of what it does",
+            fix="convert it to a tokenizer.json with `transformers`, or use another base",
         )
     if location.gguf_path is not None:
         restore_pre_tokenizer(tokenizer, location.gguf_path)
@@ -37,16 +43,6 @@ def load_tokenizer(location: ModelLocation, chat_template: str, *, trust_remote_
     if tokenizer.pad_token is None:
         # Padding is masked by position, never by id, so the end token can serve without leaving the loss.
         tokenizer.pad_token = tokenizer.eos_token
-    if chat_template != "tokenizer":
-        path = Path(chat_template) if chat_template.endswith(".jinja") else template_paths()[chat_template]
-        tokenizer.chat_template = path.read_text(encoding="utf-8").rstrip("\n")
-    elif tokenizer.chat_template is None:
-        raise RunError.of(
-            "M505",
-            "the tokenizer has no chat template",
-            why="base models usually have none; `chat_template: tokenizer` asks for the model's own",
-            fix=f"choose a shipped one: `chat_template: plain` ({', '.join(template_paths())})",
-        )
     return tokenizer
 
 

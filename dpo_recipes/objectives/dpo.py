@@ -18,20 +18,38 @@ class PretokenizedDPOTrainer(DPOTrainer):
     `_prepare_dataset` is private upstream; tests/integration/test_upstream.py fails when it moves.
     """
 
+    test_dataset: Any = None
+    """Pairs that are evaluated before and after training only; their reference log-probabilities are in them."""
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
+
+    def evaluate_test(self) -> dict[str, float]:
+        """The metrics on the test pairs, named `test_...`."""
+        held_out, self.eval_dataset = self.eval_dataset, self.test_dataset
+        try:
+            measured = self.evaluate(metric_key_prefix="test")
+        finally:
+            self.eval_dataset = held_out
+        # TRL 1.16 writes `eval_` before its own metrics, whatever is evaluated.
+        return {f"test_{name.removeprefix('test_').removeprefix('eval_')}": value for name, value in measured.items()}
 
 
 def build_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunArguments, datasets: dict[str, Any], callbacks: list[TrainerCallback]
-) -> DPOTrainer:
+) -> PretokenizedDPOTrainer:
     """A trainer ready to train. Computes the reference log-probabilities of all pairs on the way."""
-    return PretokenizedDPOTrainer(
+    held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
+    trainer = PretokenizedDPOTrainer(
         model=bundle.policy,
         args=dpo_config(recipe, run),
         train_dataset=datasets["train"],
-        eval_dataset=datasets.get("eval"),
+        eval_dataset=held_out or None,
         processing_class=bundle.tokenizer,
         peft_config=bundle.adapter_config,
         callbacks=callbacks,
     )
+    # TRL computes the reference for all of them here, and would evaluate on all of them while training.
+    with_reference: Any = trainer.eval_dataset or {}
+    trainer.eval_dataset, trainer.test_dataset = with_reference.get("eval"), with_reference.get("test")
+    return trainer

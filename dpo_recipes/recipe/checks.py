@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from dpo_recipes.errors import Finding
+from dpo_recipes.errors import Finding, RecipeError, Where
+from dpo_recipes.recipe import source_checks
 from dpo_recipes.recipe.compose import Composed
-from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.paths import DATA_SUFFIXES, exists, is_hub_id, looks_local
+from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.schema.data import Source
 from dpo_recipes.shipped import template_paths
 
 Rule = Callable[[Recipe, Composed], Iterator[Finding]]
@@ -42,7 +41,7 @@ def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "R301",
                 f"the model {path} does not exist",
                 where,
-                _relative_note(composed, at),
+                relative_note(composed, at),
                 "correct the path, or give a hub id such as `Qwen/Qwen2-0.5B-Instruct`",
             )
         elif target.is_dir() and not (target / "config.json").is_file():
@@ -92,120 +91,46 @@ def _check_pypi(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         )
 
 
-def check_data_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R304, R305: data files exist and are of a kind that can be read."""
-    for at, source in _sources(recipe):
-        where = composed.where((*at, "path"))
-        if not (looks_local(source.path) or Path(source.path).is_absolute()):
-            if not is_hub_id(source.path):
-                yield Finding(
-                    "R303",
-                    f"`{source.path}` is neither a data file nor a hub id",
-                    where,
-                    f"files end in {', '.join(DATA_SUFFIXES)}",
-                    "correct the path",
-                )
-            continue
-        path = Path(source.path)
-        if not exists(path):
-            yield Finding(
-                "R304",
-                f"the data file {path} does not exist",
-                where,
-                _relative_note(composed, (*at, "path")),
-                _near_file(path),
-            )
-        elif path.is_dir() or not path.name.endswith(DATA_SUFFIXES):
-            yield Finding(
-                "R305",
-                f"cannot tell how to read {path}",
-                where,
-                f"data files end in {', '.join(DATA_SUFFIXES)}",
-                "name one file, or rename it",
-            )
-        elif not os.access(path, os.R_OK):
-            yield Finding(
-                "R304", f"the data file {path} cannot be read", where, "permission denied", "change its permissions"
-            )
-        else:
-            yield from _hub_only_fields(at, source, composed)
-
-
-def _hub_only_fields(at: DataPath, source: Source, composed: Composed) -> Iterator[Finding]:
-    for field in ("name", "revision", "split"):
-        # The default may stand there: in the resolved recipe of a run every field does.
-        if getattr(source, field) != Source.model_fields[field].default:
-            yield Finding(
-                "R306",
-                f"`{field}` means nothing for a local file",
-                composed.where((*at, field), key=True),
-                "it selects a part of a hub dataset",
-                "remove it; use `limit` to take fewer rows",
-            )
-
-
-def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R307, R308: held-out pairs come from one place, and not from the training data; R390 when there are none."""
-    held_out = recipe.data.eval
-    if held_out.sources and held_out.fraction is not None:
-        yield Finding(
-            "R307",
-            "`data.eval` has both `sources` and `fraction`",
-            composed.where(("data", "eval"), key=True),
-            "held-out pairs are either read from sources or split from the training data",
-            "remove one",
-        )
-    if not held_out.sources and held_out.fraction is None:
-        yield Finding(
-            "R390",
-            "nothing is held out",
-            composed.where(("data",), key=True),
-            "without held-out pairs nobody can tell learning from memorising",
-            "add `eval: {fraction: 0.05}` under `data`",
-            "warning",
-        )
-        if recipe.training.eval_steps is not None:
-            yield Finding(
-                "R309",
-                "`training.eval_steps` is set, but there are no held-out pairs",
-                composed.where(("training", "eval_steps"), key=True),
-                "there is nothing to evaluate on",
-                "add `data.eval`, or remove `eval_steps`",
-            )
-    training = {(s.path, s.name, s.split) for s in recipe.data.train}
-    for index, source in enumerate(held_out.sources):
-        if (source.path, source.name, source.split) in training:
-            yield Finding(
-                "R308",
-                f"{source.path} is both training and held-out data",
-                composed.where(("data", "eval", "sources", index, "path")),
-                "a model looks good on pairs that it was trained on",
-                "use another file, or `eval: {fraction: 0.05}`",
-            )
-
-
 def check_chat_template(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R310: the chat template is the tokenizer's, a shipped one or a file that exists."""
+    """R310: the chat template is the tokenizer's, a shipped one, a file, or Jinja text; R320: its syntax."""
     name, shipped = recipe.chat_template, template_paths()
     where = composed.where(("chat_template",))
-    if name.endswith(".jinja"):
+    if is_inline_template(name):
+        yield from _check_jinja(name, where)
+    elif name.endswith(".jinja"):
         if not (exists(Path(name)) and Path(name).is_file()):
             yield Finding(
                 "R310",
                 f"the chat template {name} does not exist",
                 where,
-                _relative_note(composed, ("chat_template",)),
+                relative_note(composed, ("chat_template",)),
                 "correct the path",
             )
+        else:
+            yield from _check_jinja(Path(name), where)
     elif name != "tokenizer" and name not in shipped:
         near = difflib.get_close_matches(name, [*shipped, "tokenizer"], n=1, cutoff=0.5)
         yield Finding(
             "R310",
             f"unknown chat template `{name}`",
             where,
-            f"it is `tokenizer`, one of {', '.join(shipped)}, or a path that ends in .jinja",
+            f"it is `tokenizer`, one of {', '.join(shipped)}, a path that ends in .jinja, or Jinja text itself",
             f"did you mean `{near[0]}`?" if near else "choose one of these",
         )
+
+
+def _check_jinja(template: str | Path, where: Where) -> Iterator[Finding]:
+    from dpo_recipes.recipe.jinja_syntax import parse_template  # 40 ms that only a template of one's own costs
+
+    text = template if isinstance(template, str) else template.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        parse_template(text, str(template))
+    except RecipeError as error:
+        for finding in error.findings:
+            if isinstance(template, Path) or finding.where is None:
+                yield finding  # it points into the file
+            else:
+                yield replace(finding, where=where, why=f"line {finding.where.line} of it")
 
 
 def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -301,35 +226,10 @@ def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     check_model_source,
-    check_data_sources,
-    check_held_out,
+    *source_checks.RULES,
     check_chat_template,
     check_objective,
     check_precision,
     check_training,
     check_tracking,
 )
-
-
-def _sources(recipe: Recipe) -> Iterable[tuple[DataPath, Source]]:
-    for index, source in enumerate(recipe.data.train):
-        yield ("data", "train", index), source
-    for index, source in enumerate(recipe.data.eval.sources):
-        yield ("data", "eval", "sources", index), source
-
-
-def _relative_note(composed: Composed, at: DataPath) -> str:
-    origin = composed.origin_of(at)
-    if origin is None:
-        return "nothing is there"
-    kind = "the current folder" if origin.where.file == "--set" else "the folder of the recipe that names it"
-    return f"a relative path is taken from {kind}, {origin.folder}"
-
-
-def _near_file(path: Path) -> str:
-    try:
-        siblings = [child.name for child in path.parent.iterdir()]
-    except (OSError, ValueError):
-        siblings = []
-    near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
-    return f"did you mean {path.parent / near[0]}?" if near else "correct the path"

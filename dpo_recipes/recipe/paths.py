@@ -7,30 +7,50 @@ recipe means the same from wherever it is started. What is resolved here is abso
 from __future__ import annotations
 
 import copy
+import difflib
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
+_TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+DATA_SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
+URL_SCHEMES = ("https", "http", "s3", "gs")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def looks_local(path: str) -> bool:
     """Whether a path is a file's or folder's by its form alone: it starts like one, or ends like one."""
-    return (
+    return not is_url(path) and (
         path.startswith(("./", "../", "/", "~"))
         or path in (".", "..")
         or path.endswith((*DATA_SUFFIXES, ".gguf", ".jinja"))
     )
 
 
+def is_url(path: str) -> bool:
+    """Whether a path is the address of a file elsewhere."""
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme in URL_SCHEMES
+
+
+def url_file_name(url: str) -> str:
+    """The name of the file that an address leads to, without its query."""
+    return PurePosixPath(urlsplit(url).path).name
+
+
 def is_hub_id(path: str) -> bool:
     """Whether a path has the form of a hub id: `name` or `owner/name`."""
     return _HUB_ID.fullmatch(path) is not None
+
+
+def is_inline_template(text: str) -> bool:
+    """Whether a `chat_template` is the template itself rather than the name of one."""
+    return "{{" in text or "{%" in text
 
 
 def exists(path: Path) -> bool:
@@ -48,7 +68,9 @@ def resolve_paths(composed: Composed) -> Composed:
         parent, key = _parent(data, at), at[-1]
         origin = composed.origin_of(at)
         value = parent[key]
-        if not isinstance(value, str) or not value or origin is None or value.startswith("pypi:"):
+        if not isinstance(value, str) or not value or origin is None or value.startswith("pypi:") or is_url(value):
+            continue
+        if at == ("chat_template",) and is_inline_template(value):
             continue
         try:
             candidate = (origin.folder / Path(value).expanduser()).resolve()
@@ -66,9 +88,11 @@ def _path_fields(data: dict[str, Any]) -> list[DataPath]:
         fields.append(("model", "path"))
     section = data.get("data")
     if isinstance(section, dict):
-        evaluation = section.get("eval")
-        held_out = evaluation.get("sources") if isinstance(evaluation, dict) else None
-        for prefix, sources in ((("data", "train"), section.get("train")), (("data", "eval", "sources"), held_out)):
+        places: list[tuple[DataPath, Any]] = [(("data", "train"), section.get("train"))]
+        for name in ("eval", "test"):
+            held_out = section.get(name)
+            places.append((("data", name, "sources"), held_out.get("sources") if isinstance(held_out, dict) else None))
+        for prefix, sources in places:
             if isinstance(sources, list):
                 fields += [(*prefix, i, "path") for i, source in enumerate(sources) if isinstance(source, dict)]
     fields.append(("chat_template",))
@@ -79,3 +103,22 @@ def _parent(data: Any, at: DataPath) -> Any:
     for step in at[:-1]:
         data = data[step]
     return data
+
+
+def relative_note(composed: Composed, at: DataPath) -> str:
+    """Where the relative path of a field is taken from, for an error about it."""
+    origin = composed.origin_of(at)
+    if origin is None:
+        return "nothing is there"
+    kind = "the current folder" if origin.where.file == "--set" else "the folder of the recipe that names it"
+    return f"a relative path is taken from {kind}, {origin.folder}"
+
+
+def near_file(path: Path) -> str:
+    """A hint for a file that does not exist: the sibling with nearly its name, if there is one."""
+    try:
+        siblings = [child.name for child in path.parent.iterdir()]
+    except (OSError, ValueError):
+        siblings = []
+    near = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
+    return f"did you mean {path.parent / near[0]}?" if near else "correct the path"

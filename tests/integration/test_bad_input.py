@@ -51,7 +51,7 @@ def test_invalid_json_is_named_with_line_and_column(work: Work, tiny_model: Path
     path.write_text(json.dumps(GOOD) + '\n{"prompt": }\n')
     outcome = work(recipe_text(tiny_model, path))
     assert outcome.codes == ["D401"]
-    assert f"{path}:2:12" in outcome.events[-1]["findings"][0]["what"]
+    assert "pairs.jsonl:2: not valid JSON at column 12" in outcome.events[-1]["findings"][0]["what"]
 
 
 def test_a_truncated_gzip_is_an_error_and_not_a_shorter_file(work: Work, tiny_model: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_dropped_rows_are_counted_by_reason(work: Work, tiny_model: Path, tmp_pa
 def test_overlong_pairs_are_dropped_and_counted_or_refused(work: Work, tiny_model: Path, tmp_path: Path) -> None:
     rows = [{**GOOD, "prompt": f"Question {number}? " + "and " * (200 * (number == 0))} for number in range(20)]
     text = recipe_text(tiny_model, _rows(tmp_path / "pairs.jsonl", *rows))
-    splits = json.loads(work(text).run.data_report.read_text())["splits"]
+    splits = json.loads(work(text, "data.overlong=drop").run.data_report.read_text())["splits"]
     assert sum(split["dropped"].get("overlong", 0) for split in splits.values()) == 1
     refused = work(text, "data.overlong=error")
     assert (refused.exit_code, refused.codes) == (4, ["D408"])

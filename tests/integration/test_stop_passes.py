@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes.data.sources import read_rows
-from dpo_recipes.data.tokenize import render
+from dpo_recipes.data.template import Renderer, find_template
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.model.loading import loading_errors
@@ -26,11 +26,9 @@ def test_while_a_model_loads(tmp_path: Path) -> None:
 
 
 def test_while_a_template_renders() -> None:
-    class Tokenizer:
-        apply_chat_template = staticmethod(_stop)
-
+    renderer = Renderer(find_template("{{ stop() }}"), {})
     with pytest.raises(Interrupted):
-        render([{"role": "user", "content": "Hi"}], Tokenizer())
+        renderer.render([{"role": "user", "content": "Hi"}], stop=_stop)
 
 
 def test_while_a_dataset_is_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,27 +1,33 @@
-"""Token ids equal those of TRL's own dataset preparation; lengths are kept as asked."""
+"""Token ids equal those of TRL's own dataset preparation; lengths are kept as asked; faults of templates are found."""
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import re
-from itertools import islice
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import make_tokenizer
 
-from dpo_recipes.data.formats.hh_rlhf import FORMAT
-from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow, SplitReport
-from dpo_recipes.data.tokenize import tokenize_rows
-from dpo_recipes.shipped import template_paths
+from dpo_recipes import registry
+from dpo_recipes.data.chat_template import apply_template
+from dpo_recipes.data.encode import Encoder, Texts, cutting_tokens
+from dpo_recipes.data.fit_length import TokenizedPair, fit
+from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow
+from dpo_recipes.data.template_checks import TemplateChecks
+from dpo_recipes.data.tokenize import Tokenizer, tokenize_splits
+from dpo_recipes.errors import DataError
+from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 
 HH = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh_rlhf_harmless_base.jsonl.gz"
+Ids = list[tuple[list[int], list[int], list[int]]]
 
 
-def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> list[tuple[list[int], list[int], list[int]]]:
+def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> Ids:
     """What DPOTrainer._prepare_dataset of TRL 1.16 makes of conversational rows."""
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -36,9 +42,39 @@ def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> list[tuple[list[int],
     return list(zip(made["prompt_ids"], made["chosen_ids"], made["rejected_ids"], strict=True))
 
 
+def _our_ids(rows: list[PreferenceRow], tokenizer: Any, template: str) -> Ids:
+    chat = apply_template(tokenizer, template, add_special_tokens=False)
+    checks = TemplateChecks(tokenizer, chat.template)
+    encoded = [e for _, e in Tokenizer(tokenizer, chat.renderer, checks, _data("unused")).encode(rows)]
+    return [(e.prompt_ids, *e.answer_ids) for e in encoded]
+
+
+def _data(path: Path | str, **fields: Any) -> Data:
+    return Data(train=[Source(path=str(path))], **fields)
+
+
 def _rows(count: int) -> list[PreferenceRow]:
-    text = "What is the capital of Peru and how long do I boil 12 eggs in 2024? äöü\n\n  x"
-    words = re.split(" ", text)
+    words = [
+        "What",
+        "is",
+        "the",
+        "capital",
+        "of",
+        "Peru",
+        "and",
+        "how",
+        "long",
+        "do",
+        "I",
+        "boil",
+        "12",
+        "eggs",
+        "in",
+        "2024?",
+        "äöü\n\n",
+        "",
+        "x",
+    ]
     return [
         PreferenceRow(
             [{"role": "user", "content": " ".join(words[i % 5 : i % 5 + 8])}],
@@ -50,54 +86,255 @@ def _rows(count: int) -> list[PreferenceRow]:
     ]
 
 
-@pytest.mark.parametrize("template", ["chatml", "plain", "hh"])
+@cache
+def _dialogues() -> list[PreferenceRow]:
+    """The real pairs, less the few that are none."""
+    to_rows, rows = registry.load("data_formats", "hh_rlhf").to_rows, []
+    with gzip.open(HH, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            try:
+                rows += to_rows(SourceRow(json.loads(line), str(number)))
+            except BadRow:
+                continue
+    return rows
+
+
+@pytest.mark.parametrize("template", ["chatml", "plain", "hh", "llama3", "zephyr"])
 def test_ids_are_trls(template: str) -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = template_paths()[template].read_text(encoding="utf-8").rstrip("\n")
-    rows = _rows(30)
-    pairs, _ = tokenize_rows(rows, tokenizer, max_length=4096, overlong="error", report=SplitReport())
-    assert [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs] == _trl_ids(rows, tokenizer)
+    tokenizer, rows = make_tokenizer(), _rows(30)
+    assert _our_ids(rows, tokenizer, template) == _trl_ids(rows, tokenizer)
 
 
 @pytest.mark.skipif(not HH.exists(), reason="the hh-rlhf file is not part of the project")
-def test_ids_are_trls_on_real_dialogues() -> None:
-    tokenizer, rows = make_tokenizer(), []
-    with gzip.open(HH, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(islice(file, 300)):
-            with contextlib.suppress(BadRow):
-                rows.append(FORMAT.to_row(SourceRow(json.loads(line), str(number))))
-    assert len(rows) > 290
-    pairs, _ = tokenize_rows(rows, tokenizer, max_length=10**6, overlong="error", report=SplitReport())
-    assert [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs] == _trl_ids(rows, tokenizer)
+@pytest.mark.parametrize("template", ["chatml", "llama3", "hh", "zephyr"])
+def test_ids_are_trls_on_all_real_dialogues(template: str) -> None:
+    tokenizer, rows = make_tokenizer(), _dialogues()
+    assert len(rows) > 1780
+    assert _our_ids(rows, tokenizer, template) == _trl_ids(rows, tokenizer)
+
+
+def test_a_shared_prompt_is_encoded_apart_only_where_that_changes_nothing() -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers
+
+    assert cutting_tokens(make_tokenizer().backend_tokenizer) == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    first = Backend(models.BPE())
+    first.add_special_tokens(["<s>"])
+    assert cutting_tokens(first) == ["<s>"]
+    first.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    assert cutting_tokens(first) == []
+    overlapping = Backend(models.BPE())
+    overlapping.add_special_tokens(["<a>", "x<a>", "<b>", ">y", "<c|"])
+    assert cutting_tokens(overlapping) == ["<c|"]
+
+
+def test_answers_that_do_not_go_on_from_the_prompt() -> None:
+    tokenizer = make_tokenizer()
+    (encoded,) = Encoder(tokenizer, "<|im_start|>").encode(
+        [Texts("<|im_start|>a think", ("<|im_start|>a Lima", "<|im_start|>a Many"))]
+    )
+    ids = tokenizer("<|im_start|>a Lima", add_special_tokens=False)["input_ids"]
+    assert encoded.prompt_ids + encoded.answer_ids[0] == ids
+    assert encoded.lost_prompt_ids > 0
 
 
 def test_an_answer_ends_with_its_end_of_turn() -> None:
     tokenizer = make_tokenizer()
-    pairs, _ = tokenize_rows(_rows(1), tokenizer, max_length=512, overlong="drop", report=SplitReport())
-    assert tokenizer.eos_token_id in pairs[0].chosen_ids
-    assert tokenizer.decode(pairs[0].prompt_ids).endswith("<|im_start|>assistant\n")
+    ((prompt, chosen, _),) = _our_ids(_rows(1), tokenizer, "chatml")
+    assert tokenizer.eos_token_id in chosen
+    assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
+
+
+PAIR = TokenizedPair([9, 1, 2, 3, 4, 5], [6, 7], [8])
 
 
 @pytest.mark.parametrize(
-    ("overlong", "kept"), [("drop", False), ("truncate_prompt_start", True), ("truncate_completion_end", True)]
+    ("max_length", "overlong", "keep_first", "expected"),
+    [
+        (8, "drop", None, PAIR),
+        (7, "drop", None, None),
+        (6, "truncate_prompt_start", None, TokenizedPair([2, 3, 4, 5], [6, 7], [8])),
+        (6, "truncate_prompt_start", 9, TokenizedPair([9, 3, 4, 5], [6, 7], [8])),
+        (3, "truncate_prompt_start", None, TokenizedPair([5], [6, 7], [8])),
+        (4, "truncate_prompt_start", 9, TokenizedPair([9, 5], [6, 7], [8])),
+        (3, "truncate_prompt_start", 9, None),
+        (2, "truncate_prompt_start", None, None),
+        (7, "truncate_completion_end", None, TokenizedPair([9, 1, 2, 3, 4, 5], [6], [8])),
+        (6, "truncate_completion_end", None, None),
+    ],
 )
-def test_overlong_pairs(overlong: Any, kept: bool) -> None:
-    tokenizer, report = make_tokenizer(), SplitReport()
-    whole = tokenize_rows(_rows(1), tokenizer, max_length=512, overlong="drop", report=SplitReport())[0][0]
-    rows = [*_rows(1), PreferenceRow([{"role": "user", "content": "x"}], *_answers(), "short")]
-    pairs, _ = tokenize_rows(rows, tokenizer, max_length=whole.length - 3, overlong=overlong, report=report)
-    assert len(pairs) == 1 + kept
-    assert all(pair.length <= whole.length - 3 for pair in pairs)
-    if overlong == "truncate_prompt_start":
-        assert pairs[0].prompt_ids == whole.prompt_ids[3:]
-        assert pairs[0].rejected_ids == whole.rejected_ids
-    elif overlong == "truncate_completion_end":
-        assert pairs[0].prompt_ids == whole.prompt_ids
-        assert pairs[0].rejected_ids == whole.rejected_ids[:-3]
-        assert pairs[0].chosen_ids == whole.chosen_ids
+def test_what_is_too_long_is_cut_as_asked(max_length: int, overlong: Any, keep_first: Any, expected: Any) -> None:
+    report = SplitReport()
+    assert fit(PAIR, "row 1", max_length, overlong, report, keep_first=keep_first) == expected
+    assert report.dropped == ({} if expected else {"overlong": 1})
+    assert sum(report.truncated.values()) == (expected is not None and expected != PAIR)
+
+
+def test_an_overlong_pair_can_be_an_error() -> None:
+    with pytest.raises(DataError, match="row 1 has 8 tokens, more than max_length 7"):
+        fit(PAIR, "row 1", 7, "error", SplitReport())
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _tokenize(data: Data, template: str = "chatml", tokenizer: Any = None) -> Any:
+    tokenizer = tokenizer or make_tokenizer()
+    chat = apply_template(tokenizer, template, add_special_tokens=False)
+    return tokenize_splits(load_preferences(data, seed=1), tokenizer, chat.renderer, data)
+
+
+GOOD = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "It depends."} for i in range(8)]
+
+
+def test_splits_become_datasets_that_know_their_rows(tmp_path: Path) -> None:
+    data = _data(_write(tmp_path / "p.jsonl", GOOD), eval=HeldOut(count=2), test=HeldOut(count=3), max_length=64)
+    splits = _tokenize(data)
+    assert {name: len(pairs) for name, pairs in splits.datasets.items()} == {"train": 3, "eval": 2, "test": 3}
+    assert splits.pairs("train").column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
+    row = splits.row("test", 1)
+    text = make_tokenizer().decode(splits.datasets["test"][1]["prompt_ids"])
+    assert row.prompt[0]["content"] in text
+    for report in splits.reports.values():
+        assert report.rows_in == report.rows_kept + sum(report.dropped.values())
+
+
+def test_rows_and_tokens_are_kept_for_the_next_time(tmp_path: Path) -> None:
+    path = _write(tmp_path / "p.jsonl", GOOD)
+    first, second = _tokenize(_data(path)), _tokenize(_data(path))
+    assert (first.is_cached, second.is_cached) == (False, True)
+    assert first.pairs("train")[:] == second.pairs("train")[:]
+    assert first.reports == second.reports
+
+
+@pytest.mark.parametrize(
+    ("change", "is_cached"),
+    [
+        ({}, True),
+        ({"max_length": 32}, False),
+        ({"overlong": "drop"}, False),
+        ({"template": "hh"}, False),
+        ({"rows": [*GOOD[:-1], {**GOOD[-1], "chosen": "No."}]}, False),
+        ({"limit": 4}, False),
+    ],
+)
+def test_a_changed_input_never_meets_an_old_entry(tmp_path: Path, change: dict[str, Any], is_cached: bool) -> None:
+    path = _write(tmp_path / "p.jsonl", GOOD)
+    _tokenize(_data(path))
+    _write(path, change.pop("rows", GOOD))
+    template = change.pop("template", "chatml")
+    assert _tokenize(_data(path, **change), template).is_cached is is_cached
+
+
+def test_another_tokenizer_never_meets_an_old_entry(tmp_path: Path) -> None:
+    path, other = _write(tmp_path / "p.jsonl", GOOD), make_tokenizer()
+    _tokenize(_data(path))
+    other.add_tokens(["Question"])
+    assert not _tokenize(_data(path), tokenizer=other).is_cached
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "manifest", "missing"])
+@pytest.mark.parametrize("kind", ["rows", "tokens"])
+def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: str, kind: str) -> None:
+    path = _write(tmp_path / "p.jsonl", GOOD)
+    whole = _tokenize(_data(path)).pairs("train")[:]
+    (entry,) = (tmp_path / "cache" / kind).iterdir()
+    file = entry / ("manifest.json" if damage == "manifest" else "train.jsonl" if kind == "rows" else "train.arrow")
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     else:
-        assert report.dropped == {"overlong": 1}
+        file.write_bytes(content[: len(content) // 2])
+    again = _tokenize(_data(path))
+    assert again.pairs("train")[:] == whole
+    assert not list((tmp_path / "cache" / kind).glob("*.partial"))
 
 
-def _answers() -> tuple[list[Any], list[Any]]:
-    return [{"role": "assistant", "content": "a"}], [{"role": "assistant", "content": "b"}]
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    path = _write(tmp_path / "p.jsonl", GOOD)
+    with pytest.raises(DataError):
+        _tokenize(_data(path, max_length=8, overlong="error"))
+    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
+
+
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "look_up", "arguments": {}}}],
+}
+TOOL_ROWS = [
+    {
+        "prompt": [{"role": "user", "content": "Weather?"}, CALL, {"role": "tool", "content": "Sunny."}],
+        "chosen": [{"role": "assistant", "content": "It is sunny."}],
+        "rejected": [{"role": "assistant", "content": "I cannot know."}],
+    }
+]
+
+
+EACH = "{% for m in messages %}"
+TWO_BOS = "{{ bos_token + bos_token }}" + EACH + "{{ m.content + eos_token }}{% endfor %}"
+NO_END = EACH + "{{ m.content }} {% endfor %}"
+NO_TOOLS = EACH + "{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+REFUSES = "{% if messages[0].content == 'Question 3?' %}{{ raise_exception('not this one') }}{% endif %}"
+NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.content + eos_token }}{% endfor %}"
+THINKS = EACH + "{{ m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "rows", "code"),
+    [(TWO_BOS, GOOD, "D422"), (NO_END, GOOD, "D423"), (NO_TOOLS, TOOL_ROWS, "D424"), (REFUSES, GOOD, "D420")],
+)
+def test_harm_that_a_template_does_ends_the_run(tmp_path: Path, template: str, rows: Any, code: str) -> None:
+    with pytest.raises(DataError) as caught:
+        _tokenize(_data(_write(tmp_path / "p.jsonl", rows)), template)
+    assert caught.value.findings[0].code == code
+    assert "p.jsonl:" in caught.value.findings[0].what
+
+
+@pytest.mark.parametrize(("template", "code"), [(NO_SYSTEM, "D492"), (THINKS, "D491")])
+def test_doubtful_templates_are_warned_about(tmp_path: Path, template: str, code: str) -> None:
+    system = [{"role": "system", "content": "Be brief."}]
+    rows = [{**row, "prompt": [*system, {"role": "user", "content": row["prompt"]}]} for row in GOOD]
+    splits = _tokenize(_data(_write(tmp_path / "p.jsonl", rows)), template)
+    assert [finding.code for finding in splits.warnings] == [code]
+    assert "8 of 8 rows (train), the first is p.jsonl:1" in splits.warnings[0].what
+    assert splits.reports["train"].findings == [finding.to_json() for finding in splits.warnings]
+
+
+def test_missing_special_tokens_ask_for_a_decision() -> None:
+    with pytest.raises(DataError, match=r"lacks <\|start_header_id\|>") as caught:
+        apply_template(make_tokenizer(), "llama3", add_special_tokens=None)
+    assert caught.value.findings[0].code == "D421"
+    tokenizer = make_tokenizer()
+    before = len(tokenizer)
+    chat = apply_template(tokenizer, "llama3", add_special_tokens=True)
+    assert chat.added_ids == list(range(before, len(tokenizer)))
+    assert tokenizer.convert_tokens_to_ids("<|eot_id|>") in chat.end_ids
+    assert tokenizer.chat_template == chat.template.text
+
+
+def test_a_row_that_the_template_refuses_can_be_dropped(tmp_path: Path) -> None:
+    template = REFUSES + TWO_BOS.replace("bos_token + bos_token", "bos_token")
+    splits = _tokenize(_data(_write(tmp_path / "p.jsonl", GOOD), on_bad_row="drop"), template)
+    assert splits.reports["train"].dropped == {"template_failed": 1}
+    assert [row["row"] for row in splits.datasets["train"]] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_texts_that_are_rendered_already_are_noticed_or_passed_through(tmp_path: Path) -> None:
+    row = {
+        "prompt": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "chosen": "Yes.<|im_end|>",
+        "rejected": "It depends.<|im_end|>",
+    }
+    path = _write(tmp_path / "p.jsonl", [row])
+    assert [finding.code for finding in _tokenize(_data(path)).warnings] == ["D494"]
+    splits = _tokenize(Data(train=[Source(path=str(path), format="passthrough")]))
+    assert splits.warnings == []
+    pair = splits.pairs("train")[0]
+    tokenizer = make_tokenizer()
+    assert tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"]) == row["prompt"] + row["chosen"]

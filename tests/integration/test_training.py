@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes.evaluate.metrics import EVAL_METRICS
+from dpo_recipes.evaluate.metrics import METRICS
 
 Work = Callable[..., "Outcome"]  # noqa: F821
 
@@ -44,7 +44,9 @@ def test_result_json_has_what_is_promised(work: Work, tiny_model: Path, pairs: P
         assert result[key], key
     assert result["status"] == "finished"
     assert result["steps"] == 3
-    assert set(EVAL_METRICS) | {"train_loss"} == set(result["metrics"]) == set(result["base_metrics"])
+    assert (
+        {f"eval_{name}" for name in METRICS} | {"train_loss"} == set(result["metrics"]) == set(result["base_metrics"])
+    )
     assert result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-4)
     assert result["metrics"]["eval_loss"] < result["base_metrics"]["eval_loss"]
     assert [set(sample) >= {"prompt", "base", "tuned"} for sample in result["samples"]] == [True, True]
@@ -117,6 +119,69 @@ def test_accumulation_does_not_change_the_result(work: Work, tiny_model: Path, p
 def test_the_same_recipe_gives_the_same_losses(work: Work, tiny_model: Path, pairs: Path) -> None:
     first, second = (work(recipe_text(tiny_model, pairs)).result["metrics"] for _ in range(2))
     assert first == second
+
+
+def test_a_test_set_is_evaluated_before_and_after_and_not_in_between(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs), "data.test={count: 5}", "training.eval_steps=1")
+    result = outcome.result
+    assert (result["num_eval_pairs"], result["num_test_pairs"]) == (6, 5)
+    assert {f"test_{name}" for name in METRICS} <= set(result["metrics"])
+    assert result["base_metrics"]["test_loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert result["metrics"]["test_loss"] < result["base_metrics"]["test_loss"]
+    rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows if "test_loss" in row] == [0, 3]
+    assert not any("eval_" in name for row in rows if "test_loss" in row for name in row)
+
+
+@pytest.mark.parametrize("adapter", ["{kind: lora, r: 4}", "null"])
+def test_added_tokens_are_trained_and_saved(work: Work, tiny_model: Path, pairs: Path, adapter: str) -> None:
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = recipe_text(tiny_model, pairs, "chat_template: llama3", adapter)
+    refused = work(text)
+    assert (refused.exit_code, refused.codes) == (4, ["D421"])
+    outcome = work(text, "model.add_special_tokens=true")
+    assert outcome.result["model"]["added_tokens"] == [
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ]
+    folder = outcome.run.path / "model"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (end,) = tokenizer.encode("<|eot_id|>", add_special_tokens=False)
+    if adapter == "null":
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert set(model.generation_config.eos_token_id) == {tokenizer.eos_token_id, end}
+    else:
+        model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], return_tensors="pt", return_dict=True)
+    assert torch.isfinite(model(**ids).logits).all()
+
+
+def test_new_rows_of_the_embeddings_move_with_an_adapter_and_are_all_that_is_saved_of_them(
+    work: Work, tiny_model: Path, pairs: Path
+) -> None:
+    from peft import AutoPeftModelForCausalLM
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    text = recipe_text(tiny_model, pairs, "chat_template: llama3")
+    adapter = work(text, "model.add_special_tokens=true").run.path / "model"
+    merged = work(text, "model.add_special_tokens=true", "model.adapter.save_as=merged").run.path / "model"
+    saved = load_file(adapter / "adapter_model.safetensors")
+    rows = {name: value.shape[0] for name, value in saved.items() if "lora" not in name}
+    assert sorted(rows.values()) == [3, 3]  # of the input and of the output embeddings
+    two = AutoPeftModelForCausalLM.from_pretrained(adapter)
+    one = AutoModelForCausalLM.from_pretrained(merged)
+    vocabulary = one.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(vocabulary - 40, vocabulary)[None]
+    torch.testing.assert_close(one(ids).logits, two(ids).logits, rtol=1e-4, atol=1e-5)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    old = base.get_input_embeddings().weight
+    assert torch.equal(one.get_input_embeddings().weight[: len(old)], old)
 
 
 @pytest.mark.parametrize("loss", ["ipo", "hinge", "robust", "apo_zero", "[sigmoid, sft]"])

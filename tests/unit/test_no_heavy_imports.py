@@ -35,6 +35,7 @@ def _end_of(*arguments: str, cwd: Path, script: str = SCRIPT) -> tuple[int, set[
         ["show", "smollm2_hh"],
         ["--help"],
         ["run", "--help"],
+        ["data", "--help"],
         ["--version"],
         ["ls"],
         ["schema"],

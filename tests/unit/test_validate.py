@@ -129,7 +129,6 @@ def test_values_out_of_range_or_form_are_refused(check: Check, override: str, co
         ("objective={kind: kto}", "`objective.kind`", "choose one of these"),
         ("data.overlong=dorp", "`data.overlong`", "did you mean `drop`?"),
         ("tracking.report_to=[wandbb]", "`tracking.report_to[0]`", "did you mean `wandb`?"),
-        ("data.train[0].columns={chosn: better}", "`chosn` in `data.train[0].columns`", "did you mean `chosen`?"),
     ],
 )
 def test_an_unknown_choice_is_one_finding_with_the_nearest_right_one(

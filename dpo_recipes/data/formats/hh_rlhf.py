@@ -1,63 +1,84 @@
-r"""Anthropic's hh-rlhf: two whole dialogues `\n\nHuman: ... \n\nAssistant: ...` that differ in their last answer.
-
-Source: https://huggingface.co/datasets/Anthropic/hh-rlhf
-"""
+r"""Anthropic's hh-rlhf, where both columns are whole dialogues, and the form with a prompt that was made of it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from dpo_recipes.data.formats.dialogue import is_dialogue, is_dialogue_prompt, parse_dialogue, parse_prompt
+from dpo_recipes.data.formats.messages import assistant_text
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
     Message,
     PreferenceRow,
     SourceRow,
+    preference,
     split_shared_prompt,
     text_of,
 )
 
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
-
-def matches(columns: Mapping[str, Any]) -> bool:
+def matches_hh_rlhf(columns: Mapping[str, Any]) -> bool:
     """Two dialogue texts and no prompt."""
-    return columns.get("prompt") is None and all(
-        isinstance(columns.get(name), str) and _TURN.match(columns[name]) for name in ("chosen", "rejected")
-    )
+    return columns.get("prompt") is None and is_dialogue(columns.get("chosen")) and is_dialogue(columns.get("rejected"))
 
 
-def to_row(row: SourceRow) -> PreferenceRow:
+def from_hh_rlhf(row: SourceRow) -> list[PreferenceRow]:
     """A preference from two dialogues that begin alike. Raises `BadRow`."""
     chosen = parse_dialogue(text_of(row.columns.get("chosen"), "chosen"), "chosen")
     rejected = parse_dialogue(text_of(row.columns.get("rejected"), "rejected"), "rejected")
-    prompt, chosen_tail, rejected_tail = split_shared_prompt(chosen, rejected)
-    for name, tail in (("chosen", chosen_tail), ("rejected", rejected_tail)):
-        if not all(message["content"] for message in tail if message["role"] == "assistant"):
-            raise BadRow("no_text", f"the answer in `{name}` is empty")
-    return PreferenceRow(prompt, chosen_tail, rejected_tail, row.where)
+    return [preference(*split_shared_prompt(chosen, rejected), row)]
 
 
-def parse_dialogue(text: str, column: str) -> list[Message]:
-    """The turns of a dialogue, each stripped. Raises `BadRow` `bad_dialogue` when it is not one."""
-    head, *parts = _TURN.split(text)
-    if head.strip() or not parts:
-        raise BadRow("bad_dialogue", f"`{column}` does not begin with a Human or Assistant turn")
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": _ROLES[speaker], "content": content.strip()} for speaker, content in turns]
+def matches_dahoas(columns: Mapping[str, Any]) -> bool:
+    """A dialogue that ends with `Assistant:`, and two texts that go on from there."""
+    return is_dialogue_prompt(columns.get("prompt")) and all(
+        isinstance(columns.get(name), str) and not is_dialogue(columns[name]) for name in ("chosen", "rejected")
+    )
 
 
-FORMAT = DataFormat(
+def from_dahoas(row: SourceRow) -> list[PreferenceRow]:
+    """A preference from a dialogue and two stripped answers. Raises `BadRow`.
+
+    The column `response` repeats `chosen` in the source and is not read.
+    """
+    prompt = text_of(row.columns.get("prompt"), "prompt")
+    if not is_dialogue(prompt):
+        raise BadRow("bad_dialogue", "`prompt` does not begin with a Human or Assistant turn")
+    return [preference(parse_prompt(prompt, "prompt"), _answer(row, "chosen"), _answer(row, "rejected"), row)]
+
+
+def _answer(row: SourceRow, column: str) -> list[Message]:
+    message = assistant_text(row.columns.get(column), column)
+    return [Message(role="assistant", content=message["content"].strip())]
+
+
+HH_RLHF = DataFormat(
     name="hh_rlhf",
-    summary="chosen and rejected are whole Human/Assistant dialogues that begin alike",
+    summary="`chosen` and `rejected` are whole Human/Assistant dialogues that begin alike",
     columns=("chosen", "rejected"),
     example={
         "chosen": "\n\nHuman: What is the capital of Peru?\n\nAssistant: Lima.",
         "rejected": "\n\nHuman: What is the capital of Peru?\n\nAssistant: I would rather not say.",
     },
-    matches=matches,
-    to_row=to_row,
+    matches=matches_hh_rlhf,
+    to_rows=from_hh_rlhf,
 )
+"""Source: https://huggingface.co/datasets/Anthropic/hh-rlhf"""
+
+DAHOAS = DataFormat(
+    name="dahoas",
+    summary="a Human/Assistant dialogue up to `Assistant:`, and two answers to it, as in Dahoas/rm-static",
+    columns=("prompt", "chosen", "rejected"),
+    optional_columns=("response",),
+    example={
+        "prompt": "\n\nHuman: Can I freeze rice?\n\nAssistant: Yes, you can.\n\nHuman: For how long?\n\nAssistant:",
+        "response": " About a month, in a closed box.",
+        "chosen": " About a month, in a closed box.",
+        "rejected": " Rice is a grain.",
+    },
+    matches=matches_dahoas,
+    to_rows=from_dahoas,
+)
+"""Source: https://huggingface.co/datasets/Dahoas/rm-static"""

@@ -20,6 +20,7 @@ class MetricsCallback(TrainerCallback):
 
     def __init__(self, path: Path, events: EventLog, tokens_per_pair: float) -> None:
         self.path = path
+        self.path.write_text("", encoding="utf-8")
         self.events = events
         self.tokens_per_pair = tokens_per_pair
         self.latest: dict[str, float] = {}
@@ -29,8 +30,7 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock, and the file."""
-        self.path.write_text("", encoding="utf-8")
+        """Start the clock."""
         self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -58,6 +58,8 @@ class MetricsCallback(TrainerCallback):
         """Append the row. The summary that the trainer logs at its end is part of result.json instead."""
         if not logs or "train_runtime" in logs:
             return
+        if "test_loss" in logs:  # TRL 1.16 writes `eval_` before its own metrics, whatever is evaluated
+            logs = {f"test_{name.removeprefix('test_').removeprefix('eval_')}": value for name, value in logs.items()}
         row = {"step": state.global_step, **{name: _plain(value) for name, value in logs.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -20,8 +20,8 @@ class LoraAdapter(Section):
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="Dropout on the adapter's input while training, at least 0 and below 1. The base's own dropout is always "
-        "off, so that policy and reference are the same network.",
+        description="Dropout on the adapter's input while training, at least 0 and below 1. The base's own dropout is "
+        "always off, so that policy and reference are the same network.",
     )
     target_modules: str | list[str] = Field(
         default="all-linear",
@@ -64,6 +64,12 @@ class Model(Section):
     )
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         default="auto", description="Attention code path of transformers; `auto` lets it choose (SDPA where it can)."
+    )
+    add_special_tokens: bool | None = Field(
+        default=None,
+        description="What happens when the tokenizer lacks special tokens that the chat template writes: true adds "
+        "them, and their rows of the embeddings are trained and saved (also with an adapter); false leaves them as "
+        "ordinary text of several tokens; absent, the run ends with an error that names them.",
     )
     trust_remote_code: bool = Field(
         default=False,

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.recipe.schema.evaluation import Evaluation
@@ -36,7 +36,12 @@ class Recipe(Section):
         default="tokenizer",
         min_length=1,
         description="How messages become text: `tokenizer` (the model's own template), the name of a shipped "
-        "template (`chatml`, `plain`, `hh`), or the path of a `.jinja` file relative to the recipe.",
+        "template (docs/templates.md), the path of a `.jinja` file relative to the recipe, or the template itself.",
+    )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Variables for the chat template, such as {enable_thinking: false}. A row's own "
+        "`chat_template_kwargs` go before them.",
     )
     objective: Dpo = Field(default_factory=lambda: Dpo(kind="dpo"), description="What the preference pairs teach.")
     training: Training = Field(default_factory=Training, description="How long, how large, how fast.")

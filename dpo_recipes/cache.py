@@ -1,0 +1,77 @@
+"""The cache folder, and entries in it that are found by what they were made from.
+
+An entry is a folder named by a key over all of its inputs. It is built aside and renamed when whole, and its manifest
+holds size and checksum of each file, so that neither a half-written nor a damaged entry is ever used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.run_dir import write_json
+
+_MANIFEST = "manifest.json"
+
+
+def cache_folder() -> Path:
+    """Where models and data are kept: `$DPO_RECIPE_CACHE`, else below `$XDG_CACHE_HOME` or `~/.cache`."""
+    if os.environ.get("DPO_RECIPE_CACHE"):
+        return Path(os.environ["DPO_RECIPE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpo-recipe"
+
+
+def content_key(*parts: Any) -> str:
+    """A short name for plain data: 40 hexadecimal digits that differ when any part does."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The folder of an entry, and whether it was there already.
+
+    `build` fills an empty folder; what it raises is passed on, and nothing of the entry stays.
+    """
+    folder = cache_folder() / kind / key
+    if is_whole(folder):
+        return folder, True
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{key}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    try:
+        build(partial)
+        files = sorted(path for path in partial.iterdir() if path.is_file())
+        write_json(partial / _MANIFEST, {path.name: [path.stat().st_size, file_digest(path)] for path in files})
+        if folder.exists() and not is_whole(folder):
+            shutil.rmtree(folder)
+        # Where another process was faster, its entry is as good as this one.
+        with contextlib.suppress(OSError):
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder, False
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an entry is complete and undamaged, by the checksums of its manifest."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return all(
+            (folder / name).stat().st_size == size and file_digest(folder / name) == digest
+            for name, (size, digest) in manifest.items()
+        )
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -1,0 +1,62 @@
+"""The recipe's chat template put to work with a tokenizer: special tokens checked or added, and what ends an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpo_recipes.data.template import Renderer, Template, find_template, template_of_tokenizer
+from dpo_recipes.data.template_checks import end_token_ids
+from dpo_recipes.errors import DataError
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A template that is ready to render for one tokenizer."""
+
+    template: Template
+    renderer: Renderer
+    end_ids: frozenset[int]
+    """Ids at which the model stops answering."""
+    added_ids: list[int] = field(default_factory=list)
+    """Ids of the special tokens that the tokenizer did not have."""
+
+
+def apply_template(
+    tokenizer: Any,
+    reference: str,
+    add_special_tokens: bool | None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> Chat:
+    """Give the tokenizer the recipe's template, and the tokens it needs if the recipe says so.
+
+    Raises `DataError` D421 (tokens are missing and the recipe does not say what to do), and `RunError`
+    M505 (no template of its own).
+    """
+    template = template_of_tokenizer(tokenizer) if reference == "tokenizer" else find_template(reference)
+    added: list[str] = []
+    if add_special_tokens is not False:
+        added = missing_tokens(tokenizer, template)
+        if added and not add_special_tokens:
+            raise DataError.of(
+                "D421",
+                f"the tokenizer lacks {', '.join(added)}, which the chat template `{template.name}` writes",
+                why="each would be several tokens of ordinary text, and an answer would have no token to end with",
+                fix="set `model.add_special_tokens: true` (they are added, trained and saved with the model), or "
+                "`false` (they stay text), or choose the model's own template",
+            )
+    if added:
+        tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = template.text
+    return Chat(
+        template,
+        Renderer(template, tokenizer.special_tokens_map, template_kwargs),
+        frozenset(end_token_ids(tokenizer, template)),
+        tokenizer.convert_tokens_to_ids(added),
+    )
+
+
+def missing_tokens(tokenizer: Any, template: Template) -> list[str]:
+    """The special tokens of a template that are not one token each."""
+    return [token for token in template.special_tokens if len(tokenizer.encode(token, add_special_tokens=False)) != 1]

@@ -1,0 +1,226 @@
+"""Reading sources: every row filtered, converted by its format, and put on disk, with an index in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+import numpy as np
+
+from dpo_recipes.data.detect import SAMPLE_ROWS, choose_format
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.rows import BadRow, LabelledRow, PreferenceRow, Row, SourceRow
+from dpo_recipes.data.sources import Renamer, filtered, read_rows
+from dpo_recipes.data.split import prompt_hash, top_rows
+from dpo_recipes.data.store import RowWriter
+from dpo_recipes.errors import DataError, Finding
+from dpo_recipes.recipe.column_map import ColumnValue
+from dpo_recipes.recipe.schema.data import Data, Select, Source
+
+MAX_REPORTED = 10
+"""Bad rows named in one error; the rest are counted."""
+_CODES = {"equal_answers": "D405", "bad_json": "D401"}
+
+
+@dataclass
+class RowIndex:
+    """What is known of the spooled rows without reading them again, one entry a row (24 bytes)."""
+
+    prompt_hashes: array = field(default_factory=lambda: array("Q"))
+    row_hashes: array = field(default_factory=lambda: array("Q"))
+    values: array = field(default_factory=lambda: array("d"))
+    """The column that `select` orders by; NaN without one."""
+
+    def __len__(self) -> int:
+        return len(self.row_hashes)
+
+
+@dataclass
+class _BadRows:
+    """The first bad rows of a split, and how many there are."""
+
+    count: int = 0
+    first: list[Finding] = field(default_factory=list)
+
+    def add(self, where: str, error: BadRow) -> None:
+        self.count += 1
+        if len(self.first) < MAX_REPORTED:
+            code = _CODES.get(error.reason, "D404")
+            fix = "correct or delete the row, or set `data.on_bad_row: drop`"
+            self.first.append(Finding(code, f"{where}: {error.detail}", fix=fix))
+
+
+def collect(
+    sources: list[Source], data: Data, writer: RowWriter, index: RowIndex, report: SplitReport
+) -> list[np.ndarray]:
+    """Read all sources of one split into the spool; returns for each source the places of its selected rows.
+
+    Raises `DataError`: D401 to D413 as the sources and formats do, D403 (no rows), D404 (bad rows, unless they may be
+    dropped), D409 (every row dropped).
+    """
+    bad = _BadRows()
+    picked = [_collect_source(source, writer, index, report, bad) for source in sources]
+    if bad.count and data.on_bad_row == "error" and bad.count > data.max_bad_fraction * report.rows_in:
+        raise _too_many_bad_rows(bad, report.rows_in)
+    report.step("read", report.rows_in)
+    if report.dropped.get("filter"):
+        report.step("filter", report.rows_in - report.dropped["filter"])
+    if bad.count:
+        report.step("convert", report.rows_in - report.dropped.get("filter", 0) - bad.count)
+    num_picked = sum(map(len, picked))
+    if report.dropped.get("select"):
+        report.step("select", num_picked)
+    if sources and not num_picked:
+        raise DataError.of(
+            "D409",
+            "every row was dropped",
+            why=json.dumps(report.dropped),
+            fix="look at a row, and at `filter`, `format` and `columns` in the recipe",
+        )
+    return picked
+
+
+def _collect_source(
+    source: Source, writer: RowWriter, index: RowIndex, report: SplitReport, bad: _BadRows
+) -> np.ndarray:
+    start = len(index)
+    rows = _named_rows(source, report)
+    sample = list(islice(rows, SAMPLE_ROWS))
+    if not sample:
+        dropped = report.dropped.get("filter")
+        raise DataError.of(
+            "D403" if not dropped else "D409",
+            f"{source.path} has no rows" if not dropped else f"`filter` leaves no row of {source.path}",
+            why="there is nothing to train on" if not dropped else f"{dropped} rows were read: {source.filter}",
+            fix="check the file, or remove the source" if not dropped else "correct the filter",
+        )
+    data_format = choose_format(source, [row for _, row in sample])
+    if data_format.kind != "pair":
+        raise DataError.of(
+            "D413",
+            f"{source.path} holds single answers with a label (format `{data_format.name}`)",
+            why="the objective `dpo` learns from two answers to one prompt",
+            fix="use data with a chosen and a rejected answer, or an objective for labelled answers",
+        )
+    for value, row in chain(sample, rows):
+        try:
+            if row.fault is not None:
+                raise row.fault
+            converted = data_format.to_rows(row)
+        except BadRow as error:
+            bad.add(row.where, error)
+            report.drop(error.reason, row.where)
+            continue
+        report.rows_in += len(converted) - 1  # a ranking of K answers is K - 1 rows from here on
+        for one in converted:
+            writer.write(one)
+            index.prompt_hashes.append(prompt_hash(one.prompt))
+            index.row_hashes.append(_row_hash(one))
+            index.values.append(value)
+    return _selected(source, np.arange(start, len(index)), index, report)
+
+
+def _named_rows(source: Source, report: SplitReport) -> Iterator[tuple[float, SourceRow]]:
+    """Rows under the format's names, each with the value that `select` orders by."""
+    rows: Iterator[SourceRow] = _counted(read_rows(source), report)
+    if source.filter is not None:
+        rows = _count_filtered(filtered(rows, source.filter), report)
+    if source.limit is not None and source.select is None:
+        rows = islice(rows, source.limit)
+    renamer = Renamer(source.columns)
+    for row in rows:
+        try:
+            value = _value(row, source.select)
+        except BadRow as error:
+            yield math.nan, SourceRow(row.columns, row.where, error)
+            continue
+        yield value, renamer.rename(row)
+
+
+def _counted(rows: Iterator[SourceRow], report: SplitReport) -> Iterator[SourceRow]:
+    for row in rows:
+        report.rows_in += 1
+        yield row
+
+
+def _count_filtered(rows: Iterator[SourceRow], report: SplitReport) -> Iterator[SourceRow]:
+    """Pass on what a filter keeps; what it has swallowed since is seen from the rows read."""
+    before, passed = report.rows_in, 0
+    while True:
+        row = next(rows, None)
+        swallowed = report.rows_in - before - passed - (row is not None)
+        report.drop("filter", count=swallowed)
+        before += swallowed
+        if row is None:
+            return
+        passed += 1
+        yield row
+
+
+def _value(row: SourceRow, select: Select | None) -> float:
+    """The number in the column that rows are selected by; NaN for null. Raises `BadRow` and `DataError` D412."""
+    if select is None or row.fault is not None:
+        return math.nan
+    try:
+        value = ColumnValue.column(select.by).of(row.columns)
+    except KeyError as error:
+        raise DataError.of(
+            "D412",
+            f"`select` names the column `{select.by}`, which {row.where} has not",
+            why=f"it has {', '.join(row.columns)}",
+            fix="correct `select.by` in the recipe",
+        ) from error
+    if value is None or value == "":
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise BadRow("no_number", f"`{select.by}` is {value!r:.60}, no number to select by") from error
+
+
+def _selected(source: Source, places: np.ndarray, index: RowIndex, report: SplitReport) -> np.ndarray:
+    select = source.select
+    if select is None:
+        return places
+    count = select.top or select.bottom or 0
+    values = [None if math.isnan(index.values[place]) else index.values[place] for place in places]
+    chosen = places[top_rows(values, count, largest=select.top is not None)]
+    if source.limit is not None:
+        chosen = chosen[: source.limit]
+    report.drop("select", count=len(places) - len(chosen))
+    return chosen
+
+
+def _row_hash(row: Row) -> int:
+    """64 bits of all that the model would see of a row."""
+    answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion, row.label]
+    text = json.dumps(
+        [row.prompt, answers, row.tools, row.template_kwargs, getattr(row, "rendered", False)], sort_keys=True
+    )
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _too_many_bad_rows(bad: _BadRows, num_rows: int) -> DataError:
+    findings: Iterable[Finding] = bad.first
+    if bad.count > len(bad.first):
+        more = Finding(
+            "D404",
+            f"{bad.count - len(bad.first)} more bad rows, {bad.count} of {num_rows} in all",
+            fix="set `data.on_bad_row: drop`, or allow a share of them with `data.max_bad_fraction`",
+        )
+        findings = [*bad.first, more]
+    return DataError(*findings)
+
+
+def answer_texts(row: Row) -> str:
+    """All texts of a row, for comparing rows by their words."""
+    answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion]
+    return "\n".join(message["content"] for part in (row.prompt, *answers) for message in part)
+
+
+__all__ = ["LabelledRow", "RowIndex", "answer_texts", "collect"]

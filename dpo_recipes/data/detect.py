@@ -1,0 +1,50 @@
+"""Which format a source's rows have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpo_recipes import registry
+from dpo_recipes.data.rows import DataFormat, SourceRow
+from dpo_recipes.errors import DataError
+from dpo_recipes.recipe.schema.data import Source
+
+SAMPLE_ROWS = 20
+
+
+def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
+    """The format that is named, or the only one that fits at least half of the sampled rows.
+
+    Raises `DataError` D402 when the columns fit none, D406 when several fit.
+    """
+    readable = [row for row in sample if row.fault is None] or list(sample)
+    if source.format != "auto":
+        data_format: DataFormat = registry.load("data_formats", source.format)
+        # Of a few bad rows each is named later; here it is about columns that no row has.
+        missing = [name for name in data_format.columns if not any(name in row.columns for row in readable)]
+        if missing:
+            raise _missing_columns(source, readable, f"{data_format.name} needs {', '.join(data_format.columns)}")
+        return data_format
+    formats = [registry.load("data_formats", name) for name in registry.names("data_formats")]
+    # A few bad rows must not hide the format: it is decided by half of the sample.
+    fitting = [f for f in formats if f.detect and sum(f.matches(row.columns) for row in readable) * 2 >= len(readable)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise _missing_columns(source, readable, "no format reads them; docs/data.md shows each by example")
+    raise DataError.of(
+        "D406",
+        f"{source.path} fits several formats: {', '.join(f.name for f in fitting)}",
+        why="; ".join(f"{f.name}: {f.summary}" for f in fitting),
+        fix="name one with `format:`",
+    )
+
+
+def _missing_columns(source: Source, sample: Sequence[SourceRow], expected: str) -> DataError:
+    has = ", ".join(f"{name} ({type(value).__name__})" for name, value in sample[0].columns.items()) or "none"
+    return DataError.of(
+        "D402",
+        f"{source.path} has not the columns that a preference needs",
+        why=f"its columns are {has}; {expected}",
+        fix="map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`, or name the `format:`",
+    )

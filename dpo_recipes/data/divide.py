@@ -1,0 +1,151 @@
+"""From the rows of all sources to training, validation and test rows: duplicates, mixture, held-out parts, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpo_recipes.data.collect import RowIndex, answer_texts
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.split import assign_splits, mix
+from dpo_recipes.data.store import RowFile
+from dpo_recipes.errors import DataError, Finding
+from dpo_recipes.recipe.schema.data import Data, HeldOut
+
+SPLITS = ("train", "eval", "test")
+
+
+@dataclass
+class Division:
+    """Which spooled rows are in which split, as arrays of their places; and what happened on the way."""
+
+    spool: RowFile
+    index: RowIndex
+    reports: dict[str, SplitReport]
+    places: dict[str, np.ndarray]
+
+    def where(self, place: int) -> str:
+        """Where a row stood in its source."""
+        return self.spool[int(place)].where
+
+
+def divide(division: Division, picked: dict[str, list[np.ndarray]], data: Data, seed: int) -> None:
+    """Fill `division.places` from the rows picked of each split's sources. Raises `DataError` D407, D409, D411."""
+    if data.dedup != "none":
+        picked = _without_duplicates(division, picked, data)
+    weights = [source.weight for source in data.train]
+    if all(weight is not None for weight in weights):
+        picked["train"] = _mixed(
+            picked["train"], [weight or 0.0 for weight in weights], seed, division.reports["train"]
+        )
+    empty = np.empty(0, np.int64)
+    division.places = {name: np.concatenate(picked.get(name) or [empty]) for name in SPLITS}
+    _carve(division, data, seed)
+    train = division.places["train"]
+    if data.shuffle:
+        train = np.random.default_rng(seed).permutation(train)
+    division.places["train"] = train
+    for name, limit in (("train", data.limit), ("eval", data.eval.limit), ("test", data.test.limit)):
+        _limit(division, name, limit)
+
+
+def _without_duplicates(
+    division: Division, picked: dict[str, list[np.ndarray]], data: Data
+) -> dict[str, list[np.ndarray]]:
+    """Of rows that say the same, the first stays; training rows come before held-out ones."""
+    names = [name for name in SPLITS if picked.get(name)]
+    order = np.concatenate([places for name in names for places in picked[name]])
+    hashes = np.frombuffer(division.index.row_hashes, np.uint64)[order]
+    _, first = np.unique(hashes, return_index=True)
+    kept = np.zeros(len(order), bool)
+    kept[first] = True
+    reasons = np.where(kept, "", "duplicate").astype(object)
+    if data.dedup == "near":
+        from dpo_recipes.data.near_duplicates import first_near_duplicate
+
+        left = np.flatnonzero(kept)
+        texts = (answer_texts(row) for row in division.spool.rows(order[left]))
+        for at, earlier in zip(left, first_near_duplicate(texts, data.near_threshold), strict=True):
+            if earlier is not None:
+                reasons[at], kept[at] = "near_duplicate", False
+    position, result = 0, {}
+    for name in names:
+        report, result[name] = division.reports[name], []
+        for places in picked[name]:
+            part = slice(position, position + len(places))
+            position += len(places)
+            for place, reason in zip(places[~kept[part]], reasons[part][~kept[part]], strict=True):
+                report.drop(reason, division.where(place))
+            result[name].append(places[kept[part]])
+        report.step("dedup", sum(map(len, result[name])))
+    return result
+
+
+def _mixed(picked: list[np.ndarray], weights: list[float], seed: int, report: SplitReport) -> list[np.ndarray]:
+    counts = [len(places) for places in picked]
+    mixed = [
+        places[np.asarray(taken, np.int64)] for places, taken in zip(picked, mix(counts, weights, seed), strict=True)
+    ]
+    report.drop("mixture", count=sum(counts) - sum(map(len, mixed)))
+    report.step("mixture", sum(map(len, mixed)))
+    return mixed
+
+
+def _carve(division: Division, data: Data, seed: int) -> None:
+    """Move the held-out parts out of the training rows, prompt by prompt."""
+    held_out: dict[str, HeldOut] = {"eval": data.eval, "test": data.test}
+    carved = {name: part for name, part in held_out.items() if part.is_carved}
+    if not carved:
+        return
+    train = division.places["train"]
+    hashes = np.frombuffer(division.index.prompt_hashes, np.uint64)[train]
+    wanted = {name: part.fraction or part.count or 0 for name, part in carved.items()}
+    stable = any(part.stable for part in carved.values())
+    sides = np.asarray(assign_splits(hashes.tolist(), wanted, seed, stable=stable))
+    for name in carved:
+        moved = train[sides == name]
+        division.places[name] = moved
+        division.reports[name].rows_in += len(moved)
+        division.reports["train"].rows_in -= len(moved)
+        division.reports[name].step("held out", len(moved))
+    division.places["train"] = train[sides == "train"]
+    division.reports["train"].step("held out", len(division.places["train"]))
+    empty = [name for name in ("train", *carved) if not len(division.places[name])]
+    if empty:
+        counts = ", ".join(f"{len(division.places[name])} for {name}" for name in ("train", *carved))
+        raise DataError.of(
+            "D407",
+            f"{len(train)} rows cannot be split as `data.{empty[0] if empty[0] != 'train' else 'eval'}` asks",
+            why=f"that leaves {counts}; rows with the same prompt stay together",
+            fix="use more rows, another fraction or count, or held-out `sources`",
+        )
+
+
+def _limit(division: Division, name: str, limit: int | None) -> None:
+    places = division.places[name]
+    if limit is not None and len(places) > limit:
+        division.places[name] = places[:limit]
+        division.reports[name].drop("limit", count=len(places) - limit)
+        division.reports[name].step("limit", limit)
+
+
+def shared_prompts(division: Division) -> list[Finding]:
+    """D490 for each held-out split that has prompts of the training rows."""
+    hashes = np.frombuffer(division.index.prompt_hashes, np.uint64)
+    train = np.unique(hashes[division.places["train"]])
+    findings = []
+    for name in ("eval", "test"):
+        places = division.places[name]
+        shared = places[np.isin(hashes[places], train)]
+        if len(shared):
+            findings.append(
+                Finding(
+                    "D490",
+                    f"{len(shared)} of {len(places)} held-out prompts ({name}) stand in the training data too",
+                    why=f"the first is {division.where(shared[0])}; results on them say little about new prompts",
+                    fix="remove them from one side",
+                    severity="warning",
+                )
+            )
+    return findings

@@ -1,0 +1,130 @@
+"""Rendered conversations to token ids: whole batches at once, and each shared prompt only once.
+
+The ids of an answer are those of prompt + answer after the part that they share with the prompt's own ids, as in TRL
+1.16's `DPOTrainer._prepare_dataset`, so that ids are equal to TRL's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A prompt that ends with the generation prompt, and the whole conversation with each of its answers."""
+
+    prompt: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one prompt and its answers; `prompt_ids` are what all of them begin with."""
+
+    prompt_ids: list[int]
+    answer_ids: tuple[list[int], ...]
+    lost_prompt_ids: int = 0
+    """Ids at the end of the prompt that an answer does not go on from: they count as part of the answers."""
+
+
+class Encoder:
+    """Encodes batches of texts that one template has rendered, with one fast tokenizer."""
+
+    def __init__(self, tokenizer: Any, template_text: str) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        variables = (tokenizer.bos_token, tokenizer.eos_token)
+        self._cuts = [t for t in cutting_tokens(self._backend) if t in template_text or t in variables]
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, batch: Sequence[Texts]) -> list[Encoded]:
+        """Ids of every prompt and answer of a batch.
+
+        Special tokens part a text before anything else is done to it, so what stands before and after one is encoded
+        alone without changing an id. What the texts of a row share up to their last shared special token is therefore
+        encoded once, and the short end of a prompt, which is the same in all rows, once for the whole data.
+        """
+        heads = [self._shared_head(texts) for texts in batch]
+        tails = [text[len(head) :] for texts, head in zip(batch, heads, strict=True) for text in texts.answers]
+        self._learn({texts.prompt[len(head) :] for texts, head in zip(batch, heads, strict=True)})
+        ids = iter(self._encode_all([*heads, *tails]))
+        head_ids = [next(ids) for _ in heads]
+        return [
+            _encoded(ids_of_head, self._known[texts.prompt[len(head) :]], [next(ids) for _ in texts.answers])
+            for texts, head, ids_of_head in zip(batch, heads, head_ids, strict=True)
+        ]
+
+    def _shared_head(self, texts: Texts) -> str:
+        shared = texts.prompt
+        if not all(answer.startswith(shared) for answer in texts.answers):
+            shared = _common_text([texts.prompt, *texts.answers])
+        cut = max((shared.rfind(token) + len(token) for token in self._cuts if token in shared), default=0)
+        return shared[:cut]
+
+    def _learn(self, texts: set[str]) -> None:
+        """Ends of prompts are few where a special token precedes them; else they are as many as there are rows."""
+        if len(self._known) > 10_000:
+            self._known.clear()
+        unknown = [text for text in texts if text not in self._known]
+        self._known.update(zip(unknown, self._encode_all(unknown), strict=True))
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]]) -> Encoded:
+    shared = min(_common_prefix(prompt_end, end) for end in answer_ends)
+    return Encoded(
+        head + prompt_end[:shared], tuple(end[shared:] for end in answer_ends), lost_prompt_ids=len(prompt_end) - shared
+    )
+
+
+def _common_text(texts: Sequence[str]) -> str:
+    """What all texts begin with."""
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    """How many ids two lists begin with alike, by halving: comparing slices is far faster than a loop over ids."""
+    same, different = 0, min(len(first), len(second)) + 1
+    step = different - 1
+    while same + 1 < different:
+        if first[same : same + step] == second[same : same + step]:
+            same += step
+        else:
+            different = same + step
+        step = max(1, (different - same) // 2)
+    return same
+
+
+def cutting_tokens(backend: Any) -> list[str]:
+    """The special tokens at whose end a text may be cut without changing an id; none where that is not certain.
+
+    tokenizers 0.23 finds added tokens first (`AddedVocabulary::extract_and_normalize`), then normalizes and splits
+    each piece between them alone. A Metaspace that marks only the first piece of a text looks at its place, and a token
+    that strips its neighbours or overlaps another one does not part a text cleanly.
+    """
+    if '"first"' in json.dumps(json.loads(backend.to_str())["pre_tokenizer"]):
+        return []
+    added = backend.get_added_tokens_decoder().values()
+    texts = [token.content for token in added]
+    return [
+        token.content
+        for token in added
+        if token.special
+        and not (token.normalized or token.lstrip or token.rstrip or token.single_word)
+        and not any(_overlaps(other, token.content) for other in texts)
+    ]
+
+
+def _overlaps(other: str, token: str) -> bool:
+    """Whether an occurrence of `token` can be hidden by one of `other`."""
+    if other != token and token in other:
+        return True
+    shortest = min(len(other), len(token))
+    return any(other.endswith(token[:n]) or token.endswith(other[:n]) for n in range(1, shortest))

@@ -1,0 +1,74 @@
+"""Axolotl's dataset types for KTO. Their names there are those of the types for DPO; here `kto.` goes before them.
+
+Source: https://github.com/axolotl-ai-cloud/axolotl/tree/main/src/axolotl/prompt_strategies/kto
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from dpo_recipes.data.formats.axolotl import EXTRAS
+from dpo_recipes.data.formats.messages import assistant_text, has, message_list, user_text, with_system
+from dpo_recipes.data.rows import BadRow, DataFormat, LabelledRow, SourceRow, labelled
+
+
+def from_texts(row: SourceRow, prompt: str) -> list[LabelledRow]:
+    """One labelled answer from a prompt's column and `completion`. Raises `BadRow`."""
+    asked = with_system([user_text(row.columns.get(prompt), prompt)], row.columns)
+    answer = assistant_text(row.columns.get("completion"), "completion")
+    return [labelled(asked, [answer], row.columns.get("label"), row)]
+
+
+def from_conversation(row: SourceRow) -> list[LabelledRow]:
+    """The last message of the conversation in `completion`, labelled. Raises `BadRow`."""
+    *prompt, answer = message_list(row.columns.get("completion"), "completion")
+    if not prompt:
+        raise BadRow("bad_role_order", "`completion` has one message; an answer needs one before it")
+    return [labelled(prompt, [answer], row.columns.get("label"), row)]
+
+
+def text_format(name: str, prompt: str, template: str) -> DataFormat:
+    """A format of two text columns, a label, and an optional `system`."""
+    return DataFormat(
+        name=f"kto.{template}.{name}",
+        summary=f"texts in `{prompt}` and `completion`, `label`, and `system` if there is one",
+        columns=(prompt, "completion", "label"),
+        optional_columns=("system", *EXTRAS),
+        example={"system": "Be brief.", prompt: "Name a tree.", "completion": "The oak.", "label": True},
+        matches=lambda columns: has(columns, prompt, "completion", "label"),
+        to_rows=partial(from_texts, prompt=prompt),
+        kind="labelled",
+        detect=False,
+        chat_template=template,
+    )
+
+
+def conversation_format(template: str) -> DataFormat:
+    """The format whose `completion` is a whole conversation."""
+    return DataFormat(
+        name=f"kto.{template}.argilla_chat",
+        summary="`completion` is a whole conversation whose last answer has the `label`",
+        columns=("completion", "label"),
+        optional_columns=EXTRAS,
+        example={
+            "completion": [
+                {"role": "user", "content": "Name a tree."},
+                {"role": "assistant", "content": "A tree is tall."},
+            ],
+            "label": False,
+        },
+        matches=lambda columns: has(columns, "completion", "label"),
+        to_rows=from_conversation,
+        kind="labelled",
+        detect=False,
+        chat_template=template,
+    )
+
+
+CHATML_ARGILLA = text_format("argilla", "instruction", "chatml")
+LLAMA3_ARGILLA = text_format("argilla", "instruction", "llama3")
+CHATML_ARGILLA_CHAT, LLAMA3_ARGILLA_CHAT = conversation_format("chatml"), conversation_format("llama3")
+CHATML_INTEL, LLAMA3_INTEL = text_format("intel", "question", "chatml"), text_format("intel", "question", "llama3")
+CHATML_PROMPT_PAIRS = text_format("prompt_pairs", "prompt", "chatml")
+LLAMA3_PROMPT_PAIRS = text_format("prompt_pairs", "prompt", "llama3")
+CHATML_ULTRA, LLAMA3_ULTRA = text_format("ultra", "prompt", "chatml"), text_format("ultra", "prompt", "llama3")

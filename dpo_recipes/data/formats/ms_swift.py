@@ -1,0 +1,136 @@
+"""ms-swift's rows: a conversation whose last answer is the preferred one, or has a label.
+
+Source: https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dpo_recipes.data.formats.messages import (
+    assistant_text,
+    has,
+    is_blank,
+    is_messages,
+    message_list,
+    message_of,
+    tool_call_of,
+    with_system,
+)
+from dpo_recipes.data.rows import (
+    BadRow,
+    DataFormat,
+    LabelledRow,
+    Message,
+    PreferenceRow,
+    SourceRow,
+    decoded,
+    labelled,
+    preference,
+    split_shared_prompt,
+)
+
+
+def matches_ms_swift(columns: Mapping[str, Any]) -> bool:
+    """A conversation, and what else might have been answered."""
+    rejected = columns.get("rejected_response") or columns.get("rejected_messages")
+    return rejected is not None and is_messages(columns.get("messages"))
+
+
+def from_ms_swift(row: SourceRow) -> list[PreferenceRow]:
+    """The end of `messages` against `rejected_response`, or against where `rejected_messages` goes another way.
+
+    The rejected answer stands for all that follows the last message of a user or tool; of a list of texts each is
+    one, and makes its own row. Raises `BadRow`.
+    """
+    messages = conversation(row, "messages")
+    rejected = row.columns.get("rejected_response")
+    if is_blank(rejected) and row.columns.get("rejected_messages") is not None:
+        return [preference(*split_shared_prompt(messages, conversation(row, "rejected_messages")), row)]
+    prompt, chosen = _split_last_answer(messages)
+    return [preference(prompt, chosen, answer, row) for answer in _rejected_answers(rejected)]
+
+
+def matches_ms_swift_kto(columns: Mapping[str, Any]) -> bool:
+    """A conversation and a label."""
+    return is_messages(columns.get("messages")) and has(columns, "label") and not has(columns, "prompt", "completion")
+
+
+def from_ms_swift_kto(row: SourceRow) -> list[LabelledRow]:
+    """The last answer with its label. Raises `BadRow`."""
+    prompt, answer = _split_last_answer(conversation(row, "messages"))
+    return [labelled(prompt, answer, row.columns.get("label"), row)]
+
+
+def conversation(row: SourceRow, column: str) -> list[Message]:
+    """A conversation with ms-swift's roles `tool_call` (JSON of a call) and `tool_response`. Raises `BadRow`."""
+    value = decoded(row.columns.get(column))
+    messages: list[Message] = []
+    for index, message in enumerate(value if isinstance(value, list) else []):
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role == "tool_call":
+            messages.append(tool_call_of(message.get("content"), f"{column}[{index}].content"))
+        else:
+            renamed = {**message, "role": "tool"} if role == "tool_response" else message
+            messages.append(message_of(renamed, f"{column}[{index}]"))
+    if not messages:
+        raise BadRow("no_text", f"`{column}` is not a list of messages")
+    return with_system(messages, row.columns)
+
+
+def _split_last_answer(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+    asked = [index for index, message in enumerate(messages) if message["role"] in ("user", "tool")]
+    cut = asked[-1] + 1 if asked else 0
+    if not cut or cut == len(messages):
+        raise BadRow("bad_role_order", "`messages` does not end with an answer of `assistant` to somebody")
+    return messages[:cut], messages[cut:]
+
+
+def _rejected_answers(value: Any) -> list[list[Message]]:
+    """Each rejected answer: a text, a list of texts, one message, or a list of messages that is one answer."""
+    if isinstance(value, Mapping):
+        return [[message_of(value, "rejected_response")]]
+    if not isinstance(value, list):
+        return [[assistant_text(value, "rejected_response")]]
+    if is_messages(value):
+        return [message_list(value, "rejected_response")]
+    if not value:
+        raise BadRow("no_text", "`rejected_response` is empty")
+    return [[assistant_text(text, f"rejected_response[{index}]")] for index, text in enumerate(value)]
+
+
+MS_SWIFT = DataFormat(
+    name="ms_swift",
+    summary="`messages` that end with the preferred answer, and `rejected_response` (a text, or a list of them) or "
+    "`rejected_messages` (a whole conversation)",
+    columns=("messages",),
+    optional_columns=("rejected_response", "rejected_messages", "system", "tools", "chat_template_kwargs"),
+    example={
+        "messages": [
+            {"role": "system", "content": "You are a calculator."},
+            {"role": "user", "content": "What is 1 + 1?"},
+            {"role": "assistant", "content": "It equals 2."},
+        ],
+        "rejected_response": "I don't know.",
+    },
+    matches=matches_ms_swift,
+    to_rows=from_ms_swift,
+)
+
+MS_SWIFT_KTO = DataFormat(
+    name="ms_swift_kto",
+    summary="`messages` that end with an answer, and `label`: whether it is good",
+    columns=("messages", "label"),
+    optional_columns=("system", "tools", "chat_template_kwargs"),
+    example={
+        "messages": [
+            {"role": "user", "content": "Tell me tomorrow's weather."},
+            {"role": "assistant", "content": "I don't know."},
+        ],
+        "label": False,
+    },
+    matches=matches_ms_swift_kto,
+    to_rows=from_ms_swift_kto,
+    kind="labelled",
+)

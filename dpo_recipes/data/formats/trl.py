@@ -1,0 +1,115 @@
+"""TRL's preference and unpaired preference rows, in their standard and conversational forms.
+
+Source: https://huggingface.co/docs/trl/dataset_formats
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dpo_recipes.data.formats.dialogue import is_dialogue_prompt
+from dpo_recipes.data.formats.messages import (
+    decoded_together,
+    has,
+    is_messages,
+    message_list,
+    messages_of,
+    with_system,
+)
+from dpo_recipes.data.rows import (
+    BadRow,
+    DataFormat,
+    LabelledRow,
+    PreferenceRow,
+    SourceRow,
+    decoded,
+    labelled,
+    preference,
+    split_shared_prompt,
+)
+
+TEMPLATE_COLUMNS = ("system", "tools", "chat_template_kwargs")
+"""Columns beside the texts that reach the chat template."""
+
+
+def matches_preference(columns: Mapping[str, Any]) -> bool:
+    """A prompt beside two answers, or two whole conversations; no scores, and no dialogue text for a prompt."""
+    if has(columns, "score_chosen", "score_rejected"):
+        return False
+    return holds_preference(columns) and not is_dialogue_prompt(columns.get("prompt"))
+
+
+def holds_preference(columns: Mapping[str, Any]) -> bool:
+    """Whether the columns prompt, chosen, rejected are ones that `from_preference` can read."""
+    if not has(columns, "chosen", "rejected"):
+        return False
+    if has(columns, "prompt"):
+        return True
+    return all(_is_conversation(columns[name]) for name in ("chosen", "rejected"))
+
+
+def _is_conversation(value: Any) -> bool:
+    return is_messages(value) and decoded(value)[0]["role"] != "assistant"
+
+
+def from_preference(row: SourceRow) -> list[PreferenceRow]:
+    """A preference from one row. Raises `BadRow`.
+
+    Without a prompt, it is what both conversations share. A text in the column `system` is put in front.
+    """
+    columns = decoded_together(row.columns, ("prompt", "chosen", "rejected"))
+    if columns["prompt"] is None:
+        if not is_messages(columns["chosen"]):
+            raise BadRow("no_text", "`prompt` is empty, and `chosen` is no conversation")
+        prompt, chosen, rejected = split_shared_prompt(
+            message_list(columns["chosen"], "chosen"), message_list(columns["rejected"], "rejected")
+        )
+    else:
+        prompt = messages_of(columns["prompt"], "prompt", "user")
+        chosen = messages_of(columns["chosen"], "chosen", "assistant")
+        rejected = messages_of(columns["rejected"], "rejected", "assistant")
+    made = preference(prompt, chosen, rejected, row)
+    return [replace(made, prompt=with_system(made.prompt, row.columns))]
+
+
+def matches_unpaired(columns: Mapping[str, Any]) -> bool:
+    """A prompt, one answer, and what was thought of it."""
+    return has(columns, "prompt", "completion", "label")
+
+
+def from_unpaired(row: SourceRow) -> list[LabelledRow]:
+    """One labelled answer from one row. Raises `BadRow`."""
+    columns = decoded_together(row.columns, ("prompt", "completion"))
+    prompt = messages_of(columns["prompt"], "prompt", "user")
+    completion = messages_of(columns["completion"], "completion", "assistant")
+    made = labelled(prompt, completion, row.columns.get("label"), row)
+    return [replace(made, prompt=with_system(made.prompt, row.columns))]
+
+
+PREFERENCE = DataFormat(
+    name="preference",
+    summary="`prompt`, `chosen`, `rejected` as texts or lists of messages; without `prompt`, two conversations that "
+    "begin alike",
+    columns=("chosen", "rejected"),
+    optional_columns=("prompt", *TEMPLATE_COLUMNS),
+    example={
+        "prompt": [{"role": "user", "content": "What is the capital of Peru?"}],
+        "chosen": [{"role": "assistant", "content": "Lima."}],
+        "rejected": [{"role": "assistant", "content": "Many cities could be named."}],
+    },
+    matches=matches_preference,
+    to_rows=from_preference,
+)
+
+UNPAIRED = DataFormat(
+    name="unpaired",
+    summary="`prompt` and `completion` as texts or lists of messages, and `label`: whether the answer is good",
+    columns=("prompt", "completion", "label"),
+    optional_columns=TEMPLATE_COLUMNS,
+    example={"prompt": "What is the capital of Peru?", "completion": "Lima.", "label": True},
+    matches=matches_unpaired,
+    to_rows=from_unpaired,
+    kind="labelled",
+)

@@ -1,0 +1,81 @@
+"""Hub datasets, through `datasets`: downloaded and cached, or streamed row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpo_recipes.data.rows import RowIterator, SourceRow
+from dpo_recipes.errors import DataError, DpoRecipeError
+from dpo_recipes.recipe.schema.data import Source
+
+
+def read_dataset(source: Source, data_files: list[str]) -> RowIterator:
+    """The rows of a split of a hub dataset. Raises `DataError` D410."""
+    dataset = load(source, data_files)
+    for index, row in enumerate(_errors_of(dataset, source)):
+        yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]")
+
+
+def load(source: Source, data_files: list[str]) -> Any:
+    """The split as a `datasets.Dataset`, or an `IterableDataset` with `streaming`. Raises `DataError` D410."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(
+            source.path,
+            source.name,
+            split=source.split,
+            revision=source.revision,
+            data_files=data_files or None,
+            streaming=source.streaming,
+        )
+    except DpoRecipeError:  # a requested stop that came in the middle
+        raise
+    except Exception as error:  # whatever datasets, huggingface_hub or the network raise, the person hears one thing
+        raise _hub_error(source, error) from error
+
+
+def fingerprint(source: Source, data_files: list[str]) -> str | None:
+    """What changes when the rows of a hub dataset do; none when that cannot be told, as with a stream.
+
+    `datasets` 5.2 names its cache folders by the commit and the files it has read; the split's own fingerprint is
+    private there, and tests/integration/test_upstream.py fails when it moves.
+    """
+    if source.streaming:
+        return _commit(source)
+    dataset = load(source, data_files)
+    return dataset._fingerprint
+
+
+def _commit(source: Source) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(source.path, revision=source.revision).sha
+    except Exception:  # without it the rows are read anew each time; whether they can be is found then
+        return None
+
+
+def _errors_of(dataset: Any, source: Source) -> Any:
+    """The rows of a dataset; a stream meets the network in the middle."""
+    rows = iter(dataset)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except DpoRecipeError:
+            raise
+        except Exception as error:
+            raise _hub_error(source, error) from error
+        yield row
+
+
+def _hub_error(source: Source, error: Exception) -> DataError:
+    return DataError.of(
+        "D410",
+        f"cannot load the dataset {source.path}",
+        why=f"{type(error).__name__}: {error}".splitlines()[0],
+        fix="check the id, `name`, `split` and the network (`dpo-recipe doctor`), or download it and give the "
+        "path of the file",
+    )

@@ -1,0 +1,113 @@
+"""Questions about the lengths of pairs: how they are spread, what other limits would do, and which answer is longer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dpo_recipes.data.lengths import named_lengths
+
+USUAL_LENGTHS = (256, 512, 1024, 2048, 4096)
+_MAX_BINS = 16
+_STRONG_BIAS = 0.65
+"""From this share of pairs on in which one answer is longer, length alone predicts which one is chosen."""
+
+
+def histograms(lengths: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Counts between round `edges` for prompt, answers, pairs, and `difference`, which is chosen less rejected.
+
+    A bin holds the values from its edge up to the one before the next edge. The first and the last also hold all that
+    is beyond, down to `min` and up to `max`, so that a few far values do not flatten the others. Chosen and rejected
+    have the same edges.
+    """
+    named = named_lengths(lengths)
+    named["difference"] = named["chosen"] - named["rejected"]
+    answers = np.concatenate([named["chosen"], named["rejected"]])
+    ranges = {name: answers if name in ("chosen", "rejected") else values for name, values in named.items()}
+    return {name: _histogram(values, ranges[name]) for name, values in named.items()}
+
+
+def _histogram(values: np.ndarray, range_of: np.ndarray) -> dict[str, Any]:
+    edges = _edges(range_of)
+    counts = np.histogram(np.maximum(values, edges[0]), [*edges, np.inf])[0]
+    return {"edges": edges, "counts": counts.tolist(), "min": int(range_of.min()), "max": int(range_of.max())}
+
+
+def _edges(values: np.ndarray) -> list[int]:
+    """Where bins begin: round numbers from the first to the 99th percentile, or to the ends where these are near."""
+    low, top = (int(value) for value in np.percentile(values, [1, 99], method="nearest"))
+    near = 0.25 * (top - low)
+    low = int(values.min()) if low - values.min() <= near else low
+    top = int(values.max()) if values.max() - top <= near else top
+    raw = max(1.0, (top - low) / _MAX_BINS)
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw)
+    return list(range(low // step * step, top + 1, step))
+
+
+def what_lengths_do(lengths: np.ndarray, max_length: int, *, begins_with_bos: bool) -> list[dict[str, Any]]:
+    """For the recipe's `max_length` and others: how many pairs are too long, and what each way of cutting leaves.
+
+    The same arithmetic as `tokenize.fit`, for all rows at once. `share` is that of the tokens that stay; `pairs` that
+    of the pairs. `begins_with_bos` says that prompts begin with a token that stays when their start is cut.
+    """
+    named = named_lengths(lengths)
+    prompt, chosen, rejected, pair = named.values()
+    total = int((2 * prompt + chosen + rejected).sum())
+    tried = sorted({*USUAL_LENGTHS, max_length // 2, max_length, max_length * 2})
+    lines = []
+    for limit in tried:
+        excess = pair - limit
+        fits, room = excess <= 0, limit - prompt
+        prompt_cut = fits | (excess + begins_with_bos < prompt)
+        whole = 2 * prompt + chosen + rejected
+        left = {
+            "drop": (fits, whole),
+            "truncate_prompt_start": (prompt_cut, whole - 2 * np.maximum(excess, 0)),
+            "truncate_completion_end": (
+                fits | (room > 0),
+                2 * prompt + np.minimum(chosen, room) + np.minimum(rejected, room),
+            ),
+        }
+        line: dict[str, Any] = {"max_length": limit, "is_recipe": limit == max_length, "too_long": int((~fits).sum())}
+        for name, (kept, tokens) in left.items():
+            share = round(float(tokens[kept].sum() / total), 4) if total else 0.0
+            line[name] = {"pairs": int(kept.sum()), "share": share}
+        lines.append(line)
+    return lines
+
+
+def compare_answers(lengths: np.ndarray) -> dict[str, float]:
+    """Mean tokens of both answers, and the shares of pairs in which either is longer."""
+    named = named_lengths(lengths)
+    chosen, rejected = named["chosen"], named["rejected"]
+    return {
+        "chosen_mean": round(float(chosen.mean()), 1),
+        "rejected_mean": round(float(rejected.mean()), 1),
+        "chosen_longer": round(float((chosen > rejected).mean()), 4),
+        "rejected_longer": round(float((chosen < rejected).mean()), 4),
+    }
+
+
+def describe_bias(answers: Mapping[str, float], num_pairs: int) -> str | None:
+    """A sentence where one answer is longer so often that a model may learn length instead of quality.
+
+    That is in 65 % of the pairs, and more often than chance gives with so few of them (two standard deviations).
+    """
+    for longer, other, lesson in (("chosen", "rejected", "long"), ("rejected", "chosen", "short")):
+        share = answers[f"{longer}_longer"]
+        if share >= _STRONG_BIAS and share - 0.5 > 1 / math.sqrt(num_pairs):
+            return (
+                f"{longer} is longer in {share:.0%} of pairs (mean {answers[f'{longer}_mean']:.0f} tokens, {other} "
+                f"{answers[f'{other}_mean']:.0f}): the model may learn that {lesson} answers are better"
+            )
+    return None
+
+
+def worth_showing(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of what `what_lengths_do` gives: up to the first limit that is long enough for all pairs, and the recipe's."""
+    enough = next((at for at, line in enumerate(lines) if not line["too_long"]), len(lines))
+    return [line for at, line in enumerate(lines) if at <= enough or line["is_recipe"]]

@@ -1,0 +1,112 @@
+"""Single pairs as the model sees them: each token's text, whether it is trained on, and what was cut away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+
+from dpo_recipes.data.encode import Encoder
+from dpo_recipes.data.template import Renderer
+from dpo_recipes.data.tokenize import PAIR_COLUMNS, TokenizedSplits, render_row
+
+Mark = Literal["prompt", "trained", "cut"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token's text, or that of several which share a character. Only `trained` ones are in the loss."""
+
+    text: str
+    ids: tuple[int, ...]
+    mark: Mark
+    special: bool
+    """It is one of the tokenizer's special tokens, and not a text that looks like one."""
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A pair, token by token."""
+
+    split: str
+    where: str
+    prompt: list[Piece]
+    chosen: list[Piece]
+    rejected: list[Piece]
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain data, with the tokens of each part counted by their mark."""
+        parts = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
+        tokens = {name: sum(len(p.ids) for p in pieces if p.mark != "cut") for name, pieces in parts.items()}
+        cut = {name: sum(len(p.ids) for p in pieces if p.mark == "cut") for name, pieces in parts.items()}
+        return {**asdict(self), "tokens": tokens, "cut": cut}
+
+
+def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split: str, count: int) -> Iterator[ShownRow]:
+    """`count` pairs of a split, spread evenly over it from the first to the last: the same ones each time."""
+    dataset = pairs.datasets[split]
+    encoder = Encoder(tokenizer, renderer.template.text)
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+        row = pairs.row(split, index)
+        texts = render_row(row, renderer)
+        (whole,) = encoder.encode([texts])
+        kept_prompt, *kept_answers = (dataset[index][name] for name in PAIR_COLUMNS)
+        prompt_marks = _prompt_marks(whole.prompt_ids, kept_prompt)
+        sides = []
+        for text, answer, kept in zip(texts.answers, whole.answer_ids, kept_answers, strict=True):
+            marks: list[Mark] = [*prompt_marks, *_marks("trained", len(kept)), *_marks("cut", len(answer) - len(kept))]
+            pieces = list(_pieces(text, [*whole.prompt_ids, *answer], marks, tokenizer))
+            sides.append(_divided(pieces, len(whole.prompt_ids)))
+        yield ShownRow(split, row.where, sides[0][0], sides[0][1], sides[1][1])
+
+
+def _prompt_marks(whole: Sequence[int], kept: Sequence[int]) -> list[Mark]:
+    """A prompt is cut at its start, where its first token may have stayed."""
+    num_cut = len(whole) - len(kept)
+    stayed = int(num_cut > 0 and list(whole[num_cut:]) != list(kept))
+    return [*_marks("prompt", stayed), *_marks("cut", num_cut), *_marks("prompt", len(kept) - stayed)]
+
+
+def _marks(mark: Mark, count: int) -> list[Mark]:
+    return [mark for _ in range(count)]
+
+
+def _pieces(text: str, ids: list[int], marks: Sequence[Mark], tokenizer: Any) -> Iterator[Piece]:
+    """The texts of tokens. Those that share a character come as one piece."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    texts = _token_texts(text, ids, tokenizer)
+    group = 0
+    groups = []
+    for at, token_text in enumerate(texts):
+        begins = token_text or at == 0 or marks[at] != marks[at - 1] or ids[at] in special
+        group += bool(begins)
+        groups.append(group)
+    for _, places in groupby(range(len(ids)), key=groups.__getitem__):
+        at = list(places)
+        yield Piece("".join(texts[i] for i in at), tuple(ids[i] for i in at), marks[at[0]], ids[at[0]] in special)
+
+
+def _token_texts(text: str, ids: list[int], tokenizer: Any) -> list[str]:
+    """What each token stands for in the text that was rendered; what lies between two belongs to the second."""
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    if encoding.ids != ids:
+        return [tokenizer.decode([number]) for number in ids]
+    texts, position = [], 0
+    for at, (_, token_end) in enumerate(encoding.offsets):
+        end = len(text) if at == len(ids) - 1 else max(token_end, position)
+        texts.append(text[position:end])
+        position = end
+    return texts
+
+
+def _divided(pieces: list[Piece], num_prompt_ids: int) -> tuple[list[Piece], list[Piece]]:
+    """The pieces of the prompt and those of the answer."""
+    seen = 0
+    for at, piece in enumerate(pieces):
+        if seen >= num_prompt_ids:
+            return pieces[:at], pieces[at:]
+        seen += len(piece.ids)
+    return pieces, []

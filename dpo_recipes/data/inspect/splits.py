@@ -1,0 +1,210 @@
+"""What the model will be trained on, looked at before training: lengths, repetitions, characters, scripts, bias."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dpo_recipes.data.divide import SPLITS
+from dpo_recipes.data.inspect.lengths import compare_answers, describe_bias, histograms, what_lengths_do
+from dpo_recipes.data.inspect.texts import MAX_PLACES, Places, TextScan
+from dpo_recipes.data.lengths import distributions, named_lengths
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.tokenize import PAIR_COLUMNS, TokenizedSplits
+
+_BATCH = 1000
+_NUM_LONGEST = 5
+_CHARACTERS = {
+    "control": "pairs with control characters other than line breaks and tabs",
+    "replacement": "pairs with U+FFFD, which stands where a character was lost",
+    "garbled": "pairs that look like UTF-8 read as Windows-1252 (`Ã©` for `é`)",
+    "short_chosen": "chosen answers of one word or none",
+    "short_rejected": "rejected answers of one word or none",
+}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Something about the rows that a person should look at; whether it is a fault, only they can say."""
+
+    kind: str
+    text: str
+    count: int
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitInspection:
+    """One split, after and before cutting."""
+
+    report: SplitReport
+    uncut_lengths: dict[str, dict[str, float]]
+    """As `report.lengths`, before anything is cut or dropped for its length."""
+    histograms: dict[str, dict[str, Any]]
+    """Of the uncut lengths; see `inspect_lengths.histograms`."""
+    at_max_length: list[dict[str, Any]]
+    longest: list[dict[str, Any]]
+    """Where they are, their tokens before cutting, and what became of them: `whole`, `cut` or `dropped`."""
+    answers: dict[str, float]
+    prompts: dict[str, int]
+    """How many there are, how many of them occur several times, and how many rows have one that is in train too."""
+    scripts: dict[str, dict[str, int]]
+    """Letters of each Unicode script, and rows that it makes up most of."""
+    observations: list[Observation]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain data, the report's fields beside the others."""
+        plain = asdict(self)
+        return {**plain.pop("report"), **plain}
+
+
+def inspect_splits(
+    pairs: TokenizedSplits, max_length: int, bos_id: int | None, only: str | None = None
+) -> dict[str, SplitInspection]:
+    """Look at every row of every split, or of the one split `only`; memory does not grow with their texts."""
+    train_prompts = np.empty(0, np.uint64)
+    inspections = {}
+    for name in (name for name in SPLITS if name in pairs.datasets):
+        is_wanted = only in (None, name)
+        if is_wanted or name == "train":  # what else is in train is told of every split
+            scan = _Scan(pairs, name, bos_id)
+            train_prompts = np.unique(scan.texts.prompts) if name == "train" else train_prompts
+            if is_wanted:
+                inspections[name] = _inspect(scan, max_length, train_prompts)
+    return inspections
+
+
+class _Scan:
+    """One pass over the tokenized pairs of a split, and one over its rows."""
+
+    def __init__(self, pairs: TokenizedSplits, split: str, bos_id: int | None) -> None:
+        self.split, self.report, self.rows = split, pairs.reports[split], pairs.rows[split]
+        self.uncut = np.asarray(pairs.lengths[split])
+        self.begins_with_bos = False
+        self.equal = Places()
+        self.texts = TextScan()
+        kept, places = [], []
+        for table in pairs.datasets[split].with_format("arrow").iter(_BATCH):
+            columns = [_ListColumn(table.column(name)) for name in PAIR_COLUMNS]
+            rows = table.column("row").to_numpy()
+            if not places and bos_id is not None:
+                self.begins_with_bos = columns[0][0][:1].tolist() == [bos_id]
+            kept.append(np.stack([column.lengths for column in columns], axis=1))
+            places.append(rows)
+            same_length = np.flatnonzero(columns[1].lengths == columns[2].lengths)
+            for at in same_length:
+                if np.array_equal(columns[1][int(at)], columns[2][int(at)]):
+                    self.equal.add(self.rows[int(rows[at])].where)
+        self.kept, self.places = np.concatenate(kept), np.concatenate(places)
+        for row in self.rows.rows(self.places.tolist()):
+            if isinstance(row, PreferenceRow):
+                self.texts.look(row)
+
+    def where(self, places: np.ndarray) -> tuple[str, ...]:
+        """Where the first few of some rows stand in their sources; `places` are those among the kept rows."""
+        return tuple(self.rows[int(self.places[at])].where for at in places[:MAX_PLACES])
+
+
+class _ListColumn:
+    """A column of token ids without a Python object for each of them."""
+
+    def __init__(self, column: Any) -> None:
+        array = column.combine_chunks()
+        self._offsets = array.offsets.to_numpy()
+        self._values = array.values.to_numpy()
+        self.lengths = np.diff(self._offsets).astype(np.int32)
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        return self._values[self._offsets[at] : self._offsets[at + 1]]
+
+
+def _inspect(scan: _Scan, max_length: int, train_prompts: np.ndarray) -> SplitInspection:
+    whole = scan.uncut[(scan.uncut > 0).all(axis=1)]
+    answers = compare_answers(scan.kept)
+    _, counts = np.unique(scan.texts.prompts, return_counts=True)
+    shared = 0 if scan.split == "train" else int(np.isin(scan.texts.prompts, train_prompts).sum())
+    scripts = {
+        name: {"letters": letters, "rows": scan.texts.rows_by_script.get(name, Places()).count}
+        for name, letters in scan.texts.letters.most_common()
+    }
+    return SplitInspection(
+        scan.report,
+        distributions(whole),
+        histograms(whole),
+        what_lengths_do(whole, max_length, begins_with_bos=scan.begins_with_bos),
+        _longest(scan),
+        answers,
+        {"distinct": len(counts), "repeated": int((counts > 1).sum()), "shared_with_train": shared},
+        scripts,
+        [
+            *_repetitions(scan),
+            *_of_bias(describe_bias(answers, len(scan.kept))),
+            *_characters(scan.texts),
+            *_other_scripts(scan.texts),
+        ],
+    )
+
+
+def _longest(scan: _Scan) -> list[dict[str, Any]]:
+    named = named_lengths(scan.uncut)
+    places = np.argsort(-named["pair"], kind="stable")[:_NUM_LONGEST]
+    kept_at = {int(scan.places[at]): at for at in np.flatnonzero(np.isin(scan.places, places))}
+    lines = []
+    for place in places.tolist():
+        at = kept_at.get(place)
+        is_whole = at is not None and (scan.kept[at] == scan.uncut[place]).all()
+        lines.append(
+            {
+                "where": scan.rows[place].where,
+                **{name: int(values[place]) for name, values in named.items()},
+                "fate": "dropped" if at is None else "whole" if is_whole else "cut",
+            }
+        )
+    return lines
+
+
+def _repetitions(scan: _Scan) -> list[Observation]:
+    found = []
+    _, first = np.unique(scan.texts.pairs, return_index=True)
+    again = np.setdiff1d(np.arange(len(scan.places)), first)
+    if len(again):
+        text = f"pairs that say the same as an earlier one: {len(again)} (`data.dedup: exact` drops them)"
+        found.append(Observation("duplicate", text, len(again), scan.where(again)))
+    _, first, counts = np.unique(scan.texts.prompts, return_index=True, return_counts=True)
+    if (counts > 1).any():
+        most = np.argsort(-counts, kind="stable")[:MAX_PLACES]
+        text = f"prompts that occur several times: {(counts > 1).sum()}, the most frequent {counts.max()} times"
+        places = scan.where(first[most[counts[most] > 1]])
+        found.append(Observation("repeated_prompt", text, int((counts > 1).sum()), places))
+    if scan.equal.count:
+        text = f"pairs whose answers are equal as tokens, from which nothing is learned: {scan.equal.count}"
+        found.append(Observation("equal_tokens", text, scan.equal.count, tuple(scan.equal.first)))
+    return found
+
+
+def _of_bias(sentence: str | None) -> list[Observation]:
+    return [Observation("length_bias", sentence, 0)] if sentence else []
+
+
+def _characters(texts: TextScan) -> list[Observation]:
+    return [
+        Observation(kind, f"{text}: {seen.count}", seen.count, tuple(seen.first))
+        for kind, text in _CHARACTERS.items()
+        if (seen := texts.seen.get(kind))
+    ]
+
+
+def _other_scripts(texts: TextScan) -> list[Observation]:
+    by_rows = sorted(texts.rows_by_script.items(), key=lambda item: -item[1].count)
+    return [
+        Observation(
+            "script",
+            f"pairs in {name} letters, where most are in {by_rows[0][0]}: {seen.count}",
+            seen.count,
+            tuple(seen.first),
+        )
+        for name, seen in by_rows[1:]
+    ]

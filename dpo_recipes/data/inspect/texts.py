@@ -1,0 +1,151 @@
+"""What the texts of many rows hold, counted in one pass with a few numbers and places a row or less."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+
+from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.split import prompt_hash
+
+MAX_PLACES = 3
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_NO_LETTERS = bytes(byte for byte in range(128) if not chr(byte).isalpha())
+_RENAMED = {
+    **{"CJK": "Han", "IDEOGRAPHIC": "Han", "FULLWIDTH": "Latin"},
+    **{"HIRAGANA": "Kana", "KATAKANA": "Kana", "KATAKANA-HIRAGANA": "Kana", "HALFWIDTH": "Kana"},
+}
+# How the names of letters begin that belong to no script: ª, º, ʰ, µ, 𝐀, ⁿ.
+_NO_SCRIPT = {"", "FEMININE", "MASCULINE", "MODIFIER", "MICRO", "MATHEMATICAL", "SUPERSCRIPT", "SUBSCRIPT"}
+
+
+def _byte_of_char() -> dict[str, int]:
+    """The byte that stands for a character in Windows-1252, whose five gaps browsers fill with control characters."""
+    pairs = ((bytes([byte]).decode("cp1252", "replace"), byte) for byte in range(0x80, 0x100))
+    return {chr(byte) if char == "\ufffd" else char: byte for char, byte in pairs}
+
+
+_BYTE_OF_CHAR = _byte_of_char()
+_HIGH_RUN = re.compile("[" + re.escape("".join(_BYTE_OF_CHAR)) + "]{2,}")
+# First bytes of characters that two bytes stand for, where a word is nearly always garbled: accented Latin, Cyrillic.
+# Other pairs of bytes are likelier meant so: "CAFÉ”" is also a valid character.
+_USUAL_LEADS = {0xC2, 0xC3, 0xC4, 0xC5, 0xD0, 0xD1}
+_UNSPACED = {"Han", "Japanese", "Kana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"}
+
+
+def looks_garbled(text: str) -> bool:
+    """Whether UTF-8 was read as Windows-1252 somewhere in a text ("cafÃ©"): a hint, for it can be meant so."""
+    if text.isascii():
+        return False
+    for run in _HIGH_RUN.findall(text):
+        data = bytes(_BYTE_OF_CHAR[char] for char in run)
+        if (data[0] in _USUAL_LEADS or len(data) >= 3) and _is_utf8(data):
+            return True
+    return False
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=100_000)
+def script_of(char: str) -> str | None:
+    """The Unicode script of a letter, from its name; none for what is no letter or belongs to no script."""
+    if not char.isalpha() or "\u2100" <= char < "\u2150":  # signs that are letters: Ω for ohm, ℝ
+        return None
+    name = unicodedata.name(char, "").split(" ")[0]
+    return None if name in _NO_SCRIPT else _RENAMED.get(name, name.capitalize())
+
+
+def letters_by_script(text: str) -> Counter[str]:
+    """How many letters of each script a text holds; Japanese, which mixes Han and Kana, counts as one."""
+    if text.isascii():
+        number = len(text.encode().translate(None, _NO_LETTERS))
+        return Counter({"Latin": number} if number else {})
+    counts: Counter[str] = Counter()
+    for char, number in Counter(text).items():
+        script = script_of(char)
+        if script is not None:
+            counts[script] += number
+    if counts["Kana"] * 10 > counts["Han"]:  # Chinese texts hold a stray の
+        counts["Japanese"] = counts.pop("Kana") + counts.pop("Han", 0)
+    return +counts
+
+
+@dataclass
+class Places:
+    """How often something was seen, and where first."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, where: str) -> None:
+        """Count one row."""
+        self.count += 1
+        if len(self.first) < MAX_PLACES:
+            self.first.append(where)
+
+
+class TextScan:
+    """Looks at every row that is trained on; keeps 16 bytes of each."""
+
+    def __init__(self) -> None:
+        self._prompts = array("Q")
+        self._pairs = array("Q")
+        self.letters: Counter[str] = Counter()
+        self.rows_by_script: dict[str, Places] = {}
+        self.seen: dict[str, Places] = {}
+        """Rows with a peculiarity: `control`, `replacement`, `garbled`, `short_chosen`, `short_rejected`."""
+
+    def look(self, row: PreferenceRow) -> None:
+        """Count one row."""
+        prompt = prompt_hash(row.prompt)
+        answers = json.dumps([prompt, row.chosen, row.rejected, row.tools, row.template_kwargs], sort_keys=True)
+        self._prompts.append(prompt)
+        self._pairs.append(int.from_bytes(blake2b(answers.encode(), digest_size=8).digest(), "big"))
+        text = "\n".join(message["content"] for part in (row.prompt, row.chosen, row.rejected) for message in part)
+        letters = letters_by_script(text)
+        if letters:
+            self.letters.update(letters)
+            self.rows_by_script.setdefault(max(letters, key=letters.__getitem__), Places()).add(row.where)
+        for name, is_there in {
+            "control": bool(_CONTROL.search(text)),
+            "replacement": "\ufffd" in text,
+            "garbled": looks_garbled(text),
+            "short_chosen": _is_short(row.chosen),
+            "short_rejected": _is_short(row.rejected),
+        }.items():
+            if is_there:
+                self.seen.setdefault(name, Places()).add(row.where)
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """64 bits of each row's prompt."""
+        return np.frombuffer(self._prompts, np.uint64) if self._prompts else np.empty(0, np.uint64)
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """64 bits of all that the model sees of each row."""
+        return np.frombuffer(self._pairs, np.uint64) if self._pairs else np.empty(0, np.uint64)
+
+
+def _is_short(answer: list[Message]) -> bool:
+    """Whether an answer is empty or one word; calls of tools are no words, and are enough of an answer."""
+    if any(message.get("tool_calls") for message in answer):
+        return False
+    content = answer[-1]["content"].strip()
+    if len(content) > 30 or len(content.split()) > 1:
+        return False
+    return len(content) < 3 or not _UNSPACED & letters_by_script(content).keys()

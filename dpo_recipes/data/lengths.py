@@ -1,0 +1,27 @@
+"""Tokens of many pairs at once: arrays of shape [rows, 3] that hold those of prompt, chosen and rejected."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns by name; `pair` is the longer of a pair's two sequences, which is what `max_length` limits."""
+    prompt, chosen, rejected = lengths.astype(np.int64).T
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "pair": prompt + np.maximum(chosen, rejected)}
+
+
+def distributions(lengths: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean, median, 95th and 99th percentile and maximum of each of `named_lengths`."""
+    return {name: _distribution(values) for name, values in named_lengths(lengths).items()}
+
+
+def _distribution(values: np.ndarray) -> dict[str, float]:
+    median, p95, p99 = (int(q) for q in np.percentile(values, [50, 95, 99], method="nearest"))
+    return {
+        "mean": round(float(values.mean()), 1),
+        "median": median,
+        "p95": p95,
+        "p99": p99,
+        "max": int(values.max()),
+    }

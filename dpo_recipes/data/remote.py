@@ -1,0 +1,64 @@
+"""Data files behind `https://`, `s3://` and `gs://` addresses, fetched once with fsspec and kept in the cache.
+
+Credentials come from the environment, as each fsspec implementation documents it; a recipe holds none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.cache import cache_folder
+from dpo_recipes.errors import DataError, DpoRecipeError
+from dpo_recipes.recipe.paths import url_file_name
+from dpo_recipes.run_dir import write_json
+
+_VERSION_FIELDS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "generation")
+
+
+def fetch(url: str) -> Path:
+    """The local copy of a remote file, downloaded when there is none or the original has changed.
+
+    A file whose server tells neither a version nor a date is downloaded each time. Raises `DataError` D410.
+    """
+    folder = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()
+    target, known = folder / url_file_name(url), folder / "version.json"
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(url)
+        version = _version(system.info(path))
+        if version and target.exists() and known.exists() and json.loads(known.read_text(encoding="utf-8")) == version:
+            return target
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{os.getpid()}.partial"
+        known.unlink(missing_ok=True)
+        system.get_file(path, str(partial))
+        partial.replace(target)
+        write_json(known, version)
+    except DpoRecipeError:  # a requested stop that came in the middle
+        raise
+    except ImportError as error:
+        raise DataError.of(
+            "D411",
+            f"a library is missing for {url.partition('://')[0]}:// addresses",
+            why=str(error),
+            fix="pip install 'dpo-recipe[remote]'",
+        ) from error
+    except Exception as error:  # botocore, aiohttp and google-auth have no exception in common
+        raise DataError.of(
+            "D410",
+            f"cannot fetch {url}",
+            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            fix="check the address, the network and the credentials in the environment",
+        ) from error
+    return target
+
+
+def _version(info: dict[str, Any]) -> dict[str, str]:
+    """What the store says of the file's version; empty when it says nothing that changes with the content."""
+    told = {name: str(info[name]) for name in _VERSION_FIELDS if info.get(name)}
+    return {**told, "size": str(info.get("size"))} if told else {}

@@ -1,0 +1,43 @@
+"""Rows as the texts that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpo_recipes.data.encode import Texts
+from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.template import Renderer, TemplateFailed
+from dpo_recipes.errors import DataError
+
+
+def render_row(row: PreferenceRow, renderer: Renderer) -> Texts:
+    """The texts of a row's prompt and answers as the model reads them. Raises `DataError` D420."""
+    if row.rendered:
+        prompt = _joined(row.prompt)
+        return Texts(prompt, (prompt + _joined(row.chosen), prompt + _joined(row.rejected)))
+    try:
+        return Texts(
+            render_prompt(row, renderer),
+            tuple(
+                renderer.render([*row.prompt, *answer], tools=row.tools, **row.template_kwargs)
+                for answer in (row.chosen, row.rejected)
+            ),
+        )
+    except TemplateFailed as error:
+        raise DataError.of(
+            "D420",
+            f"the chat template cannot render {row.where}",
+            why=str(error),
+            fix="choose another `chat_template`, or correct the messages it refuses",
+        ) from error
+
+
+def render_prompt(row: PreferenceRow, renderer: Renderer) -> str:
+    """What the model is given to answer. Raises `TemplateFailed`."""
+    if row.rendered:
+        return _joined(row.prompt)
+    return renderer.render(row.prompt, add_generation_prompt=True, tools=row.tools, **row.template_kwargs)
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "".join(message["content"] for message in messages)

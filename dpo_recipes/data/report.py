@@ -1,0 +1,45 @@
+"""What happened to the rows of one split, as `data_report.json` keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class SplitReport:
+    """Counts of one split: `rows_in` = `rows_kept` + all of `dropped`.
+
+    `tokens`, `truncated`, `lengths` and `findings` are filled in by tokenizing.
+    """
+
+    rows_in: int = 0
+    rows_kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Up to three places for each reason, so that a person can look."""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """Rows after each step, in order: `{"step": "filter", "rows": 1800}`."""
+    tokens: int = 0
+    """Tokens of prompt + chosen and prompt + rejected together, as the trainer sees them."""
+    truncated: dict[str, int] = field(default_factory=dict)
+    """Pairs that were cut to `max_length`, by where: `prompt_start` or `completion_end`."""
+    lengths: dict[str, dict[str, float]] = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+
+    def drop(self, reason: str, where: str | None = None, count: int = 1) -> None:
+        """Count rows as dropped."""
+        if not count:
+            return
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+        places = self.examples.setdefault(reason, []) if where else []
+        if where and len(places) < 3:
+            places.append(where)
+
+    def cut(self, where: str) -> None:
+        """Count one pair as cut."""
+        self.truncated[where] = self.truncated.get(where, 0) + 1
+
+    def step(self, name: str, rows: int) -> None:
+        """Note how many rows there are after a step."""
+        self.steps.append({"step": name, "rows": rows})

@@ -1,0 +1,103 @@
+"""Converted rows on disk, one JSON object a line, so that memory stays flat however many there are."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+
+from dpo_recipes.data.rows import LabelledRow, PreferenceRow, Row
+
+
+class RowWriter:
+    """Writes rows to a file; remembers where each begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets = array("Q")
+        self._file = path.open("wb")
+        self._position = 0
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def write(self, row: Row) -> None:
+        """Append one row."""
+        self.write_line(encode_row(row))
+
+    def write_line(self, line: bytes) -> None:
+        """Append one row that is encoded already."""
+        self.offsets.append(self._position)
+        self._position += self._file.write(line)
+
+
+class RowFile(Sequence[Row]):
+    """Rows of a file, read when they are asked for."""
+
+    def __init__(self, path: Path, offsets: Sequence[int] | np.ndarray | None = None) -> None:
+        self.path = path
+        self._offsets = _scan(path) if offsets is None else offsets
+        self._file: IO[bytes] = path.open("rb")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return decode_row(self.line(index))
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows(range(len(self)))
+
+    def rows(self, indices: Iterable[int]) -> Iterator[Row]:
+        """The rows at some places, in that order."""
+        return (decode_row(self.line(index)) for index in indices)
+
+    def line(self, index: int) -> bytes:
+        """One row as it stands in the file."""
+        self._file.seek(int(self._offsets[index]))
+        return self._file.readline()
+
+    def close(self) -> None:
+        """Close the file; so does whoever forgets the last reference."""
+        self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+def encode_row(row: Row) -> bytes:
+    """A row as one line of JSON; fields that are empty are left out."""
+    plain = {name: value for name, value in vars(row).items() if value not in (None, {}, False) or name == "label"}
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_row(line: bytes) -> Row:
+    """The row of one line of `encode_row`."""
+    plain: dict[str, Any] = json.loads(line)
+    return LabelledRow(**plain) if "label" in plain else PreferenceRow(**plain)
+
+
+def _scan(path: Path) -> np.ndarray:
+    offsets = array("Q")
+    position = 0
+    with path.open("rb") as file:
+        for line in file:
+            offsets.append(position)
+            position += len(line)
+    return np.frombuffer(offsets, dtype=np.uint64) if offsets else np.empty(0, np.uint64)

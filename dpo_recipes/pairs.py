@@ -1,0 +1,40 @@
+"""The stages before the model: from a recipe to tokenized pairs. The worker and `dpo-recipe data` go the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_recipes.data.chat_template import Chat, apply_template
+from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.tokenize import TokenizedSplits, tokenize_splits
+from dpo_recipes.model.sources import ModelLocation, resolve_model
+from dpo_recipes.model.tokenizer import load_tokenizer
+from dpo_recipes.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class PreparedPairs:
+    """Tokenized pairs of each split, and what they were made with."""
+
+    splits: TokenizedSplits
+    tokenizer: Any
+    chat: Chat
+    location: ModelLocation
+
+
+def prepare_pairs(recipe: Recipe, say: Callable[[str, str], None], *, trust_remote_code: bool) -> PreparedPairs:
+    """Read, convert, select, render and tokenize; no weight is loaded. `say` hears the name of each stage and a detail.
+
+    Data comes before the tokenizer, so that its faults are found first. `trust_remote_code` counts only together with
+    the recipe's own: its author and the person who runs it must both want it. Raises `DataError`, `RunError`.
+    """
+    say("data", "reading preference pairs")
+    rows = load_preferences(recipe.data, recipe.training.seed)
+    say("tokenizer", recipe.model.path)
+    location = resolve_model(recipe.model)
+    tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code and recipe.model.trust_remote_code)
+    chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
+    say("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
+    return PreparedPairs(tokenize_splits(rows, tokenizer, chat.renderer, recipe.data), tokenizer, chat, location)

@@ -1,0 +1,39 @@
+"""The syntax of chat templates, as transformers 5.23 compiles them."""
+
+from __future__ import annotations
+
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dpo_recipes.errors import RecipeError, Where
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` of transformers, which marks the assistant's text and writes nothing itself."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def parse_template(text: str, file: str) -> nodes.Template:
+    """The syntax tree of a template; `file` is where errors say they are. Raises `RecipeError` R320."""
+    # In a sandbox, because compiling already works out what is constant, and a model's template may be anybody's.
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
+    try:
+        tree = environment.parse(text)
+        environment.compile(text)  # finds what parsing does not: filters and tests that do not exist
+    except TemplateSyntaxError as error:
+        line = dict(enumerate(text.splitlines(), 1)).get(error.lineno, "")
+        column = len(line) - len(line.lstrip()) + 1
+        raise RecipeError.of(
+            "R320",
+            f"the chat template has a syntax error: {error.message}",
+            where=Where(file, error.lineno, column, max(1, len(line.strip())), line),
+            fix="correct this line of the template",
+        ) from error
+    return tree

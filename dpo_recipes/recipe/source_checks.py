@@ -1,0 +1,335 @@
+"""Rules about the `data` section: sources that can be found and read, filters and columns that make sense, and
+held-out pairs that are held out."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes import registry
+from dpo_recipes.errors import Finding, Where
+from dpo_recipes.recipe.column_map import ColumnMapError, parse_column
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.paths import (
+    DATA_SUFFIXES,
+    exists,
+    is_hub_id,
+    is_url,
+    looks_local,
+    near_file,
+    relative_note,
+    url_file_name,
+)
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.data import HeldOut, Source
+
+_REMOTE_LIBRARIES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
+_FILES_END_IN = f"data files end in {', '.join(DATA_SUFFIXES)}"
+
+
+def check_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R303 to R306, R326: each source exists, is of a kind that can be read, and has no field that means nothing."""
+    for at, source in _sources(recipe):
+        where = composed.where((*at, "path"))
+        if is_url(source.path):
+            yield from _check_url(source, where)
+            yield from _fields_without_meaning(at, source, composed, "a file behind an address", data_files=True)
+        elif Path(source.path).is_absolute() or looks_local(source.path):
+            yield from _check_local(at, source, composed)
+        elif not is_hub_id(source.path):
+            yield Finding(
+                "R303", f"`{source.path}` is neither a data file nor a hub id", where, _FILES_END_IN, "correct the path"
+            )
+        elif source.streaming and "[" in source.split:
+            yield Finding(
+                "R326",
+                "`streaming` cannot take a slice of a split",
+                composed.where((*at, "split")),
+                "a stream is read from its beginning, and nobody knows its length",
+                "write the split alone and use `limit`, or remove `streaming`",
+            )
+
+
+def _check_url(source: Source, where: Where) -> Iterator[Finding]:
+    library = _REMOTE_LIBRARIES[source.path.partition("://")[0]]
+    if not url_file_name(source.path).endswith(DATA_SUFFIXES):
+        yield Finding("R305", f"cannot tell how to read {source.path}", where, _FILES_END_IN, "name one data file")
+    if importlib.util.find_spec(library) is None:
+        yield Finding(
+            "R316",
+            f"{library} is not installed",
+            where,
+            "fsspec needs it for such an address",
+            "pip install 'dpo-recipe[remote]', or download the file",
+        )
+
+
+def _check_local(at: DataPath, source: Source, composed: Composed) -> Iterator[Finding]:
+    path, where = Path(source.path), composed.where((*at, "path"))
+    if not exists(path):
+        note = relative_note(composed, (*at, "path"))
+        yield Finding("R304", f"the data file {path} does not exist", where, note, near_file(path))
+    elif not path.is_dir() and not path.name.endswith(DATA_SUFFIXES):
+        yield Finding(
+            "R305", f"cannot tell how to read {path}", where, _FILES_END_IN, "name one data file, or rename it"
+        )
+    elif not os.access(path, os.R_OK):
+        yield Finding("R304", f"{path} cannot be read", where, "permission denied", "change its permissions")
+    else:
+        kind = "a local folder" if path.is_dir() else "a local file"
+        yield from _fields_without_meaning(at, source, composed, kind, data_files=not path.is_dir())
+
+
+def _fields_without_meaning(
+    at: DataPath, source: Source, composed: Composed, kind: str, *, data_files: bool
+) -> Iterator[Finding]:
+    has_splits = exists(Path(source.path) / "dataset_dict.json")
+    fields = [
+        "name",
+        "revision",
+        "streaming",
+        *(["data_files"] if data_files else []),
+        *([] if has_splits else ["split"]),
+    ]
+    for field in fields:
+        # The default may stand there: in the resolved recipe of a run every field does.
+        if getattr(source, field) != Source.model_fields[field].default:
+            yield Finding(
+                "R306",
+                f"`{field}` means nothing for {kind}",
+                composed.where((*at, field), key=True),
+                "it selects a part of a hub dataset" if field != "data_files" else "it selects files of a folder",
+                "remove it; use `limit` to take fewer rows",
+            )
+
+
+def check_rows(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R319, R322 to R324, R392: filter, columns, format and selection of each source."""
+    for at, source in _sources(recipe):
+        if source.filter is not None:
+            yield from _check_filter((*at, "filter"), source.filter, composed)
+        select = source.select
+        if select is not None and (select.top is None) == (select.bottom is None):
+            yield Finding(
+                "R324",
+                "`select` takes either `top` or `bottom`",
+                composed.where((*at, "select"), key=True),
+                "it keeps one end of the rows in the order of a column",
+                "for example select: {top: 2000, by: delta_score}",
+            )
+        yield from _check_format(at, source, recipe, composed)
+
+
+def _check_filter(at: DataPath, text: str, composed: Composed) -> Iterator[Finding]:
+    from dpo_recipes.recipe.row_filter import FilterSyntaxError, parse  # 10 ms that only a filter costs
+
+    try:
+        parse(text)
+    except FilterSyntaxError as error:
+        where = composed.where(at)
+        column = (where.text or "").find(text)
+        if column >= 0:  # on one line, as it is: point into it
+            where = replace(where, column=column + 1 + error.position, length=max(1, error.length))
+        yield Finding(
+            "R319",
+            f"the filter cannot be read: {error.message}",
+            where,
+            f"at character {error.position + 1}",
+            "correct it",
+        )
+
+
+def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    if source.format == "auto" and not source.columns:
+        return
+    known = registry.names("data_formats")
+    if source.format not in ("auto", *known):
+        near = difflib.get_close_matches(source.format, known, n=1, cutoff=0.5)
+        yield Finding(
+            "R323",
+            f"unknown data format `{source.format}`",
+            composed.where((*at, "format")),
+            "docs/data.md shows each by example",
+            f"did you mean `{near[0]}`?" if near else "remove it, so that the columns decide",
+        )
+        return
+    formats = known if source.format == "auto" else [source.format]
+    if source.columns:
+        loaded = [registry.load("data_formats", name) for name in formats]
+        columns = {
+            column
+            for data_format in loaded
+            if data_format.detect or source.format != "auto"
+            for column in (*data_format.columns, *data_format.optional_columns)
+        }
+        yield from _check_columns((*at, "columns"), source.columns, columns, composed)
+    if source.format != "auto":
+        promised = registry.load("data_formats", source.format).chat_template
+        if promised and recipe.chat_template != promised:
+            yield Finding(
+                "R392",
+                f"`{source.format}` is the name of a format for the template `{promised}`, and the recipe's is another",
+                composed.where((*at, "format")),
+                f"here a format only says what the columns mean; `chat_template` is `{recipe.chat_template:.40}`",
+                f"write `chat_template: {promised}` if the texts are to be rendered so",
+                "warning",
+            )
+
+
+def _check_columns(at: DataPath, mapped: dict[str, str], known: set[str], composed: Composed) -> Iterator[Finding]:
+    for ours, theirs in mapped.items():
+        if ours not in known:
+            near = difflib.get_close_matches(ours, sorted(known), n=1, cutoff=0.5)
+            yield Finding(
+                "R322",
+                f"no format reads a column `{ours}`",
+                composed.where((*at, ours), key=True),
+                f"columns are {', '.join(sorted(known))}",
+                f"did you mean `{near[0]}`?" if near else "the left side is the format's name, the right side yours",
+            )
+        try:
+            parse_column(theirs)
+        except ColumnMapError as error:
+            yield Finding(
+                "R322",
+                f"`{theirs}` is no column",
+                composed.where((*at, ours)),
+                str(error),
+                "for example {prompt: question}",
+            )
+
+
+def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R325, R327, R316: weights for all sources or none; settings that do something; libraries that are there."""
+    data = recipe.data
+    weighted = [index for index, source in enumerate(data.train) if source.weight is not None]
+    if weighted and len(weighted) < len(data.train):
+        without = next(index for index in range(len(data.train)) if index not in weighted)
+        yield Finding(
+            "R325",
+            "some training sources have a `weight` and some have none",
+            composed.where(("data", "train", without), key=True),
+            "a mixture needs every source's part",
+            "give each source a weight, or none",
+        )
+    for section, held_out in _held_out(recipe):
+        for index, source in enumerate(held_out.sources):
+            if source.weight is not None:
+                yield _does_nothing(
+                    ("data", section, "sources", index, "weight"), "held-out pairs are not mixed", composed
+                )
+    if data.max_bad_fraction and data.on_bad_row == "drop":
+        yield _does_nothing(("data", "max_bad_fraction"), "with `on_bad_row: drop` any number may be dropped", composed)
+    if data.dedup != "near" and data.near_threshold != type(data).model_fields["near_threshold"].default:
+        yield _does_nothing(("data", "near_threshold"), "only `dedup: near` uses it", composed)
+    if data.dedup == "near" and importlib.util.find_spec("datasketch") is None:
+        yield Finding(
+            "R316",
+            "datasketch is not installed",
+            composed.where(("data", "dedup")),
+            "near duplicates are found with it",
+            "pip install 'dpo-recipe[dedup]', or write `dedup: exact`",
+        )
+
+
+def _does_nothing(at: DataPath, why: str, composed: Composed) -> Finding:
+    return Finding("R327", f"`{at[-1]}` does nothing here", composed.where(at, key=True), why, "remove it")
+
+
+def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R307, R308, R321, R328: held-out pairs come from one place, and not from the training data; R309, R390: none."""
+    for section, held_out in _held_out(recipe):
+        yield from _check_one_origin(section, held_out, recipe, composed)
+    carved = [held_out for _, held_out in _held_out(recipe) if held_out.is_carved]
+    if sum(held_out.fraction or 0.0 for held_out in carved) >= 1.0:
+        why = "the fractions of `data.eval` and `data.test` add up to 1 or more"
+        fix = "hold out less"
+        yield Finding("R307", "nothing is left to train on", composed.where(("data", "test", "fraction")), why, fix)
+    if len({held_out.stable for held_out in carved}) > 1:
+        why = "one draw decides for `data.eval` and `data.test` together"
+        fix = "set `stable` on both, with a `fraction` each, or on none"
+        yield Finding(
+            "R321", "`stable` on one held-out part only", composed.where(("data", "test"), key=True), why, fix
+        )
+    if not recipe.data.eval.is_set:
+        if not recipe.data.test.is_set:
+            yield Finding(
+                "R390",
+                "nothing is held out",
+                composed.where(("data",), key=True),
+                "without held-out pairs nobody can tell learning from memorising",
+                "add `eval: {fraction: 0.05}` under `data`",
+                "warning",
+            )
+        if recipe.training.eval_steps is not None:
+            yield Finding(
+                "R309",
+                "`training.eval_steps` is set, but there are no held-out pairs",
+                composed.where(("training", "eval_steps"), key=True),
+                "there is nothing to evaluate on",
+                "add `data.eval`, or remove `eval_steps`",
+            )
+
+
+def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    at: DataPath = ("data", section)
+    origins = [name for name in ("sources", "split", "fraction", "count") if getattr(held_out, name)]
+    if len(origins) > 1:
+        yield Finding(
+            "R307",
+            f"`data.{section}` has both `{origins[0]}` and `{origins[1]}`",
+            composed.where(at, key=True),
+            "held-out pairs are either read from somewhere or split from the training data",
+            "remove one",
+        )
+    if held_out.stable and held_out.fraction is None:
+        why = "each prompt's side follows from a share, and `stable` goes with `fraction` only"
+        yield Finding("R321", "`stable` needs `fraction`", composed.where((*at, "stable"), key=True), why, "remove it")
+    training: set[tuple[Any, ...]] = {_identity(source) for source in recipe.data.train}
+    for index, source in enumerate(held_out.sources):
+        if _identity(source) in training:
+            yield Finding(
+                "R308",
+                f"{source.path} is both training and held-out data",
+                composed.where((*at, "sources", index, "path")),
+                "a model looks good on pairs that it was trained on",
+                "use another file, or `eval: {fraction: 0.05}`",
+            )
+    for source in recipe.data.train if held_out.split is not None else []:
+        is_local = Path(source.path).is_absolute() and not exists(Path(source.path) / "dataset_dict.json")
+        if is_local or is_url(source.path) or source.split == held_out.split:
+            yield Finding(
+                "R328",
+                f"{source.path} has no other split `{held_out.split}`",
+                composed.where((*at, "split")),
+                "it is that split already"
+                if source.split == held_out.split
+                else "only hub datasets have splits by name",
+                "name another split, or give `sources`, `fraction` or `count`",
+            )
+
+
+def _identity(source: Source) -> tuple[Any, ...]:
+    files = source.data_files
+    return (source.path, source.name, source.split, tuple(files) if isinstance(files, list) else files)
+
+
+RULES = (check_sources, check_rows, check_mixture, check_held_out)
+
+
+def _held_out(recipe: Recipe) -> list[tuple[str, HeldOut]]:
+    return [("eval", recipe.data.eval), ("test", recipe.data.test)]
+
+
+def _sources(recipe: Recipe) -> Iterable[tuple[DataPath, Source]]:
+    for index, source in enumerate(recipe.data.train):
+        yield ("data", "train", index), source
+    for section, held_out in _held_out(recipe):
+        for index, source in enumerate(held_out.sources):
+            yield ("data", section, "sources", index), source

@@ -1,0 +1,100 @@
+"""Histograms as plain geometry: `bars.svg.jinja` draws what this module places, in units of its viewBox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_recipes.report.charts import Tick, nice_ticks
+from dpo_recipes.report.formats import format_count
+
+WIDTH, HEIGHT = 440, 226
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 432.0, 22.0, 186.0
+MAX_X_TICKS = 7
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bin of one histogram, with the text that hovering shows."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    hue: int
+    text: str
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Everything `bars.svg.jinja` needs to draw one chart."""
+
+    title: str
+    caption: str
+    description: str
+    legend: list[str]
+    bars: list[Bar]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    limit: Tick | None
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+    top: float = TOP
+    bottom: float = BOTTOM
+
+
+def lay_out_bars(
+    title: str, caption: str, histograms: Mapping[str, Mapping[str, Any]], limit: int | None = None
+) -> BarChart:
+    """Histograms with the same edges side by side; `limit` is a length to mark. Takes `inspect_lengths.histograms`."""
+    first = next(iter(histograms.values()))
+    edges: Sequence[int] = first["edges"]
+    top = max(max(histogram["counts"]) for histogram in histograms.values())
+    y_ticks = [tick for tick in nice_ticks(0, top) if tick == int(tick)]
+    slot = (RIGHT - LEFT) / len(edges)
+    bars = []
+    for hue, (name, histogram) in enumerate(histograms.items()):
+        width = slot * 0.86 / len(histograms)
+        for at, count in enumerate(histogram["counts"]):
+            height = (BOTTOM - TOP) * count / y_ticks[-1]
+            text = f"{name}, {_bounds(histogram, at)} tokens: {format_count(count)}"
+            bars.append(Bar(LEFT + slot * (at + 0.07) + width * hue, BOTTOM - height, width, height, hue, text))
+    # Round multiples, so that 0 is one of them where it is on the chart.
+    step = (edges[1] - edges[0] if len(edges) > 1 else 1) * -(-len(edges) // MAX_X_TICKS)
+    return BarChart(
+        title=title,
+        caption=caption,
+        description=_describe(title, histograms),
+        legend=list(histograms) if len(histograms) > 1 else [],
+        bars=bars,
+        x_ticks=[Tick(LEFT + slot * at, format_count(edge)) for at, edge in enumerate(edges) if edge % step == 0],
+        y_ticks=[Tick(BOTTOM - (BOTTOM - TOP) * tick / y_ticks[-1], format_count(tick)) for tick in y_ticks],
+        limit=_limit(edges, limit, slot, max(histogram["max"] for histogram in histograms.values())),
+    )
+
+
+def _bounds(histogram: Mapping[str, Any], at: int) -> str:
+    edges = histogram["edges"]
+    first = min(edges[0], histogram["min"]) if at == 0 else edges[at]
+    last = edges[at + 1] - 1 if at + 1 < len(edges) else max(histogram["max"], edges[at])
+    return f"{format_count(first)} to {format_count(last)}"
+
+
+def _limit(edges: Sequence[int], limit: int | None, slot: float, longest: int) -> Tick | None:
+    """Where the marked length lies; none when it is off the chart, where no pair is too long (or all are)."""
+    if limit is None or limit < edges[0] or limit > longest:
+        return None
+    at = max(at for at, edge in enumerate(edges) if edge <= limit)
+    end = edges[at + 1] if at + 1 < len(edges) else longest + 1
+    return Tick(LEFT + slot * (at + (limit - edges[at]) / (end - edges[at])), f"max_length {format_count(limit)}")
+
+
+def _describe(title: str, histograms: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = []
+    for name, histogram in histograms.items():
+        at = max(range(len(histogram["counts"])), key=histogram["counts"].__getitem__)
+        parts.append(f"{name}, most often {_bounds(histogram, at)}")
+    return f"{title}: {'; '.join(parts)} tokens."

@@ -1,0 +1,186 @@
+"""The page of `dpo-recipe data --html`: what a model will be trained on, as one file that needs nothing but itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dpo_recipes.data.inspect.lengths import worth_showing
+from dpo_recipes.report.bars import BarChart, lay_out_bars
+from dpo_recipes.report.formats import format_count, format_number, format_percent
+from dpo_recipes.report.sections import Tile
+
+_TITLES = {"train": "Training pairs", "eval": "Held-out pairs", "test": "Test pairs"}
+_WAYS = ("drop", "truncate_prompt_start", "truncate_completion_end")
+_PARTS = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text; `words` are the columns to set as such, `marked` the row to stress."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    words: tuple[int, ...] = ()
+    marked: int | None = None
+
+
+@dataclass(frozen=True)
+class SplitSection:
+    """One split of the page."""
+
+    name: str
+    title: str
+    tiles: list[Tile]
+    observations: list[dict[str, Any]]
+    charts: list[BarChart]
+    tables: list[Table] = field(default_factory=list)
+
+
+def render_data_page(inspection: dict[str, Any]) -> str:
+    """The page as the text of one HTML file, from the object that `dpo-recipe data --json` prints."""
+    splits = inspection["splits"]
+    rows = [{**row, "counts": _counts(row)} for split in splits.values() for row in split["shown"]]
+    page = _load_templates().get_template("data_page.html.jinja")
+    text = page.render(
+        page=inspection,
+        verdict=describe_splits(inspection),
+        findings=inspection["warnings"],
+        splits=[_section(name, split, inspection["max_length"]) for name, split in splits.items()],
+        rows=rows,
+    )
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def describe_splits(inspection: dict[str, Any]) -> str:
+    """One sentence: how many pairs and tokens there are, and how many were cut or left out."""
+    splits = inspection["splits"]
+    parts = [f"{format_count(split['rows_kept'])} {_TITLES[name].lower()}" for name, split in splits.items()]
+    sentence = f"{' and '.join(parts)} with {format_count(sum(split['tokens'] for split in splits.values()))} tokens"
+    cut = sum(sum(split["truncated"].values()) for split in splits.values())
+    dropped = sum(sum(split["dropped"].values()) for split in splits.values())
+    if not cut and not dropped:
+        return f"{sentence}; nothing is cut or left out."
+    return f"{sentence}. Pairs cut to max_length: {format_count(cut)}; rows left out: {format_count(dropped)}."
+
+
+def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
+    histograms = split["histograms"]
+    answers = split["answers"]
+    charts = [
+        lay_out_bars(
+            "Whole pairs",
+            "Prompt and the longer answer, before cutting. The outer bars of all charts hold all that is beyond.",
+            {"pair": histograms["pair"]},
+            max_length,
+        ),
+        lay_out_bars(
+            "Answers",
+            f"Chosen is longer in {format_percent(answers['chosen_longer'], 0)} of pairs, rejected in "
+            f"{format_percent(answers['rejected_longer'], 0)} (after cutting; the chart is before).",
+            {part: histograms[part] for part in ("chosen", "rejected")},
+        ),
+        lay_out_bars("Prompts", "Before cutting, with all that the template adds.", {"prompt": histograms["prompt"]}),
+        lay_out_bars(
+            "Chosen less rejected",
+            "Before cutting. Right of 0 the chosen answer is longer; far to one side, length predicts what is chosen.",
+            {"difference": histograms["difference"]},
+        ),
+    ]
+    tables = [_steps(split), _lengths(split), _limits(split["at_max_length"]), _longest(split), _scripts(split)]
+    return SplitSection(name, _TITLES[name], _tiles(split), split["observations"], charts, tables)
+
+
+def _tiles(split: dict[str, Any]) -> list[Tile]:
+    cut, dropped = sum(split["truncated"].values()), sum(split["dropped"].values())
+    prompts = split["prompts"]
+    shared = f"pairs whose prompt is in train too: {format_count(prompts['shared_with_train'])}"
+    return [
+        Tile("Pairs", format_count(split["rows_kept"]), f"of {format_count(split['rows_in'])} rows"),
+        Tile("Tokens", format_count(split["tokens"]), "in both sequences of all pairs"),
+        Tile("Cut", format_count(cut), ", ".join(split["truncated"]) or "nothing is too long"),
+        Tile("Left out", format_count(dropped), ", ".join(split["dropped"]) or "every row is used"),
+        Tile("Different prompts", format_count(prompts["distinct"]), shared if prompts["shared_with_train"] else ""),
+        Tile("Mean tokens, chosen", format_number(split["answers"]["chosen_mean"], 1), "after cutting"),
+        Tile("Mean tokens, rejected", format_number(split["answers"]["rejected_mean"], 1), "after cutting"),
+    ]
+
+
+def _steps(split: dict[str, Any]) -> Table:
+    rows = [[f"after {step['step']}", format_count(step["rows"]), ""] for step in split["steps"]]
+    for reason, count in split["dropped"].items():
+        rows.append([f"dropped: {reason}", format_count(count), ", ".join(split["examples"].get(reason, ()))])
+    rows += [[f"cut: {part}", format_count(count), ""] for part, count in split["truncated"].items()]
+    return Table("Rows, step by step", ["", "Rows", "The first of them"], rows, words=(2,))
+
+
+def _lengths(split: dict[str, Any]) -> Table:
+    columns = ("mean", "median", "p95", "p99", "max")
+    lines = [(name, values) for name, values in split["lengths"].items()]
+    for name, values in split["uncut_lengths"].items():
+        if values != split["lengths"][name]:
+            lines.append((f"{name}, before cutting", values))
+    rows = [
+        [name, format_number(values["mean"], 1), *(format_count(values[column]) for column in columns[1:])]
+        for name, values in lines
+    ]
+    heads = ["", "Mean", "Median", "95 % up to", "99 % up to", "Longest"]
+    return Table("Tokens", heads, rows, note="A pair is as long as its prompt and the longer answer.")
+
+
+def _limits(lines: list[dict[str, Any]]) -> Table:
+    rows = []
+    lines = worth_showing(lines)
+    for line in lines:
+        total = line["drop"]["pairs"] + line["too_long"]
+        too_long = f"{format_count(line['too_long'])} ({format_percent(line['too_long'] / total)})"
+        left = [f"{format_count(line[way]['pairs'])} · {format_percent(line[way]['share'])}" for way in _WAYS]
+        rows.append([format_count(line["max_length"]), too_long, *left])
+    return Table(
+        "What other limits would do: pairs and share of tokens that stay",
+        ["max_length", "Too long", *_WAYS],
+        rows,
+        note="The stressed line is the recipe's own max_length; the last three columns are values of data.overlong.",
+        marked=next(at for at, line in enumerate(lines) if line["is_recipe"]),
+    )
+
+
+def _longest(split: dict[str, Any]) -> Table:
+    rows = [
+        [row["where"], *(format_count(row[part]) for part in (*_PARTS, "pair")), row["fate"]]
+        for row in split["longest"]
+    ]
+    heads = ["Where", "Prompt", "Chosen", "Rejected", "Pair", ""]
+    return Table("Longest rows, in tokens before cutting", heads, rows)
+
+
+def _scripts(split: dict[str, Any]) -> Table:
+    rows = [
+        [name, format_count(counts["letters"]), format_count(counts["rows"])]
+        for name, counts in split["scripts"].items()
+    ]
+    return Table("Letters by script", ["", "Letters", "Pairs mostly in it"], rows)
+
+
+def _counts(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        part: f"{format_count(row['tokens'][part])} tokens"
+        + (f", {format_count(row['cut'][part])} cut" if row["cut"][part] else "")
+        for part in _PARTS
+    }
+
+
+@lru_cache
+def _load_templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("dpo_recipes.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

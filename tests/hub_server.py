@@ -1,0 +1,117 @@
+"""A small server that speaks as much of the Hugging Face hub's protocol as loading models and datasets takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _listing(folder: Path) -> list[dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        {"type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "oid": _digest(path)}
+        for path in files
+    ]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class _Hub(ThreadingHTTPServer):
+    """What is served, and what was asked for."""
+
+    def __init__(self, repositories: Mapping[str, Path]) -> None:
+        self.repositories = repositories
+        self.requests: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Hub
+
+    def do_HEAD(self) -> None:
+        self._answer(*self._find(), with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(*self._find(), with_body=True)
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        self._answer(*self._find(asked), with_body=True)
+
+    def _find(self, asked: str = "") -> tuple[int, bytes, str]:
+        path = unquote(self.path.partition("?")[0]).strip("/")
+        self.server.requests.append(path)
+        for name, folder in self.server.repositories.items():
+            kind, _, repository = name.partition("/")
+            files = f"{repository}/resolve/" if kind == "models" else f"{name}/resolve/"
+            if path.startswith(files):
+                file = folder / path.removeprefix(files).partition("/")[2]
+                return (200, file.read_bytes(), "") if file.is_file() else (404, b"", "EntryNotFound")
+            if path == f"api/{name}" or path.startswith(f"api/{name}/"):
+                return _describe(path.removeprefix(f"api/{name}").strip("/"), repository, folder, asked)
+        return 404, b"", "RepoNotFound"
+
+    def _answer(self, status: int, body: bytes, error: str, *, with_body: bool) -> None:
+        start, total, whole = 0, len(body), body
+        if status == 200 and (asked := self.headers.get("Range")):
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), int(last or total - 1)
+            status, body = 206, body[start : end + 1]
+        self.send_response(status)
+        if error:
+            self.send_header("X-Error-Code", error)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{total}")
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(whole).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def _describe(what: str, repository: str, folder: Path, asked: str) -> tuple[int, bytes, str]:
+    listing = _listing(folder)
+    if what.startswith("paths-info"):
+        listing = [entry for entry in listing if entry["path"] in unquote(asked)]
+    if what.startswith(("tree", "paths-info")):
+        return 200, json.dumps(listing).encode(), ""
+    if what == "" or what.startswith("revision"):
+        siblings = [{"rfilename": entry["path"]} for entry in listing]
+        description = {"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+        return 200, json.dumps(description).encode(), ""
+    return 404, b"", "EntryNotFound"
+
+
+@contextmanager
+def serve_hub(repositories: Mapping[str, Path]) -> Iterator[_Hub]:
+    """Serve folders under names such as `models/someone/tiny` or `datasets/someone/pairs`; nothing else is found."""
+    with _Hub(repositories) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def hub_environment(server: ThreadingHTTPServer, home: Path) -> dict[str, str]:
+    """Variables that send huggingface_hub to the server, with a cache of its own."""
+    return {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+    }

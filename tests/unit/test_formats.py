@@ -1,0 +1,749 @@
+"""Every data format: the rows it makes, the rows it refuses, and the rows it takes for its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_recipes import registry
+from dpo_recipes.data.rows import BadRow, DataFormat, LabelledRow, PreferenceRow, Row, SourceRow
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+FORMATS: dict[str, DataFormat] = {name: registry.load("data_formats", name) for name in registry.DATA_FORMATS}
+
+Columns = Mapping[str, Any]
+USER, GOOD, BAD = (
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "assistant", "content": "What?"},
+)
+SYSTEM = {"role": "system", "content": "Be kind."}
+MORE = {"role": "user", "content": "And now?"}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Lima"}}}],
+}
+RAIN = {"role": "tool", "content": "rain"}
+TEXTS = {"chosen": "Hello.", "rejected": "What?"}
+LISTS = {"chosen": [GOOD], "rejected": [BAD]}
+TALKS = {"chosen": [USER, GOOD], "rejected": [USER, BAD]}
+H, A = "\n\nHuman: ", "\n\nAssistant:"
+
+
+def pair(prompt: list[Any], chosen: list[Any], rejected: list[Any], **extras: Any) -> PreferenceRow:
+    return PreferenceRow(prompt, chosen, rejected, "f:1", **extras)
+
+
+def single(prompt: list[Any], completion: list[Any], label: bool, **extras: Any) -> LabelledRow:
+    return LabelledRow(prompt, completion, label, "f:1", **extras)
+
+
+HI = pair([USER], [GOOD], [BAD])
+HI_SYSTEM = pair([SYSTEM, USER], [GOOD], [BAD])
+HI_LONG = pair([USER, GOOD, MORE], [GOOD], [BAD])
+HI_GOOD, HI_BAD = single([USER], [GOOD], True), single([USER], [BAD], False)
+HI_GOOD_SYSTEM = single([SYSTEM, USER], [GOOD], True)
+
+
+def turn(speaker: str, value: str) -> dict[str, str]:
+    return {"from": speaker, "value": value}
+
+
+def answers(*ranked: tuple[str, Any]) -> list[dict[str, Any]]:
+    return [{"answer": answer, "rank": rank, "model": "m"} for answer, rank in ranked]
+
+
+# --- format, columns, the rows they become ---
+GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
+    ("preference", {"prompt": "Hi", **TEXTS}, [HI]),
+    ("preference", {"prompt": [USER], **LISTS}, [HI]),
+    ("preference", {"prompt": None, **TALKS}, [HI]),
+    ("preference", {"prompt": "Hi", **TALKS}, [HI]),
+    ("preference", {"prompt": [USER], "chosen": GOOD, "rejected": "What?"}, [HI]),
+    ("preference", {"prompt": "Hi", "system": "Be kind.", **TEXTS}, [HI_SYSTEM]),
+    ("preference", {"prompt": "Hi", "system": "", **TALKS}, [HI]),
+    ("preference", {"prompt": [SYSTEM, USER], "system": "Be harsh.", **LISTS}, [HI_SYSTEM]),
+    ("preference", {"chosen": [USER, GOOD, MORE, GOOD], "rejected": [USER, GOOD, MORE, BAD]}, [HI_LONG]),
+    ("preference", {"prompt": [USER, GOOD, MORE], **LISTS}, [HI_LONG]),
+    (  # where the conversations part, the later turns belong to the answers
+        "preference",
+        {"chosen": [USER, GOOD, MORE, GOOD], "rejected": [USER, BAD, MORE, GOOD]},
+        [pair([USER], [GOOD, MORE, GOOD], [BAD, MORE, GOOD])],
+    ),
+    (  # as a CSV file has it
+        "preference",
+        {"prompt": json.dumps([USER]), "chosen": json.dumps([GOOD]), "rejected": json.dumps([BAD]), "tools": ""},
+        [HI],
+    ),
+    (  # one text that looks like messages is what the model was asked
+        "preference",
+        {"prompt": json.dumps([USER]), **TEXTS},
+        [pair([{"role": "user", "content": '[{"role": "user", "content": "Hi"}]'}], [GOOD], [BAD])],
+    ),
+    (
+        "preference",
+        {
+            "prompt": [USER, {**CALL, "content": None}, RAIN],
+            **LISTS,
+            "tools": [TOOL],
+            "chat_template_kwargs": {"enable_thinking": False},
+        },
+        [pair([USER, CALL, RAIN], [GOOD], [BAD], tools=[TOOL], template_kwargs={"enable_thinking": False})],
+    ),
+    (  # null keys, as Parquet fills them in, and content in parts
+        "preference",
+        {
+            "prompt": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}],
+            "chosen": [{**GOOD, "tool_calls": None, "name": None}],
+            "rejected": [{**BAD, "reasoning_content": "Hm.", "tool_calls": []}],
+        },
+        [pair([USER], [GOOD], [{**BAD, "reasoning_content": "Hm."}])],
+    ),
+    ("unpaired", {"prompt": "Hi", "completion": "Hello.", "label": True}, [HI_GOOD]),
+    ("unpaired", {"prompt": [USER], "completion": [BAD], "label": 0}, [HI_BAD]),
+    ("unpaired", {"prompt": "Hi", "completion": [USER, GOOD], "label": "True", "system": "Be kind."}, [HI_GOOD_SYSTEM]),
+    ("unpaired", {"prompt": json.dumps([USER]), "completion": json.dumps([BAD]), "label": "-1"}, [HI_BAD]),
+    (
+        "unpaired",
+        {"prompt": [USER], "completion": [CALL, RAIN, GOOD], "label": 1, "tools": json.dumps([TOOL])},
+        [single([USER], [CALL, RAIN, GOOD], True, tools=[TOOL])],
+    ),
+    ("ultrafeedback", {"prompt": "Hi", **TALKS, "score_chosen": 8.5, "score_rejected": 4}, [HI]),
+    ("ultrafeedback", {**TALKS, "score_chosen": 1, "score_rejected": -1, "messages": [USER, GOOD]}, [HI]),
+    ("ultrafeedback", {"prompt": "Hi", **TEXTS, "score_chosen": "7.5", "score_rejected": "7"}, [HI]),
+    (
+        "helpsteer2",
+        {"prompt": "Hi", "response_1": "Hello.", "response_2": "What?", "preference_strength": -1},
+        [HI],
+    ),
+    (
+        "helpsteer2",
+        {"prompt": "Hi", "response_1": "What?", "response_2": "Hello.", "preference_strength": "3"},
+        [HI],
+    ),
+    (
+        "helpsteer2",
+        {
+            "prompt": "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nAnd now?",
+            "response_1": "What?",
+            "response_2": "Hello.",
+            "preference_strength": 2.0,
+        },
+        [HI_LONG],
+    ),
+    (
+        "helpsteer3",
+        {"context": [USER], "response1": "Hello.", "response2": "What?", "overall_preference": -3, "domain": "code"},
+        [HI],
+    ),
+    (
+        "helpsteer3",
+        {"context": [USER, GOOD, MORE], "response1": "What?", "response2": "Hello.", "overall_preference": 1},
+        [HI_LONG],
+    ),
+    (
+        "helpsteer3",
+        {"context": json.dumps([USER]), "response1": "Hello.", "response2": "What?", "overall_preference": "-1"},
+        [HI],
+    ),
+    ("ranked", {"prompt": f"{H}Hi{A} ", "answers": answers(("What?", 2), ("Hello.", 1))}, [HI]),
+    (
+        "ranked",
+        {"prompt": "Hi", "answers": answers(("Go.", 3), ("Hello.", 1.0), ("What?", 2), ("Hey.", 1), ("Hello.", 4))},
+        [HI, pair([USER], [GOOD], [{"role": "assistant", "content": "Go."}])],
+    ),
+    (
+        "ranked",
+        {"prompt": [USER], "answers": json.dumps(answers(("Hello.", 1), ("What?", 7))), "system": "Be kind."},
+        [HI_SYSTEM],
+    ),
+    ("hh_rlhf", {"chosen": f"{H}Hi{A} Hello.", "rejected": f"{H}Hi{A} What?"}, [HI]),
+    (
+        "hh_rlhf",
+        {
+            "chosen": f"{H}Hi{A} Hello.{H}And now?{A} Hello.",
+            "rejected": f"{H}Hi{A} Hello.{H}And now?{A} What?",
+            "prompt": None,
+        },
+        [HI_LONG],
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": f"{H}Hi{A} Hello.{H}And now?{A} Hello.", "rejected": f"{H}Hi{A} What?"},
+        [pair([USER], [GOOD, MORE, GOOD], [BAD])],
+    ),
+    ("dahoas", {"prompt": f"{H}Hi{A}", "response": " Hello.", "chosen": " Hello.", "rejected": " What?\n"}, [HI]),
+    ("dahoas", {"prompt": f"{H}Hi{A} Hello.{H}And now?{A}", **TEXTS}, [HI_LONG]),
+    ("dahoas", {"prompt": f"{H}Hi{A} ", **TEXTS}, [HI]),
+    (
+        "openai",
+        {"input": {"messages": [USER], "tools": []}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        [HI],
+    ),
+    (
+        "openai",
+        {"input": {"messages": [SYSTEM, USER]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        [HI_SYSTEM],
+    ),
+    (
+        "openai",
+        {
+            "input": {"messages": [USER], "tools": [TOOL], "parallel_tool_calls": True},
+            "preferred_output": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {
+                            "id": "c1",
+                            "type": "function",
+                            "function": {"name": "weather", "arguments": '{"city": "Lima"}'},
+                        },
+                        {"function": {"name": "weather", "arguments": "Lima"}},
+                    ],
+                },
+                {**RAIN, "tool_call_id": "c1"},
+                GOOD,
+            ],
+            "non_preferred_output": [BAD],
+        },
+        [
+            pair(
+                [USER],
+                [
+                    {
+                        "role": "assistant",
+                        "content": "",
+                        "tool_calls": [
+                            {
+                                "id": "c1",
+                                "type": "function",
+                                "function": {"name": "weather", "arguments": {"city": "Lima"}},
+                            },
+                            {"type": "function", "function": {"name": "weather", "arguments": "Lima"}},
+                        ],
+                    },
+                    {**RAIN, "tool_call_id": "c1"},
+                    GOOD,
+                ],
+                [BAD],
+                tools=[TOOL],
+            )
+        ],
+    ),
+    ("alpaca", {"instruction": "Hi", "input": "", **TEXTS}, [HI]),
+    ("alpaca", {"instruction": "Hi", "system": "Be kind.", **TEXTS}, [HI_SYSTEM]),
+    ("alpaca", {"instruction": "And now?", "history": [["Hi", "Hello."]], **TEXTS}, [HI_LONG]),
+    ("alpaca", {"instruction": "And now?", "history": '[["Hi", "Hello."]]', **TEXTS}, [HI_LONG]),
+    (
+        "alpaca",
+        {"instruction": "Add.", "input": "1 + 1", **TEXTS},
+        [pair([{"role": "user", "content": "Add.\n1 + 1"}], [GOOD], [BAD])],
+    ),
+    ("alpaca_kto", {"instruction": "Hi", "output": "Hello.", "kto_tag": True}, [HI_GOOD]),
+    ("alpaca_kto", {"instruction": "Hi", "input": None, "output": "What?", "kto_tag": False}, [HI_BAD]),
+    (
+        "alpaca_kto",
+        {"instruction": "Hi", "system": "Be kind.", "output": "Hello.", "kto_tag": "true"},
+        [HI_GOOD_SYSTEM],
+    ),
+    (
+        "sharegpt",
+        {"conversations": [turn("human", "Hi")], "chosen": turn("gpt", "Hello."), "rejected": turn("gpt", "What?")},
+        [HI],
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": json.dumps([turn("human", "Hi"), turn("gpt", "Hello."), turn("human", "And now?")]),
+            "chosen": json.dumps(turn("gpt", "Hello.")),
+            "rejected": turn("gpt", "What?"),
+            "system": "",
+            "tools": "",
+        },
+        [HI_LONG],
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                turn("system", "Be kind."),
+                turn("human", "Hi"),
+                turn("function_call", '{"name": "weather", "arguments": {"city": "Lima"}}'),
+                turn("observation", "rain"),
+            ],
+            "chosen": turn("function_call", '[{"name": "weather", "arguments": {"city": "Lima"}}]'),
+            "rejected": turn("gpt", "What?"),
+            "tools": '[{"name": "weather", "parameters": {"type": "object"}}]',
+        },
+        [pair([SYSTEM, USER, CALL, RAIN], [CALL], [BAD], tools=[TOOL])],
+    ),
+    ("sharegpt_kto", {"conversations": [turn("human", "Hi"), turn("gpt", "Hello.")], "kto_tag": True}, [HI_GOOD]),
+    (
+        "sharegpt_kto",
+        {"conversations": [turn("human", "Hi"), turn("gpt", "Hello.")], "kto_tag": 1, "system": "Be kind."},
+        [HI_GOOD_SYSTEM],
+    ),
+    (
+        "sharegpt_kto",
+        {
+            "conversations": [
+                turn("human", "Hi"),
+                turn("gpt", "Hello."),
+                turn("human", "And now?"),
+                turn("gpt", "What?"),
+            ],
+            "kto_tag": False,
+            "tools": [TOOL],
+        },
+        [single([USER, GOOD, MORE], [BAD], False, tools=[TOOL])],
+    ),
+    ("ms_swift", {"messages": [SYSTEM, USER, GOOD], "rejected_response": "What?"}, [HI_SYSTEM]),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_messages": [USER, BAD]}, [HI]),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_response": [BAD]}, [HI]),
+    (
+        "ms_swift",
+        {"messages": [USER, GOOD, MORE, GOOD], "rejected_response": ["What?", "Who?"]},
+        [HI_LONG, pair([USER, GOOD, MORE], [GOOD], [{"role": "assistant", "content": "Who?"}])],
+    ),
+    (
+        "ms_swift",
+        {
+            "messages": [
+                USER,
+                {"role": "tool_call", "content": '{"name": "weather", "arguments": {"city": "Lima"}}'},
+                {"role": "tool_response", "content": "rain"},
+                GOOD,
+            ],
+            "rejected_response": "What?",
+            "tools": json.dumps([TOOL]),
+        },
+        [pair([USER, CALL, RAIN], [GOOD], [BAD], tools=[TOOL])],
+    ),
+    ("ms_swift_kto", {"messages": [USER, GOOD], "label": True}, [HI_GOOD]),
+    ("ms_swift_kto", {"messages": [SYSTEM, USER, GOOD], "label": 1}, [HI_GOOD_SYSTEM]),
+    ("ms_swift_kto", {"messages": [USER, GOOD, MORE, BAD], "label": False}, [single([USER, GOOD, MORE], [BAD], False)]),
+    ("chat_template.default", {"messages": [SYSTEM, USER], "chosen": GOOD, "rejected": BAD}, [HI_SYSTEM]),
+    ("chat_template.default", {"messages": "Hi", "chosen": [USER, GOOD], "rejected": [BAD]}, [HI]),
+    ("chat_template.default", {"messages": [USER, GOOD, MORE], **TEXTS}, [HI_LONG]),
+    ("chat_template.argilla_chat", TALKS, [HI]),
+    ("chat_template.argilla_chat", {"chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, [HI_SYSTEM]),
+    (
+        "chat_template.argilla_chat",
+        {"chosen": [USER, GOOD, MORE, GOOD], "rejected": [USER, GOOD, MORE, BAD]},
+        [HI_LONG],
+    ),
+    ("zephyr.nectar", {"prompt": f"{H}Hi{A} ", "answers": answers(("No", 7), ("What?", 2), ("Hello.", 1))}, [HI]),
+    ("zephyr.nectar", {"prompt": "Hi", "answers": answers(("Hello.", 0), ("What?", 1))}, [HI]),
+    (
+        "zephyr.nectar",
+        {
+            "prompt": f"{H}Hi{A} Hello.{H}And now?{A} ",
+            "answers": answers(("What?", "2"), ("Hello.", "1"), ("No", "3")),
+        },
+        [HI_LONG],
+    ),
+    ("passthrough", {"prompt": "Hi", **TEXTS}, [pair([USER], [GOOD], [BAD], rendered=True)]),
+    (
+        "passthrough",
+        {"prompt": "<s>Q ", "chosen": " A</s>\n", "rejected": "B"},
+        [
+            pair(
+                [{"role": "user", "content": "<s>Q "}],
+                [{"role": "assistant", "content": " A</s>\n"}],
+                [{"role": "assistant", "content": "B"}],
+                rendered=True,
+            )
+        ],
+    ),
+    (  # nothing is decoded or stripped
+        "passthrough",
+        {"prompt": json.dumps([USER]), "chosen": "Hello.", "rejected": "What?", "system": "unread"},
+        [
+            pair(
+                [{"role": "user", "content": '[{"role": "user", "content": "Hi"}]'}],
+                [GOOD],
+                [BAD],
+                rendered=True,
+            )
+        ],
+    ),
+]
+# The same rows for both templates.
+for template in ("chatml", "llama3"):
+    for first in ("default", "argilla"):
+        GOOD_ROWS += [
+            (
+                f"{template}.{first}",
+                {"instruction": "Hi", "chosen_response": "Hello.", "rejected_response": "What?"},
+                [HI],
+            ),
+            (f"{template}.{first}", {"system": "Be kind.", "question": "Hi", **TEXTS}, [HI_SYSTEM]),
+            (f"{template}.{first}", {"prompt": "Hi", "input": "unread", "system": None, **TEXTS}, [HI]),
+        ]
+    for name, asked in (("icr", "input"), ("intel", "question"), ("prompt_pairs", "prompt")):
+        GOOD_ROWS += [
+            (f"{template}.{name}", {asked: "Hi", **TEXTS}, [HI]),
+            (f"{template}.{name}", {asked: "Hi", "system": "Be kind.", **TEXTS}, [HI_SYSTEM]),
+            (f"{template}.{name}", {asked: "Hi", "system": " ", "rank": 1, **TEXTS}, [HI]),
+        ]
+    GOOD_ROWS += [
+        (f"{template}.argilla_chat", TALKS, [HI]),
+        (f"{template}.argilla_chat", {name: json.dumps(talk) for name, talk in TALKS.items()}, [HI]),
+        (
+            f"{template}.argilla_chat",
+            {"chosen": [USER, GOOD, MORE, GOOD], "rejected": [USER, GOOD, MORE, BAD]},
+            [HI_LONG],
+        ),
+        (f"{template}.ultra", {"prompt": "Hi", **TALKS}, [HI]),
+        (
+            f"{template}.ultra",
+            {"prompt": "Hi\n", "system": "Be kind.", **TALKS},
+            [pair([SYSTEM, {"role": "user", "content": "Hi\n"}], [GOOD], [BAD])],
+        ),
+        (f"{template}.ultra", {"prompt": "Hi", "system": "Be kind.", **TALKS}, [HI_SYSTEM]),
+        (f"kto.{template}.argilla_chat", {"completion": [USER, GOOD], "label": True}, [HI_GOOD]),
+        (f"kto.{template}.argilla_chat", {"completion": [SYSTEM, USER, GOOD], "label": 1}, [HI_GOOD_SYSTEM]),
+        (
+            f"kto.{template}.argilla_chat",
+            {"completion": [USER, GOOD, MORE, BAD], "label": False},
+            [single([USER, GOOD, MORE], [BAD], False)],
+        ),
+    ]
+    for name, asked in (
+        ("argilla", "instruction"),
+        ("intel", "question"),
+        ("prompt_pairs", "prompt"),
+        ("ultra", "prompt"),
+    ):
+        GOOD_ROWS += [
+            (f"kto.{template}.{name}", {asked: "Hi", "completion": "Hello.", "label": True}, [HI_GOOD]),
+            (f"kto.{template}.{name}", {asked: "Hi", "completion": "What?", "label": "0"}, [HI_BAD]),
+            (
+                f"kto.{template}.{name}",
+                {asked: "Hi", "completion": "Hello.", "label": True, "system": "Be kind."},
+                [HI_GOOD_SYSTEM],
+            ),
+        ]
+
+# --- format, columns, reason, what the detail names ---
+BAD_ROWS: list[tuple[str, Columns, str, str]] = [
+    ("preference", {"prompt": "Hi", "chosen": "", "rejected": "b"}, "no_text", "`chosen`"),
+    ("preference", {"prompt": "Hi", "chosen": "a", "rejected": None}, "no_text", "`rejected`"),
+    ("preference", {"prompt": "Hi", "chosen": 3, "rejected": "b"}, "no_text", "`chosen` is int"),
+    ("preference", {"prompt": [], **TEXTS}, "no_text", "`prompt`"),
+    ("preference", {"prompt": None, **TEXTS}, "no_text", "`prompt`"),
+    ("preference", {"prompt": "a\0b", **TEXTS}, "bad_text", "`prompt`"),
+    (
+        "preference",
+        {"prompt": "Hi", "chosen": [{**GOOD, "content": "\ud83d"}], "rejected": [BAD]},
+        "bad_text",
+        "chosen[0]",
+    ),
+    ("preference", {"prompt": "Hi", "chosen": "a", "rejected": "a"}, "equal_answers", "chosen"),
+    ("preference", {"chosen": [USER, GOOD], "rejected": [USER, GOOD]}, "equal_answers", "chosen"),
+    ("preference", {"chosen": [USER, GOOD], "rejected": [MORE, BAD]}, "no_shared_prompt", "chosen"),
+    ("preference", {"prompt": [{"content": "Hi"}], **TEXTS}, "bad_message", "`prompt[0]` has no role"),
+    (
+        "preference",
+        {"prompt": [{"role": "human", "content": "Hi"}], **TEXTS},
+        "bad_role",
+        "`prompt[0].role` is `human`",
+    ),
+    ("preference", {"prompt": [USER, {"role": "user", "content": " "}], **TEXTS}, "no_text", "`prompt[1].content`"),
+    ("preference", {"prompt": [GOOD], **LISTS}, "bad_role_order", "prompt"),
+    ("preference", {"prompt": [USER, SYSTEM, MORE], **LISTS}, "bad_role_order", "`system`"),
+    ("preference", {"prompt": [USER, RAIN], **LISTS}, "bad_role_order", "`tool`"),
+    ("preference", {"prompt": [SYSTEM], **LISTS}, "only_system", "system"),
+    ("preference", {"prompt": [USER], "chosen": [USER], "rejected": [BAD]}, "bad_role_order", "`chosen`"),
+    ("preference", {"prompt": [USER], "chosen": [GOOD, MORE], "rejected": [BAD]}, "bad_role_order", "`chosen`"),
+    ("preference", {"prompt": "Hi", "system": 7, **TEXTS}, "no_text", "`system`"),
+    ("preference", {"prompt": "Hi", "tools": "weather", **TEXTS}, "bad_tools", "`tools`"),
+    ("preference", {"prompt": "Hi", "tools": ["weather"], **TEXTS}, "bad_tools", "`tools`"),
+    ("preference", {"prompt": "Hi", "tools": [{"name": "\ud83d"}], **TEXTS}, "bad_text", "`tools[0]['name']`"),
+    (
+        "preference",
+        {"prompt": "Hi", "tools": [{"since": date(2024, 1, 1)}], **TEXTS},
+        "bad_message",
+        "tools[0]['since']",
+    ),
+    ("preference", {"prompt": "Hi", "chat_template_kwargs": [1], **TEXTS}, "bad_tools", "`chat_template_kwargs`"),
+    (
+        "preference",
+        {"prompt": [USER], "chosen": [{**CALL, "tool_calls": "x"}], "rejected": "b"},
+        "bad_tool_call",
+        "chosen[0]",
+    ),
+    (
+        "preference",
+        {"prompt": [USER], "chosen": [{**CALL, "tool_calls": [{}]}], "rejected": "b"},
+        "bad_tool_call",
+        "chosen[0]",
+    ),
+    ("preference", {"prompt": [{**USER, "content": [{"type": "image"}]}], **TEXTS}, "bad_message", "prompt[0]"),
+    ("unpaired", {"prompt": "Hi", "completion": "a", "label": "yes"}, "bad_label", "`label` is 'yes'"),
+    ("unpaired", {"prompt": "Hi", "completion": "a", "label": None}, "bad_label", "`label`"),
+    ("unpaired", {"prompt": "Hi", "completion": "a", "label": 0.5}, "bad_label", "`label`"),
+    ("unpaired", {"prompt": "Hi", "completion": "", "label": 1}, "no_text", "`completion`"),
+    ("ultrafeedback", {"prompt": "Hi", **TEXTS, "score_chosen": 5, "score_rejected": 5.0}, "tied_scores", "5"),
+    ("ultrafeedback", {"prompt": "Hi", **TEXTS, "score_chosen": 4, "score_rejected": 5}, "swapped_scores", "4"),
+    (
+        "ultrafeedback",
+        {"prompt": "Hi", **TEXTS, "score_chosen": None, "score_rejected": 5},
+        "bad_number",
+        "`score_chosen`",
+    ),
+    (
+        "ultrafeedback",
+        {"prompt": "Hi", **TEXTS, "score_chosen": 5, "score_rejected": "x"},
+        "bad_number",
+        "`score_rejected`",
+    ),
+    ("helpsteer2", {"prompt": "Hi", "response_1": "a", "response_2": "b", "preference_strength": 0}, "tie", "strength"),
+    ("helpsteer2", {"prompt": "Hi", "response_1": "a", "response_2": "b", "preference_strength": 9}, "bad_number", "9"),
+    ("helpsteer2", {"prompt": "Hi\n<extra_id_1>Bot\nx", "response_1": "a"}, "bad_role", "`Bot`"),
+    ("helpsteer3", {"context": [USER], "response1": "a", "response2": "b", "overall_preference": 0}, "tie", "overall"),
+    (
+        "helpsteer3",
+        {"context": "Hi", "response1": "a", "response2": "b", "overall_preference": 1},
+        "no_text",
+        "`context`",
+    ),
+    (
+        "helpsteer3",
+        {"context": [USER], "response1": "", "response2": "b", "overall_preference": 1},
+        "no_text",
+        "`response1`",
+    ),
+    ("ranked", {"prompt": "Hi", "answers": answers(("a", 1), ("b", 1))}, "tied_ranks", "`answers`"),
+    ("ranked", {"prompt": "Hi", "answers": answers(("a", 1))}, "tied_ranks", "`answers`"),
+    ("ranked", {"prompt": "Hi", "answers": answers(("a", 1), ("", 2))}, "no_text", "`answers[1].answer`"),
+    ("ranked", {"prompt": "Hi", "answers": answers(("a", 1), ("b", True))}, "bad_number", "`answers[1].rank`"),
+    ("ranked", {"prompt": f"{H}Hi{A} Hello.", "answers": answers(("a", 1), ("b", 2))}, "bad_dialogue", "`prompt`"),
+    ("ranked", {"prompt": "Hi", "answers": ["a", "b"]}, "bad_message", "`answers[0]`"),
+    ("hh_rlhf", {"chosen": "Hi", "rejected": f"{H}a{A} b"}, "bad_dialogue", "`chosen`"),
+    ("hh_rlhf", {"chosen": f"{H}a{A} b", "rejected": f"{H}other{A} b"}, "no_shared_prompt", "rejected"),
+    ("hh_rlhf", {"chosen": f"{H}a{A} b", "rejected": f"{H}a{A}"}, "no_text", "turn 2 of `rejected`"),
+    ("hh_rlhf", {"chosen": f"{H}a{A} b", "rejected": f"{H}a{A} b"}, "equal_answers", "chosen"),
+    ("hh_rlhf", {"chosen": f"{H}a{A} b", "rejected": None}, "no_text", "`rejected`"),
+    ("dahoas", {"prompt": "Hi", **TEXTS}, "bad_dialogue", "`prompt`"),
+    ("dahoas", {"prompt": f"{H}Hi", **TEXTS}, "bad_dialogue", "`prompt`"),
+    ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": " a", "rejected": "a "}, "equal_answers", "chosen"),
+    ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": " a", "rejected": " "}, "no_text", "`rejected`"),
+    ("openai", {"input": "Hi", "preferred_output": [GOOD], "non_preferred_output": [BAD]}, "bad_message", "`input`"),
+    ("openai", {"input": {}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}, "no_text", "`input.messages`"),
+    ("openai", {"input": {"messages": [USER]}, "preferred_output": "a"}, "no_text", "`preferred_output`"),
+    (
+        "openai",
+        {"input": {"messages": [USER], "tools": 1}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        "bad_tools",
+        "`input.tools`",
+    ),
+    ("alpaca", {"instruction": "", "input": None, **TEXTS}, "no_text", "`instruction`"),
+    ("alpaca", {"instruction": "Hi", "chosen": ["a"], "rejected": "b"}, "no_text", "`chosen`"),
+    ("alpaca", {"instruction": "Hi", "history": [["a"]], **TEXTS}, "bad_message", "`history[0]`"),
+    ("alpaca", {"instruction": "Hi", "history": "a, b", **TEXTS}, "bad_message", "`history`"),
+    ("alpaca_kto", {"instruction": "Hi", "output": "a", "kto_tag": None}, "bad_label", "`kto_tag`"),
+    ("alpaca_kto", {"instruction": "Hi", "output": None, "kto_tag": True}, "no_text", "`output`"),
+    ("sharegpt", {"conversations": [], **TEXTS}, "no_text", "`conversations`"),
+    ("sharegpt", {"conversations": [turn("bot", "Hi")], **TEXTS}, "bad_role", "`conversations[0].from` is `bot`"),
+    ("sharegpt", {"conversations": [turn("human", "")], **TEXTS}, "no_text", "`conversations[0].value`"),
+    ("sharegpt", {"conversations": [turn("human", "Hi")], **TEXTS}, "bad_message", "`chosen`"),
+    (
+        "sharegpt",
+        {"conversations": [turn("human", "Hi")], "chosen": turn("human", "a"), "rejected": turn("gpt", "b")},
+        "bad_role_order",
+        "`chosen`",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [turn("human", "Hi"), turn("function_call", "x")]},
+        "bad_tool_call",
+        "conversations[1]",
+    ),
+    ("sharegpt_kto", {"conversations": [turn("gpt", "a")], "kto_tag": True}, "bad_role_order", "`conversations`"),
+    ("sharegpt_kto", {"conversations": [turn("human", "Hi")] * 2, "kto_tag": True}, "bad_role_order", "`completion`"),
+    ("ms_swift", {"messages": [USER], "rejected_response": "b"}, "bad_role_order", "`messages`"),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_response": None}, "no_text", "`rejected_response`"),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_response": ["b", ""]}, "no_text", "`rejected_response[1]`"),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_response": "Hello."}, "equal_answers", "chosen"),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_messages": [MORE, BAD]}, "no_shared_prompt", "chosen"),
+    (
+        "ms_swift",
+        {"messages": [{"role": "bot", "content": "x"}], "rejected_response": "b"},
+        "bad_role",
+        "`messages[0].role`",
+    ),
+    ("ms_swift_kto", {"messages": "Hi", "label": True}, "no_text", "`messages`"),
+    ("ms_swift_kto", {"messages": [USER, GOOD], "label": 2}, "bad_label", "`label`"),
+    ("chatml.default", {"chosen": "a", "rejected": "b"}, "no_text", "`instruction`"),
+    ("chatml.argilla", {"prompt": "Hi", "chosen": "a"}, "no_text", "`rejected_response`"),
+    ("llama3.argilla_chat", {"chosen": "a", "rejected": "b"}, "no_text", "`chosen`"),
+    ("llama3.icr", {"question": "Hi", **TEXTS}, "no_text", "`input`"),
+    ("chatml.intel", {"question": "Hi", "chosen": [GOOD], "rejected": "b"}, "no_text", "`chosen` is list"),
+    ("chatml.prompt_pairs", {"prompt": "Hi", "chosen": "a", "rejected": "a"}, "equal_answers", "chosen"),
+    ("chatml.ultra", {"prompt": "Other", **TALKS}, "no_shared_prompt", "`chosen`"),
+    ("llama3.ultra", {"prompt": "Hi", **TEXTS}, "no_text", "`chosen`"),
+    ("chat_template.default", {"messages": [USER, GOOD], **TEXTS}, "bad_role_order", "prompt"),
+    ("chat_template.argilla_chat", {"chosen": [USER, GOOD], "rejected": [MORE, BAD]}, "no_shared_prompt", "chosen"),
+    ("zephyr.nectar", {"prompt": "Hi", "answers": answers(("a", 1), ("a", 2))}, "tied_ranks", "`answers`"),
+    ("passthrough", {"prompt": "Hi", "chosen": [GOOD], "rejected": "b"}, "no_text", "`chosen` is list"),
+    ("kto.chatml.intel", {"question": None, "completion": "a", "label": True}, "no_text", "`question`"),
+    ("kto.llama3.argilla_chat", {"completion": [GOOD], "label": True}, "bad_role_order", "`completion`"),
+]
+
+# --- rows of no format, and rows with the columns of two ---
+FOREIGN: list[Columns] = [
+    {"chosen": "a", "rejected": "b"},
+    {"prompt": "Hi", "chosen": "a"},
+    {"input": "Hi", "chosen": "a", "rejected": "b"},
+    {"chosen": [GOOD], "rejected": [BAD]},
+    {"messages": [USER], "chosen": GOOD, "rejected": BAD},
+    {"completion": [USER, GOOD], "label": True},
+    {"text": "Hi"},
+    {},
+]
+OVERLAPPING: list[tuple[Columns, set[str]]] = [
+    ({"prompt": "Hi", **TEXTS, "instruction": "Hi"}, {"preference"}),
+    ({"prompt": "Hi", "completion": "a", "label": True, "messages": [USER, GOOD]}, {"unpaired"}),
+    ({"chosen": f"{H}Hi{A} a", "rejected": f"{H}Hi{A} b", "score_chosen": 2, "score_rejected": 1}, {"hh_rlhf"}),
+    ({"prompt": "Hi", **TEXTS, "conversations": [turn("human", "Hi")]}, {"preference", "sharegpt"}),
+    ({"prompt": "Hi", **TEXTS, "answers": answers(("a", 1))}, {"preference", "ranked"}),
+    ({"prompt": "Hi", **TEXTS, "completion": "a", "label": True}, {"preference", "unpaired"}),
+]
+
+
+def ids(table: list[Any]) -> list[str]:
+    return [f"{entry[0]}-{number}" for number, entry in enumerate(table)]
+
+
+def detected(columns: Columns) -> set[str]:
+    return {name for name, data_format in FORMATS.items() if data_format.detect and data_format.matches(columns)}
+
+
+@pytest.mark.parametrize(("name", "columns", "expected"), GOOD_ROWS, ids=ids(GOOD_ROWS))
+def test_a_row_becomes(name: str, columns: Columns, expected: list[Row]) -> None:
+    before = copy.deepcopy(columns)
+    assert list(FORMATS[name].to_rows(SourceRow(columns, "f:1"))) == expected
+    assert columns == before
+
+
+@pytest.mark.parametrize(("name", "columns", "reason", "named"), BAD_ROWS, ids=ids(BAD_ROWS))
+def test_a_row_is_refused(name: str, columns: Columns, reason: str, named: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        FORMATS[name].to_rows(SourceRow(columns, "f:1"))
+    assert (caught.value.reason, named in caught.value.detail) == (reason, True), caught.value.detail
+
+
+@pytest.mark.parametrize(("name", "columns", "expected"), GOOD_ROWS, ids=ids(GOOD_ROWS))
+def test_a_row_is_taken_by_its_own_format_and_no_other(name: str, columns: Columns, expected: list[Row]) -> None:
+    assert FORMATS[name].matches(columns)
+    if FORMATS[name].detect:
+        assert detected(columns) == {name}
+    assert {type(row) for row in expected} == {PreferenceRow if FORMATS[name].kind == "pair" else LabelledRow}
+
+
+@pytest.mark.parametrize("columns", FOREIGN, ids=str)
+def test_a_row_of_no_format_is_not_taken(columns: Columns) -> None:
+    assert detected(columns) == set()
+
+
+@pytest.mark.parametrize(("columns", "names"), OVERLAPPING, ids=lambda value: str(value)[:40])
+def test_a_row_with_the_columns_of_two_formats_is_taken_by_all_that_it_may_be(
+    columns: Columns, names: set[str]
+) -> None:
+    assert detected(columns) == names
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_entry_of_the_registry_has_an_example_of_its_own_that_converts(name: str) -> None:
+    data_format = FORMATS[name]
+    assert data_format.name == name
+    assert data_format.matches(data_format.example)
+    assert detected(data_format.example) == {name} or not data_format.detect
+    assert set(data_format.columns) <= set(data_format.example)
+    assert set(data_format.example) <= {*data_format.columns, *data_format.optional_columns}
+    assert data_format.to_rows(SourceRow(data_format.example, "f:1"))
+    assert sum(entry[0] == name for entry in GOOD_ROWS) >= 3
+    promised = re.match(r"(?:kto\.)?(chatml|llama3|zephyr)\.", name)
+    assert data_format.chat_template == (promised and promised[1])
+
+
+WRONG = (
+    None,
+    "",
+    " ",
+    5,
+    True,
+    1e999,
+    [],
+    {},
+    [[]],
+    [None],
+    ["x"],
+    [{}],
+    [{"role": "user"}],
+    "[",
+    "\0",
+    "\ud800",
+    -(10**400),
+)
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """Copies of a value with one part of it, at any depth, replaced by something wrong or left out."""
+    yield from WRONG
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, part in parts:
+        for worse in damaged(part):
+            copied = copy.copy(value)
+            copied[place] = worse
+            yield copied
+        copied = copy.copy(value)
+        del copied[place]
+        yield copied
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_is_wrong_in_a_row_only_bad_row_is_raised(name: str) -> None:
+    data_format, reasons = FORMATS[name], set()
+    for row in (columns for entry, columns, _ in GOOD_ROWS if entry == name):
+        for columns in damaged({"system": "Be kind.", "tools": [TOOL], **row}):
+            if not isinstance(columns, dict):
+                continue
+            data_format.matches(columns)
+            try:
+                made = [vars(row) for row in data_format.to_rows(SourceRow(columns, "f:1"))]
+            except BadRow as error:
+                reasons.add(error.reason)
+            else:
+                json.dumps(made, ensure_ascii=False).encode()
+                assert "\\u0000" not in json.dumps(made)
+    assert {"no_text", "bad_text", "bad_tools"} <= reasons
+    assert all(re.fullmatch("[a-z_]+", reason) for reason in reasons)
+
+
+def test_the_page_shows_every_format_with_its_summary_and_example() -> None:
+    sections = re.findall(
+        r"^#### `([^`]+)`\n\n(.+?)\n\n```json\n(.+?)\n```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert len(sections) == len(FORMATS)
+    assert {name: (text, json.loads(example)) for name, text, example in sections} == {
+        name: (sentence(data_format), data_format.example) for name, data_format in FORMATS.items()
+    }
+
+
+def sentence(data_format: DataFormat) -> str:
+    """What the page says of a format: its summary, and the columns that nothing else on the page shows."""
+    summary = data_format.summary[0].upper() + data_format.summary[1:] + "."
+    shown = {*data_format.example, *re.findall("`(.+?)`", summary), "tools", "chat_template_kwargs"}
+    optional = ", ".join(f"`{name}`" for name in data_format.optional_columns if name not in shown)
+    return summary + (f" Also read where present: {optional}." if optional else "")
