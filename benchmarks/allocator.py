@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dpo_recipes.hardware import describe_machine, package_versions
+from dpo_recipes.hardware.machine import describe_machine, package_versions
 from dpo_recipes.launch.local import CPU_ALLOCATOR
 
 SETTINGS = {"default": {}, "dpo-recipe": CPU_ALLOCATOR}

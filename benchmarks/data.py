@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.hardware import describe_machine, package_versions
+from dpo_recipes.hardware.machine import describe_machine, package_versions
 
 TEMPLATES = ("chatml", "hh", "plain", "llama3")
 
@@ -41,13 +41,16 @@ def main() -> None:
     if options.prepare:
         print(json.dumps(prepare(options.prepare, options.tokenizer)))
         return
-    report = {
-        "machine": describe_machine(),
-        "packages": package_versions(),
-        "repeats": options.repeats,
-        "templates": {name: compare(options.pairs, options.tokenizer, name, options.repeats) for name in TEMPLATES},
-        "memory": [measure_memory(count, options.tokenizer) for count in options.rows],
-    }
+    # A part that is left out (`--repeats 0`, `--rows` without a number) stays as it was measured before.
+    report = (
+        json.loads(options.output.read_text(encoding="utf-8")) if options.output and options.output.exists() else {}
+    )
+    report |= {"machine": describe_machine(), "packages": package_versions()}
+    if options.repeats:
+        compared = {name: compare(options.pairs, options.tokenizer, name, options.repeats) for name in TEMPLATES}
+        report |= {"repeats": options.repeats, "templates": compared}
+    if options.rows:
+        report["memory"] = [measure_memory(count, options.tokenizer) for count in options.rows]
     text = json.dumps(report, indent=2) + "\n"
     print(text)
     if options.output:
@@ -113,6 +116,8 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
         made: dict[str, Any] = {}
         for _ in range(repeats):
             for name, run in ways.items():
+                # `datasets` leaves it off in this process after it has used several; the worker has it on.
+                os.environ["TOKENIZERS_PARALLELISM"] = "true"
                 started = time.perf_counter()
                 made[name] = run()
                 walls[name].append(time.perf_counter() - started)

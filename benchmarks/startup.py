@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from dpo_recipes.hardware import describe_machine, package_versions
+from dpo_recipes.hardware.machine import describe_machine, package_versions
 
 PROGRAM = str(Path(sys.executable).with_name("dpo-recipe"))
 COMMANDS = {

@@ -165,6 +165,14 @@ CODES = {
         "a setting that does nothing", "It would look as if it did something. The error says what it goes with."
     ),
     "R328": _entry("no such other split", "`data.eval.split` names another split of the hub datasets in `data.train`."),
+    "R330": _entry("an unknown hardware profile", "docs/hardware.md lists the named devices."),
+    "R331": _entry("a quantized base without an adapter", "QLoRA trains an adapter on frozen weights of few bits."),
+    "R332": _entry("a GGUF base cannot be quantized again", "Its weights are unpacked when they are loaded."),
+    "R333": _entry("a continued adapter keeps its form", "Rank, targets and the like come with the adapter."),
+    "R334": _entry(
+        "a way to begin that cannot be", "PiSSA and OLoRA move the base's weights; LoftQ is for 4-bit bases."
+    ),
+    "R335": _entry("optimizer and schedule do not go together", "The error says which goes with which."),
     "R390": _entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
@@ -284,6 +292,14 @@ CODES = {
         "the hub does not give the model", "It cannot be reached, the id is wrong, or the model is private or gated."
     ),
     "M510": _entry("no fast tokenizer", "Only tokenizers of the `tokenizers` library (tokenizer.json) are used."),
+    "M511": _entry(
+        "the base is quantized already", "GPTQ and AWQ bases take an adapter, their library, and no `quantization`."
+    ),
+    "M512": _entry("the adapter does not fit the base", "It was trained on another base, or on one of another shape."),
+    "M513": _entry(
+        "weights in pickle files", "Opening one can run any code that is in it. `model.allow_pickle` allows it."
+    ),
+    "M514": _entry("LoftQ without a CUDA GPU", "peft computes LoftQ's start on the GPU and nowhere else."),
     # T6xx: running
     "T601": _entry(
         "the output folder is not writable", "Runs are written below `output_dir`, relative to the current folder."

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_recipes import hardware
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError
 from dpo_recipes.events import EventLog
+from dpo_recipes.hardware import machine
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
@@ -131,11 +131,11 @@ class Worker:
             "num_eval_pairs": len(pairs.datasets.get("eval", ())),
             "num_test_pairs": len(pairs.datasets.get("test", ())),
             "data": {"source": pairs.key, "chat_template": bundle.chat.template.name},
-            "peak_memory_bytes": hardware.peak_memory_bytes(),
+            "peak_memory_bytes": machine.peak_memory_bytes(),
             "samples": samples.side_by_side(),
             "answer_words": samples.answer_words(),
             "model": bundle.stack,
-            "environment": {**hardware.describe_machine(), "packages": hardware.package_versions()},
+            "environment": {**machine.describe_machine(), "packages": machine.package_versions()},
             "started_at": _iso(self.started),
         }
 

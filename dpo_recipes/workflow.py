@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dpo_recipes import hardware, registry
+from dpo_recipes import registry
 from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interrupted, RecipeError, RunError
 from dpo_recipes.events import EventReader
+from dpo_recipes.hardware import machine
 from dpo_recipes.launch import local
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
@@ -83,7 +84,7 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
     write_text_atomically(run.given_recipe, validated.composed.text)
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())
-    write_json(run.environment, {**hardware.describe_machine(), "packages": hardware.package_versions()})
+    write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
     return run, plan
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import typer
 
-from dpo_recipes import hardware
 from dpo_recipes.cli.options import JsonOption
+from dpo_recipes.hardware import machine
 
 
 def doctor(json_: JsonOption = False) -> None:
     """Show devices, precisions, versions, disk space, and whether the model hub answers."""
     facts = {
-        **hardware.describe_machine(),
-        "torch": hardware.describe_torch(),
-        "packages": hardware.package_versions(),
-        "hub_reachable": hardware.hub_reachable(),
+        **machine.describe_machine(),
+        "torch": machine.describe_torch(),
+        "packages": machine.package_versions(),
+        "hub_reachable": machine.hub_reachable(),
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
     }
     if json_:

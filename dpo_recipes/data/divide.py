@@ -102,7 +102,7 @@ def _carve(division: Division, data: Data, seed: int) -> None:
     hashes = np.frombuffer(division.index.prompt_hashes, np.uint64)[train]
     wanted = {name: part.fraction or part.count or 0 for name, part in carved.items()}
     stable = any(part.stable for part in carved.values())
-    sides = np.asarray(assign_splits(hashes.tolist(), wanted, seed, stable=stable))
+    sides = np.asarray(assign_splits(hashes, wanted, seed, stable=stable))
     for name in carved:
         moved = train[sides == name]
         division.places[name] = moved

@@ -39,14 +39,16 @@ class Encoder:
         self._backend.no_padding()
         variables = (tokenizer.bos_token, tokenizer.eos_token)
         self._cuts = [t for t in cutting_tokens(self._backend) if t in template_text or t in variables]
+        self._cuts_at_words = can_cut_at_words(self._backend)
         self._known: dict[str, list[int]] = {}
 
     def encode(self, batch: Sequence[Texts]) -> list[Encoded]:
         """Ids of every prompt and answer of a batch.
 
-        Special tokens part a text before anything else is done to it, so what stands before and after one is encoded
-        alone without changing an id. What the texts of a row share up to their last shared special token is therefore
-        encoded once, and the short end of a prompt, which is the same in all rows, once for the whole data.
+        Special tokens part a text before anything else is done to it, and common tokenizers part it between words next:
+        what stands before and after such a place is encoded alone without changing an id. What the texts of a row share
+        up to the last such place is therefore encoded once, and the short end of a prompt, which often is the same in
+        all rows, once for the whole data.
         """
         heads = [self._shared_head(texts) for texts in batch]
         tails = [text[len(head) :] for texts, head in zip(batch, heads, strict=True) for text in texts.answers]
@@ -63,7 +65,7 @@ class Encoder:
         if not all(answer.startswith(shared) for answer in texts.answers):
             shared = _common_text([texts.prompt, *texts.answers])
         cut = max((shared.rfind(token) + len(token) for token in self._cuts if token in shared), default=0)
-        return shared[:cut]
+        return shared[: max(cut, _last_word(shared))] if self._cuts_at_words else shared[:cut]
 
     def _learn(self, texts: set[str]) -> None:
         """Ends of prompts are few where a special token precedes them; else they are as many as there are rows."""
@@ -109,7 +111,7 @@ def cutting_tokens(backend: Any) -> list[str]:
     each piece between them alone. A Metaspace that marks only the first piece of a text looks at its place, and a token
     that strips its neighbours or overlaps another one does not part a text cleanly.
     """
-    if '"first"' in json.dumps(json.loads(backend.to_str())["pre_tokenizer"]):
+    if '"first"' in json.dumps(_state(backend.pre_tokenizer)):
         return []
     added = backend.get_added_tokens_decoder().values()
     texts = [token.content for token in added]
@@ -120,6 +122,61 @@ def cutting_tokens(backend: Any) -> list[str]:
         and not (token.normalized or token.lstrip or token.rstrip or token.single_word)
         and not any(_overlaps(other, token.content) for other in texts)
     ]
+
+
+_WORD_SPLITS = (
+    # GPT-2's pattern stands in tokenizers' ByteLevel; these are those of Llama 3 (and cl100k) and of Qwen2.
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+
+
+def can_cut_at_words(backend: Any) -> bool:
+    """Whether a text may be cut between a letter and a space that a letter follows, without changing an id.
+
+    So it is where pieces are found from left to right by a known pattern, in which a run of letters ends at a space and
+    a space goes with the letters after it; where nothing before that joins the two sides; and where no added token
+    holds a space.
+    """
+    if _state(backend.normalizer) not in (None, {"type": "NFC"}):
+        return False
+    added = backend.get_added_tokens_decoder().values()
+    if any(" " in token.content or token.lstrip or token.rstrip for token in added):
+        return False
+    steps = _state(backend.pre_tokenizer) or {}
+    steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
+    return sum(map(_parts_words, steps)) == 1 and all(_parts_words(step) or _keeps_words(step) for step in steps)
+
+
+def _state(part: Any) -> Any:
+    """A part of a tokenizer as it stands in tokenizer.json; the whole of that is megabytes."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _parts_words(step: dict[str, Any]) -> bool:
+    if step.get("type") == "ByteLevel":
+        return step["use_regex"] and not step["add_prefix_space"]
+    return (
+        step.get("type") == "Split"
+        and step["pattern"].get("Regex") in _WORD_SPLITS
+        and step["behavior"] == "Isolated"
+        and not step["invert"]
+    )
+
+
+def _keeps_words(step: dict[str, Any]) -> bool:
+    """Whether a step never joins or moves what stands on both sides of a space."""
+    return step.get("type") == "Digits" or (step.get("type") == "ByteLevel" and not step["add_prefix_space"])
+
+
+def _last_word(text: str) -> int:
+    """Where the last space between two ASCII letters stands; 0 without one."""
+    place = len(text)
+    while (place := text.rfind(" ", 0, place)) > 0:
+        around = text[place - 1] + text[place + 1 : place + 2]
+        if len(around) == 2 and around.isascii() and around.isalpha():
+            return place
+    return 0
 
 
 def _overlaps(other: str, token: str) -> bool:

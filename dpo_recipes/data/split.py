@@ -24,7 +24,7 @@ def prompt_hash(prompt: list[Message]) -> int:
 
 
 def assign_splits(
-    prompt_hashes: Sequence[int], wanted: Mapping[str, float | int], seed: int, stable: bool = False
+    prompt_hashes: Sequence[int] | np.ndarray, wanted: Mapping[str, float | int], seed: int, stable: bool = False
 ) -> list[str]:
     """For each row its split: one of the names in `wanted`, or `train`. Rows with the same prompt go together.
 

@@ -49,6 +49,8 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
+        "lr_scheduler_kwargs": {} if training.min_lr_ratio is None else {"min_lr_rate": training.min_lr_ratio},
+        "activation_offloading": training.activation_offloading,
         "warmup_steps": training.warmup_ratio,  # transformers 5 reads a value below 1 as a share of the steps
         "optim": training.optimizer,
         "weight_decay": training.weight_decay,

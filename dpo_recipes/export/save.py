@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.export.card import render_card
-from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.model.adapters import AT_ZERO
+from dpo_recipes.model.build import ModelBundle, reload_base
 from dpo_recipes.recipe.schema import Recipe
 
 MODEL_FOLDER = "model"
@@ -24,16 +26,51 @@ def save_model(
     target, partial = run_dir / MODEL_FOLDER, run_dir / (MODEL_FOLDER + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     kind = saved_kind(recipe, bundle)
-    if kind == "merged":
-        model = model.merge_and_unload()
     _check_space(model, run_dir, kind)
-    # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
-    extra = {"save_embedding_layers": False} if kind == "adapter" else {}
-    model.save_pretrained(partial, safe_serialization=True, **extra)
+    if kind == "adapter":
+        _save_adapter(model, recipe, partial)
+    else:
+        merged = _merge(model, recipe, bundle, partial) if kind == "merged" else model
+        merged.save_pretrained(partial, safe_serialization=True)
     bundle.tokenizer.save_pretrained(partial)
     (partial / "README.md").write_text(render_card(recipe, {**result, "saved": kind}), encoding="utf-8")
     partial.rename(target)
     return target, kind
+
+
+def _save_adapter(model: Any, recipe: Recipe, folder: Path) -> None:
+    """Save the trained adapter alone, so that it fits the untouched base.
+
+    One that began with a part of the base's weights (PiSSA, OLoRA) is saved as the difference to its start, which is in
+    the model as the reference `ref`; its rank doubles.
+    """
+    # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
+    arguments: dict[str, Any] = {"selected_adapters": ["default"], "save_embedding_layers": False}
+    adapter = recipe.model.adapter
+    if adapter is None or adapter.path is not None or adapter.init in (*AT_ZERO, "loftq"):
+        model.save_pretrained(folder, safe_serialization=True, **arguments)
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        start = Path(scratch) / "start"
+        model.save_pretrained(scratch, selected_adapters=["ref"], save_embedding_layers=False)
+        (Path(scratch) / "ref").rename(start)
+        model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start), **arguments)
+
+
+def _merge(model: Any, recipe: Recipe, bundle: ModelBundle, scratch: Path) -> Any:
+    """The base with the adapter in its weights.
+
+    A quantized base is unpacked first: what was trained is the adapter on the quantized weights, so these, and not the
+    original ones, are what it is added to (merging into the original changed logits by 2.5 on average).
+    """
+    if recipe.model.quantization is None:
+        return model.merge_and_unload(adapter_names=["default"])
+    from peft import PeftModel
+
+    with tempfile.TemporaryDirectory(dir=scratch.parent) as folder:
+        _save_adapter(model, recipe, Path(folder) / "adapter")
+        base = reload_base(recipe, bundle).dequantize()
+        return PeftModel.from_pretrained(base, Path(folder) / "adapter").merge_and_unload()
 
 
 def saved_kind(recipe: Recipe, bundle: ModelBundle) -> str:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from dpo_recipes.hardware import gpu_names
+from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 

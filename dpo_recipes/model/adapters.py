@@ -1,17 +1,57 @@
-"""Adapters, as peft's configuration of them."""
+"""Adapters: made by peft from the recipe, or loaded to be trained further."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from dpo_recipes.errors import RunError
+from dpo_recipes.model.loading import loading_errors
+from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.recipe.paths import is_hub_id
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.adapter import LoraAdapter
+
+AT_ZERO = ("default", "gaussian", "orthogonal")
+"""Ways to begin that leave the model as it is, so that switching the adapter off gives the reference."""
 
 
-def adapter_config(recipe: Recipe, policy: Any, added_ids: list[int]) -> Any | None:
-    """peft's configuration of the recipe's adapter, which also trains the embeddings of tokens that were added."""
+@dataclass(frozen=True)
+class Attached:
+    """A policy with its adapter on it already, or peft's configuration for the trainer to put one on."""
+
+    policy: Any
+    config: Any | None = None
+    reference: str = "the untouched base"
+    """What the trained model is compared with."""
+
+
+def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_ids: list[int]) -> Attached:
+    """The policy with the recipe's adapter.
+
+    Where the adapter does not begin at zero, it is put on here and its start is the reference: TRL 1.16 copies an
+    adapter that it is given as `ref`. Raises `RunError` M512 (an adapter that does not fit) and M504, M509 (loading).
+    """
     adapter = recipe.model.adapter
     if adapter is None:
-        return None
+        return Attached(policy)
+    if adapter.path is not None:
+        return Attached(_continued(adapter, recipe, policy), reference=f"the adapter {adapter.path} as it was loaded")
+    config = _lora_config(adapter, policy, added_ids)
+    if adapter.init in AT_ZERO:
+        return Attached(policy, config)
+    from peft import get_peft_model
+
+    wrapped = get_peft_model(policy, config)
+    if adapter.init == "loftq":
+        _apply_loftq(wrapped, location)
+    # The copy that becomes the reference must take these weights and not begin in its own way.
+    wrapped.peft_config["default"].init_lora_weights = True
+    return Attached(wrapped, reference=f"the base with its adapter as `{adapter.init}` begins it")
+
+
+def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int]) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -19,10 +59,56 @@ def adapter_config(recipe: Recipe, policy: Any, added_ids: list[int]) -> Any | N
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
+        modules_to_save=adapter.modules_to_save or None,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        # LoftQ starts from zero and replaces the weights, because peft's own way needs an unquantized base.
+        init_lora_weights=True if adapter.init in ("default", "loftq") else adapter.init,
         # Of the embeddings, only the rows of new tokens are trained and saved.
         trainable_token_indices=_embedding_rows(policy, added_ids),
         task_type="CAUSAL_LM",
     )
+
+
+def _continued(adapter: LoraAdapter, recipe: Recipe, policy: Any) -> Any:
+    from peft import PeftConfig, PeftModel
+
+    path = adapter.path or ""
+    with loading_errors("the adapter", ModelLocation(path)):
+        config = PeftConfig.from_pretrained(path)
+    base = config.base_model_name_or_path
+    if base and base != recipe.model.path and is_hub_id(base) and is_hub_id(recipe.model.path):
+        raise _does_not_fit(path, f"it was trained on {base}, and `model.path` is {recipe.model.path}")
+    try:
+        # A tokenizer with added tokens has made the base larger, as it was when the adapter was saved.
+        return PeftModel.from_pretrained(policy, path, is_trainable=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise _does_not_fit(path, str(error).strip().splitlines()[0]) from error
+
+
+def _does_not_fit(path: str, why: str) -> RunError:
+    fix = "give the base that the adapter was trained on, or another adapter"
+    return RunError.of("M512", f"the adapter {path} does not fit the base", why=why, fix=fix)
+
+
+def _apply_loftq(wrapped: Any, location: ModelLocation) -> None:
+    import torch
+    from peft import replace_lora_weights_loftq
+
+    if not torch.cuda.is_available():
+        raise RunError.of(
+            "M514",
+            "`init: loftq` needs a CUDA GPU",
+            why="peft 0.21 computes the start of the adapter there",
+            fix="remove `init`; on a CPU a 4-bit base saves memory and no time",
+        )
+
+    folder = Path(location.path)
+    index = folder / "model.safetensors.index.json"
+    file = folder / "model.safetensors" if not index.exists() else None
+    path = str(file) if file is not None and file.exists() else None
+    with loading_errors("the unquantized weights of", location):
+        replace_lora_weights_loftq(wrapped, model_path=path)
 
 
 def _embedding_rows(policy: Any, added_ids: list[int]) -> dict[str, list[int]] | None:
@@ -43,8 +129,13 @@ def describe_adapter(recipe: Recipe) -> str:
     if adapter is None:
         return "none: full fine-tuning"
     modules = adapter.target_modules
+    if adapter.path is not None:
+        return f"continued from {adapter.path}"
     on = "all linear layers" if modules == "all-linear" else modules if isinstance(modules, str) else ", ".join(modules)
-    return f"LoRA r={adapter.r} alpha={adapter.alpha} dropout={adapter.dropout:g} on {on}"
+    kind = "DoRA" if adapter.use_dora else "rsLoRA" if adapter.use_rslora else "LoRA"
+    start = "" if adapter.init == "default" else f", begun by {adapter.init}"
+    whole = f"; whole: {', '.join(adapter.modules_to_save)}" if adapter.modules_to_save else ""
+    return f"{kind} r={adapter.r} alpha={adapter.alpha} dropout={adapter.dropout:g} on {on}{start}{whole}"
 
 
 def _let_wrapped_heads_show_their_bias() -> None:

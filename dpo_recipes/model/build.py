@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from dpo_recipes.model.adapters import adapter_config, describe_adapter
+from dpo_recipes.model.adapters import attach_adapter, describe_adapter
 from dpo_recipes.model.loading import loading_errors
-from dpo_recipes.model.precision import choose_device, choose_dtype
+from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
+from dpo_recipes.model.quantize import check_own_quantization, describe_quantization, quantization_config
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
 from dpo_recipes.recipe.schema import Recipe
 
@@ -30,6 +31,7 @@ class ModelBundle:
     location: ModelLocation
     chat: Any
     """The recipe's chat template with its renderer and end tokens (`data.chat_template.Chat`)."""
+    trust_remote_code: bool = False
     stack: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,50 +43,75 @@ def build_model(
     Raises `RunError` M504 (cannot be loaded), M507, M508."""
     device = choose_device(recipe.hardware.device)
     dtype = choose_dtype(recipe, device)
-    policy = _load_policy(recipe, location, dtype, trust_remote_code=trust_remote_code)
+    policy, own_quantization = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     _switch_off_dropout(policy)
     if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
         policy.resize_token_embeddings(len(tokenizer))
     # What is generated from the saved model must end where the template ends a turn.
     policy.generation_config.eos_token_id = sorted(chat.end_ids)
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
-    adapter = adapter_config(recipe, policy, chat.added_ids)
-    bundle = ModelBundle(policy, tokenizer, adapter, device, dtype, location, chat)
+    num_parameters = policy.num_parameters()  # a weight of four bits counts as one
+    attached = attach_adapter(recipe, location, policy, chat.added_ids)
+    bundle = ModelBundle(attached.policy, tokenizer, attached.config, device, dtype, location, chat, trust_remote_code)
     bundle.stack = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,
         "architecture": type(policy).__name__,
         "dtype": dtype,
         "weights_dtype": str(policy.dtype).removeprefix("torch."),
+        "quantization": describe_quantization(recipe.model.quantization, own_quantization),
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else device,
         "attention": policy.config._attn_implementation,
         "adapter": describe_adapter(recipe),
         "added_tokens": tokenizer.convert_ids_to_tokens(chat.added_ids),
-        "total_parameters": sum(p.numel() for p in policy.parameters()),
-        "reference": "the untouched base: its log-probabilities are computed once, before the first step",
+        "total_parameters": num_parameters,
+        "reference": f"{attached.reference}: its log-probabilities are computed once, before the first step",
     }
     return bundle
 
 
-def _load_policy(recipe: Recipe, location: ModelLocation, dtype: str, *, trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM, GgufConfig
+def _load_policy(
+    recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool
+) -> tuple[Any, str | None]:
+    """The base, and the method by which it is quantized already."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
+    model = recipe.model
+    source: dict[str, Any] = {
+        "revision": location.revision or "main",
+        "trust_remote_code": trust_remote_code,
+        **({"gguf_file": location.gguf_file} if location.gguf_file else {}),
+    }
+    with loading_errors("the configuration of", location):
+        config = AutoConfig.from_pretrained(location.path, **source)
+    own = check_own_quantization(
+        config, model.path, wants_more=model.quantization is not None, has_adapter=model.adapter is not None
+    )
     # Full fine-tuning keeps 32-bit weights: updates of a small learning rate vanish in 16-bit ones.
-    weights_dtype = dtype if recipe.model.adapter else "float32"
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"dtype": getattr(torch, dtype if model.adapter else "float32")}
     if location.gguf_file:
-        extra = {"gguf_file": location.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
-    if recipe.model.attn_implementation != "auto":
-        extra["attn_implementation"] = recipe.model.attn_implementation
-    with loading_errors("the model", location):
-        return AutoModelForCausalLM.from_pretrained(
-            location.path,
-            revision=location.revision or "main",
-            dtype=getattr(torch, weights_dtype),
-            trust_remote_code=trust_remote_code,
-            **extra,
-        )
+        extra["quantization_config"] = GgufConfig(dequantize=True)
+    elif model.quantization is not None:
+        extra["quantization_config"] = quantization_config(model.quantization, dtype)
+        extra["device_map"] = {"": device}  # quantized weights cannot move afterwards
+    if not location.gguf_file:
+        extra["use_safetensors"] = None if model.allow_pickle else True
+    attention = choose_attention(model.attn_implementation, device, dtype)
+    if attention is not None:
+        extra["attn_implementation"] = attention
+    with loading_errors("the model", location, allow_pickle=model.allow_pickle):
+        return AutoModelForCausalLM.from_pretrained(location.path, **source, **extra), own
+
+
+def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
+    """The base as it was before training, loaded once more and with embeddings for all tokens. Raises `RunError`."""
+    code = recipe.model.trust_remote_code and bundle.trust_remote_code
+    policy, _ = _load_policy(recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=code)
+    if len(bundle.tokenizer) > policy.get_input_embeddings().num_embeddings:
+        policy.resize_token_embeddings(len(bundle.tokenizer))
+    policy.generation_config = bundle.policy.generation_config
+    return policy
 
 
 def _switch_off_dropout(policy: torch.nn.Module) -> None:

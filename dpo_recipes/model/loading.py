@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.model.sources import ModelLocation
 
 
 @contextmanager
-def loading_errors(what: str, location: ModelLocation) -> Iterator[None]:
-    """Turn what transformers and huggingface_hub raise while loading into `RunError` M504 or M509 (hub)."""
+def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = True) -> Iterator[None]:
+    """Turn what transformers and huggingface_hub raise while loading into `RunError` M504, M509 (hub) or, where pickle
+    files are refused, M513."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
@@ -22,7 +24,10 @@ def loading_errors(what: str, location: ModelLocation) -> Iterator[None]:
         causes = list(_chain(error))
         why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         code, fix = "M504", "check that the folder is complete and holds a causal language model"
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
+        if not allow_pickle and _has_only_pickle(location):
+            code, fix = "M513", "save it as safetensors; or, if you trust its author, set `model.allow_pickle: true`"
+            why = "its weights are pickle files (.bin), and opening one can run any code that is in it"
+        elif any(isinstance(cause, GatedRepoError) for cause in causes):
             code, fix = "M509", "accept the model's terms on its page, then log in with `hf auth login`"
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
             code, fix = "M509", "check the id; a private model needs `hf auth login`"
@@ -48,3 +53,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _has_only_pickle(location: ModelLocation) -> bool:
+    """Whether there are weights, and none of them as safetensors."""
+    folder = Path(location.path)
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+    else:
+        from huggingface_hub import list_repo_files
+
+        try:
+            names = list_repo_files(location.path, revision=location.revision)
+        except (OSError, ValueError):  # the hub cannot be asked: the first error says why
+            return False
+    return any(name.endswith(".bin") for name in names) and not any(name.endswith(".safetensors") for name in names)

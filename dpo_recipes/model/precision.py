@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from dpo_recipes.errors import RunError
@@ -48,3 +50,20 @@ def choose_dtype(recipe: Recipe, device: str) -> str:
             fix="write `dtype: auto`",
         )
     return wanted
+
+
+def choose_attention(wanted: str, device: str, dtype: str) -> str | None:
+    """The attention code path of transformers; none leaves the choice to it, which is SDPA where a model has it.
+
+    `auto` takes flash attention where it can run: its library, a GPU of compute capability 8.0 and 16-bit numbers
+    (https://github.com/Dao-AILab/flash-attention).
+    """
+    if wanted != "auto":
+        return wanted
+    can_flash = (
+        device == "cuda"
+        and dtype != "float32"
+        and torch.cuda.get_device_capability()[0] >= 8
+        and importlib.util.find_spec("flash_attn") is not None
+    )
+    return "flash_attention_2" if can_flash else None

@@ -49,6 +49,11 @@ def build_trainer(
         peft_config=bundle.adapter_config,
         callbacks=callbacks,
     )
+    # TRL 1.16 makes an adapter on a quantized base bfloat16, where steps of a usual size get lost in rounding.
+    model: Any = trainer.model
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     # TRL computes the reference for all of them here, and would evaluate on all of them while training.
     with_reference: Any = trainer.eval_dataset or {}
     trainer.eval_dataset, trainer.test_dataset = with_reference.get("eval"), with_reference.get("test")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
-from dpo_recipes.recipe import source_checks
+from dpo_recipes.recipe import model_checks, source_checks
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
 from dpo_recipes.recipe.schema import Recipe
@@ -226,6 +226,7 @@ def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     check_model_source,
+    *model_checks.RULES,
     *source_checks.RULES,
     check_chat_template,
     check_objective,

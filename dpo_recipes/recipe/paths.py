@@ -86,6 +86,8 @@ def _path_fields(data: dict[str, Any]) -> list[DataPath]:
     fields: list[DataPath] = []
     if isinstance(data.get("model"), dict):
         fields.append(("model", "path"))
+        if isinstance(data["model"].get("adapter"), dict):
+            fields.append(("model", "adapter", "path"))
     section = data.get("data")
     if isinstance(section, dict):
         places: list[tuple[DataPath, Any]] = [(("data", "train"), section.get("train"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,75 @@ def test_a_shared_prompt_is_encoded_apart_only_where_that_changes_nothing() -> N
     overlapping = Backend(models.BPE())
     overlapping.add_special_tokens(["<a>", "x<a>", "<b>", ">y", "<c|"])
     assert cutting_tokens(overlapping) == ["<c|"]
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "llama3", "qwen2"])
+def test_cutting_between_words_changes_no_id(pattern: str) -> None:
+    from tokenizers import Regex, decoders, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    from dpo_recipes.data.encode import _WORD_SPLITS, can_cut_at_words
+
+    backend = Backend.from_str(make_tokenizer().backend_tokenizer.to_str())
+    if pattern != "gpt2":
+        split = pre_tokenizers.Split(Regex(_WORD_SPLITS[pattern == "qwen2"]), "isolated")
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    backend.decoder = decoders.ByteLevel()
+    assert can_cut_at_words(backend)
+    draw = random.Random(0)
+    signs = [
+        "a",
+        "Lima",
+        "'s",
+        " ",
+        "  ",
+        "\n",
+        "7",
+        "42",
+        "?",
+        "é",
+        "e\u0301",
+        "it's",
+        "capital of",
+        "<|im_end|>",
+        "日本",
+    ]
+
+    class Fast:
+        backend_tokenizer, bos_token, eos_token = backend, None, None
+
+    for _ in range(3000):
+        shared, *ends = ("".join(draw.choices(signs, k=draw.randrange(1, 12))) for _ in range(4))
+        texts = Texts(shared + ends[0], (shared + ends[1], shared + ends[2]))
+        (encoded,) = Encoder(Fast(), "").encode([texts])
+        whole = [backend.encode(text, add_special_tokens=False).ids for text in texts.answers]
+        assert [encoded.prompt_ids + ids for ids in encoded.answer_ids] == whole
+
+
+def test_words_are_not_cut_apart_where_a_tokenizer_looks_further() -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import normalizers, pre_tokenizers
+
+    from dpo_recipes.data.encode import can_cut_at_words
+
+    def backend() -> Any:
+        return Backend.from_str(make_tokenizer().backend_tokenizer.to_str())
+
+    assert can_cut_at_words(backend())
+    for change in (
+        {"normalizer": normalizers.Prepend("▁")},
+        {"pre_tokenizer": pre_tokenizers.Metaspace()},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)},
+    ):
+        changed = backend()
+        for name, value in change.items():
+            setattr(changed, name, value)
+        assert not can_cut_at_words(changed)
+    spaced = backend()
+    spaced.add_tokens(["of Peru"])
+    assert not can_cut_at_words(spaced)
 
 
 def test_answers_that_do_not_go_on_from_the_prompt() -> None:

@@ -6,6 +6,37 @@ from pydantic import Field
 
 from dpo_recipes.recipe.schema.section import Section
 
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "polynomial",
+]
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "adamw_torch_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "adafactor",
+    "lion_32bit",
+    "lion_8bit",
+    "paged_lion_32bit",
+    "paged_lion_8bit",
+    "ademamix",
+    "ademamix_8bit",
+    "rmsprop",
+    "adagrad",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "sgd",
+]
+
 
 class Training(Section):
     """Optimization: one optimizer step sees micro_batch_size × gradient_accumulation_steps × processes pairs."""
@@ -29,20 +60,31 @@ class Training(Section):
         le=1.0,
         description="Peak learning rate. Usual for DPO: 5e-7 to 5e-6 with full fine-tuning, 5e-6 to 2e-4 with LoRA.",
     )
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"] = Field(
-        default="cosine", description="Course of the learning rate after the warm-up."
+    lr_scheduler: Scheduler = Field(default="cosine", description="Course of the learning rate after the warm-up.")
+    min_lr_ratio: float | None = Field(
+        default=None,
+        ge=0.0,
+        lt=1.0,
+        description="Where the learning rate ends, as a share of its peak; with `cosine_with_min_lr`, which needs it.",
     )
     warmup_ratio: float = Field(
         default=0.1, ge=0.0, lt=1.0, description="Share of the steps over which the learning rate rises from 0."
     )
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"] = Field(
-        default="adamw_torch", description="The optimizer, by the name transformers gives it."
+    optimizer: Optimizer = Field(
+        default="adamw_torch",
+        description="By the name transformers gives it. 8-bit and paged ones come with the extra `quant`, "
+        "`schedule_free_*` with `schedule-free`; a `schedule_free_*` optimizer needs `lr_scheduler: constant`.",
     )
     weight_decay: float = Field(default=0.0, ge=0.0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(default=1.0, gt=0.0, description="Gradients are scaled down to this global norm.")
     gradient_checkpointing: bool = Field(
         default=False,
         description="Recompute activations in the backward pass: much less memory, about a fifth more time.",
+    )
+    activation_offloading: bool = Field(
+        default=False,
+        description="Keep activations in the computer's memory between forward and backward pass (CUDA): less GPU "
+        "memory, more time.",
     )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
     eval_steps: int | None = Field(

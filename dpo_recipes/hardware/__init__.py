@@ -1,0 +1,1 @@
+"""What this machine is, named devices, and what each kind of device can do."""

@@ -1,0 +1,66 @@
+"""Bases in 4 or 8 bits, through bitsandbytes."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from dpo_recipes.errors import RunError
+from dpo_recipes.recipe.schema.quantization import Quantization
+
+_LIBRARIES = {
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "bitsandbytes_4bit": "bitsandbytes",
+}
+
+
+def quantization_config(quantization: Quantization, dtype: str) -> Any:
+    """transformers' configuration for loading a base in fewer bits; `dtype` is what the run computes in."""
+    from transformers import BitsAndBytesConfig
+
+    if quantization.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = dtype if quantization.compute_dtype == "auto" else quantization.compute_dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.quant_type,
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, compute),
+    )
+
+
+def check_own_quantization(config: Any, path: str, *, wants_more: bool, has_adapter: bool) -> str | None:
+    """The method by which a base is quantized already; none where it is not.
+
+    Raises `RunError` M511: its library is missing, the recipe would quantize it again, or train it whole.
+    """
+    own = getattr(config, "quantization_config", None)
+    if own is None:
+        return None
+    method = str(own.get("quant_method", "") if isinstance(own, dict) else own.quant_method).lower()
+    method = method.rpartition(".")[2]
+    library = _LIBRARIES.get(method)
+    why = fix = None
+    if wants_more:
+        why, fix = f"its weights are stored by {method}", "remove `model.quantization`"
+    elif not has_adapter:
+        why, fix = "weights of few bits cannot be trained", "add `model.adapter`, or take the unquantized base"
+    elif library and importlib.util.find_spec(library) is None:
+        why, fix = f"{library}, which reads {method} weights, is not installed", f"pip install {library}"
+    if why:
+        raise RunError.of("M511", f"{path} is quantized already", why=why, fix=fix)
+    return method
+
+
+def describe_quantization(quantization: Quantization | None, own: str | None) -> str:
+    """The base's quantization, in words."""
+    if quantization is None:
+        return f"{own}, as the base is stored" if own else "none"
+    if quantization.bits == 8:
+        return "LLM.int8 (bitsandbytes)"
+    double = ", double quantization" if quantization.double_quant else ""
+    return f"{quantization.quant_type}{double} (bitsandbytes)"

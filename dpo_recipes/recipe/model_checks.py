@@ -1,0 +1,144 @@
+"""Rules about how the model is built and optimized: quantization, adapters, optimizers, schedules."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpo_recipes.errors import Finding
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.paths import exists, looks_local, relative_note
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.adapter import LoraAdapter
+from dpo_recipes.recipe.schema.quantization import Quantization
+
+_FROM_BITSANDBYTES = ("8bit", "paged", "lion", "ademamix")
+_OF_FOUR_BITS = ("quant_type", "double_quant", "compute_dtype")
+_OF_A_NEW_ADAPTER = ("r", "alpha", "dropout", "target_modules", "modules_to_save", "use_rslora", "use_dora", "init")
+
+
+def optimizer_library(optimizer: str) -> tuple[str, str] | None:
+    """The library that an optimizer of the schema comes from, and what installs it; none for torch's own."""
+    if optimizer.startswith("schedule_free"):
+        return "schedulefree", "pip install schedulefree"
+    if optimizer == "adamw_torch_8bit":
+        return "torchao", "pip install torchao"
+    if any(part in optimizer for part in _FROM_BITSANDBYTES):
+        return "bitsandbytes", "pip install 'dpo-recipe[quant]'"
+    return None
+
+
+def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R316, R331, R332, R327: a quantized base has an adapter, weights that can be quantized, and its library."""
+    quantization, at = recipe.model.quantization, ("model", "quantization")
+    if quantization is None:
+        return
+    where = composed.where(at, key=True)
+    if recipe.model.adapter is None:
+        yield Finding(
+            "R331",
+            "a quantized base needs an adapter",
+            where,
+            f"weights of {quantization.bits} bits cannot take the small steps of training",
+            "add `adapter: {kind: lora}` under `model`, or remove `quantization`",
+        )
+    if recipe.model.path.endswith(".gguf"):
+        yield Finding(
+            "R332",
+            "a GGUF file cannot be quantized by bitsandbytes",
+            where,
+            "its weights are quantized already, and are unpacked for training",
+            "remove `quantization`, or take a base with safetensors",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        why, fix = "it holds the 4-bit and 8-bit weights", "pip install 'dpo-recipe[quant]', or remove `quantization`"
+        yield Finding("R316", "bitsandbytes is not installed", where, why, fix)
+    if quantization.bits == 8:
+        for field in _OF_FOUR_BITS:
+            if getattr(quantization, field) != Quantization.model_fields[field].default:
+                yield _does_nothing((*at, field), "it goes with `bits: 4`", composed)
+
+
+def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R301, R333, R334: an adapter to go on from, and ways to begin that go together with the rest."""
+    adapter, at = recipe.model.adapter, ("model", "adapter")
+    if adapter is None:
+        return
+    if adapter.path is not None:
+        yield from _check_continued(adapter, composed)
+    refusal = _refuse_init(adapter, recipe.model.quantization)
+    if refusal:
+        why, fix = refusal
+        yield Finding("R334", f"`init: {adapter.init}` does not go with this", composed.where((*at, "init")), why, fix)
+
+
+def _check_continued(adapter: LoraAdapter, composed: Composed) -> Iterator[Finding]:
+    at = ("model", "adapter")
+    path = Path(adapter.path or "")
+    if (looks_local(str(path)) or path.is_absolute()) and not exists(path / "adapter_config.json"):
+        note = "there is no adapter_config.json in it" if exists(path) else relative_note(composed, (*at, "path"))
+        fix = "give the folder that a run or `save_pretrained` wrote"
+        yield Finding("R301", f"there is no adapter in {path}", composed.where((*at, "path")), note, fix)
+    for field in _OF_A_NEW_ADAPTER:
+        if getattr(adapter, field) != LoraAdapter.model_fields[field].get_default(call_default_factory=True):
+            yield Finding(
+                "R333",
+                f"`{field}` cannot be changed for an adapter that is continued",
+                composed.where((*at, field), key=True),
+                f"{adapter.path} has its own",
+                f"remove `{field}`, or remove `path` to begin a new adapter",
+            )
+
+
+def _refuse_init(adapter: LoraAdapter, quantization: Quantization | None) -> tuple[str, str] | None:
+    """Why a way to begin cannot be, and what to do."""
+    moves_base = adapter.init in ("pissa", "olora")
+    if adapter.init == "loftq" and (quantization is None or quantization.bits != 4):
+        return "LoftQ makes up for the error of a 4-bit base", "add `quantization: {bits: 4}`, or remove `init`"
+    if moves_base and quantization is not None:
+        return "it moves weights of the base into the adapter, and a quantized base keeps its own", "use `init: loftq`"
+    if moves_base and adapter.use_dora:
+        return "what DoRA adds cannot be saved as a difference to its start", "remove `use_dora` or `init`"
+    if adapter.init == "orthogonal" and adapter.r % 2:
+        return "it needs an even rank", f"write `r: {adapter.r + 1}`"
+    return None
+
+
+def check_optimizer(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R316, R335, R327: the optimizer's library, and a schedule that goes with it."""
+    training = recipe.training
+    where = composed.where(("training", "optimizer"))
+    library = optimizer_library(training.optimizer)
+    if library is not None and importlib.util.find_spec(library[0]) is None:
+        fix = f"{library[1]}, or write `optimizer: adamw_torch`"
+        yield Finding("R316", f"{library[0]} is not installed", where, f"`{training.optimizer}` comes from it", fix)
+    if training.optimizer.startswith("schedule_free") and not training.lr_scheduler.startswith("constant"):
+        yield Finding(
+            "R335",
+            f"`{training.optimizer}` does not go with `lr_scheduler: {training.lr_scheduler}`",
+            composed.where(("training", "lr_scheduler")),
+            "it averages its steps instead of lowering the learning rate (https://arxiv.org/abs/2405.15682)",
+            "write `lr_scheduler: constant_with_warmup`, or another optimizer",
+        )
+    needs_end = training.lr_scheduler == "cosine_with_min_lr"
+    if needs_end and training.min_lr_ratio is None:
+        yield Finding(
+            "R335",
+            "`cosine_with_min_lr` needs `min_lr_ratio`",
+            composed.where(("training", "lr_scheduler")),
+            "it says where the learning rate ends",
+            "add `min_lr_ratio: 0.1`, or write `lr_scheduler: cosine`",
+        )
+    if training.min_lr_ratio is not None and not needs_end:
+        yield _does_nothing(("training", "min_lr_ratio"), "only `lr_scheduler: cosine_with_min_lr` uses it", composed)
+    if training.activation_offloading and recipe.hardware.device in ("cpu", "mps"):
+        yield _does_nothing(("training", "activation_offloading"), "activations are in that memory already", composed)
+
+
+def _does_nothing(at: DataPath, why: str, composed: Composed) -> Finding:
+    return Finding("R327", f"`{at[-1]}` does nothing here", composed.where(at, key=True), why, "remove it")
+
+
+RULES = (check_quantization, check_adapter, check_optimizer)

@@ -1,0 +1,218 @@
+"""Quantized bases, ways an adapter begins, continued adapters: what is trained, saved, and compared with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import recipe_text, write_pairs
+
+Work = Callable[..., Any]
+IDS = torch.arange(3, 43)[None]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl")
+
+
+def _logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def _base(folder: Path, **arguments: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, **arguments)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        "{kind: lora, r: 4, use_rslora: true}",
+        "{kind: lora, r: 4, use_dora: true}",
+        "{kind: lora, r: 4, init: gaussian}",
+        "{kind: lora, r: 4, init: orthogonal}",
+        "{kind: lora, r: 4, init: pissa}",
+        "{kind: lora, r: 4, init: olora}",
+        "{kind: lora, r: 4, target_modules: [q_proj, v_proj], modules_to_save: [lm_head]}",
+    ],
+)
+def test_every_adapter_starts_as_the_base_and_is_saved_so_that_it_fits_the_untouched_base(
+    work: Work, tiny_model: Path, pairs: Path, adapter: str
+) -> None:
+    from peft import PeftModel
+
+    saved = work(recipe_text(tiny_model, pairs, adapter=adapter))
+    assert saved.exit_code == 0
+    # The base compared with its own reference: log 2, whatever part of its weights has moved into the adapter.
+    assert saved.result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert saved.result["metrics"]["eval_loss"] < 0.693
+    merged = work(recipe_text(tiny_model, pairs, adapter=adapter), "model.adapter.save_as=merged")
+    two = PeftModel.from_pretrained(_base(tiny_model), saved.run.path / "model")
+    one = _base(merged.run.path / "model")
+    torch.testing.assert_close(_logits(one), _logits(two), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(_logits(one), _logits(_base(tiny_model)), atol=1e-3)
+    assert {path.name for path in (saved.run.path / "model").iterdir() if path.is_dir()} == set()
+
+
+def test_an_adapter_is_continued_from_where_it_was(work: Work, tiny_model: Path, pairs: Path) -> None:
+    first = work(recipe_text(tiny_model, pairs))
+    folder = first.run.path / "model"
+    second = work(recipe_text(tiny_model, pairs, adapter=f"{{kind: lora, path: '{folder}'}}"))
+    assert second.exit_code == 0
+    assert second.result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert second.result["base_metrics"]["eval_logps/chosen"] == pytest.approx(
+        first.result["metrics"]["eval_logps/chosen"], rel=1e-4
+    )
+    assert "as it was loaded" in second.result["model"]["reference"]
+    config = json.loads((second.run.path / "model" / "adapter_config.json").read_text())
+    assert config["r"] == 4
+
+
+def test_an_adapter_of_another_shape(work: Work, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "other"
+    shutil.copytree(work(recipe_text(tiny_model, pairs)).run.path / "model", folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: value[:, :-1].contiguous() for name, value in weights.items()}, folder / "adapter_model.safetensors"
+    )
+    outcome = work(recipe_text(tiny_model, pairs, adapter=f"{{kind: lora, path: '{folder}'}}"))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M512"])
+
+
+def test_an_adapter_of_another_base(work: Work, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    from dpo_recipes.errors import RunError
+    from dpo_recipes.model.adapters import attach_adapter
+    from dpo_recipes.model.sources import ModelLocation
+    from dpo_recipes.recipe.validate import validate
+
+    folder = tmp_path / "other"
+    shutil.copytree(work(recipe_text(tiny_model, pairs)).run.path / "model", folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "some/base"}))
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text("other/base", pairs, adapter=f"{{kind: lora, path: '{folder}'}}"))
+    with pytest.raises(RunError, match=r"trained on some/base, and `model\.path` is other/base"):
+        attach_adapter(validate(path).recipe, ModelLocation("other/base"), _base(tiny_model), [])
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    ["{bits: 4}", "{bits: 4, quant_type: fp4, double_quant: false, compute_dtype: float32}", "{bits: 8}"],
+)
+def test_a_quantized_base_trains_on_a_cpu(work: Work, tiny_model: Path, pairs: Path, quantization: str) -> None:
+    text = recipe_text(tiny_model, pairs).replace("{path:", f"{{quantization: {quantization}, path:", 1)
+    outcome = work(text)
+    assert outcome.exit_code == 0
+    assert outcome.result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert outcome.result["metrics"]["eval_loss"] < 0.693
+    assert "bitsandbytes" in outcome.result["model"]["quantization"]
+    names = {path.name for path in (outcome.run.path / "model").iterdir()}
+    assert "adapter_model.safetensors" in names
+    assert "model.safetensors" not in names
+
+
+def test_a_merged_quantized_model_computes_what_was_trained(work: Work, tiny_model: Path, pairs: Path) -> None:
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig
+
+    text = recipe_text(tiny_model, pairs).replace("{path:", "{quantization: {bits: 4, double_quant: false}, path:", 1)
+    adapter = work(text).run.path / "model"
+    merged = work(text, "model.adapter.save_as=merged")
+    assert merged.exit_code == 0
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    trained = PeftModel.from_pretrained(_base(tiny_model, quantization_config=config, device_map="cpu"), adapter)
+    saved = _base(merged.run.path / "model")
+    assert not getattr(saved.config, "quantization_config", None)
+    torch.testing.assert_close(_logits(saved), _logits(trained), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine can do it")
+def test_loftq_says_that_it_needs_a_gpu(work: Work, tiny_model: Path, pairs: Path) -> None:
+    text = recipe_text(tiny_model, pairs, adapter="{kind: lora, r: 8, init: loftq}")
+    outcome = work(text.replace("{path:", "{quantization: {bits: 4}, path:", 1))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M514"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="peft computes LoftQ on CUDA only")
+def test_loftq_begins_nearer_to_the_unquantized_base(work: Work, tiny_model: Path, pairs: Path) -> None:
+    text = recipe_text(tiny_model, pairs, adapter="{kind: lora, r: 8, init: loftq}")
+    outcome = work(text.replace("{path:", "{quantization: {bits: 4}, path:", 1))
+    assert outcome.exit_code == 0
+    assert "as `loftq` begins it" in outcome.result["model"]["reference"]
+    assert outcome.result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
+    exact = work(recipe_text(tiny_model, pairs)).result["base_metrics"]["eval_logps/chosen"]
+    plain = work(recipe_text(tiny_model, pairs).replace("{path:", "{quantization: {bits: 4}, path:", 1))
+    error = abs(outcome.result["base_metrics"]["eval_logps/chosen"] - exact)
+    assert error < abs(plain.result["base_metrics"]["eval_logps/chosen"] - exact)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw_torch_fused", "adafactor", "lion_32bit", "paged_adamw_8bit", "adamw_8bit", "rmsprop", "adagrad"],
+)
+def test_optimizers_by_name(work: Work, tiny_model: Path, pairs: Path, optimizer: str) -> None:
+    outcome = work(recipe_text(tiny_model, pairs), f"training.optimizer={optimizer}")
+    assert outcome.exit_code == 0
+    assert outcome.result["metrics"]["eval_loss"] < 0.693
+
+
+@pytest.mark.parametrize(
+    "override", ["training.lr_scheduler=cosine_with_restarts", "training.gradient_checkpointing=true"]
+)
+def test_schedules_and_checkpointing(work: Work, tiny_model: Path, pairs: Path, override: str) -> None:
+    plain = work(recipe_text(tiny_model, pairs)).result["metrics"]
+    outcome = work(recipe_text(tiny_model, pairs), override)
+    assert outcome.exit_code == 0
+    assert outcome.result["metrics"]["eval_loss"] == pytest.approx(plain["eval_loss"], abs=0.05)
+
+
+def test_a_schedule_that_ends_above_zero(work: Work, tiny_model: Path, pairs: Path) -> None:
+    settings = ("training.lr_scheduler=cosine_with_min_lr", "training.min_lr_ratio=0.5", "training.max_steps=6")
+    outcome = work(recipe_text(tiny_model, pairs), *settings)
+    rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+    assert min(rates[1:]) >= 0.5e-2 * 0.999
+
+
+def test_pickle_weights_need_permission(work: Work, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model, folder)
+    torch.save(_base(tiny_model).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    refused = work(recipe_text(folder, pairs))
+    assert (refused.exit_code, refused.codes) == (6, ["M513"])
+    assert work(recipe_text(folder, pairs), "model.allow_pickle=true").exit_code == 0
+
+
+def test_a_config_without_weights(work: Work, tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    outcome = work(recipe_text(folder, pairs))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M504"])
+
+
+@pytest.mark.parametrize(("method", "why"), [("gptq", "is not installed"), ("awq", "is not installed")])
+def test_a_base_that_is_quantized_already(
+    work: Work, tiny_model: Path, pairs: Path, tmp_path: Path, method: str, why: str
+) -> None:
+    folder = tmp_path / method
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    outcome = work(recipe_text(folder, pairs))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M511"])
+    assert why in outcome.events[-1]["findings"][0]["why"]
+    whole = work(recipe_text(folder, pairs, adapter="null"))
+    assert "cannot be trained" in whole.events[-1]["findings"][0]["why"]
