@@ -129,10 +129,15 @@ CODES = {
         "exo_pair without label smoothing", "The EXO loss takes the logarithm of label_smoothing; the paper uses 1e-3."
     ),
     "R313": _entry("label smoothing that does nothing", "Only sigmoid, robust and exo_pair read `label_smoothing`."),
-    "R314": _entry("a precision that the device does not have", "float16 training and flash attention need CUDA."),
+    "R314": _entry(
+        "something that the device cannot do",
+        "A precision, quantization, attention or optimizer; docs/hardware.md has the rules with their sources.",
+    ),
     "R315": _entry("the device cannot exist here", "MPS is Apple's GPU interface and exists on macOS only."),
     "R316": _entry(
-        "a tracker is not installed", "Install it with the `track` extra, or remove it from `tracking.report_to`."
+        "a library is not installed",
+        "The recipe needs a library that this machine lacks; the error says what installs it. A warning in checks,",
+        "because the recipe may be for another machine; an error when it is run.",
     ),
     "R317": _entry(
         "remote code without permission",
@@ -173,6 +178,7 @@ CODES = {
         "a way to begin that cannot be", "PiSSA and OLoRA move the base's weights; LoftQ is for 4-bit bases."
     ),
     "R335": _entry("optimizer and schedule do not go together", "The error says which goes with which."),
+    "R336": _entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
     "R390": _entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
@@ -184,6 +190,7 @@ CODES = {
         "warning: a format's name promises another template",
         "Axolotl's chatml.* and llama3.* formats name a template too. Here they say only what the columns mean.",
     ),
+    "R393": _entry("warning: doubtful on this device", "It works, with the drawback that the warning names."),
     # D4xx: data
     "D401": _entry(
         "a data file cannot be read",

@@ -92,9 +92,7 @@ class Worker:
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
             if report.dropped or report.truncated:
-                cut = f", cut {report.truncated}" if report.truncated else ""
-                text = f"{name}: {report.rows_kept} of {report.rows_in} pairs kept, dropped {report.dropped}{cut}"
-                self.events.emit("note", text=text)
+                self.events.emit("note", text=f"{name}: {report.describe_losses()}")
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interr
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch import local
+from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically
@@ -62,9 +63,13 @@ def find_recipe(reference: str) -> Path:
 def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[RunDirectory, RunPlan]:
     """Make the run directory with all that the worker needs.
 
-    Raises `RecipeError` R317 (remote code without the flag), `RunError` T601 and T602.
+    Raises `RecipeError` R316 (a library is not installed) and R317 (remote code without the flag), `RunError` T601 and
+    T602.
     """
     recipe = validated.recipe
+    missing = [finding for finding in validated.warnings if finding.code == NOT_INSTALLED]
+    if missing:
+        raise RecipeError(*(replace(finding, severity="error") for finding in missing))
     if recipe.model.trust_remote_code and not trust_remote_code:
         raise RecipeError.of(
             "R317",

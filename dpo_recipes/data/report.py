@@ -43,3 +43,9 @@ class SplitReport:
     def step(self, name: str, rows: int) -> None:
         """Note how many rows there are after a step."""
         self.steps.append({"step": name, "rows": rows})
+
+    def describe_losses(self) -> str:
+        """How many pairs are left, and why the others are not or not whole, in one line."""
+        dropped = [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
+        cut = [f"{count:,} cut ({where.replace('_', ' ')})" for where, count in self.truncated.items()]
+        return "; ".join([f"{self.rows_kept:,} of {self.rows_in:,} pairs kept", *dropped, *cut])

@@ -40,6 +40,7 @@ def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
 def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
     training = recipe.training
     evaluates = recipe.data.eval.is_set
+    eval_strategy = "epoch" if training.eval_steps == "epoch" else "steps" if training.eval_steps else "no"
     return {
         "output_dir": str(run.checkpoints),
         "num_train_epochs": training.num_epochs,
@@ -64,8 +65,8 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "logging_steps": training.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen, not averaged away
-        "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
-        "eval_steps": training.eval_steps,
+        "eval_strategy": eval_strategy if evaluates else "no",
+        "eval_steps": training.eval_steps if eval_strategy == "steps" else None,
         "save_strategy": "steps" if training.save_steps else "no",
         "save_steps": training.save_steps or 500,
         "save_total_limit": 2,

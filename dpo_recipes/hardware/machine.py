@@ -49,6 +49,15 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def cpu_flags() -> list[str]:
+    """What the processor says it can do, as /proc/cpuinfo lists it; empty where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    return next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+
+
 def gpu_names() -> list[str]:
     """NVIDIA GPUs as `name, memory` lines of nvidia-smi; empty where there is none."""
     if shutil.which("nvidia-smi") is None:

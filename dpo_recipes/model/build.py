@@ -40,10 +40,15 @@ def build_model(
 ) -> ModelBundle:
     """Load the base model for training, with embeddings for all tokens.
 
-    Raises `RunError` M504 (cannot be loaded), M507, M508."""
+    Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M514."""
     device = choose_device(recipe.hardware.device)
-    dtype = choose_dtype(recipe, device)
-    policy, own_quantization = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
+    config = _load_config(location, trust_remote_code=trust_remote_code)
+    dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))
+    model = recipe.model
+    own_quantization = check_own_quantization(
+        config, model.path, wants_more=model.quantization is not None, has_adapter=model.adapter is not None
+    )
+    policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     _switch_off_dropout(policy)
     if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
         policy.resize_token_embeddings(len(tokenizer))
@@ -71,23 +76,22 @@ def build_model(
     return bundle
 
 
-def _load_policy(
-    recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool
-) -> tuple[Any, str | None]:
-    """The base, and the method by which it is quantized already."""
-    from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
+def _load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    with loading_errors("the configuration of", location):
+        return AutoConfig.from_pretrained(location.path, **_source(location, trust_remote_code=trust_remote_code))
+
+
+def _source(location: ModelLocation, *, trust_remote_code: bool) -> dict[str, Any]:
+    gguf = {"gguf_file": location.gguf_file} if location.gguf_file else {}
+    return {"revision": location.revision or "main", "trust_remote_code": trust_remote_code, **gguf}
+
+
+def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     model = recipe.model
-    source: dict[str, Any] = {
-        "revision": location.revision or "main",
-        "trust_remote_code": trust_remote_code,
-        **({"gguf_file": location.gguf_file} if location.gguf_file else {}),
-    }
-    with loading_errors("the configuration of", location):
-        config = AutoConfig.from_pretrained(location.path, **source)
-    own = check_own_quantization(
-        config, model.path, wants_more=model.quantization is not None, has_adapter=model.adapter is not None
-    )
     # Full fine-tuning keeps 32-bit weights: updates of a small learning rate vanish in 16-bit ones.
     extra: dict[str, Any] = {"dtype": getattr(torch, dtype if model.adapter else "float32")}
     if location.gguf_file:
@@ -101,13 +105,14 @@ def _load_policy(
     if attention is not None:
         extra["attn_implementation"] = attention
     with loading_errors("the model", location, allow_pickle=model.allow_pickle):
-        return AutoModelForCausalLM.from_pretrained(location.path, **source, **extra), own
+        source = _source(location, trust_remote_code=trust_remote_code)
+        return AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
 
 
 def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
     """The base as it was before training, loaded once more and with embeddings for all tokens. Raises `RunError`."""
     code = recipe.model.trust_remote_code and bundle.trust_remote_code
-    policy, _ = _load_policy(recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=code)
+    policy = _load_policy(recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=code)
     if len(bundle.tokenizer) > policy.get_input_embeddings().num_embeddings:
         policy.resize_token_embeddings(len(bundle.tokenizer))
     policy.generation_config = bundle.policy.generation_config

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
+import psutil
 import torch
 
 from dpo_recipes.errors import RunError
+from dpo_recipes.hardware.machine import cpu_flags, cpu_name
+from dpo_recipes.hardware.profiles import Device, cpu_has_bf16_matrix_units
+from dpo_recipes.hardware.rules import best_dtype, supports_attention, supports_dtype
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -25,45 +29,45 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def choose_dtype(recipe: Recipe, device: str) -> str:
+def describe_device(device: str) -> Device:
+    """The device of this kind that torch sees, in the form that the rules are asked of."""
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        capability = (properties.major, properties.minor)
+        return Device("cuda", properties.name, properties.total_memory, compute_capability=capability)
+    memory_bytes = psutil.virtual_memory().total
+    if device == "mps":
+        return Device("mps", "Apple GPU", memory_bytes)
+    return Device("cpu", cpu_name(), memory_bytes, has_bf16_matrix_units=cpu_has_bf16_matrix_units(cpu_flags()))
+
+
+def choose_dtype(recipe: Recipe, device: str, model_type: str | None = None) -> str:
     """The precision of forward and backward: `float32`, `bfloat16` or `float16`.
 
-    `auto` is bfloat16 where the hardware multiplies it (CUDA compute capability 8.0 and up), else float32: on a
-    CPU without AMX, bf16 matrix products run at a fifth of fp32's rate. Raises `RunError` M508.
+    `auto` is the fastest that hardware.rules has no objection to; `model_type` is that of the model's configuration.
+    Raises `RunError` M508 for one that does not work there.
     """
-    wanted = recipe.model.dtype
-    has_bf16 = device != "cuda" or torch.cuda.get_device_capability()[0] >= 8
+    wanted, described = recipe.model.dtype, describe_device(device)
     if wanted == "auto":
-        return "bfloat16" if device == "cuda" and has_bf16 else "float32"
-    if wanted == "bfloat16" and not has_bf16:
-        raise RunError.of(
-            "M508",
-            "this GPU has no bfloat16",
-            why=f"{torch.cuda.get_device_name()} is older than Ampere",
-            fix="write `dtype: float16` or `dtype: float32`",
-        )
-    if wanted == "float16" and device != "cuda":
-        raise RunError.of(
-            "M508",
-            f"float16 training does not work on {device}",
-            why="its gradient scaler needs CUDA",
-            fix="write `dtype: auto`",
-        )
+        return best_dtype(described, model_type=model_type)
+    verdict = supports_dtype(described, wanted, model_type=model_type)
+    if not verdict.allowed:
+        raise RunError.of("M508", f"{wanted} does not work on {described.name}", why=verdict.why, fix=verdict.fix)
     return wanted
 
 
 def choose_attention(wanted: str, device: str, dtype: str) -> str | None:
     """The attention code path of transformers; none leaves the choice to it, which is SDPA where a model has it.
 
-    `auto` takes flash attention where it can run: its library, a GPU of compute capability 8.0 and 16-bit numbers
-    (https://github.com/Dao-AILab/flash-attention).
+    `auto` takes flash attention where its library is installed and hardware.rules has no objection. Raises `RunError`
+    M508 for one that does not work there.
     """
-    if wanted != "auto":
-        return wanted
-    can_flash = (
-        device == "cuda"
-        and dtype != "float32"
-        and torch.cuda.get_device_capability()[0] >= 8
-        and importlib.util.find_spec("flash_attn") is not None
-    )
-    return "flash_attention_2" if can_flash else None
+    installed = frozenset({"flash_attn"} if importlib.util.find_spec("flash_attn") else ())
+    described = describe_device(device)
+    if wanted == "auto":
+        verdict = supports_attention(described, "flash_attention_2", dtype, installed=installed)
+        return "flash_attention_2" if installed and verdict.outcome == "yes" else None
+    verdict = supports_attention(described, wanted, dtype, installed=installed)
+    if not verdict.allowed:
+        raise RunError.of("M508", f"{wanted} does not work on {described.name}", why=verdict.why, fix=verdict.fix)
+    return wanted

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
-from dpo_recipes.recipe import model_checks, source_checks
+from dpo_recipes.recipe import device_checks, model_checks, source_checks
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.shipped import template_paths
+
+NOT_INSTALLED = "R316"
+"""A library that this machine lacks is no fault of the recipe: a warning, which `run` turns into an error."""
 
 Rule = Callable[[Recipe, Composed], Iterator[Finding]]
 
 
 def check_recipe(recipe: Recipe, composed: Composed) -> list[Finding]:
     """Every finding of every rule, errors and warnings."""
-    return [finding for rule in RULES for finding in rule(recipe, composed)]
+    findings = (finding for rule in RULES for finding in rule(recipe, composed))
+    return [replace(f, severity="warning") if f.code == NOT_INSTALLED else f for f in findings]
 
 
 def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -168,35 +171,6 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         )
 
 
-def check_precision(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R314: a device that is named can do the precision that is named; R315: it can exist here."""
-    device, dtype, where = recipe.hardware.device, recipe.model.dtype, composed.where(("model", "dtype"))
-    if dtype == "float16" and device in ("cpu", "mps"):
-        yield Finding(
-            "R314",
-            f"float16 training does not work on {device}",
-            where,
-            "the gradient scaler that keeps small gradients from vanishing needs CUDA",
-            "write `dtype: float32`, or choose `hardware.device: cuda`",
-        )
-    if recipe.model.attn_implementation == "flash_attention_2" and (device in ("cpu", "mps") or dtype == "float32"):
-        yield Finding(
-            "R314",
-            "flash_attention_2 needs CUDA and a 16-bit dtype",
-            composed.where(("model", "attn_implementation")),
-            "its kernels exist for nothing else",
-            "write `attn_implementation: auto`, or change device and dtype",
-        )
-    if device == "mps" and platform.system() != "Darwin":
-        yield Finding(
-            "R315",
-            "this machine has no Apple GPU",
-            composed.where(("hardware", "device")),
-            f"MPS exists on macOS only; this is {platform.system()}",
-            "write `device: auto`",
-        )
-
-
 def check_training(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R391: an effective batch of one pair."""
     training = recipe.training
@@ -230,7 +204,7 @@ RULES: tuple[Rule, ...] = (
     *source_checks.RULES,
     check_chat_template,
     check_objective,
-    check_precision,
+    *device_checks.RULES,
     check_training,
     check_tracking,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
+from dpo_recipes.data.report import SplitReport
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Select, Source
 
@@ -199,6 +200,11 @@ def test_too_few_rows_to_hold_some_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 rows cannot be split") as caught:
         _load(_file(tmp_path, [_pair(1)]), eval=HeldOut(fraction=0.5))
     assert caught.value.findings[0].code == "D407"
+
+
+def test_losses_are_told_in_one_line() -> None:
+    report = SplitReport(rows_in=1800, rows_kept=1790, dropped={"no_text": 10}, truncated={"prompt_start": 65})
+    assert report.describe_losses() == "1,790 of 1,800 pairs kept; 10 dropped (no_text); 65 cut (prompt start)"
 
 
 def test_the_steps_add_up(tmp_path: Path) -> None:

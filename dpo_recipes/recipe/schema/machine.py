@@ -13,6 +13,11 @@ class Hardware(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="`auto` takes CUDA, else Apple's MPS, else the CPU."
     )
+    profile: str | None = Field(
+        default=None,
+        description="The device that the recipe is meant for, by a name of docs/hardware.md, for example `a40-48gb`. "
+        "What it cannot do is refused wherever the recipe is checked; the device that a run meets is checked again.",
+    )
 
 
 class Launch(Section):

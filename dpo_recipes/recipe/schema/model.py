@@ -31,8 +31,8 @@ class Model(Section):
     )
     dtype: Dtype = Field(
         default="auto",
-        description="Precision of the forward and backward pass. `auto`: bfloat16 on CUDA devices that have it "
-        "(compute capability 8.0 and up), float32 everywhere else.",
+        description="Precision of the forward and backward pass. `auto` is the fastest that the device does well: "
+        "bfloat16 on CUDA from Ampere on, float16 on Volta and Turing, float32 elsewhere (docs/hardware.md).",
     )
     quantization: Quantization | None = Field(
         default=None,

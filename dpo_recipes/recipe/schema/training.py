@@ -1,6 +1,6 @@
 """The `training` section: how long, how large, how fast."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -87,10 +87,10 @@ class Training(Section):
         "memory, more time.",
     )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
-    eval_steps: int | None = Field(
+    eval_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = Field(
         default=None,
-        ge=1,
-        description="Optimizer steps between two evaluations on the held-out pairs. Absent: only at the end.",
+        description="Optimizer steps between two evaluations on the held-out pairs, or `epoch` for one after each. "
+        "Absent: only at the end.",
     )
     save_steps: int | None = Field(
         default=None,

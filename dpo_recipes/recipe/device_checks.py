@@ -1,0 +1,101 @@
+"""Rules about a recipe and the device that it names: what hardware.rules refuses is refused before anything loads."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.hardware.profiles import PROFILES, Device, profile
+from dpo_recipes.hardware.rules import (
+    Verdict,
+    supports_attention,
+    supports_dtype,
+    supports_optimizer,
+    supports_quantization,
+)
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.schema import Recipe
+
+_BY_KIND = {"cpu": "cpu", "mps": "mps-16gb"}
+"""What is known of a device by its kind alone; of CUDA too little."""
+
+
+def check_profile(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R330: an unknown profile; R336: one of another kind than the device; R315: a device that cannot be here."""
+    hardware, at = recipe.hardware, ("hardware", "profile")
+    if hardware.profile is not None:
+        try:
+            kind = profile(hardware.profile).kind
+        except RecipeError as error:
+            yield replace(error.findings[0], where=composed.where(at))
+        else:
+            if hardware.device not in ("auto", kind):
+                yield Finding(
+                    "R336",
+                    f"`{hardware.profile}` is no {hardware.device} device",
+                    composed.where(at),
+                    f"`hardware.device` is {hardware.device}, the profile is of the kind {kind}",
+                    "write `device: auto`, or another profile",
+                )
+    if hardware.device == "mps" and platform.system() != "Darwin":
+        yield Finding(
+            "R315",
+            "this machine has no Apple GPU",
+            composed.where(("hardware", "device")),
+            f"MPS exists on macOS only; this is {platform.system()}",
+            "write `device: auto`",
+        )
+
+
+def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R314, and the warning R393: precision, quantization, attention and optimizer on the device that is named."""
+    model, device = recipe.model, described_device(recipe)
+    if model.attn_implementation == "flash_attention_2" and model.dtype == "float32":
+        yield Finding(
+            "R314",
+            "flash_attention_2 needs a 16-bit dtype",
+            composed.where(("model", "attn_implementation")),
+            "its kernels exist for nothing else",
+            "write `attn_implementation: auto`, or `dtype: auto`",
+        )
+    if device is None:
+        return
+    asked: list[tuple[DataPath, str, Verdict]] = []
+    if model.dtype != "auto":
+        asked.append((("model", "dtype"), model.dtype, supports_dtype(device, model.dtype)))
+    if model.quantization is not None:
+        bits = model.quantization.bits
+        asked.append((("model", "quantization"), f"a base of {bits} bits", supports_quantization(device, bits)))
+    if model.attn_implementation != "auto" and model.dtype != "float32":
+        attention = model.attn_implementation
+        verdict = supports_attention(device, attention, model.dtype)
+        asked.append((("model", "attn_implementation"), attention, verdict))
+    optimizer = recipe.training.optimizer
+    asked.append((("training", "optimizer"), optimizer, supports_optimizer(device, optimizer)))
+    for at, what, verdict in asked:
+        if verdict.outcome != "yes":
+            yield _finding(composed, at, what, device.name if recipe.hardware.profile else device.kind, verdict)
+
+
+def _finding(composed: Composed, at: DataPath, what: str, device: str, verdict: Verdict) -> Finding:
+    refused = not verdict.allowed
+    return Finding(
+        "R314" if refused else "R393",
+        f"{what} does not work on {device}" if refused else f"{what} is doubtful on {device}",
+        composed.where(at),
+        f"{verdict.why} ({verdict.source})",
+        verdict.fix,
+        "error" if refused else "warning",
+    )
+
+
+def described_device(recipe: Recipe) -> Device | None:
+    """The device that a recipe names by a profile, or by its kind where that says enough."""
+    name = recipe.hardware.profile or _BY_KIND.get(recipe.hardware.device)
+    return PROFILES.get(name) if name else None
+
+
+RULES = (check_profile, check_device)
