@@ -80,9 +80,22 @@ def test_validate_says_of_each_recipe_how_it_stands(command: Command, write: Wri
 
 def test_validate_ends_with_0_when_all_is_well(command: Command, write: Write) -> None:
     write("good.yaml", MINIMAL)
-    done = command("validate", "good.yaml", *recipe_paths())
+    # One shipped recipe logs to a tracker that need not be installed here.
+    flags = ("--set", "tracking.report_to=[]")
+    done = command("validate", "good.yaml", *recipe_paths(), *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"{name}: ok" for name in ("good.yaml", *recipe_paths())]
+
+
+def test_a_missing_library_is_a_warning_while_checking_and_an_error_to_run(command: Command, write: Write) -> None:
+    write("good.yaml", MINIMAL)
+    flags = ("--set", "training={optimizer: schedule_free_adamw, lr_scheduler: constant}")
+    checked = command("validate", "good.yaml", *flags)
+    assert checked.returncode == 0
+    assert "warning[R316]: schedulefree is not installed" in checked.stderr
+    refused = command("run", "good.yaml", *flags)
+    assert refused.returncode == 3
+    assert "error[R316]: schedulefree is not installed" in refused.stderr
 
 
 def test_validate_prints_json_and_nothing_else(command: Command, write: Write) -> None:
