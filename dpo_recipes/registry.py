@@ -7,7 +7,6 @@ packages add entries through the entry-point group `dpo_recipes.<table>`.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import Any
 
 OBJECTIVES = {
@@ -90,6 +89,13 @@ def load(table: str, name: str) -> Any:
         raise KeyError(f"no `{name}` in {table}; known: {', '.join(names(table))}")
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def entry_points(group: str) -> Any:
+    """The entry points of a group; `importlib.metadata` takes 20 ms that most commands need not wait for."""
+    from importlib.metadata import entry_points as find
+
+    return find(group=group)
 
 
 def _outside(table: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ def _without_duplicates(
     _, first = np.unique(hashes, return_index=True)
     kept = np.zeros(len(order), bool)
     kept[first] = True
-    reasons = np.where(kept, "", "duplicate").astype(object)
+    nearly = np.zeros(len(order), bool)
     if data.dedup == "near":
         from dpo_recipes.data.near_duplicates import first_near_duplicate
 
@@ -68,15 +68,15 @@ def _without_duplicates(
         texts = (answer_texts(row) for row in division.spool.rows(order[left]))
         for at, earlier in zip(left, first_near_duplicate(texts, data.near_threshold), strict=True):
             if earlier is not None:
-                reasons[at], kept[at] = "near_duplicate", False
+                nearly[at], kept[at] = True, False
     position, result = 0, {}
     for name in names:
         report, result[name] = division.reports[name], []
         for places in picked[name]:
             part = slice(position, position + len(places))
             position += len(places)
-            for place, reason in zip(places[~kept[part]], reasons[part][~kept[part]], strict=True):
-                report.drop(reason, division.where(place))
+            for place, is_near in zip(places[~kept[part]], nearly[part][~kept[part]], strict=True):
+                report.drop("near_duplicate" if is_near else "duplicate", division.where(place))
             result[name].append(places[kept[part]])
         report.step("dedup", sum(map(len, result[name])))
     return result
@@ -102,14 +102,14 @@ def _carve(division: Division, data: Data, seed: int) -> None:
     hashes = np.frombuffer(division.index.prompt_hashes, np.uint64)[train]
     wanted = {name: part.fraction or part.count or 0 for name, part in carved.items()}
     stable = any(part.stable for part in carved.values())
-    sides = np.asarray(assign_splits(hashes, wanted, seed, stable=stable))
+    sides = assign_splits(hashes, wanted, seed, stable=stable)
     for name in carved:
-        moved = train[sides == name]
+        moved = train[_equal(sides, name)]
         division.places[name] = moved
         division.reports[name].rows_in += len(moved)
         division.reports["train"].rows_in -= len(moved)
         division.reports[name].step("held out", len(moved))
-    division.places["train"] = train[sides == "train"]
+    division.places["train"] = train[_equal(sides, "train")]
     division.reports["train"].step("held out", len(division.places["train"]))
     empty = [name for name in ("train", *carved) if not len(division.places[name])]
     if empty:
@@ -120,6 +120,10 @@ def _carve(division: Division, data: Data, seed: int) -> None:
             why=f"that leaves {counts}; rows with the same prompt stay together",
             fix="use more rows, another fraction or count, or held-out `sources`",
         )
+
+
+def _equal(sides: list[str], name: str) -> np.ndarray:
+    return np.fromiter((side == name for side in sides), bool, len(sides))
 
 
 def _limit(division: Division, name: str, limit: int | None) -> None:

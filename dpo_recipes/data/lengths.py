@@ -7,7 +7,7 @@ import numpy as np
 
 def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:
     """The columns by name; `pair` is the longer of a pair's two sequences, which is what `max_length` limits."""
-    prompt, chosen, rejected = lengths.astype(np.int64).T
+    prompt, chosen, rejected = lengths.T
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "pair": prompt + np.maximum(chosen, rejected)}
 
 

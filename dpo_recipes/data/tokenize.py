@@ -167,7 +167,7 @@ def _summarize(lengths: np.ndarray, report: SplitReport) -> None:
             why=json.dumps(report.dropped),
             fix="raise `data.max_length`, or choose another `data.overlong`",
         )
-    report.tokens = int((lengths @ np.array([2, 1, 1])).sum())
+    report.tokens = int(lengths.sum(axis=0, dtype=np.int64) @ np.array([2, 1, 1]))
     report.lengths = distributions(lengths)
 
 

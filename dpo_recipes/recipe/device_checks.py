@@ -5,19 +5,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dpo_recipes.errors import Finding, RecipeError
-from dpo_recipes.hardware.profiles import PROFILES, Device, profile
-from dpo_recipes.hardware.rules import (
-    Verdict,
-    supports_attention,
-    supports_dtype,
-    supports_optimizer,
-    supports_quantization,
-)
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
+
+if TYPE_CHECKING:  # loaded where a recipe names a device, 10 ms that others need not wait for
+    from dpo_recipes.hardware.profiles import Device
+    from dpo_recipes.hardware.rules import Verdict
 
 _BY_KIND = {"cpu": "cpu", "mps": "mps-16gb"}
 """What is known of a device by its kind alone; of CUDA too little."""
@@ -27,6 +24,8 @@ def check_profile(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R330: an unknown profile; R336: one of another kind than the device; R315: a device that cannot be here."""
     hardware, at = recipe.hardware, ("hardware", "profile")
     if hardware.profile is not None:
+        from dpo_recipes.hardware.profiles import profile
+
         try:
             kind = profile(hardware.profile).kind
         except RecipeError as error:
@@ -63,6 +62,8 @@ def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         )
     if device is None:
         return
+    from dpo_recipes.hardware.rules import supports_attention, supports_dtype, supports_optimizer, supports_quantization
+
     asked: list[tuple[DataPath, str, Verdict]] = []
     if model.dtype != "auto":
         asked.append((("model", "dtype"), model.dtype, supports_dtype(device, model.dtype)))
@@ -95,7 +96,11 @@ def _finding(composed: Composed, at: DataPath, what: str, device: str, verdict: 
 def described_device(recipe: Recipe) -> Device | None:
     """The device that a recipe names by a profile, or by its kind where that says enough."""
     name = recipe.hardware.profile or _BY_KIND.get(recipe.hardware.device)
-    return PROFILES.get(name) if name else None
+    if name is None:
+        return None
+    from dpo_recipes.hardware.profiles import PROFILES
+
+    return PROFILES.get(name)
 
 
 RULES = (check_profile, check_device)

@@ -48,7 +48,7 @@ def test_smollm2s_digits_are_single_tokens() -> None:
     from dpo_recipes.shipped import recipe_paths
 
     recipe = validate(recipe_paths()["quickstart"]).recipe
-    tokenizer = load_tokenizer(resolve_model(recipe.model), "tokenizer")
+    tokenizer = load_tokenizer(resolve_model(recipe.model))
     assert tokenizer.tokenize("In 2024: 12 345") == [
         "In",
         "Ġ",
