@@ -14,7 +14,7 @@ import numpy as np
 
 from dpo_recipes.data.detect import SAMPLE_ROWS, choose_format
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import BadRow, LabelledRow, PreferenceRow, Row, SourceRow
+from dpo_recipes.data.rows import BadRow, PreferenceRow, Row, SourceRow
 from dpo_recipes.data.sources import Renamer, filtered, read_rows
 from dpo_recipes.data.split import prompt_hash, top_rows
 from dpo_recipes.data.store import RowWriter
@@ -221,6 +221,3 @@ def answer_texts(row: Row) -> str:
     """All texts of a row, for comparing rows by their words."""
     answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion]
     return "\n".join(message["content"] for part in (row.prompt, *answers) for message in part)
-
-
-__all__ = ["LabelledRow", "RowIndex", "answer_texts", "collect"]

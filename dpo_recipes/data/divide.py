@@ -42,10 +42,8 @@ def divide(division: Division, picked: dict[str, list[np.ndarray]], data: Data, 
     empty = np.empty(0, np.int64)
     division.places = {name: np.concatenate(picked.get(name) or [empty]) for name in SPLITS}
     _carve(division, data, seed)
-    train = division.places["train"]
     if data.shuffle:
-        train = np.random.default_rng(seed).permutation(train)
-    division.places["train"] = train
+        division.places["train"] = np.random.default_rng(seed).permutation(division.places["train"])
     for name, limit in (("train", data.limit), ("eval", data.eval.limit), ("test", data.test.limit)):
         _limit(division, name, limit)
 

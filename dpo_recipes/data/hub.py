@@ -9,14 +9,14 @@ from dpo_recipes.errors import DataError, DpoRecipeError
 from dpo_recipes.recipe.schema.data import Source
 
 
-def read_dataset(source: Source, data_files: list[str]) -> RowIterator:
+def read_dataset(source: Source) -> RowIterator:
     """The rows of a split of a hub dataset. Raises `DataError` D410."""
-    dataset = load(source, data_files)
+    dataset = load(source)
     for index, row in enumerate(_errors_of(dataset, source)):
         yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]")
 
 
-def load(source: Source, data_files: list[str]) -> Any:
+def load(source: Source) -> Any:
     """The split as a `datasets.Dataset`, or an `IterableDataset` with `streaming`. Raises `DataError` D410."""
     from datasets import load_dataset
 
@@ -26,7 +26,7 @@ def load(source: Source, data_files: list[str]) -> Any:
             source.name,
             split=source.split,
             revision=source.revision,
-            data_files=data_files or None,
+            data_files=source.patterns or None,
             streaming=source.streaming,
         )
     except DpoRecipeError:  # a requested stop that came in the middle
@@ -35,7 +35,7 @@ def load(source: Source, data_files: list[str]) -> Any:
         raise _hub_error(source, error) from error
 
 
-def fingerprint(source: Source, data_files: list[str]) -> str | None:
+def fingerprint(source: Source) -> str | None:
     """What changes when the rows of a hub dataset do; none when that cannot be told, as with a stream.
 
     `datasets` 5.2 names its cache folders by the commit and the files it has read; the split's own fingerprint is
@@ -43,7 +43,7 @@ def fingerprint(source: Source, data_files: list[str]) -> str | None:
     """
     if source.streaming:
         return _commit(source)
-    dataset = load(source, data_files)
+    dataset = load(source)
     return dataset._fingerprint
 
 

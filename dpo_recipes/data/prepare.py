@@ -42,11 +42,6 @@ class PreferenceSplits:
         """The training rows."""
         return self.rows["train"]
 
-    @property
-    def held_out(self) -> RowFile | None:
-        """The validation rows, else the test rows."""
-        return self.rows.get("eval") or self.rows.get("test")
-
 
 def load_preferences(data: Data, seed: int) -> PreferenceSplits:
     """Read, convert, select and split all sources, or take the result of an earlier time from the cache.
@@ -108,5 +103,4 @@ def _fingerprint(source: Source) -> Any:
     files = local_files(source)
     if files is not None:
         return [[file.name, file_digest(file)] for file in files]
-    patterns = [source.data_files] if isinstance(source.data_files, str) else source.data_files
-    return hub.fingerprint(source, patterns or [])
+    return hub.fingerprint(source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dpo_recipes.data import hub, remote
 from dpo_recipes.data.local_files import file_rows, find_files
@@ -24,7 +23,7 @@ def local_files(source: Source) -> list[Path] | None:
     if is_url(source.path):
         return [remote.fetch(source.path)]
     if Path(source.path).is_absolute():
-        return find_files(Path(source.path), _patterns(source), source.split)
+        return find_files(Path(source.path), source.patterns, source.split)
     return None
 
 
@@ -34,7 +33,7 @@ def read_rows(source: Source) -> RowIterator:
     Raises `DataError` D401 (cannot be read) and D410 (hub).
     """
     files = local_files(source)
-    return hub.read_dataset(source, _patterns(source)) if files is None else file_rows(files)
+    return hub.read_dataset(source) if files is None else file_rows(files)
 
 
 def filtered(rows: RowIterator, expression: str) -> RowIterator:
@@ -99,8 +98,3 @@ def _missing_column(row: SourceRow, name: str) -> DataError:
         why=f"it has {', '.join(row.columns)}",
         fix="correct `columns:` in the recipe",
     )
-
-
-def _patterns(source: Source) -> list[str]:
-    files: Any = source.data_files
-    return [] if files is None else [files] if isinstance(files, str) else list(files)

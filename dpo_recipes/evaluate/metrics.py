@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 METRICS = (
@@ -13,6 +14,12 @@ METRICS = (
     "logps/chosen",
     "logps/rejected",
 )
+
+
+def name_as_test(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of an evaluation on the test pairs, all named `test_...`: TRL 1.16 writes `eval_` before its own metrics,
+    whatever is evaluated."""
+    return {f"test_{name.removeprefix('test_').removeprefix('eval_')}": value for name, value in logs.items()}
 
 
 def evaluate_pairs(trainer: Any) -> dict[str, float]:

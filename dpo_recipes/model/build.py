@@ -50,8 +50,7 @@ def build_model(
     )
     policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     _switch_off_dropout(policy)
-    if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
-        policy.resize_token_embeddings(len(tokenizer))
+    _embed_all(tokenizer, policy)
     # What is generated from the saved model must end where the template ends a turn.
     policy.generation_config.eos_token_id = sorted(chat.end_ids)
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -109,12 +108,18 @@ def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: st
         return AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
 
 
+def _embed_all(tokenizer: Any, policy: Any) -> None:
+    """Give the embeddings a row for each token that was added; many bases have rows to spare."""
+    if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
+        policy.resize_token_embeddings(len(tokenizer))
+
+
 def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
     """The base as it was before training, loaded once more and with embeddings for all tokens. Raises `RunError`."""
-    code = recipe.model.trust_remote_code and bundle.trust_remote_code
-    policy = _load_policy(recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=code)
-    if len(bundle.tokenizer) > policy.get_input_embeddings().num_embeddings:
-        policy.resize_token_embeddings(len(bundle.tokenizer))
+    policy = _load_policy(
+        recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=bundle.trust_remote_code
+    )
+    _embed_all(bundle.tokenizer, policy)
     policy.generation_config = bundle.policy.generation_config
     return policy
 

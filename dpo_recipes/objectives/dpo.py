@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
 
@@ -28,11 +29,9 @@ class PretokenizedDPOTrainer(DPOTrainer):
         """The metrics on the test pairs, named `test_...`."""
         held_out, self.eval_dataset = self.eval_dataset, self.test_dataset
         try:
-            measured = self.evaluate(metric_key_prefix="test")
+            return name_as_test(self.evaluate(metric_key_prefix="test"))
         finally:
             self.eval_dataset = held_out
-        # TRL 1.16 writes `eval_` before its own metrics, whatever is evaluated.
-        return {f"test_{name.removeprefix('test_').removeprefix('eval_')}": value for name, value in measured.items()}
 
 
 def build_trainer(

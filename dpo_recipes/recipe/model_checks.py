@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dpo_recipes.errors import Finding
 from dpo_recipes.recipe.compose import Composed
-from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.paths import exists, looks_local, relative_note
+from dpo_recipes.recipe.rule_findings import does_nothing
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
 from dpo_recipes.recipe.schema.quantization import Quantization
@@ -58,7 +58,7 @@ def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     if quantization.bits == 8:
         for field in _OF_FOUR_BITS:
             if getattr(quantization, field) != Quantization.model_fields[field].default:
-                yield _does_nothing((*at, field), "it goes with `bits: 4`", composed)
+                yield does_nothing((*at, field), "it goes with `bits: 4`", composed)
 
 
 def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -132,13 +132,9 @@ def check_optimizer(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "add `min_lr_ratio: 0.1`, or write `lr_scheduler: cosine`",
         )
     if training.min_lr_ratio is not None and not needs_end:
-        yield _does_nothing(("training", "min_lr_ratio"), "only `lr_scheduler: cosine_with_min_lr` uses it", composed)
+        yield does_nothing(("training", "min_lr_ratio"), "only `lr_scheduler: cosine_with_min_lr` uses it", composed)
     if training.activation_offloading and recipe.hardware.device in ("cpu", "mps"):
-        yield _does_nothing(("training", "activation_offloading"), "activations are in that memory already", composed)
-
-
-def _does_nothing(at: DataPath, why: str, composed: Composed) -> Finding:
-    return Finding("R327", f"`{at[-1]}` does nothing here", composed.where(at, key=True), why, "remove it")
+        yield does_nothing(("training", "activation_offloading"), "activations are in that memory already", composed)
 
 
 RULES = (check_quantization, check_adapter, check_optimizer)

@@ -26,6 +26,7 @@ from dpo_recipes.recipe.paths import (
     relative_note,
     url_file_name,
 )
+from dpo_recipes.recipe.rule_findings import does_nothing
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import HeldOut, Source
 
@@ -221,13 +222,13 @@ def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     for section, held_out in _held_out(recipe):
         for index, source in enumerate(held_out.sources):
             if source.weight is not None:
-                yield _does_nothing(
+                yield does_nothing(
                     ("data", section, "sources", index, "weight"), "held-out pairs are not mixed", composed
                 )
     if data.max_bad_fraction and data.on_bad_row == "drop":
-        yield _does_nothing(("data", "max_bad_fraction"), "with `on_bad_row: drop` any number may be dropped", composed)
+        yield does_nothing(("data", "max_bad_fraction"), "with `on_bad_row: drop` any number may be dropped", composed)
     if data.dedup != "near" and data.near_threshold != type(data).model_fields["near_threshold"].default:
-        yield _does_nothing(("data", "near_threshold"), "only `dedup: near` uses it", composed)
+        yield does_nothing(("data", "near_threshold"), "only `dedup: near` uses it", composed)
     if data.dedup == "near" and importlib.util.find_spec("datasketch") is None:
         yield Finding(
             "R316",
@@ -236,10 +237,6 @@ def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "near duplicates are found with it",
             "pip install 'dpo-recipe[dedup]', or write `dedup: exact`",
         )
-
-
-def _does_nothing(at: DataPath, why: str, composed: Composed) -> Finding:
-    return Finding("R327", f"`{at[-1]}` does nothing here", composed.where(at, key=True), why, "remove it")
 
 
 def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:

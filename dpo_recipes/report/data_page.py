@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dpo_recipes.data.inspect.lengths import worth_showing
 from dpo_recipes.report.bars import BarChart, lay_out_bars
 from dpo_recipes.report.formats import format_count, format_number, format_percent
 from dpo_recipes.report.sections import Tile
+from dpo_recipes.report.templates import load_templates
 
 _TITLES = {"train": "Training pairs", "eval": "Held-out pairs", "test": "Test pairs"}
 _WAYS = ("drop", "truncate_prompt_start", "truncate_completion_end")
@@ -46,7 +44,7 @@ def render_data_page(inspection: dict[str, Any]) -> str:
     """The page as the text of one HTML file, from the object that `dpo-recipe data --json` prints."""
     splits = inspection["splits"]
     rows = [{**row, "counts": _counts(row)} for split in splits.values() for row in split["shown"]]
-    page = _load_templates().get_template("data_page.html.jinja")
+    page = load_templates().get_template("data_page.html.jinja")
     text = page.render(
         page=inspection,
         verdict=describe_splits(inspection),
@@ -173,14 +171,3 @@ def _counts(row: dict[str, Any]) -> dict[str, str]:
         + (f", {format_count(row['cut'][part])} cut" if row["cut"][part] else "")
         for part in _PARTS
     }
-
-
-@lru_cache
-def _load_templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("dpo_recipes.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

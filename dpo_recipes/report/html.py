@@ -1,9 +1,6 @@
 """Render the report of a run as one HTML page that needs nothing but itself."""
 
-from functools import lru_cache
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dpo_recipes.report.curves import draw_curves
 from dpo_recipes.report.sections import (
@@ -13,6 +10,7 @@ from dpo_recipes.report.sections import (
     list_splits,
     list_tiles,
 )
+from dpo_recipes.report.templates import load_templates
 from dpo_recipes.report.verdict import base_is_reference, write_verdict
 
 
@@ -33,7 +31,7 @@ def render_report(
     """
     charts, absent = draw_curves(metrics)
     environment = result.get("environment") or {}
-    template = _load_templates().get_template("report.html.jinja")
+    template = load_templates().get_template("report.html.jinja")
     page = template.render(
         result=result,
         verdict=write_verdict(result),
@@ -51,14 +49,3 @@ def render_report(
     # A lone surrogate (from "\ud800" in a JSON file) cannot be written as UTF-8; the run
     # must not fail at its last stage because of one broken character in a sample.
     return page.encode("utf-8", "replace").decode("utf-8")
-
-
-@lru_cache
-def _load_templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("dpo_recipes.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

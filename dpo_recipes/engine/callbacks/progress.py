@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
 
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
@@ -58,8 +59,8 @@ class MetricsCallback(TrainerCallback):
         """Append the row. The summary that the trainer logs at its end is part of result.json instead."""
         if not logs or "train_runtime" in logs:
             return
-        if "test_loss" in logs:  # TRL 1.16 writes `eval_` before its own metrics, whatever is evaluated
-            logs = {f"test_{name.removeprefix('test_').removeprefix('eval_')}": value for name, value in logs.items()}
+        if "test_loss" in logs:
+            logs = name_as_test(logs)
         row = {"step": state.global_step, **{name: _plain(value) for name, value in logs.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

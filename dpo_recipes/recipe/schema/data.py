@@ -70,6 +70,11 @@ class Source(Section):
         "large as it can be without repeating a row. All sources have one, or none has.",
     )
 
+    @property
+    def patterns(self) -> list[str]:
+        """`data_files` as a list; empty where all files are meant."""
+        return [self.data_files] if isinstance(self.data_files, str) else list(self.data_files or ())
+
 
 class HeldOut(Section):
     """Held-out pairs: sources of their own, another split of the training datasets, or a part of the training pairs."""
