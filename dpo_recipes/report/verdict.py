@@ -1,8 +1,8 @@
 """The one sentence at the top of the report: what the run did, in plain words."""
 
-import math
 from typing import Any
 
+from dpo_recipes.evaluate.significance import accuracy_interval
 from dpo_recipes.report.formats import (
     diverged,
     finite,
@@ -13,14 +13,6 @@ from dpo_recipes.report.formats import (
 
 # Below this a margin prints as 0.00, so the base is as good as identical to the reference.
 ZERO_MARGIN = 0.005
-
-
-def accuracy_interval(accuracy: float, num_pairs: float, z: float = 1.96) -> tuple[float, float]:
-    """The 95% Wilson interval of a share seen on `num_pairs` pairs (Wilson 1927)."""
-    spread = z * math.sqrt(accuracy * (1 - accuracy) / num_pairs + z**2 / (4 * num_pairs**2))
-    centre = accuracy + z**2 / (2 * num_pairs)
-    scale = 1 + z**2 / num_pairs
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def base_is_reference(result: dict[str, Any]) -> bool:

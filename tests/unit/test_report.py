@@ -31,7 +31,7 @@ from dpo_recipes.report.formats import (
 )
 from dpo_recipes.report.html import render_report
 from dpo_recipes.report.sections import compare_models, list_splits, list_tiles
-from dpo_recipes.report.verdict import accuracy_interval, write_verdict
+from dpo_recipes.report.verdict import write_verdict
 
 MINIMAL = {"status": "finished", "recipe": "tiny", "steps": 3, "metrics": {}}
 RESULT = {
@@ -477,11 +477,6 @@ def test_verdict_without_held_out_numbers_does_not_claim_any():
 def test_verdict_of_a_diverged_run_warns(key, loss):
     result = {**RESULT, "metrics": {**RESULT["metrics"], key: loss}}
     assert "training diverged, and the tuned model should not be used" in write_verdict(result)
-
-
-def test_wilson_interval_stays_within_bounds():
-    assert accuracy_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
-    assert accuracy_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
 
 
 def test_comparison_gives_changes_and_leaves_out_what_has_none():
