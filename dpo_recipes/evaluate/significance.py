@@ -40,7 +40,8 @@ def smallest_difference(num_pairs: float, *, disagreement: float | None = None) 
     Without `disagreement`, each model is measured on `num_pairs` pairs of its own, unpaired: both shares are taken to
     vary as one half does, the most there is, so that the difference is (z_a + z_b) √(2 · ¼ / n).
     With it, both are measured on the same pairs, paired, and rank that share of them differently (McNemar's test).
-    Connor (1987, Biometrics 43, page 209) needs n = (z_a √d + z_b √(d − δ²))² / δ² pairs; solved for δ here.
+    Connor (1987, Biometrics 43, page 209) needs n = (z_a √d + z_b √(d − δ²))² / δ² pairs; solved for δ here. The result
+    is at most 1, or at most `disagreement`, which says that so few pairs cannot show any difference so reliably.
     """
     z_power = NormalDist().inv_cdf(POWER)
     if disagreement is None:
