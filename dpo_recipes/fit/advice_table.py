@@ -1,0 +1,127 @@
+"""The table of what makes a job disappoint: each rule with threshold, reason and sources. docs/advice.md shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dpo_recipes.fit import advice_checks as checks
+from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.remark import Remark
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a reason can be read."""
+
+    name: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.url}"
+
+
+@dataclass(frozen=True)
+class AdviceRule:
+    """One way to be disappointed."""
+
+    code: str
+    name: str
+    look: Callable[[JobFacts], Iterator[Remark]]
+    threshold: str
+    reason: str
+    sources: tuple[Reference, ...]
+
+
+DPO = Reference("Rafailov et al. 2023", "https://arxiv.org/abs/2305.18290")
+ZEPHYR = Reference("Tunstall et al. 2023", "https://arxiv.org/abs/2310.16944")
+TULU_3 = Reference("Lambert et al. 2024", "https://arxiv.org/abs/2411.15124")
+SIMPO = Reference("SimPO's README", "https://github.com/princeton-nlp/SimPO#hyperparameter-tuning")
+TRL_DPO = Reference("TRL's documentation", "https://huggingface.co/docs/trl/dpo_trainer")
+TRL_LENGTH = Reference("TRL's documentation", "https://huggingface.co/docs/trl/reducing_memory_usage")
+DATA_EFFICIENCY = Reference("Bernardelle and Demartini 2024", "https://arxiv.org/abs/2410.16586")
+NOVA = Reference("Amazon Nova's guide", "https://docs.aws.amazon.com/sagemaker/latest/dg/nova-fine-tune-1.html")
+TRUNCATIONS = Reference("Ding et al. 2024", "https://arxiv.org/abs/2404.10830")
+NOISE_SCALE = Reference("McCandlish et al. 2018", "https://arxiv.org/abs/1812.06162")
+WILSON = Reference("Wilson 1927", "https://doi.org/10.1080/01621459.1927.10502953")
+ERROR_BARS = Reference("Miller 2024", "https://arxiv.org/abs/2411.00640")
+PREF_TUNING = Reference("Hugging Face 2024", "https://huggingface.co/blog/pref-tuning")
+ADAM = Reference("Kingma and Ba 2015, section 2.1", "https://arxiv.org/abs/1412.6980")
+
+RULES = (
+    AdviceRule(
+        "F790",
+        "learning-rate-far-off",
+        checks.check_learning_rate,
+        "more than 5 times beyond the usual range of the way of tuning and the optimizer (below)",
+        "too high a rate makes a model incoherent or repetitive, too low a one leaves it as it was",
+        (SIMPO, TRL_DPO),
+    ),
+    AdviceRule(
+        "F791",
+        "few-training-pairs",
+        checks.check_pair_count,
+        "fewer than 300 training pairs",
+        "models get better and steadier with more pairs, and Amazon asks for 1,000 at least; expect a change of length "
+        "or tone that varies with the seed",
+        (DATA_EFFICIENCY, NOVA),
+    ),
+    AdviceRule(
+        "F792",
+        "many-passes",
+        checks.check_passes,
+        "more than 3 passes over the training pairs",
+        "Zephyr had every training pair right after one pass, and its best model took three; Tulu 3 scored 57.3 after "
+        "one and 53.4 after three",
+        (ZEPHYR, TULU_3),
+    ),
+    AdviceRule(
+        "F793",
+        "many-pairs-cut",
+        checks.check_lengths,
+        "more than 5 % of the training pairs cut to `data.max_length` or dropped for it",
+        "what is cut is not learned; pre-training on uncut texts gave up to 58 % fewer hallucinations",
+        (TRL_LENGTH, TRUNCATIONS),
+    ),
+    AdviceRule(
+        "F794",
+        "batch-of-one",
+        checks.check_batch,
+        "an effective batch of 1: micro_batch_size × gradient_accumulation_steps × processes",
+        "the noise of a gradient falls with 1/√batch, and published runs take 32 to 128 pairs a step",
+        (NOISE_SCALE, TULU_3),
+    ),
+    AdviceRule(
+        "F795",
+        "few-held-out-pairs",
+        checks.check_held_out,
+        "fewer than 381 held-out or test pairs, where the 95 % interval of an accuracy reaches beyond ± 5 points",
+        "a smaller difference may well be chance, and settings chosen by it are chosen by chance",
+        (WILSON, ERROR_BARS),
+    ),
+    AdviceRule(
+        "F796",
+        "beta-far-off",
+        checks.check_beta,
+        "with the `sigmoid` loss, `beta` below 0.001 or above 10: tenfold beyond 0.01 to 1",
+        "0.1 is DPO's default, 0.05 to 5 was tried in its paper, 0.01 to 0.9 by Hugging Face",
+        (DPO, PREF_TUNING),
+    ),
+    AdviceRule(
+        "F797",
+        "long-warm-up",
+        checks.check_warmup,
+        "the warm-up takes more than half of the optimizer steps, of a schedule that has one",
+        "Zephyr and Tulu 3 warm up over a tenth of the run; the first step of a warm-up has a rate of 0",
+        (ZEPHYR, TULU_3),
+    ),
+    AdviceRule(
+        "F798",
+        "few-steps",
+        checks.check_steps,
+        "fewer than 20 optimizer steps",
+        "Adam moves a weight by about the learning rate a step and rarely more, so that few steps change little",
+        (ADAM,),
+    ),
+)
+"""Every rule, in the order of codes."""

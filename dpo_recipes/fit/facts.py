@@ -1,0 +1,75 @@
+"""What is known of a job before it trains, and what follows from it by arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dpo_recipes.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """A recipe and what its data and model turned out to be; None where that is not known (yet)."""
+
+    recipe: Recipe
+    num_train_pairs: int | None = None
+    num_eval_pairs: int | None = None
+    num_test_pairs: int | None = None
+    truncated_share: float | None = None
+    """Of the training pairs, those cut to `data.max_length`; between 0 and 1."""
+    dropped_overlong_share: float | None = None
+    """Of the training pairs, those dropped because of `data.max_length`; between 0 and 1."""
+    trainable_parameters: int | None = None
+    num_processes: int = 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every weight is trained, without an adapter."""
+        return self.recipe.model.adapter is None
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The losses of the objective, of which there is mostly one."""
+        losses = self.recipe.objective.loss_type
+        return (losses,) if isinstance(losses, str) else tuple(losses)
+
+    @property
+    def pairs_per_step(self) -> int:
+        """The effective batch: pairs that one optimizer step sees."""
+        training = self.recipe.training
+        return training.micro_batch_size * training.gradient_accumulation_steps * self.num_processes
+
+    @property
+    def num_epoch_steps(self) -> int | None:
+        """Optimizer steps of one pass over the training pairs, as transformers 5.23 counts them
+        (`Trainer.set_initial_training_values`): a rest of a batch is a step."""
+        if not self.num_train_pairs:
+            return None
+        training = self.recipe.training
+        micro_batches = math.ceil(self.num_train_pairs / (training.micro_batch_size * self.num_processes))
+        return math.ceil(micro_batches / training.gradient_accumulation_steps)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Optimizer steps of the run."""
+        training = self.recipe.training
+        if training.max_steps is not None:
+            return training.max_steps
+        return None if self.num_epoch_steps is None else math.ceil(training.num_epochs * self.num_epoch_steps)
+
+    @property
+    def num_passes(self) -> float | None:
+        """How often each training pair is seen."""
+        training = self.recipe.training
+        if training.max_steps is None:
+            return training.num_epochs
+        return None if self.num_epoch_steps is None else training.max_steps / self.num_epoch_steps
+
+    @property
+    def num_warmup_steps(self) -> int | None:
+        """Steps over which the rate rises from 0, as transformers 5.23 rounds them; 0 for a schedule without any."""
+        training = self.recipe.training
+        if training.lr_scheduler == "constant":
+            return 0
+        return None if self.num_steps is None else math.ceil(self.num_steps * training.warmup_ratio)
