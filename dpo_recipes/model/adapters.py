@@ -51,6 +51,24 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
     return Attached(wrapped, reference=f"the base with its adapter as `{adapter.init}` begins it")
 
 
+def adapter_config(recipe: Recipe, base: Any) -> Any | None:
+    """peft's configuration of the recipe's adapter on `base`, as far as shapes go: its weights begin at zero, and of one
+    that is continued the configuration is read alone. None for full fine-tuning. Raises `RunError` M504 and M509."""
+    adapter = recipe.model.adapter
+    if adapter is None:
+        return None
+    if adapter.path is not None:
+        from peft import PeftConfig
+
+        with loading_errors("the adapter", ModelLocation(adapter.path)):
+            config = PeftConfig.from_pretrained(adapter.path)
+        config.inference_mode = False
+    else:
+        config = _lora_config(adapter, base, [])
+    config.init_lora_weights = True
+    return config
+
+
 def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int]) -> Any:
     from peft import LoraConfig
 

@@ -42,7 +42,7 @@ def build_model(
 
     Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M514."""
     device = choose_device(recipe.hardware.device)
-    config = _load_config(location, trust_remote_code=trust_remote_code)
+    config = load_config(location, trust_remote_code=trust_remote_code)
     dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))
     model = recipe.model
     own_quantization = check_own_quantization(
@@ -75,7 +75,8 @@ def build_model(
     return bundle
 
 
-def _load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
+def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
+    """transformers' configuration of the base; no weight is read. Raises `RunError` M504 and M509."""
     from transformers import AutoConfig
 
     with loading_errors("the configuration of", location):

@@ -33,10 +33,13 @@ def quantization_config(quantization: Quantization, dtype: str) -> Any:
     )
 
 
-def check_own_quantization(config: Any, path: str, *, wants_more: bool, has_adapter: bool) -> str | None:
+def check_own_quantization(
+    config: Any, path: str, *, wants_more: bool, has_adapter: bool, needs_library: bool = True
+) -> str | None:
     """The method by which a base is quantized already; none where it is not.
 
-    Raises `RunError` M511: its library is missing, the recipe would quantize it again, or train it whole.
+    Raises `RunError` M511: the recipe would quantize it again, or train it whole, or the library is missing that loads
+    it (`needs_library`).
     """
     own = getattr(config, "quantization_config", None)
     if own is None:
@@ -49,7 +52,7 @@ def check_own_quantization(config: Any, path: str, *, wants_more: bool, has_adap
         why, fix = f"its weights are stored by {method}", "remove `model.quantization`"
     elif not has_adapter:
         why, fix = "weights of few bits cannot be trained", "add `model.adapter`, or take the unquantized base"
-    elif library and importlib.util.find_spec(library) is None:
+    elif needs_library and library and importlib.util.find_spec(library) is None:
         why, fix = f"{library}, which reads {method} weights, is not installed", f"pip install {library}"
     if why:
         raise RunError.of("M511", f"{path} is quantized already", why=why, fix=fix)

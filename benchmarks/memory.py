@@ -1,0 +1,242 @@
+"""Predicted against measured peak memory of training, over a grid of models, tunings, lengths and batches.
+
+    python benchmarks/memory.py [--output benchmarks/results/memory.json] [--only llama,qwen2] [--fraction 1.0]
+
+Each point is a fresh process that builds a randomly initialised model the way a run does, computes the reference and
+trains two optimizer steps of two micro-batches each; on a CPU what counts is the peak resident set (VmHWM), on CUDA
+`max_memory_reserved` (`--fraction` plays a smaller card with `set_per_process_memory_fraction`). The prediction is that
+of `dpo-recipe plan`. Errors are predicted over measured, less one: below zero is an under-prediction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from dpo_recipes.hardware.machine import describe_machine, package_versions
+from dpo_recipes.launch.local import CPU_ALLOCATOR
+from dpo_recipes.recipe.schema import Recipe
+
+MODELS = {
+    "llama": dict(
+        model_type="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=16,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+    ),
+    "qwen2": dict(
+        model_type="qwen2", vocab_size=64000, hidden_size=640, intermediate_size=2560, num_hidden_layers=8,
+        num_attention_heads=10, num_key_value_heads=2, tie_word_embeddings=True,
+    ),
+    "gpt2": dict(model_type="gpt2", vocab_size=50257, n_embd=768, n_layer=8, n_head=12, n_positions=2048),
+    "mistral": dict(
+        model_type="mistral", vocab_size=32000, hidden_size=768, intermediate_size=2048, num_hidden_layers=8,
+        num_attention_heads=12, num_key_value_heads=4, sliding_window=512,
+    ),
+    "gemma3": dict(
+        model_type="gemma3_text", vocab_size=48000, hidden_size=640, intermediate_size=2048, num_hidden_layers=9,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=160, sliding_window=256,
+    ),
+}  # fmt: skip
+TUNINGS = ("full", "lora", "qlora")
+LENGTHS = (192, 512, 1024)
+BATCHES = (1, 3)
+
+
+def make_recipe(folder: str, tuning: str, length: int, batch: int, *, checkpointing: bool, device: str) -> Recipe:
+    """The recipe of one point."""
+    model: dict[str, Any] = {"path": folder, "dtype": "bfloat16" if device == "cuda" else "float32"}
+    if tuning != "full":
+        model["adapter"] = {"kind": "lora"}
+    if tuning == "qlora":
+        model["quantization"] = {"bits": 4}
+    return Recipe.model_validate(
+        {
+            "schema": 1,
+            "name": "memory",
+            "model": model,
+            "data": {"train": [{"path": "unused.jsonl"}], "max_length": length},
+            "training": {
+                "micro_batch_size": batch,
+                "gradient_accumulation_steps": 2,
+                "max_steps": 2,
+                "gradient_checkpointing": checkpointing,
+            },
+            "hardware": {"device": device},
+        }
+    )
+
+
+def save_base(config: dict[str, Any], folder: Path) -> None:
+    """A randomly initialised model with a tokenizer that has what a run asks of one."""
+    from tokenizers import Tokenizer, models
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
+
+
+def make_pairs(vocab_size: int, length: int, count: int) -> Any:
+    """Random pairs whose longer sequence has `length` tokens, half of it prompt."""
+    import random
+
+    from datasets import Dataset
+
+    draw = random.Random(0)
+    sizes = {"prompt_ids": length // 2, "chosen_ids": length - length // 2, "rejected_ids": length // 3}
+    return Dataset.from_dict(
+        {name: [[draw.randrange(2, vocab_size) for _ in range(n)] for _ in range(count)] for name, n in sizes.items()}
+    )
+
+
+def measure(point: dict[str, Any]) -> dict[str, Any]:
+    """Train at one point of the grid in this process; peaks of its phases in bytes."""
+    import torch
+    import trl.trainer.dpo_trainer  # noqa: F401  (part of the loaded baseline)
+
+    from dpo_recipes.engine.train import prepare_trainer
+    from dpo_recipes.model.build import build_model
+    from dpo_recipes.model.sources import resolve_model
+    from dpo_recipes.model.tokenizer import load_tokenizer
+    from dpo_recipes.run_dir import RunDirectory
+
+    recipe = make_recipe(
+        point["folder"], point["tuning"], point["length"], point["batch"],
+        checkpointing=point["checkpointing"], device=point["device"],
+    )  # fmt: skip
+    if point["device"] == "cuda":
+        torch.cuda.set_per_process_memory_fraction(point["fraction"])
+    peaks = {"baseline": _peak(point["device"])}
+    location = resolve_model(recipe.model)
+    tokenizer = load_tokenizer(location, trust_remote_code=False)
+    chat = SimpleNamespace(end_ids=[tokenizer.eos_token_id], added_ids=[], template=SimpleNamespace(name="none"))
+    bundle = build_model(recipe, location, tokenizer, chat, trust_remote_code=False)
+    peaks["loading"] = _peak(point["device"])
+    pairs = make_pairs(bundle.policy.config.vocab_size, point["length"], 4 * point["batch"])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = prepare_trainer(recipe, bundle, RunDirectory(Path(folder)), {"train": pairs}, [])
+        peaks["reference"] = _peak(point["device"])
+        output = trainer.train()
+        peaks["training"] = _peak(point["device"])
+    return {"peaks": peaks, "train_s": output.metrics["train_runtime"]}
+
+
+def _peak(device: str) -> int:
+    """The peak since the last call, in bytes; then begins anew."""
+    if device == "cuda":
+        import torch
+
+        peak = torch.cuda.max_memory_reserved()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+def predict(point: dict[str, Any]) -> dict[str, Any]:
+    """What `plan` says of the point."""
+    from dpo_recipes.fit.memory import estimate_memory
+    from dpo_recipes.fit.sharding import Sharding
+    from dpo_recipes.fit.simulation.passes import PassShape
+    from dpo_recipes.fit.simulation.skeleton import load_skeleton, weigh
+    from dpo_recipes.fit.simulation.trace import Rates
+    from dpo_recipes.model.sources import resolve_model
+
+    recipe = make_recipe(
+        point["folder"], point["tuning"], point["length"], point["batch"],
+        checkpointing=point["checkpointing"], device=point["device"],
+    )  # fmt: skip
+    skeleton = load_skeleton(
+        recipe, resolve_model(recipe.model), point["device"], recipe.model.dtype, None, trust_remote_code=False
+    )
+    rows, length = 2 * point["batch"], point["length"]
+    shape = PassShape(rows, length, rows * (length - 1))
+    weights = weigh(skeleton, skeleton.meta_model())
+    return estimate_memory(skeleton, weights, shape, Rates(1e11, 1e10), Sharding()).to_json()
+
+
+def main() -> None:
+    """Go over the grid; print a line a point and write all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--only", default=",".join(MODELS))
+    parser.add_argument("--every", type=int, default=1, help="measure only each n-th point")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--fraction", type=float, default=1.0)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(json.loads(options.measure))))
+        return
+    points = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.only.split(","):
+            save_base(MODELS[name], Path(folder) / name)
+            grid = list(itertools.product(TUNINGS, LENGTHS, BATCHES, (False, True)))
+            for tuning, length, batch, checkpointing in grid[:: options.every]:
+                point = {
+                    "model": name, "tuning": tuning, "length": length, "batch": batch, "checkpointing": checkpointing,
+                    "device": options.device, "fraction": options.fraction, "folder": str(Path(folder) / name),
+                }  # fmt: skip
+                points.append(run_point(point))
+                write(options.output, points)
+    print(json.dumps(summarize(points), indent=2))
+
+
+def run_point(point: dict[str, Any]) -> dict[str, Any]:
+    """Measure in a fresh process, predict, compare."""
+    environment = {**(CPU_ALLOCATOR if point["device"] == "cpu" else {}), **os.environ}
+    command = [sys.executable, __file__, "--measure", json.dumps(point)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{point}: {done.stderr[-2000:]}")
+    measured = json.loads(done.stdout.splitlines()[-1])
+    predicted = predict(point)
+    peak = max(measured["peaks"].values())
+    error = predicted["peak_bytes"] / peak - 1
+    described = {key: value for key, value in point.items() if key not in ("folder", "fraction")}
+    print(
+        f"{point['model']:8} {point['tuning']:5} {point['length']:5} x {point['batch']} "
+        f"{'checkpointed' if point['checkpointing'] else '            '} measured {peak / 2**20:7.0f} MiB, "
+        f"predicted {predicted['peak_bytes'] / 2**20:7.0f} MiB, {error:+.1%}",
+        flush=True,
+    )
+    return {**described, **measured, "predicted": predicted, "measured_bytes": peak, "error": round(error, 4)}
+
+
+def summarize(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and worst errors, over all points and by tuning."""
+
+    def errors(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+        values = [point["error"] for point in chosen]
+        return {
+            "points": len(values),
+            "median_absolute": round(statistics.median(map(abs, values)), 4),
+            "worst_over": max(values),
+            "worst_under": min(values),
+            "within_15_percent": sum(abs(value) <= 0.15 for value in values),
+        }
+
+    by_tuning = {name: [point for point in points if point["tuning"] == name] for name in TUNINGS}
+    return {"all": errors(points), **{name: errors(chosen) for name, chosen in by_tuning.items() if chosen}}
+
+
+def write(output: Path | None, points: list[dict[str, Any]]) -> None:
+    """The results so far, with machine and versions."""
+    if output is not None:
+        result = {"machine": describe_machine(), "packages": package_versions(), "summary": summarize(points)}
+        output.write_text(json.dumps({**result, "points": points}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

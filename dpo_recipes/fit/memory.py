@@ -1,0 +1,129 @@
+"""The peak memory of one process, part by part and phase by phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_recipes.fit.optimizers import optimizer_cost
+from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.simulation.passes import PassShape, simulate
+from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
+from dpo_recipes.fit.simulation.trace import Rates, Trace
+
+MIB = 2**20
+# Python with torch, transformers, TRL and datasets: resident on a CPU (benchmarks/memory.py measures it).
+_CPU_PROCESS = 620 * MIB
+# cuBLAS keeps a workspace (8 MiB, 32 from Hopper on; CUBLAS_WORKSPACE_CONFIG); the context is in Device.usable_bytes.
+_CUDA_PROCESS = 64 * MIB
+# What an allocator holds beyond what is in use: pieces too small for the next tensor. benchmarks/memory.py.
+_FRAGMENTATION = {"cpu": 0.03, "cuda": 0.05, "mps": 0.05}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a run and the parts of its peak, in bytes."""
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The sum of its parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The phases of a run; the highest is what must fit."""
+
+    phases: tuple[Phase, ...]
+    step: Trace
+    """The training micro-batch that the estimate rests on."""
+
+    @property
+    def highest(self) -> Phase:
+        """The phase with the highest peak."""
+        return max(self.phases, key=lambda phase: phase.peak_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What one process needs on its device."""
+        return self.highest.peak_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Peak, the parts of the highest phase, and the peak of each phase."""
+        return {
+            "peak_bytes": self.peak_bytes,
+            "parts": self.highest.parts,
+            "peak_phase": self.highest.name,
+            "phases": {phase.name: phase.peak_bytes for phase in self.phases},
+        }
+
+
+def estimate_memory(
+    skeleton: Skeleton, weights: Weights, longest: PassShape, rates: Rates, sharding: Sharding
+) -> MemoryEstimate:
+    """The peak of each phase, for the largest micro-batch of the data."""
+    step = simulate(skeleton, longest, rates)
+    reference = simulate(skeleton, longest, rates, trains=False)
+    resident = {
+        "weights": sharding.weights(weights.base),
+        "adapter": weights.adapter,
+        "overhead": _CUDA_PROCESS if skeleton.device == "cuda" else _CPU_PROCESS,
+    }
+    cost = optimizer_cost(skeleton.recipe.training.optimizer, skeleton.device)
+    gradients = sharding.gradients(weights.trainable_bytes)
+    optimizer = sharding.optimizer(int(weights.num_trainable * cost.state))
+    phases = (
+        Phase("loading", _loading(skeleton, weights, resident)),
+        Phase("reference", {**resident, "activations": _activations(skeleton, weights, reference, trains=False)}),
+        Phase("training", {**resident, **_training(skeleton, weights, step, gradients, optimizer)}),
+        Phase(
+            "optimizer step",
+            {
+                **resident,
+                "gradients": gradients,
+                "optimizer": optimizer,
+                "optimizer_step": int(sharding.share(weights.num_trainable * cost.step)),
+            },
+        ),
+    )
+    return MemoryEstimate(tuple(_with_fragmentation(phase, skeleton.device) for phase in phases), step)
+
+
+def _training(skeleton: Skeleton, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:
+    """Forward and backward pass of the last micro-batch of a step that is not the first: gradients of those before are
+    there, and the optimizer's state."""
+    accumulates = skeleton.recipe.training.gradient_accumulation_steps > 1
+    activations, new_gradients = step.peak
+    kept = min(step.kept, activations)
+    return {
+        "gradients": gradients if accumulates else int(new_gradients),
+        "optimizer": optimizer,
+        "activations": int(kept),
+        # At the peak beside what the layers keep: the LM head's tiles, or one layer's pass backward.
+        "head_or_layer": int(activations - kept) + _unpacked(skeleton, weights),
+    }
+
+
+def _activations(skeleton: Skeleton, weights: Weights, trace: Trace, *, trains: bool) -> int:
+    return int(sum(trace.peak)) + _unpacked(skeleton, weights)
+
+
+def _unpacked(skeleton: Skeleton, weights: Weights) -> int:
+    """The largest quantized matrix in the precision it is multiplied in."""
+    if skeleton.own_quantization is None and skeleton.recipe.model.quantization is None:
+        return 0
+    return weights.largest_quantized * (2 if skeleton.autocast_dtype is not None else 4)
+
+
+def _loading(skeleton: Skeleton, weights: Weights, resident: dict[str, int]) -> dict[str, int]:
+    """Weights come from files one tensor at a time; a quantized base needs one more matrix while it is packed."""
+    return {**resident, "unpacked": _unpacked(skeleton, weights)}
+
+
+def _with_fragmentation(phase: Phase, device: str) -> Phase:
+    moving = sum(size for name, size in phase.parts.items() if name not in ("weights", "adapter", "overhead"))
+    parts = {name: size for name, size in phase.parts.items() if size}
+    return Phase(phase.name, {**parts, "fragmentation": int(moving * _FRAGMENTATION[device])})
