@@ -325,6 +325,14 @@ CODES = {
     "T605": _entry(
         "the worker was killed", "By a signal from outside or a crash in a library; run.log has its last words."
     ),
+    "T606": _entry(
+        "prefix sharing does not fit the model",
+        "Packed rows need causal attention through SDPA or flash attention, without soft-capped scores or state that",
+        "passes from token to token in another way. `prefix_sharing: auto` computes such models the plain way.",
+    ),
+    "T607": _entry(
+        "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
+    ),
     # others
     "I130": _entry(
         "interrupted", "The run was stopped on request. A checkpoint of the last full step is in its folder."
