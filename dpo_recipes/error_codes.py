@@ -366,6 +366,13 @@ CODES = {
     "F798": _entry(
         "warning: few optimizer steps",
         "Fewer than 20. A step moves a weight by about the learning rate at most, so that little will change.",
+    "T606": _entry(
+        "prefix sharing does not fit the model",
+        "Packed rows need causal attention through SDPA or flash attention, without soft-capped scores or state that",
+        "passes from token to token in another way. `prefix_sharing: auto` computes such models the plain way.",
+    ),
+    "T607": _entry(
+        "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
     ),
     # others
     "I130": _entry(

@@ -29,7 +29,7 @@ class TrainResult:
 def prepare_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any], callbacks: list[Any]
 ) -> Any:
-    """The objective's trainer; records the number of trainable parameters in the bundle's stack."""
+    """The objective's trainer; the bundle's stack then tells the trainable parameters and how batches are computed."""
     from transformers import PrinterCallback
 
     arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype)
@@ -37,6 +37,7 @@ def prepare_trainer(
     trainer.remove_callback(PrinterCallback)
     parameters = list(trainer.model.parameters())
     bundle.stack["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
+    bundle.stack["prefix_sharing"] = trainer.prefix_sharing.describe()
     return trainer
 
 
@@ -66,6 +67,8 @@ def train(
     callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop)]
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
     trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks)
+    if trainer.prefix_sharing.refusal:
+        events.emit("note", text=f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
     base_metrics: dict[str, float] = {}
     if len(datasets) > 1:
         from dpo_recipes.evaluate.metrics import evaluate_pairs

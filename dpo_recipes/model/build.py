@@ -50,7 +50,7 @@ def build_model(
     )
     policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     _switch_off_dropout(policy)
-    _embed_all(tokenizer, policy)
+    _embed_all(tokenizer, policy, recipe.training.seed)
     # What is generated from the saved model must end where the template ends a turn.
     policy.generation_config.eos_token_id = sorted(chat.end_ids)
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -109,10 +109,12 @@ def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: st
         return AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
 
 
-def _embed_all(tokenizer: Any, policy: Any) -> None:
+def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
     """Give the embeddings a row for each token that was added; many bases have rows to spare."""
     if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
-        policy.resize_token_embeddings(len(tokenizer))
+        with torch.random.fork_rng():  # transformers draws the new rows around the mean of the old ones
+            torch.manual_seed(seed)
+            policy.resize_token_embeddings(len(tokenizer))
 
 
 def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
@@ -120,7 +122,7 @@ def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
     policy = _load_policy(
         recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=bundle.trust_remote_code
     )
-    _embed_all(bundle.tokenizer, policy)
+    _embed_all(bundle.tokenizer, policy, recipe.training.seed)
     policy.generation_config = bundle.policy.generation_config
     return policy
 

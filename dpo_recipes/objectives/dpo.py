@@ -7,6 +7,8 @@ from typing import Any
 from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from dpo_recipes.engine.head import score_labelled_positions
+from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
@@ -21,6 +23,8 @@ class PretokenizedDPOTrainer(DPOTrainer):
 
     test_dataset: Any = None
     """Pairs that are evaluated before and after training only; their reference log-probabilities are in them."""
+    prefix_sharing: PrefixSharing
+    """How batches go through the model; the trainer itself never asks."""
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
@@ -37,7 +41,14 @@ class PretokenizedDPOTrainer(DPOTrainer):
 def build_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunArguments, datasets: dict[str, Any], callbacks: list[TrainerCallback]
 ) -> PretokenizedDPOTrainer:
-    """A trainer ready to train. Computes the reference log-probabilities of all pairs on the way."""
+    """A trainer ready to train. Computes the reference log-probabilities of all pairs on the way.
+
+    Raises `RunError` T606 (the model cannot share prefixes and should) and T607 (a pair longer than a pass may be).
+    """
+    training = recipe.training
+    check_longest_pair(datasets, training.max_tokens_per_pass)
+    score_labelled_positions()
+    sharing = share_prefixes(bundle.policy, training.prefix_sharing, training.max_tokens_per_pass)
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
     trainer = PretokenizedDPOTrainer(
         model=bundle.policy,
@@ -48,6 +59,8 @@ def build_trainer(
         peft_config=bundle.adapter_config,
         callbacks=callbacks,
     )
+    trainer.prefix_sharing = sharing
+    sharing.prove()  # where the reference was known already, no batch has been computed yet
     # TRL 1.16 makes an adapter on a quantized base bfloat16, where steps of a usual size get lost in rounding.
     model: Any = trainer.model
     for parameter in model.parameters():

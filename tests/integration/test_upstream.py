@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
+import pytest
+import torch
+from sharing import make_model
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from trl.kernels import chunked_logprob
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from dpo_recipes.engine.attention import KEYWORD
+from dpo_recipes.engine.head import score_labelled_positions
 from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
 from dpo_recipes.recipe.schema.objective import DpoLoss
 from dpo_recipes.recipe.schema.training import Training
@@ -46,3 +54,76 @@ def test_transformers_knows_every_scheduler_and_optimizer_of_the_schema() -> Non
 def test_the_arguments_that_are_set_exist() -> None:
     names = {field.name for field in fields(DPOConfig)}
     assert {"precompute_ref_log_probs", "activation_checkpointing", "logging_nan_inf_filter", "warmup_steps"} <= names
+
+
+def test_trl_asks_one_name_whether_to_score_unlabelled_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """engine/head.py replaces it. Counts the positions that TRL's head gives to its kernel."""
+    from trl.trainer import utils
+    from trl.trainer.utils import add_fused_lm_head
+
+    scored: list[int] = []
+    kernel = utils._ChunkedLogProbFunction
+
+    class Counting:
+        @staticmethod
+        def apply(hidden: torch.Tensor, *others: Any) -> Any:
+            scored.append(len(hidden))
+            return kernel.apply(hidden, *others)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counting)
+    monkeypatch.setattr(utils, "_use_triton", chunked_logprob._use_triton)
+    model = make_model()
+    add_fused_lm_head(model)
+    ids = torch.arange(3, 23).reshape(2, 10)
+    labels = ids.masked_fill(torch.arange(10) < 6, -100)
+    before = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
+    score_labelled_positions()
+    after = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
+    assert scored == [18, 8]
+    torch.testing.assert_close(after, before)
+
+
+def test_transformers_looks_attention_up_where_it_is_registered_and_hands_keywords_down() -> None:
+    """engine/attention.py stands in for kinds of attention, and sends its packing through the layers by name."""
+    model = make_model()
+    assert model.config._attn_implementation == "sdpa"
+    seen: list[Any] = []
+    plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def spy(module: Any, *tensors: Any, **kwargs: Any) -> Any:
+        seen.append((kwargs.pop(KEYWORD), tensors[3]))
+        return plain(module, *tensors, **kwargs)
+
+    AttentionInterface.register("sdpa", spy)
+    try:
+        mask = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+        marker = object()
+        model.base_model(input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=mask, **{KEYWORD: marker})
+    finally:
+        AttentionInterface.register("sdpa", plain)
+    assert [found is marker for found, _ in seen] == [True, True]
+    assert all(passed is mask for _, passed in seen)  # four dimensions go through as they are
+
+
+def test_trls_head_calls_the_backbone_as_prefix_sharing_expects() -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = make_model()
+    add_fused_lm_head(model)
+    calls: list[dict[str, Any]] = []
+    plain = model.base_model.forward
+    model.base_model.forward = lambda *args, **kwargs: (calls.append({"args": args, **kwargs}), plain(**kwargs))[1]
+    ids = torch.ones(2, 4, dtype=torch.long)
+    model(input_ids=ids, attention_mask=ids, use_cache=False, labels=ids, fused_lm_head=True)
+    assert [set(call) for call in calls] == [{"args", "input_ids", "attention_mask", "use_cache"}]
+    assert calls[0]["args"] == ()
+    assert calls[0]["use_cache"] is False
+
+
+def test_the_variable_length_kernel_takes_the_arguments_that_it_is_given() -> None:
+    """The kernel runs on CUDA only; this is all that can be seen without."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    names = list(inspect.signature(varlen_attn).parameters)
+    assert names[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+    assert {"scale", "window_size", "enable_gqa"} <= set(names)

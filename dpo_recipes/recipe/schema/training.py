@@ -86,6 +86,18 @@ class Training(Section):
         description="Keep activations in the computer's memory between forward and backward pass (CUDA): less GPU "
         "memory, more time.",
     )
+    prefix_sharing: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compute what a pair's two sequences begin with once, and no padding: the same losses in a part of "
+        "the time and memory. `auto` does so where a trial at the start shows that the model gives the same hidden "
+        "states, and where a batch has something to share; `on` ends the run where the model cannot.",
+    )
+    max_tokens_per_pass: int | None = Field(
+        default=None,
+        ge=1,
+        description="With prefix sharing, compute a micro-batch in several passes of at most so many tokens. Bounds "
+        "memory where a few pairs are much longer than the rest; with `gradient_checkpointing`, also while training.",
+    )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
     eval_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = Field(
         default=None,

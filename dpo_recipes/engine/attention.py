@@ -1,0 +1,234 @@
+"""Attention in a packed row: each span of queries attends to its own keys and to no other pair's.
+
+Registered with transformers' AttentionInterface under the names of the kinds of attention that it stands in for; calls
+without a packing go on to those unchanged. The packing travels as a keyword argument through the model's layers, so
+that a layer which is computed again in the backward pass (activation checkpointing) sees the packing of its own batch.
+
+Shapes: T tokens in the packed row, Hq and Hk heads of queries and of keys, D the width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from dpo_recipes.engine.packing import AttentionSpan, Packing
+
+KEYWORD = "shared_prefix_packing"
+"""Name of the argument that carries the packing through the layers."""
+STANDS_IN_FOR = ("sdpa", "flash_attention_2")
+"""Kinds of attention whose calls with a packing are taken over. `eager` has no registered function to stand in for."""
+_CHANGES_SCORES = ("softcap", "s_aux", "position_bias")
+"""Arguments by which a layer asks for scores that neither SDPA nor torch's variable-length attention computes."""
+
+
+class UnsupportedAttentionError(Exception):
+    """A layer asks for something that attention in a packed row does not do."""
+
+
+def register() -> None:
+    """Stand in for each kind of attention, once for the process."""
+    known = AttentionInterface()
+    for name in STANDS_IN_FOR:
+        plain = known[name]
+        if not hasattr(plain, "stands_in_for"):
+            AttentionInterface.register(name, _standing_in_for(plain))
+
+
+def compute_packed(forward: Callable[..., Any], ids: torch.Tensor, packing: Packing) -> Any:
+    """What a backbone's own forward gives for the packed row; `ids` are those of the padded batch, [2B, L]."""
+    # transformers 5.23 passes a mask of four dimensions on to the layers as it is, where it would otherwise make one of
+    # T × T; attention in packed rows never reads it.
+    unread_mask = torch.empty(1, 1, 1, 1, device=ids.device)
+    return forward(
+        input_ids=packing.gather(ids),
+        position_ids=packing.position_ids,
+        attention_mask=unread_mask,
+        use_cache=False,
+        **{KEYWORD: packing},
+    )
+
+
+def _standing_in_for(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+        packing = kwargs.pop(KEYWORD, None)
+        if packing is None:
+            return plain(module, query, key, value, attention_mask, **kwargs)
+        return attend_packed(query, key, value, packing, **kwargs), None
+
+    attend.stands_in_for = plain  # pyright: ignore[reportAttributeAccessIssue]
+    return attend
+
+
+def attend_packed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Attention of the packed row: query [1, Hq, T, D], key and value [1, Hk, T, D] → [1, T, Hq, D].
+
+    `sliding_window` counts the positions that a token sees, itself included, as in transformers 5.23's masks. Raises
+    `UnsupportedAttentionError` for changed scores and attention that is not causal.
+    """
+    asked = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
+    if asked or kwargs.get("is_causal") is False:
+        raise UnsupportedAttentionError(f"a layer asks for {', '.join(asked) or 'attention that is not causal'}")
+    if packing.num_tokens != query.shape[2] or query.shape[0] != 1 or key.shape[2] != query.shape[2]:
+        raise UnsupportedAttentionError("a layer attends to something else than the packed row")
+    if packing.windows_seen is not None:
+        packing.windows_seen.append(sliding_window)
+    if _has_varlen_kernel(query, value) and not dropout:
+        return _varlen(query, key, value, packing, scaling, sliding_window)
+    return _by_span(query, key, value, packing, scaling, sliding_window, dropout)
+
+
+def _by_span(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """SDPA span by span, which on a CPU costs a third of SDPA with a dense mask over the packed row.
+
+    The row is split, not sliced: the backward pass of a split joins the gradients once, that of each slice would fill a
+    whole row with zeros.
+    """
+    spans, masks = _spans(packing), _masks(packing, window, query.device)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    lengths = [span.queries for span in spans]
+    queries, keys, values = (tensor.split(lengths, 2) for tensor in (query, key, value))
+    outputs: list[torch.Tensor] = []
+    for index, (span, mask) in enumerate(zip(spans, masks, strict=True)):
+        span_key, span_value = keys[index], values[index]
+        if span.num_keys > span.queries:  # a tail: before its own keys come the prefix of the row before it
+            prefix = span.num_keys - span.queries
+            span_key = torch.cat([keys[index - 1][:, :, :prefix], span_key], 2)
+            span_value = torch.cat([values[index - 1][:, :, :prefix], span_value], 2)
+        outputs.append(
+            scaled_dot_product_attention(
+                queries[index],
+                span_key,
+                span_value,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None and span.queries > 1 and span.num_keys == span.queries,
+                scale=scaling,
+            )
+        )
+    return torch.cat(outputs, 2).transpose(1, 2)
+
+
+def _spans(packing: Packing) -> tuple[AttentionSpan, ...]:
+    if "spans" not in packing.memo:
+        packing.memo["spans"] = tuple(packing.spans())
+    return packing.memo["spans"]
+
+
+def _masks(packing: Packing, window: int | None, device: torch.device) -> list[torch.Tensor | None]:
+    """Of each span [queries, keys], true where a query sees a key; None where plain causal attention says the same."""
+    name = ("masks", window)
+    if name not in packing.memo:
+        packing.memo[name] = [span_mask(span.queries, span.num_keys, window, device) for span in _spans(packing)]
+    return packing.memo[name]
+
+
+def span_mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Causal attention aligned at the ends, within a window: the keys' positions run from 0 to `keys` - 1, and those of
+    the queries end where they end."""
+    fits = window is None or keys <= window
+    if fits and queries in (keys, 1):
+        return None
+    visible = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return visible if fits or window is None else visible.triu(keys - queries - window + 1)
+
+
+def _has_varlen_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether torch's variable-length flash attention runs on these: CUDA from Ampere on, 16 bits, heads up to 256."""
+    return (
+        query.device.type == "cuda"
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] == value.shape[-1] <= 256
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """One kernel for all spans, whatever their lengths: nothing is compiled anew for the next batch's.
+
+    Flash attention 2 aligns a causal or windowed mask at the ends where there are fewer queries than keys, which is
+    what a tail after its prefix needs. The kernel reads keys of neighbouring tokens, so prefixes are copied before
+    rejected tails.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    layout = varlen_layout(packing, query.device)
+    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
+    row_query, row_key, row_value = rows
+    output: Any = varlen_attn(
+        row_query.contiguous(),
+        row_key.index_select(0, layout.key_index),
+        row_value.index_select(0, layout.key_index),
+        layout.query_starts,
+        layout.key_starts,
+        layout.max_queries,
+        layout.max_keys,
+        scale=scaling,
+        window_size=(-1, 0) if window is None else (window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output[None]
+
+
+@dataclass(frozen=True)
+class VarlenLayout:
+    """What variable-length kernels need to know of the spans."""
+
+    query_starts: torch.Tensor
+    """[spans + 1], 32 bits: where each span's queries begin."""
+    key_starts: torch.Tensor
+    """[spans + 1], 32 bits: where each span's keys begin among the copied ones."""
+    key_index: torch.Tensor
+    """Which token of the packed row each copied key is."""
+    max_queries: int
+    max_keys: int
+
+
+def varlen_layout(packing: Packing, device: torch.device) -> VarlenLayout:
+    """The layout of a packing's spans; made once and kept with the packing."""
+    if "varlen" not in packing.memo:
+        spans = _spans(packing)
+        queries, keys = [span.queries for span in spans], [span.num_keys for span in spans]
+        pieces = [torch.arange(start, stop) for span in spans for start, stop in span.keys]
+        packing.memo["varlen"] = VarlenLayout(
+            _starts(queries, device), _starts(keys, device), torch.cat(pieces).to(device), max(queries), max(keys)
+        )
+    return packing.memo["varlen"]
+
+
+def _starts(lengths: list[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)

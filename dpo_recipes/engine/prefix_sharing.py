@@ -1,0 +1,189 @@
+"""Each distinct token of a preference batch goes through the model once.
+
+A preference batch holds every prompt twice, before the chosen and before the rejected answer, and pads all rows to the
+longest. Here the forward of the model's backbone (the model without its head) is wrapped: the padded batch is packed
+into one row of distinct tokens, computed, and its hidden states are laid out as the trainer expects them. The trainer
+with its losses, metrics and head sees no difference. docs/adr/0011-prefix-sharing.md has the reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from dpo_recipes.engine.attention import compute_packed, register
+from dpo_recipes.engine.packing import PairLengths, divide, measure_pairs, pack
+from dpo_recipes.engine.prefix_trial import difference, objection
+from dpo_recipes.errors import RunError
+
+Mode = Literal["auto", "on", "off"]
+
+WORTH_PACKING = 0.97
+"""Above this share of distinct positions a batch is computed padded: packing would cost what it saves."""
+_PLAIN_ARGUMENTS = {"input_ids", "attention_mask", "use_cache", "return_dict"}
+"""A call with any other argument that is set is not a trainer's, and goes the plain way."""
+
+
+@dataclass
+class Positions:
+    """How many positions went through the backbone, and how many would have without sharing."""
+
+    batches: int = 0
+    packed_batches: int = 0
+    padded: int = 0
+    """Positions of the padded batches, which is what a trainer without sharing computes."""
+    distinct: int = 0
+    """Tokens of all pairs, with what a pair's rows share counted once."""
+    computed: int = 0
+    """What was computed: distinct tokens of packed batches, all positions of others."""
+
+    @property
+    def share_saved(self) -> float:
+        """The share of padded positions that was not computed; 0 before the first batch."""
+        return 1 - self.computed / self.padded if self.padded else 0.0
+
+    def count(self, lengths: PairLengths, *, packed: bool) -> None:
+        """Add a batch."""
+        distinct = sum(lengths.distinct)
+        self.batches += 1
+        self.packed_batches += packed
+        self.padded += lengths.num_padded
+        self.distinct += distinct
+        self.computed += distinct if packed else lengths.num_padded
+
+
+@dataclass
+class PrefixSharing:
+    """Prefix sharing on one model: what was decided, and what it came to."""
+
+    backbone: Any
+    plain: Any
+    """The backbone's own forward."""
+    mode: Mode
+    max_tokens_per_pass: int | None = None
+    refusal: str | None = None
+    """Why the model is computed the plain way; none while nothing speaks against sharing."""
+    is_proven: bool = False
+    """Whether a trial batch gave the same hidden states both ways, on this device and in this precision."""
+    trained: Positions = field(default_factory=Positions)
+    """Of batches that are learned from."""
+    measured: Positions = field(default_factory=Positions)
+    """Of all others: the reference pass and evaluations."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether batches are packed where that pays."""
+        return self.mode != "off" and self.refusal is None
+
+    def describe(self) -> str:
+        """What is in force, in words."""
+        if self.mode == "off":
+            return "off"
+        if self.refusal:
+            return f"off: {self.refusal}"
+        budget = f", at most {self.max_tokens_per_pass} tokens a pass" if self.max_tokens_per_pass else ""
+        return f"on{budget}"
+
+    def remove(self) -> None:
+        """Give the backbone its own forward back."""
+        self.backbone.__dict__.pop("forward", None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The backbone's forward as the model calls it."""
+        lengths = self._lengths(args, kwargs)
+        if lengths is None:
+            return self.plain(*args, **kwargs)
+        self._prove(kwargs["input_ids"].device)
+        distinct = sum(lengths.distinct)
+        packs = self.refusal is None and 0 < distinct <= WORTH_PACKING * lengths.num_padded
+        (self.trained if torch.is_grad_enabled() else self.measured).count(lengths, packed=packs)
+        if not packs:
+            return self.plain(*args, **kwargs)
+        return _forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
+
+    def _lengths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairLengths | None:
+        """The lengths of a trainer's batch; none for any other call, such as a step of generation."""
+        ids = kwargs.get("input_ids")
+        others = (value for name, value in kwargs.items() if name not in _PLAIN_ARGUMENTS)
+        if not self.is_active or args or ids is None or kwargs.get("use_cache") is not False:
+            return None
+        if any(value is not None and value is not False for value in others):
+            return None
+        return measure_pairs(ids, kwargs.get("attention_mask"))
+
+    def prove(self) -> None:
+        """Have the trial now, with the model where it is, not before the first batch. Raises `RunError` T606."""
+        if self.is_active:
+            self._prove(next(self.backbone.parameters()).device)
+
+    def _prove(self, device: torch.device) -> None:
+        """Compute a trial batch both ways, once. Raises `RunError` T606 where they differ and the mode is `on`."""
+        if self.is_proven:
+            return
+        self.is_proven = True
+        self.refusal = difference(self.backbone, self.plain, device)
+        if self.refusal and self.mode == "on":
+            raise refused(self.refusal)
+
+
+def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = None) -> PrefixSharing:
+    """Wrap the forward of the model's backbone; `model` may carry an adapter already or get one later.
+
+    Raises `RunError` T606 where the mode is `on` and the model's configuration speaks against it.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = base.base_model
+    sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, refusal=objection(base))
+    if mode == "on" and sharing.refusal:
+        raise refused(sharing.refusal)
+    if sharing.is_active:
+        register()
+        backbone.forward = sharing.forward
+    return sharing
+
+
+def refused(why: str) -> RunError:
+    """The error for `training.prefix_sharing: on` with a model that cannot."""
+    return RunError.of(
+        "T606",
+        "`training.prefix_sharing` is on, but this model cannot be computed that way",
+        why=why,
+        fix="write `prefix_sharing: auto`, which then computes it the plain way and says so",
+    )
+
+
+def check_longest_pair(datasets: dict[str, Any], max_tokens: int | None) -> None:
+    """Raise `RunError` T607 where a pair's tokens, its prompt counted once, do not fit into one pass."""
+    if max_tokens is None:
+        return
+    for split, pairs in datasets.items():
+        for number, pair in enumerate(pairs):
+            tokens = len(pair["prompt_ids"]) + len(pair["chosen_ids"]) + len(pair["rejected_ids"])
+            if tokens > max_tokens:
+                raise RunError.of(
+                    "T607",
+                    f"pair {number} of `{split}` has {tokens} tokens, more than `training.max_tokens_per_pass`",
+                    why=f"it is {max_tokens}, and a pair goes through the model in one piece",
+                    fix=f"raise it to {tokens} or more, or lower `data.max_length`",
+                )
+
+
+def _forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_tokens: int | None) -> Any:
+    """The backbone's output for a padded batch, computed in packed rows of at most `max_tokens` distinct tokens."""
+    groups = divide(lengths.distinct, max_tokens)
+    outputs: Any = None
+    hidden: list[torch.Tensor] = []
+    for group in groups:
+        packing = pack(lengths, group, ids.device)
+        outputs = compute_packed(plain, ids, packing)
+        hidden.append(packing.scatter(outputs.last_hidden_state))
+    outputs.last_hidden_state = hidden[0] if len(hidden) == 1 else _join(hidden)
+    return outputs
+
+
+def _join(hidden: list[torch.Tensor]) -> torch.Tensor:
+    """[2b, L, H] of each group → [2B, L, H], chosen rows before rejected ones."""
+    halves = [part.chunk(2) for part in hidden]
+    return torch.cat([chosen for chosen, _ in halves] + [rejected for _, rejected in halves])

@@ -1,0 +1,209 @@
+"""Packed rows: lengths, layout, the way back, and attention against a dense mask over the whole row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dpo_recipes.engine import attention
+from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask, varlen_layout
+from dpo_recipes.engine.packing import Packing, PairLengths, divide, measure_pairs, pack
+
+# Rows of three pairs: a shared prompt of 3 with answers that begin alike, no shared prefix, and a row that is the
+# beginning of the other.
+CHOSEN = [[5, 6, 7, 1, 1, 2], [4, 4], [9, 8, 7]]
+REJECTED = [[5, 6, 7, 1, 3], [3, 4, 4, 4], [9, 8, 7, 1, 2]]
+
+
+def _padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+
+
+def _measured(chosen: list[list[int]] = CHOSEN, rejected: list[list[int]] = REJECTED) -> PairLengths:
+    lengths = measure_pairs(*_padded(chosen + rejected))
+    assert lengths is not None
+    return lengths
+
+
+def _packing() -> Packing:
+    return pack(_measured(), range(3), torch.device("cpu"))
+
+
+def test_lengths_are_those_of_the_rows_and_of_what_they_begin_with() -> None:
+    lengths = _measured()
+    assert lengths == PairLengths(prefix=(4, 0, 3), chosen=(6, 2, 3), rejected=(5, 4, 5), width=6)
+    assert lengths.distinct == (7, 6, 5)
+    assert lengths.num_padded == 36
+
+
+def test_padding_is_never_shared() -> None:
+    """Both rows end with the same padding token; only real tokens count."""
+    assert _measured([[1, 2]], [[1, 2]]) == PairLengths((2,), (2,), (2,), 2)
+    ids, mask = _padded([[1, 2], [1, 0], [5, 6, 7], [5, 6]])
+    assert measure_pairs(ids, mask) == PairLengths((0, 0), (2, 2), (3, 2), 3)
+
+
+@pytest.mark.parametrize("mask", [[[0, 1], [1, 1]], [[1, 0, 1], [1, 1, 1]]], ids=["left", "hole"])
+def test_rows_that_are_not_padded_on_the_right_are_left_alone(mask: list[list[int]]) -> None:
+    assert measure_pairs(torch.ones_like(torch.tensor(mask)), torch.tensor(mask)) is None
+
+
+def test_an_odd_number_of_rows_is_left_alone() -> None:
+    assert measure_pairs(torch.ones(3, 4, dtype=torch.long), None) is None
+
+
+def test_each_distinct_token_stands_once_with_its_own_position() -> None:
+    ids, _ = _padded(CHOSEN + REJECTED)
+    packing = _packing()
+    assert packing.gather(ids).tolist() == [[5, 6, 7, 1, 1, 2, 3, 4, 4, 3, 4, 4, 4, 9, 8, 7, 1, 2]]
+    assert packing.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 4, 0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 4]]
+
+
+def test_what_is_scattered_back_is_what_was_gathered() -> None:
+    ids, mask = _padded(CHOSEN + REJECTED)
+    packing = _packing()
+    back = packing.scatter(packing.gather(ids)[..., None].float())[..., 0].long()
+    assert back.shape == ids.shape
+    assert torch.equal(back * mask, ids)
+
+
+def test_a_shared_position_gets_the_gradients_of_both_rows() -> None:
+    packing = _packing()
+    hidden = torch.zeros(1, packing.num_tokens, 1, requires_grad=True)
+    _, mask = _padded(CHOSEN + REJECTED)
+    (packing.scatter(hidden)[..., 0] * mask).sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad[0, :, 0].tolist() == [2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "groups"),
+    [(None, [(0, 4)]), (100, [(0, 4)]), (12, [(0, 2), (2, 4)]), (5, [(0, 1), (1, 2), (2, 3), (3, 4)])],
+)
+def test_pairs_are_divided_by_a_token_budget(budget: int | None, groups: list[tuple[int, int]]) -> None:
+    assert divide((6, 6, 7, 5), budget) == [range(*group) for group in groups]
+
+
+def _dense_mask(packing: Packing, window: int | None) -> torch.Tensor:
+    """[T, T], from the definition: a token sees tokens of its own row at its own and earlier positions."""
+    rows = [set(packing.target[row, :length].tolist()) for row, length in enumerate([6, 2, 3, 5, 4, 5])]
+    position = packing.position_ids[0].tolist()
+    visible = torch.zeros(packing.num_tokens, packing.num_tokens, dtype=torch.bool)
+    for row in rows:
+        for query in row:
+            for key in row:
+                distance = position[query] - position[key]
+                visible[query, key] |= 0 <= distance < (window or 1000)
+    return visible
+
+
+def _heads(packing: Packing) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    shapes = [(1, heads, packing.num_tokens, 8) for heads in (4, 2, 2)]
+    query, key, value = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    return query, key, value
+
+
+def _attend_densely(packing: Packing, window: int | None) -> list[torch.Tensor]:
+    query, key, value = _heads(packing)
+    mask = _dense_mask(packing, window)
+    output = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True, scale=0.3)
+    output.transpose(1, 2).pow(2).sum().backward()
+    return [output.transpose(1, 2), *_gradients(query, key, value)]
+
+
+def _gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    gradients = [tensor.grad for tensor in tensors]
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+@pytest.mark.parametrize("window", [None, 3, 4, 100])
+def test_attention_by_span_is_attention_with_a_dense_mask(window: int | None) -> None:
+    packing = _packing()
+    query, key, value = _heads(packing)
+    output = attend_packed(query, key, value, packing, scaling=0.3, sliding_window=window)
+    output.pow(2).sum().backward()
+    ours, dense = [output, *_gradients(query, key, value)], _attend_densely(packing, window)
+    assert len(ours) == len(dense) == 4
+    for mine, theirs in zip(ours, dense, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def _varlen_reference(  # the arguments of torch.nn.attention.varlen.varlen_attn in torch 2.13
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_starts: torch.Tensor,
+    key_starts: torch.Tensor,
+    max_queries: int,
+    max_keys: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What flash attention 2 documents: each sequence alone, causal within (left, 0), aligned at the bottom right."""
+    assert query_starts.dtype == key_starts.dtype == torch.int32
+    outputs = []
+    for index in range(len(query_starts) - 1):
+        queries = slice(int(query_starts[index]), int(query_starts[index + 1]))
+        keys = slice(int(key_starts[index]), int(key_starts[index + 1]))
+        part = [tensor[None].transpose(1, 2) for tensor in (query[queries], key[keys], value[keys])]
+        rows, columns = part[0].shape[2], part[1].shape[2]
+        assert rows <= max_queries
+        assert columns <= max_keys
+        distance = torch.arange(columns - rows, columns)[:, None] - torch.arange(columns)[None]
+        visible = (distance >= 0) & ((distance <= window_size[0]) if window_size[0] >= 0 else True)
+        output = functional.scaled_dot_product_attention(*part, attn_mask=visible, scale=scale, enable_gqa=enable_gqa)
+        outputs.append(output[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_layout_for_cuda_kernels_is_the_same_attention(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel itself needs a GPU; what it is handed is checked with its documented meaning."""
+    from torch.nn.attention import varlen
+
+    monkeypatch.setattr(varlen, "varlen_attn", _varlen_reference)
+    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda query, value: True)
+    packing = _packing()
+    query, key, value = _heads(packing)
+    output = attend_packed(query, key, value, packing, scaling=0.3, sliding_window=window)
+    output.pow(2).sum().backward()
+    for mine, theirs in zip([output, *_gradients(query, key, value)], _attend_densely(packing, window), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_the_cuda_layout_copies_each_prefix_before_its_rejected_tail() -> None:
+    layout = varlen_layout(_packing(), torch.device("cpu"))
+    assert layout.query_starts.tolist() == [0, 6, 7, 9, 13, 16, 18]
+    assert layout.key_starts.tolist() == [0, 6, 11, 13, 17, 20, 25]
+    assert layout.key_index.tolist()[6:11] == [0, 1, 2, 3, 6]
+    assert (layout.max_queries, layout.max_keys) == (6, 6)
+
+
+def test_masks_are_made_only_where_causal_attention_does_not_do() -> None:
+    cpu = torch.device("cpu")
+    assert span_mask(5, 5, None, cpu) is None
+    assert span_mask(5, 5, 5, cpu) is None
+    assert span_mask(1, 9, None, cpu) is None
+    tail = span_mask(2, 4, None, cpu)
+    windowed = span_mask(2, 4, 2, cpu)
+    assert tail is not None
+    assert windowed is not None
+    assert tail.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert windowed.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"is_causal": False}],
+    ids=["softcap", "sinks", "bidirected"],
+)
+def test_scores_that_cannot_be_computed_are_refused(asked: dict[str, object]) -> None:
+    packing = _packing()
+    with pytest.raises(UnsupportedAttentionError):
+        attend_packed(*_heads(packing), packing, **asked)  # type: ignore[arg-type]

@@ -1,0 +1,190 @@
+"""Our trainer and TRL's own, on the same model and the same tokenized pairs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import make_tokenizer
+
+METRICS = (
+    "loss", "grad_norm", "entropy", "num_tokens", "logits/chosen", "logits/rejected", "mean_token_accuracy",
+    "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+)  # fmt: skip
+ROPED = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = {**ROPED, "num_key_value_heads": 2}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", GROUPED),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+    "gemma": ("GemmaConfig", {**ROPED, "num_key_value_heads": 1, "head_dim": 8}),
+    "mistral with a window of 8": ("MistralConfig", {**GROUPED, "sliding_window": 8}),
+    "gemma3 with windowed and full layers": (
+        "Gemma3TextConfig",
+        {**ROPED, "num_key_value_heads": 1, "head_dim": 8, "sliding_window": 8,
+         "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "gemma2, soft-capped": ("Gemma2Config", {**ROPED, "num_key_value_heads": 1, "head_dim": 8}),
+    "qwen3-next, linear attention": (
+        "Qwen3NextConfig",
+        {**GROUPED, "layer_types": ["linear_attention", "full_attention"], "num_experts": 0, "head_dim": 8},
+    ),
+}  # fmt: skip
+
+
+def make_model(architecture: str = "llama", **changes: Any) -> Any:
+    """A randomly initialised model of two layers, the same each time, without dropout."""
+    import transformers
+
+    name, settings = ARCHITECTURES[architecture]
+    tokenizer = make_tokenizer()
+    special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    config = getattr(transformers, name)(vocab_size=len(tokenizer), **special, **{**settings, **changes})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def make_pairs(
+    count: int = 40,
+    *,
+    prompts: tuple[int, ...] = (1, 3, 12, 40),
+    answers: tuple[int, ...] = (1, 4, 9, 20),
+    same_starts: tuple[int, ...] = (0, 0, 3),
+    equal_answers: bool = False,
+    max_length: int | None = None,
+    width: int = 380,
+) -> list[dict[str, list[int]]]:
+    """Pairs of random ids; lengths of prompts, answers, and what both answers begin with are drawn from those given."""
+    draw = random.Random(0)
+
+    def ids(length: int) -> list[int]:
+        return [draw.randrange(3, width) for _ in range(length)]
+
+    pairs = []
+    for _ in range(count):
+        prompt, start = ids(draw.choice(prompts)), ids(draw.choice(same_starts))
+        length = draw.choice(answers)
+        chosen, rejected = start + ids(length), start + ids(length if equal_answers else draw.choice(answers))
+        room = max(1, (max_length or 1000) - len(prompt))
+        pairs.append({"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]})
+    return pairs
+
+
+@dataclass
+class Trained:
+    """A trainer after its last step."""
+
+    trainer: Any
+    start: torch.Tensor
+    """The trainable weights as they began, in one vector."""
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """What was logged at each step."""
+        return [row for row in self.trainer.state.log_history if "loss" in row]
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The trainable weights, in one vector."""
+        return flat_weights(self.trainer.model)
+
+
+def flat_weights(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().float().flatten() for p in model.parameters() if p.requires_grad])
+
+
+@contextmanager
+def trls_own_head() -> Iterator[None]:
+    """TRL scores all positions on a CPU again, whatever other tests have switched on."""
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    ours = utils._use_triton
+    utils._use_triton = chunked_logprob._use_triton
+    try:
+        yield
+    finally:
+        utils._use_triton = ours
+
+
+def recipe(training: dict[str, Any], objective: dict[str, Any] | None = None) -> Any:
+    """A recipe whose model and data are never looked at."""
+    from dpo_recipes.recipe.schema import Recipe
+
+    defaults = {
+        "max_steps": 20, "micro_batch_size": 4, "gradient_accumulation_steps": 1, "logging_steps": 1,
+        "learning_rate": 1e-3, "lr_scheduler": "constant", "warmup_ratio": 0.0,
+    }  # fmt: skip
+    return Recipe.model_validate({
+        "schema": 1, "name": "sharing", "model": {"path": "owner/model"}, "data": {"train": [{"path": "owner/pairs"}]},
+        "objective": {"kind": "dpo", **(objective or {})}, "training": {**defaults, **training},
+    })  # fmt: skip
+
+
+def train_ours(
+    folder: Path, model: Any, pairs: list[Any], recipe: Any, adapter: Any = None, dtype: str = "float32", **more: Any
+) -> Trained:
+    """As the worker does: the objective's trainer, with prefix sharing as the recipe says."""
+    from datasets import Dataset
+
+    from dpo_recipes.engine.trainer_args import RunArguments
+    from dpo_recipes.model.build import ModelBundle
+    from dpo_recipes.objectives.dpo import build_trainer
+
+    bundle = ModelBundle(model, make_tokenizer(), adapter, "cpu", dtype, None, None)  # type: ignore[arg-type]
+    datasets = {"train": Dataset.from_list(pairs), **{name: Dataset.from_list(rows) for name, rows in more.items()}}
+    torch.manual_seed(1)  # an adapter begins at random
+    trainer = build_trainer(recipe, bundle, RunArguments(folder, "cpu", dtype), datasets, [])
+    start = flat_weights(trainer.model).clone()
+    trainer.train()
+    return Trained(trainer, start)
+
+
+def train_trls(
+    folder: Path, model: Any, pairs: list[Any], recipe: Any, adapter: Any = None, dtype: str = "float32", **more: Any
+) -> Trained:
+    """TRL's DPOTrainer itself, with the same arguments, its own collator, padding, head and reference pass."""
+    from datasets import Dataset
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+
+    class PlainDPOTrainer(DPOTrainer):
+        """The pairs are token ids already; nothing else is changed."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    with trls_own_head():
+        torch.manual_seed(1)
+        trainer = PlainDPOTrainer(
+            model=model,
+            args=dpo_config(recipe, RunArguments(folder, "cpu", dtype)),
+            train_dataset=Dataset.from_list(pairs),
+            eval_dataset=Dataset.from_list(more["eval"]) if more else None,
+            processing_class=make_tokenizer(),
+            peft_config=adapter,
+        )
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        start = flat_weights(trainer.model).clone()
+        trainer.train()
+    return Trained(trainer, start)
+
+
+def lora(architecture: str = "llama") -> Any:
+    """Rank 4 on all linear layers."""
+    from peft import LoraConfig
+
+    is_transposed = architecture == "gpt2"
+    return LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=is_transposed)
