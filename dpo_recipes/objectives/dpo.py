@@ -9,6 +9,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine.head import score_labelled_positions
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
+from dpo_recipes.engine.reference import add_reference
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
@@ -18,16 +19,30 @@ from dpo_recipes.recipe.schema import Recipe
 class PretokenizedDPOTrainer(DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
-    `_prepare_dataset` is private upstream; tests/integration/test_upstream.py fails when it moves.
+    `_prepare_dataset` and `_precompute_ref_logps` are private upstream; tests/integration/test_upstream.py fails when
+    they move.
     """
 
     test_dataset: Any = None
     """Pairs that are evaluated before and after training only; their reference log-probabilities are in them."""
+    reference_known: dict[str, bool]
+    """Of each split whether the cache had its reference log-probabilities."""
     prefix_sharing: PrefixSharing
     """How batches go through the model; the trainer itself never asks."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.reference_known = {}  # filled by the constructor upstream
+        super().__init__(*args, **kwargs)
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        # TRL knows how to gather a model in pieces, and results of several processes; it shares prefixes there too.
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.accelerator.num_processes > 1:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        with_reference, self.reference_known[name] = add_reference(self, dataset)
+        return with_reference
 
     def evaluate_test(self) -> dict[str, float]:
         """The metrics on the test pairs, named `test_...`."""

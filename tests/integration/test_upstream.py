@@ -22,10 +22,16 @@ from dpo_recipes.recipe.schema.objective import DpoLoss
 from dpo_recipes.recipe.schema.training import Training
 
 
-def test_the_method_that_is_overridden_exists_with_the_same_arguments() -> None:
-    ours = inspect.signature(PretokenizedDPOTrainer._prepare_dataset).parameters
-    theirs = inspect.signature(DPOTrainer._prepare_dataset).parameters
+@pytest.mark.parametrize("name", ["_prepare_dataset", "_precompute_ref_logps"])
+def test_the_methods_that_are_overridden_exist_with_the_same_arguments(name: str) -> None:
+    ours = inspect.signature(getattr(PretokenizedDPOTrainer, name)).parameters
+    theirs = inspect.signature(getattr(DPOTrainer, name)).parameters
     assert list(ours) == list(theirs)
+    assert f"self.{name}(" in inspect.getsource(DPOTrainer.__init__)
+
+
+def test_the_reference_pass_of_a_batch_is_still_trls() -> None:
+    assert list(inspect.signature(DPOTrainer.compute_ref_log_probs).parameters) == ["self", "model", "inputs"]
 
 
 def test_the_collator_still_reads_our_columns() -> None:

@@ -1,0 +1,171 @@
+"""Our engine and plain TRL, interleaved in fresh processes on the same pairs: speed, peak memory, equal losses.
+
+    python benchmarks/throughput.py --data harmless-base.jsonl.gz --checkpointing --steps 40
+        [--model quickstart] [--batch 4] [--max-length 512] [--epochs 1] [--adapter lora|full]
+        [--against trl,trl-best] [--repeats 1] [--json] [--output benchmarks/results/throughput.json]
+
+`--data` is a file of any format that dpo-recipe reads, or `long-prompts` (1024 tokens, answers of 64) or
+`nothing-shared` (no prompts, answers of one length): synthetic pairs of random tokens.
+
+- `ours`: the trainer as the worker runs it, in the environment that launch/local.py gives a worker (on a CPU that
+  includes its allocator settings); nothing is taken from a cache.
+- `trl`: TRL's DPOTrainer with its own defaults: live reference, padding collator, random batches.
+- `trl-best`: the same with precomputed reference and batches grouped by length. Its batches differ, so its losses are
+  not compared.
+
+Timed is all from building the trainer to the last step, the reference pass included; loading libraries and model is
+not. Precision is what dpo-recipe chooses for the device, on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.cache import cache_folder
+from dpo_recipes.hardware.machine import describe_machine, package_versions
+from dpo_recipes.launch.local import worker_environment
+from dpo_recipes.recipe.load import load_file
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.shipped import recipe_paths
+
+SIDE = Path(__file__).with_name("throughput_side.py")
+SYNTHETIC = {"long-prompts": (1024, 64), "nothing-shared": (0, 160)}
+
+
+def build_recipe(options: argparse.Namespace) -> Recipe:
+    """The job both sides do."""
+    model = load_file(recipe_paths()["quickstart"]).data["model"]
+    if options.model != "quickstart":
+        model = {"path": options.model}
+    model["adapter"] = {"kind": "lora", "r": 16, "alpha": 32} if options.adapter == "lora" else None
+    data = str(Path(options.data).resolve()) if options.data not in SYNTHETIC else "owner/synthetic"
+    return Recipe.model_validate({
+        "schema": 1, "name": "throughput", "model": model,
+        "data": {"train": [{"path": data}], "max_length": options.max_length, "on_bad_row": "drop"},
+        "training": {
+            "num_epochs": options.epochs, "micro_batch_size": options.batch, "gradient_accumulation_steps": 1,
+            "learning_rate": 5e-6 if options.adapter == "lora" else 5e-7, "lr_scheduler": "constant",
+            "warmup_ratio": 0.0, "gradient_checkpointing": options.checkpointing, "logging_steps": 1,
+        },
+    })  # fmt: skip
+
+
+def tokenized(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, list[int]]]:
+    """As many pairs as the steps of one epoch take, the same for all sides."""
+    needed = options.steps * options.batch
+    if options.data in SYNTHETIC:
+        prompt, answer = SYNTHETIC[options.data]
+        draw = random.Random(0)
+        lengths = {"prompt_ids": prompt, "chosen_ids": answer, "rejected_ids": answer}
+        return [{k: [draw.randrange(100, 40_000) for _ in range(n)] for k, n in lengths.items()} for _ in range(needed)]
+    from dpo_recipes.pairs import prepare_pairs
+
+    pairs = prepare_pairs(recipe, lambda *_: None, trust_remote_code=False).splits.pairs("train")
+    return pairs.shuffle(seed=0).select(range(min(needed, len(pairs)))).to_list()
+
+
+def measure(side: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """One side in a fresh process."""
+    environment = worker_environment(recipe) if side == "ours" else dict(os.environ)
+    # A cache of its own with the models in it, so that no reference is known from an earlier run.
+    with tempfile.TemporaryDirectory() as cache:
+        (Path(cache) / "models").symlink_to(cache_folder() / "models")
+        environment["DPO_RECIPE_CACHE"] = cache
+        return _run_side(side, folder, environment)
+
+
+def _run_side(side: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(SIDE), side, str(folder)], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of each side, and ratios to ours."""
+    sides = {
+        side: {key: statistics.median(run[key] for run in measured) for key in measured[0] if key != "losses"}
+        for side, measured in runs.items()
+    }
+    ours, report = sides["ours"], {"sides": sides}
+    for side in (side for side in sides if side != "ours"):
+        prefix = "" if side == "trl" else side.removeprefix("trl-") + "_"
+        report[f"{prefix}speedup"] = round(ours["pairs_per_second"] / sides[side]["pairs_per_second"], 3)
+        report[f"{prefix}memory_ratio"] = round(ours["peak_bytes"] / sides[side]["peak_bytes"], 3)
+    if "trl" in runs:
+        losses = zip(runs["ours"][0]["losses"], runs["trl"][0]["losses"], strict=True)
+        report["loss_max_rel_diff"] = max(abs(mine - theirs) / abs(theirs) for mine, theirs in losses)
+    return {**report, "steps": len(runs["ours"][0]["losses"])}
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """For people."""
+    print(f"{report['machine']}; {report['steps']} steps; {report['job']}")
+    print(f"{'':12}{'pairs/s':>10}{'reference s':>13}{'training s':>12}{'peak GiB':>10}")
+    for side, row in report["sides"].items():
+        memory = row["peak_bytes"] / 2**30
+        times = f"{row['reference_s']:>13.1f}{row['training_s']:>12.1f}"
+        print(f"{side:12}{row['pairs_per_second']:>10.3f}{times}{memory:>10.2f}")
+    for name in (name for name in report if "speedup" in name or "ratio" in name or "diff" in name):
+        print(f"{name}: {report[name]:.3g}")
+
+
+def main() -> None:
+    """Measure all sides in turn, `--repeats` times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", default="quickstart", help="the quickstart's SmolLM2-135M, a folder, or a hub id")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=40, help="steps of one epoch")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
+    parser.add_argument("--against", default="trl", help="comma-separated: trl, trl-best")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--output", type=Path, help="a results file; this job's entry in it is replaced")
+    options = parser.parse_args()
+    recipe = build_recipe(options)
+    sides = ["ours", *options.against.split(",")]
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "recipe.json").write_text(recipe.model_dump_json(by_alias=True))
+        (folder / "pairs.json").write_text(json.dumps(tokenized(recipe, options)))
+        for _ in range(options.repeats):
+            for side in sides:
+                runs[side].append(measure(side, recipe, folder))
+                print(f"{side}: {runs[side][-1]['pairs_per_second']:.3f} pairs/s", file=sys.stderr)
+    keys = ("model", "batch", "max_length", "epochs", "checkpointing", "adapter")
+    job = {"data": Path(options.data).name, **{key: getattr(options, key) for key in keys}}
+    described = describe_machine()
+    report = {"job": job, "machine": described["machine"], "packages": package_versions(), **compare(runs)}
+    if options.output:
+        save(report, options.output)
+    if options.json:
+        print(json.dumps(report))
+    else:
+        print_table(report)
+
+
+def save(report: dict[str, Any], path: Path) -> None:
+    """Put the report among the others of a file, in the place of an earlier one of the same job."""
+    others = json.loads(path.read_text()) if path.exists() else []
+    kept = [other for other in others if other["job"] != report["job"]]
+    path.write_text(json.dumps([*kept, report], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

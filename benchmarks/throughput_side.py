@@ -1,0 +1,102 @@
+"""One side of benchmarks/throughput.py in a process of its own: `python throughput_side.py SIDE FOLDER`.
+
+Reads recipe.json and pairs.json from the folder; prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.hardware.machine import peak_memory_bytes
+from dpo_recipes.recipe.schema import Recipe
+
+
+def load_model(recipe: Recipe) -> Any:
+    """The policy with its tokenizer, as the worker builds them."""
+    from dpo_recipes.data.chat_template import apply_template
+    from dpo_recipes.model.build import build_model
+    from dpo_recipes.model.sources import resolve_model
+    from dpo_recipes.model.tokenizer import load_tokenizer
+
+    location = resolve_model(recipe.model)
+    tokenizer = load_tokenizer(location, trust_remote_code=False)
+    chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
+    return build_model(recipe, location, tokenizer, chat, trust_remote_code=False)
+
+
+def build_ours(recipe: Recipe, bundle: Any, pairs: Any, folder: Path) -> Any:
+    """The worker's trainer; its reference pass runs here."""
+    from dpo_recipes.engine.train import prepare_trainer
+    from dpo_recipes.run_dir import RunDirectory
+
+    return prepare_trainer(recipe, bundle, RunDirectory(folder), {"train": pairs}, [])
+
+
+def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: bool) -> Any:
+    """TRL's own trainer on pairs that are token ids already."""
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+
+    class PlainDPOTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    arguments = dpo_config(recipe, RunArguments(folder, bundle.device, bundle.dtype))
+    arguments.precompute_ref_log_probs = best
+    if best:
+        arguments.train_sampling_strategy = "group_by_length"
+        pairs = pairs.map(lambda row: {"length": len(row["prompt_ids"]) + len(row["chosen_ids"])})
+    # A GGUF base names no path that TRL could load its reference from; precomputed log-probabilities need none.
+    is_full = bundle.adapter_config is None
+    return PlainDPOTrainer(
+        model=bundle.policy,
+        ref_model=copy.deepcopy(bundle.policy) if is_full and not best else None,
+        args=arguments,
+        train_dataset=pairs,
+        processing_class=bundle.tokenizer,
+        peft_config=bundle.adapter_config,
+    )
+
+
+def main() -> None:
+    """Train and report."""
+    import datasets
+
+    side, folder = sys.argv[1], Path(sys.argv[2])
+    recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
+    pairs = datasets.Dataset.from_list(json.loads((folder / "pairs.json").read_text()))
+    datasets.disable_caching()
+    bundle = load_model(recipe)
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        if side == "ours":
+            trainer = build_ours(recipe, bundle, pairs, Path(scratch))
+        else:
+            trainer = build_trls(recipe, bundle, pairs, Path(scratch), best=side == "trl-best")
+        built = time.perf_counter()
+        trainer.train()
+        ended = time.perf_counter()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    print()
+    print(
+        json.dumps(
+            {
+                "pairs_per_second": len(losses) * recipe.training.micro_batch_size / (ended - started),
+                "reference_s": built - started,
+                "training_s": ended - built,
+                "peak_bytes": peak_memory_bytes(),
+                "losses": losses,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
