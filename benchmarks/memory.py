@@ -84,14 +84,19 @@ def save_base(config: dict[str, Any], folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
 
 
+def pair_sizes(length: int) -> dict[str, int]:
+    """Tokens of a pair's parts: its longer sequence has `length` of them, half of it prompt."""
+    return {"prompt_ids": length // 2, "chosen_ids": length - length // 2, "rejected_ids": length // 3}
+
+
 def make_pairs(vocab_size: int, length: int, count: int) -> Any:
-    """Random pairs whose longer sequence has `length` tokens, half of it prompt."""
+    """Random pairs of `pair_sizes`."""
     import random
 
     from datasets import Dataset
 
     draw = random.Random(0)
-    sizes = {"prompt_ids": length // 2, "chosen_ids": length - length // 2, "rejected_ids": length // 3}
+    sizes = pair_sizes(length)
     return Dataset.from_dict(
         {name: [[draw.randrange(2, vocab_size) for _ in range(n)] for _ in range(count)] for name, n in sizes.items()}
     )
@@ -147,7 +152,7 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
     """What `plan` says of the point."""
     from dpo_recipes.fit.memory import estimate_memory
     from dpo_recipes.fit.sharding import Sharding
-    from dpo_recipes.fit.simulation.passes import PassShape
+    from dpo_recipes.fit.simulation.passes import Batch
     from dpo_recipes.fit.simulation.skeleton import load_skeleton, weigh
     from dpo_recipes.fit.simulation.trace import Rates
     from dpo_recipes.model.sources import resolve_model
@@ -159,10 +164,10 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
     skeleton = load_skeleton(
         recipe, resolve_model(recipe.model), point["device"], recipe.model.dtype, None, trust_remote_code=False
     )
-    rows, length = 2 * point["batch"], point["length"]
-    shape = PassShape(rows, length, rows * (length - 1))
+    sizes = pair_sizes(point["length"])
+    batch = Batch.of(*([size] * point["batch"] for size in sizes.values()))
     weights = weigh(skeleton, skeleton.meta_model())
-    return estimate_memory(skeleton, weights, shape, Rates(1e11, 1e10), Sharding()).to_json()
+    return estimate_memory(skeleton, weights, batch, Rates(1e11, 1e10), Sharding()).to_json()
 
 
 def main() -> None:

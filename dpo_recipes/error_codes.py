@@ -325,7 +325,31 @@ CODES = {
     "T605": _entry(
         "the worker was killed", "By a signal from outside or a crash in a library; run.log has its last words."
     ),
-    # F7xx: whether the job fits; F79x: whether it is worth running. docs/advice.md has thresholds and sources
+    "T606": _entry(
+        "prefix sharing does not fit the model",
+        "Packed rows need causal attention through SDPA or flash attention, without soft-capped scores or state that",
+        "passes from token to token in another way. `prefix_sharing: auto` computes such models the plain way.",
+    ),
+    "T607": _entry(
+        "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
+    ),
+    # F7xx: whether the job fits
+    "F701": _entry(
+        "the job does not fit",
+        "The predicted peak is beyond what the device has, even if the prediction is 10 % too high.",
+        "The error names what would make it fit; `--fit` (or `hardware: {fit: true}`) makes the cheapest",
+        "change that leaves it the same job. docs/memory.md says how far predictions are off.",
+    ),
+    "F702": _entry(
+        "warning: it may not fit",
+        "The predicted peak is within 10 % of what the device has. Training begins with the largest",
+        "micro-batch, so that what does not fit fails in the first minute.",
+    ),
+    "F703": _entry(
+        "warning: settings were changed to make the job fit",
+        "By `--fit`. The effective batch is what the recipe says; the settings are in plan.json.",
+    ),
+    # F79x: whether the job is worth running. docs/advice.md has thresholds and sources
     "F790": _entry(
         "warning: a learning rate far off",
         "Full fine-tuning on preferences takes 1e-7 to 5e-6, an adapter 5e-6 to 2e-4; Lion 3 to 10 times less,",
@@ -366,13 +390,6 @@ CODES = {
     "F798": _entry(
         "warning: few optimizer steps",
         "Fewer than 20. A step moves a weight by about the learning rate at most, so that little will change.",
-    "T606": _entry(
-        "prefix sharing does not fit the model",
-        "Packed rows need causal attention through SDPA or flash attention, without soft-capped scores or state that",
-        "passes from token to token in another way. `prefix_sharing: auto` computes such models the plain way.",
-    ),
-    "T607": _entry(
-        "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
     ),
     # others
     "I130": _entry(

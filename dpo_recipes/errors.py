@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -120,6 +121,22 @@ class DpoRecipeError(Exception):
         return EXIT_CODE_BY_LETTER[self.findings[0].code[0]]
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it was raised from or while handling, outermost first."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library ran out of memory, on whatever device; each says it in its own way."""
+    if isinstance(error, MemoryError):
+        return True
+    text = f"{type(error).__name__}: {error}".lower()
+    return "out of memory" in text or "outofmemory" in text or "can't allocate memory" in text
+
+
 class RecipeError(DpoRecipeError):
     """The recipe is wrong (R codes, exit 3) or the command that named it (U codes, exit 2)."""
 
@@ -130,6 +147,10 @@ class DataError(DpoRecipeError):
 
 class RunError(DpoRecipeError):
     """The model could not be built or the run could not go on: M and T codes, exit 6."""
+
+
+class FitError(DpoRecipeError):
+    """The job does not fit the device (F7xx codes)."""
 
 
 class Interrupted(DpoRecipeError):

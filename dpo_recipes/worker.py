@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError
+from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError, causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 from dpo_recipes.hardware import machine
 from dpo_recipes.recipe.load import load_file
@@ -27,7 +27,9 @@ from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
+    from dpo_recipes.fit.plan import JobPlan
     from dpo_recipes.model.build import ModelBundle
+    from dpo_recipes.pairs import PreparedPairs
 
 
 SPLIT_NOUNS = {"train": "training pairs", "eval": "held out", "test": "to test on"}
@@ -70,6 +72,7 @@ class Worker:
         # Both the recipe's author and the person who runs it must want it.
         self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
         self.started = time.time()
+        self.plan: JobPlan
 
     def execute(self) -> None:
         """Run every stage. Raises `DpoRecipeError` for what a person can mend."""
@@ -93,12 +96,28 @@ class Worker:
         for name, report in pairs.reports.items():
             if report.dropped or report.truncated:
                 self.events.emit("note", text=f"{name}: {report.describe_losses()}")
+        self._check_fit(prepared)
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
             self.recipe, prepared.location, prepared.tokenizer, prepared.chat, trust_remote_code=self.trust_remote_code
         )
         return bundle, pairs
+
+    def _check_fit(self, prepared: PreparedPairs) -> None:
+        """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701."""
+        from dpo_recipes.fit.advice import advise
+        from dpo_recipes.fit.check import check_fit
+        from dpo_recipes.fit.plan import facts_of
+        from dpo_recipes.fit.workload import read_workload
+
+        self.events.stage("plan", "memory and time")
+        workload = read_workload(prepared.splits.datasets)
+        checked = check_fit(self.recipe, prepared.location, workload, trust_remote_code=self.trust_remote_code)
+        self.recipe, self.plan = checked.recipe, checked.plan
+        write_json(self.run.plan, {**_read_json(self.run.plan), "prediction": checked.plan.to_json()})
+        self.events.findings([*checked.findings, *advise(facts_of(checked.plan, prepared.splits.reports))])
+        self.events.emit("note", text=describe_briefly(checked.plan.to_json()))
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
         from dpo_recipes.engine.train import train
@@ -109,7 +128,9 @@ class Worker:
         samples = Samples.choose(pairs, self.recipe.evaluation)
         self.events.stage("base", f"answering {len(samples.rows)} prompts")
         samples.ask("base", bundle.policy, bundle)
-        trained = train(self.recipe, bundle, self.run, pairs, self.events, stop)
+        parts = self.plan.memory.highest.parts
+        reserve = parts.get("optimizer", 0) + parts.get("gradients", 0)
+        trained = train(self.recipe, bundle, self.run, pairs, self.events, stop, reserve_bytes=reserve)
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_pairs(trained.trainer)
         samples.ask("tuned", trained.trainer.model, bundle)
@@ -152,12 +173,7 @@ class Worker:
 
 def _known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
     """Failures of the machine rather than of ours, as a finding: no memory, no space."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for cause in chain:
+    for cause in causes(error):
         text = f"{type(cause).__name__}: {cause}"
         no_space = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
         if no_space:
@@ -167,15 +183,30 @@ def _known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
                 why=text.splitlines()[0],
                 fix="free some space and run again; nothing that looks finished was left behind",
             )
-        if isinstance(cause, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        if is_out_of_memory(cause):
             return Finding(
                 "T603",
                 "the run is out of memory",
-                why=text.splitlines()[0],
+                why=text.splitlines()[0] + _prediction(run),
                 fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
-                "`gradient_checkpointing: true`; then a smaller `data.max_length`",
+                "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this by itself",
             )
     return None
+
+
+def describe_briefly(prediction: dict[str, Any]) -> str:
+    """Peak and time of a plan in one line."""
+    peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
+    return f"expected: peak {peak:.2f} of {free:.2f} GiB, about {max(1, round(prediction['time_s'] / 60))} min"
+
+
+def _prediction(run: RunDirectory) -> str:
+    """What had been predicted, where the plan came that far."""
+    prediction = _read_json(run.plan).get("prediction") if run.plan.exists() else None
+    if not prediction:
+        return ""
+    peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
+    return f"; {peak:.2f} GiB were predicted, of {free:.2f} GiB that were free"
 
 
 def _iso(seconds: float) -> str:

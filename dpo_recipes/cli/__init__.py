@@ -18,6 +18,7 @@ from dpo_recipes.cli.doctor import doctor  # noqa: E402
 from dpo_recipes.cli.explain import explain  # noqa: E402
 from dpo_recipes.cli.init import init  # noqa: E402
 from dpo_recipes.cli.ls import ls  # noqa: E402
+from dpo_recipes.cli.plan import plan  # noqa: E402
 from dpo_recipes.cli.run import run  # noqa: E402
 from dpo_recipes.cli.schema import schema  # noqa: E402
 from dpo_recipes.cli.show import show  # noqa: E402
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, validate, data, show, schema, ls, cp, init, explain, doctor):
+for command in (run, validate, plan, data, show, schema, ls, cp, init, explain, doctor):
     app.command()(command)
 
 

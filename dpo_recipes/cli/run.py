@@ -17,6 +17,9 @@ def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     json_: JsonOption = False,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Change micro-batch, checkpointing and optimizer so that the run fits.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
@@ -24,9 +27,10 @@ def run(
     """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; twice stops at once."""
     from dpo_recipes.cli.progress import Progress
 
+    overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     with Progress() as progress:
         try:
-            result = run_recipe(find_recipe(recipe), set_ or [], progress.on_event, trust_remote_code=trust_remote_code)
+            result = run_recipe(find_recipe(recipe), overrides, progress.on_event, trust_remote_code=trust_remote_code)
         except WorkerBug as bug:
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)

@@ -101,7 +101,7 @@ class PrefixSharing:
         (self.trained if torch.is_grad_enabled() else self.measured).count(lengths, packed=packs)
         if not packs:
             return self.plain(*args, **kwargs)
-        return _forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
+        return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
 
     def _lengths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairLengths | None:
         """The lengths of a trainer's batch; none for any other call, such as a step of generation."""
@@ -170,7 +170,7 @@ def check_longest_pair(datasets: dict[str, Any], max_tokens: int | None) -> None
                 )
 
 
-def _forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_tokens: int | None) -> Any:
+def forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_tokens: int | None) -> Any:
     """The backbone's output for a padded batch, computed in packed rows of at most `max_tokens` distinct tokens."""
     groups = divide(lengths.distinct, max_tokens)
     outputs: Any = None

@@ -9,6 +9,8 @@ from dpo_recipes import registry
 from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import StopCallback, StopRequest, interrupted
+from dpo_recipes.engine.out_of_memory import train_within_memory
+from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.trainer_args import RunArguments
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
@@ -58,15 +60,21 @@ def train(
     tokenized: TokenizedSplits,
     events: EventLog,
     stop: StopRequest,
+    *,
+    reserve_bytes: int = 0,
 ) -> TrainResult:
-    """Train to the end. Raises `Interrupted` I130 after a requested stop, `RunError` T604 on a diverged loss."""
+    """Train to the end; `reserve_bytes` are what the optimizer will need beside the first micro-batch.
+
+    Raises `Interrupted` I130 after a requested stop, `RunError` T604 on a diverged loss.
+    """
     datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
     datasets["train"] = seen_pairs(recipe, datasets["train"])
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
-    callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop)]
+    probe = ProbeCallback(datasets["train"], reserve_bytes, events)
+    callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop), probe]
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
-    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks)
+    trainer = probe.trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks)
     if trainer.prefix_sharing.refusal:
         events.emit("note", text=f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
     base_metrics: dict[str, float] = {}
@@ -76,7 +84,7 @@ def train(
         events.stage("base", "evaluating the untouched base")
         base_metrics = evaluate_pairs(trainer)
     events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}")
-    output = trainer.train()
+    output = train_within_memory(trainer, events, adjusts=recipe.hardware.fit is True)
     stop.training = False
     if stop.is_set:
         raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")

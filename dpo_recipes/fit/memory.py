@@ -7,7 +7,7 @@ from typing import Any
 
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.sharding import Sharding
-from dpo_recipes.fit.simulation.passes import PassShape, simulate
+from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.fit.simulation.trace import Rates, Trace
 
@@ -62,7 +62,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    skeleton: Skeleton, weights: Weights, longest: PassShape, rates: Rates, sharding: Sharding
+    skeleton: Skeleton, weights: Weights, longest: Batch, rates: Rates, sharding: Sharding
 ) -> MemoryEstimate:
     """The peak of each phase, for the largest micro-batch of the data."""
     step = simulate(skeleton, longest, rates)

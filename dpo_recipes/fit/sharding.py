@@ -14,8 +14,11 @@ _SHARDS_WEIGHTS = ("fsdp", "deepspeed-zero3")
 
 @dataclass(frozen=True)
 class Sharding:
-    """`num_processes` processes, one a device. ZeRO stages 1, 2 and 3 cut the optimizer's state, also the gradients, and
-    also the weights (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, table 1); FSDP is stage 3."""
+    """`num_processes` processes, one a device.
+
+    ZeRO stages 1, 2 and 3 cut the optimizer's state, also the gradients, and also the weights (Rajbhandari et al. 2020,
+    https://arxiv.org/abs/1910.02054, table 1); FSDP is stage 3.
+    """
 
     num_processes: int = 1
     strategy: Strategy = "ddp"

@@ -119,6 +119,38 @@ def hub_reachable(timeout_s: float = 3.0) -> bool:
     return True
 
 
+def free_memory_bytes(kind: str) -> int:
+    """What a new process can have of the memory of this machine's device of a kind: `cuda`, `mps` or `cpu`."""
+    import psutil
+
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    if kind == "mps":
+        from dpo_recipes.hardware.profiles import mps_usable_fraction
+
+        total = psutil.virtual_memory().total
+        return int(total * mps_usable_fraction(total))
+    free = psutil.virtual_memory().available
+    limit = _container_limit_bytes()
+    return free if limit is None else min(free, limit)
+
+
+def _container_limit_bytes() -> int | None:
+    """What the control group of this process leaves it (cgroup v2, then v1); none where there is no limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            text = Path(limit).read_text().strip()
+            return None if text == "max" else int(text) - int(Path(used).read_text())
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def peak_memory_bytes() -> int:
     """Peak memory of this process: of its allocator on CUDA, else its largest resident set."""
     torch = sys.modules.get("torch")

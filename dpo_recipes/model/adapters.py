@@ -52,8 +52,11 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
 
 
 def adapter_config(recipe: Recipe, base: Any) -> Any | None:
-    """peft's configuration of the recipe's adapter on `base`, as far as shapes go: its weights begin at zero, and of one
-    that is continued the configuration is read alone. None for full fine-tuning. Raises `RunError` M504 and M509."""
+    """peft's configuration of the recipe's adapter on `base`, as far as shapes go; none for full fine-tuning.
+
+    Nothing of the base is moved into it, and of one that is continued only the configuration is read. Raises
+    `RunError` M504 and M509.
+    """
     adapter = recipe.model.adapter
     if adapter is None:
         return None
@@ -65,7 +68,7 @@ def adapter_config(recipe: Recipe, base: Any) -> Any | None:
         config.inference_mode = False
     else:
         config = _lora_config(adapter, base, [])
-    config.init_lora_weights = True
+        config.init_lora_weights = True
     return config
 
 

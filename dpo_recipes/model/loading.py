@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.errors import DpoRecipeError, RunError, causes
 from dpo_recipes.model.sources import ModelLocation
 
 
@@ -21,20 +21,20 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
     except DpoRecipeError:  # ours already, or a requested stop that came in the middle
         raise
     except Exception as error:  # a broken folder raises anything from KeyError to SafetensorError
-        causes = list(_chain(error))
+        chain = list(causes(error))
         why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
         code, fix = "M504", "check that the folder is complete and holds a causal language model"
         if not allow_pickle and _has_only_pickle(location):
             code, fix = "M513", "save it as safetensors; or, if you trust its author, set `model.allow_pickle: true`"
             why = "its weights are pickle files (.bin), and opening one can run any code that is in it"
-        elif any(isinstance(cause, GatedRepoError) for cause in causes):
+        elif any(isinstance(cause, GatedRepoError) for cause in chain):
             code, fix = "M509", "accept the model's terms on its page, then log in with `hf auth login`"
-        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        elif any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
             code, fix = "M509", "check the id; a private model needs `hf auth login`"
         elif (
             any(
                 isinstance(cause, LocalEntryNotFoundError | HfHubHTTPError | ConnectionError | TimeoutError)
-                for cause in causes
+                for cause in chain
             )
             or "connect" in why.lower()
             or "offline" in why.lower()
@@ -47,12 +47,6 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
                 ),
             )
         raise RunError.of(code, f"cannot load {what} {location.path}", why=why, fix=fix) from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _has_only_pickle(location: ModelLocation) -> bool:

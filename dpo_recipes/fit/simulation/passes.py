@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dpo_recipes.fit.simulation.skeleton import Skeleton, layer_period, materialize
+from dpo_recipes.engine.attention import register
+from dpo_recipes.engine.packing import PairLengths
+from dpo_recipes.engine.prefix_sharing import WORTH_PACKING, forward_packed
+from dpo_recipes.engine.prefix_trial import objection
+from dpo_recipes.fit.simulation.skeleton import Skeleton, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
 
 _METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -19,38 +21,47 @@ _METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
 @dataclass(frozen=True)
-class PassShape:
-    """What goes through the model at once: `rows` sequences padded to `length` tokens; `scored` positions meet the LM
-    head."""
+class Batch:
+    """The lengths of a micro-batch, in tokens: what all of memory and time depends on."""
 
-    rows: int
-    length: int
+    lengths: PairLengths
     scored: int
+    """Positions that meet the LM head: the tokens of both answers of each pair."""
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Batch:
+        """A micro-batch of pairs whose answers differ from their first token on."""
+        rows = [[int(p + a) for p, a in zip(prompt, answers, strict=True)] for answers in (chosen, rejected)]
+        prefix = tuple(int(tokens) for tokens in prompt)
+        width = max(map(max, rows))
+        return cls(PairLengths(prefix, tuple(rows[0]), tuple(rows[1]), width), int(sum(chosen)) + int(sum(rejected)))
 
     @property
-    def positions(self) -> int:
-        """Positions that the backbone computes."""
-        return self.rows * self.length
+    def num_rows(self) -> int:
+        """Rows of the padded batch, two a pair."""
+        return 2 * len(self.lengths.prefix)
 
 
-def simulate(skeleton: Skeleton, shape: PassShape, rates: Rates, *, trains: bool = True) -> Trace:
+def simulate(skeleton: Skeleton, batch: Batch, rates: Rates, *, trains: bool = True) -> Trace:
     """Memory and work of one micro-batch: with its backward pass, or without as in evaluation.
 
     Deep models are traced with a few layers and extrapolated, which is exact as each further layer does the same.
     """
+    if not skeleton.has_uniform_layers:
+        return _trace(skeleton, None, batch, rates, trains=trains)
     period, num_layers = layer_period(skeleton.config), skeleton.num_layers
     small = num_layers % period + period * (2 if period == 1 else 1)
     if num_layers <= small + period:
-        return _trace(skeleton, None, shape, rates, trains=trains)
-    first = _trace(skeleton, small, shape, rates, trains=trains)
-    second = _trace(skeleton, small + period, shape, rates, trains=trains)
+        return _trace(skeleton, None, batch, rates, trains=trains)
+    first = _trace(skeleton, small, batch, rates, trains=trains)
+    second = _trace(skeleton, small + period, batch, rates, trains=trains)
     return first.extrapolate(second, (num_layers - small - period) / period)
 
 
-def _trace(skeleton: Skeleton, num_layers: int | None, shape: PassShape, rates: Rates, *, trains: bool) -> Trace:
+def _trace(skeleton: Skeleton, num_layers: int | None, batch: Batch, rates: Rates, *, trains: bool) -> Trace:
     training = skeleton.recipe.training
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with _quiet():
+    with quiet():
         model = skeleton.meta_model(num_layers)
         resident = materialize(model, mode)
         model.train(trains)
@@ -62,47 +73,49 @@ def _trace(skeleton: Skeleton, num_layers: int | None, shape: PassShape, rates: 
         with mode:
             if trains and training.gradient_accumulation_steps > 1:
                 resident += _earlier_gradients(model)
-            ids = torch.zeros((shape.rows, shape.length), dtype=torch.long)
-            mask = _mask(skeleton, shape)
-            tracer = Tracer([*resident, ids, mask], rates)
+            ids = torch.zeros((batch.num_rows, batch.lengths.width), dtype=torch.long)
+            tracer = Tracer([*resident, ids], rates)
             if trains:
                 tracer.watch_gradients(model.parameters())
             with tracer, torch.set_grad_enabled(trains):
-                _run(skeleton, model, ids, mask, shape, tracer, trains=trains)
+                log_probs = _forward(skeleton, model, ids, batch, tracer)
+                if trains:
+                    log_probs.sum().backward()
     return tracer.result()
 
 
-def _run(
-    skeleton: Skeleton,
-    model: Any,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    shape: PassShape,
-    tracer: Tracer,
-    *,
-    trains: bool,
-) -> None:
+def _forward(skeleton: Skeleton, model: Any, ids: torch.Tensor, batch: Batch, tracer: Tracer) -> torch.Tensor:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     autocast = skeleton.autocast_dtype
     with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-        hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        if packs(skeleton, base, batch):
+            register()
+            most = skeleton.recipe.training.max_tokens_per_pass
+            hidden = forward_packed(base.base_model, ids, batch.lengths, most).last_hidden_state
+        else:
+            mask = _mask(skeleton, batch)
+            hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         tracer.mark_kept()
-        log_probs = _score(base, hidden.reshape(-1, hidden.shape[-1])[: shape.scored])
-    if trains:
-        del hidden
-        log_probs.sum().backward()
+        labelled = hidden.reshape(-1, hidden.shape[-1]).index_select(0, torch.zeros(batch.scored, dtype=torch.long))
+        return _score(base, labelled)
+
+
+def packs(skeleton: Skeleton, base: Any, batch: Batch) -> bool:
+    """Whether a batch is computed with each distinct token once, as `engine.prefix_sharing` decides it."""
+    if skeleton.recipe.training.prefix_sharing == "off" or objection(base) is not None:
+        return False
+    return sum(batch.lengths.distinct) <= WORTH_PACKING * batch.lengths.num_padded
 
 
 def _score(base: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Log-probabilities by TRL's own fused LM head, which works in tiles."""
-    from trl.trainer import utils
+    from trl.trainer import utils as trl_utils
 
     head = base.get_output_embeddings()
     targets = torch.zeros(hidden.shape[0], dtype=torch.long)
-    chunk = utils._CHUNKED_LOGPROB_CHUNK_SIZE
-    return utils._ChunkedLogProbFunction.apply(
-        hidden, head.weight, head.bias, targets, 1.0, chunk, None, 1.0, _METRICS
-    )[0]
+    chunk = trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    score = trl_utils._ChunkedLogProbFunction.apply  # pyright: ignore[reportPrivateImportUsage]
+    return score(hidden, head.weight, head.bias, targets, 1.0, chunk, None, 1.0, _METRICS)[0]
 
 
 def _earlier_gradients(model: Any) -> list[torch.Tensor]:
@@ -115,16 +128,9 @@ def _earlier_gradients(model: Any) -> list[torch.Tensor]:
     return gradients
 
 
-def _mask(skeleton: Skeleton, shape: PassShape) -> torch.Tensor:
+def _mask(skeleton: Skeleton, batch: Batch) -> torch.Tensor:
     """The mask of padded rows as transformers makes it: true and false for SDPA, numbers to be added for eager."""
     is_eager = skeleton.config._attn_implementation == "eager"
     dtype = (skeleton.autocast_dtype or torch.float32) if is_eager else torch.bool
-    return torch.ones((shape.rows, 1, shape.length, shape.length), dtype=dtype)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A meta model has no weights to initialise, and libraries warn of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    width = batch.lengths.width
+    return torch.ones((batch.num_rows, 1, width, width), dtype=dtype)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,9 +65,24 @@ class Skeleton:
         """What products are computed in where that is not float32."""
         return None if self.dtype == "float32" else getattr(torch, self.dtype)
 
+    @property
+    def has_uniform_layers(self) -> bool:
+        """Whether all layers of a kind are adapted alike. A regular expression, as an adapter that is continued may have
+        one, can choose some of them."""
+        adapter = self.recipe.model.adapter
+        if adapter is None:
+            return True
+        return adapter.path is None and (
+            adapter.target_modules == "all-linear" or isinstance(adapter.target_modules, list)
+        )
+
     def with_recipe(self, recipe: Recipe) -> Skeleton:
         """The same base for another recipe."""
         return replace(self, recipe=recipe)
+
+    def with_dtype(self, dtype: str) -> Skeleton:
+        """The same, computed in another precision."""
+        return replace(self, dtype=dtype)
 
     def meta_model(self, num_layers: int | None = None) -> Any:
         """The base with its adapter on torch's `meta` device, with fewer layers if asked."""
@@ -72,7 +90,7 @@ class Skeleton:
         from transformers import AutoModelForCausalLM
 
         config = self.config if num_layers is None else with_layers(self.config, num_layers)
-        with torch.device("meta"):
+        with quiet(), torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=self.weight_dtype)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -81,18 +99,25 @@ class Skeleton:
         if wanted is None:
             return model
         model.requires_grad_(False)
-        wrapped: PeftModel = get_peft_model(model, wanted)
+        with quiet():
+            wrapped: PeftModel = get_peft_model(model, wanted)
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         return wrapped
 
 
-def load_skeleton(
-    recipe: Recipe, location: ModelLocation, device: str, dtype: str, attention: str | None, *, trust_remote_code: bool
-) -> Skeleton:
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Libraries warn of what a model without weights lacks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def load_skeleton(recipe: Recipe, location: ModelLocation, device: str, *, trust_remote_code: bool) -> Skeleton:
     """Read the configuration of the base; of its weights nothing. Raises `RunError` M504, M509 and M511."""
-    config = load_config(location, trust_remote_code=trust_remote_code)
+    config = copy.deepcopy(load_config(location, trust_remote_code=trust_remote_code))
     model = recipe.model
     own = check_own_quantization(
         config,
@@ -101,11 +126,11 @@ def load_skeleton(
         has_adapter=model.adapter is not None,
         needs_library=False,
     )
-    config = copy.deepcopy(config)
     if own:
         del config.quantization_config
-    config._attn_implementation = attention or "sdpa"
-    return Skeleton(recipe, config, location, device, dtype, own)
+    # Flash attention keeps what SDPA keeps, and has no kernel for the CPU that simulations run on.
+    config._attn_implementation = "eager" if model.attn_implementation == "eager" else "sdpa"
+    return Skeleton(recipe, config, location, device, "float32", own)
 
 
 def layer_period(config: Any) -> int:

@@ -48,7 +48,8 @@ class Trace:
         return self.matmul_s + self.moving_s
 
     def extrapolate(self, larger: Trace, periods: float) -> Trace:
-        """The trace of a model that has `periods` more periods of layers than `larger`, which has one more than this."""
+        """The trace of a model with `periods` more periods of layers than `larger` has, where that has one more than
+        this."""
         values = {}
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(larger, field.name)
@@ -62,6 +63,8 @@ class Rates:
 
     flops: float
     bandwidth: float
+    dispatch_s: float = 0.0
+    """The least that any operation takes."""
 
 
 class Tracer(TorchDispatchMode):
@@ -143,7 +146,7 @@ class Tracer(TorchDispatchMode):
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*made, *read))
         matmul_s, moving_s = flops / self._rates.flops, moved / self._rates.bandwidth
         self._flops += flops
-        if matmul_s >= moving_s:
+        if matmul_s >= max(moving_s, self._rates.dispatch_s):
             self._matmul_s += matmul_s
         else:
-            self._moving_s += moving_s
+            self._moving_s += max(moving_s, self._rates.dispatch_s)

@@ -18,6 +18,12 @@ class Hardware(Section):
         description="The device that the recipe is meant for, by a name of docs/hardware.md, for example `a40-48gb`. "
         "What it cannot do is refused wherever the recipe is checked; the device that a run meets is checked again.",
     )
+    fit: bool | None = Field(
+        default=None,
+        description="Absent: a run that clearly does not fit the device's memory is refused before its base is loaded. "
+        "true: micro-batch, checkpointing and the optimizer's precision are changed so that it fits, and again when "
+        "memory runs out all the same; the effective batch stays. false: nothing is checked (docs/memory.md).",
+    )
 
 
 class Launch(Section):

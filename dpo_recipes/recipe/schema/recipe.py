@@ -1,6 +1,6 @@
 """The recipe as a whole."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -49,6 +49,10 @@ class Recipe(Section):
     hardware: Hardware = Field(default_factory=Hardware, description="The device the run is for.")
     launch: Launch = Field(default_factory=Launch, description="How the worker process starts.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
+    accept_advice: list[Annotated[str, Field(pattern=r"^F79[0-9]$")]] = Field(
+        default_factory=list,
+        description="Codes of docs/advice.md that are known and meant, for example [F795]; they are not shown.",
+    )
     output_dir: str = Field(
         default="runs",
         min_length=1,

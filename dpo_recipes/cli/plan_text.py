@@ -1,0 +1,120 @@
+"""What `dpo-recipe plan` says in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dpo_recipes.fit.check import describe_settings
+
+if TYPE_CHECKING:
+    from dpo_recipes.fit.changes import Change
+    from dpo_recipes.fit.plan import JobPlan
+
+_PARTS = {
+    "weights": "weights of the base",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "optimizer_step": "optimizer step",
+    "activations": "activations",
+    "head_or_layer": "LM head or one layer",
+    "unpacked": "a matrix unpacked",
+    "overhead": "libraries",
+    "fragmentation": "fragmentation",
+}
+
+
+def describe_plan(plan: JobPlan) -> Iterator[str]:
+    """The plan, line by line; the verdict first."""
+    device, memory = plan.target.device, plan.memory
+    where = f"{device.name}, {'this machine' if plan.target.is_here else 'described'}"
+    yield f"{plan.recipe.name} on {where}: {_verdict(plan)}"
+    yield ""
+    processes = f" each of {plan.sharding.num_processes} processes" if plan.sharding.num_processes > 1 else ""
+    yield f"peak memory{processes}, while {_PHASES[memory.highest.name]}"
+    for name, size in memory.highest.parts.items():
+        yield f"  {_PARTS[name]:<24}{format_bytes(size):>12}"
+    yield f"  {'in all':<24}{format_bytes(memory.peak_bytes):>12}   of {format_bytes(plan.target.usable_bytes)}"
+    others = [f"{phase.name} {format_bytes(phase.peak_bytes)}" for phase in memory.phases if phase != memory.highest]
+    yield f"  {'other stages':<24}{', '.join(others)}"
+    yield ""
+    yield from _work(plan)
+    yield from _disk(plan)
+    if plan.changes:
+        yield ""
+        fit = any(change.fits for change in plan.changes)
+        yield "what would make it fit, cheapest first" if fit else "nothing here makes it fit; what comes nearest"
+        for change in plan.changes:
+            yield f"  {_change(change)}"
+
+
+_PHASES = {
+    "loading": "loading the base",
+    "reference": "computing the reference",
+    "training": "training",
+    "optimizer step": "the optimizer steps",
+}
+
+
+def _verdict(plan: JobPlan) -> str:
+    if plan.fits:
+        return f"fits, with {format_bytes(plan.spare_bytes)} to spare"
+    return f"does not fit, by {format_bytes(-plan.spare_bytes)}"
+
+
+def _work(plan: JobPlan) -> Iterator[str]:
+    facts, duration = plan.facts, plan.duration
+    most = "" if plan.workload.is_read else "at most "
+    pairs = f"{facts.num_train_pairs:,}" if facts.num_train_pairs is not None else "unknown"
+    held_out = f", {facts.num_eval_pairs:,} held out" if facts.num_eval_pairs else ""
+    longest = plan.longest.lengths
+    yield f"pairs       {pairs} to train on{held_out}; the longest micro-batch has {sum(longest.distinct):,} tokens"
+    tokens = plan.workload.tokens("train")
+    if tokens is not None and facts.num_train_pairs:
+        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_pairs:,.0f} a pair"
+    else:
+        length = plan.recipe.data.max_length
+        yield f"            not read, each taken to have {length} tokens twice (--read-data reads them)"
+    if facts.num_steps is not None:
+        yield f"steps       {facts.num_steps:,} of {facts.pairs_per_step:,} pairs each, {plan.dtype}"
+    total = duration.total_s
+    if total is None or duration.stages_s is None:
+        yield f"time        {most}{format_seconds(duration.step_s)} a step; how many there are is known with the data"
+        return
+    stages = ", ".join(
+        f"{name} {format_seconds(seconds)}" for name, seconds in duration.stages_s.items() if seconds >= 1
+    )
+    yield f"time        {most}{format_seconds(total)}: {stages}"
+    yield (
+        f"work        {most}{(duration.flops or 0) / 1e12:,.0f} TFLOP, {plan.weights.num_base / 1e6:,.0f}M parameters, "
+        + (
+            f"{plan.weights.num_trainable / 1e6:,.1f}M of them trained"
+            if plan.recipe.model.adapter is None
+            else f"{plan.weights.num_trainable / 1e6:,.1f}M trained beside them"
+        )
+    )
+
+
+def _disk(plan: JobPlan) -> Iterator[str]:
+    names = {"base": "base", "checkpoint": "a checkpoint", "checkpoints": "all checkpoints", "model": "the saved model"}
+    sizes = [f"{names[name]} {format_bytes(size)}" for name, size in plan.disk.items() if size]
+    yield f"disk        {', '.join(sizes)}"
+
+
+def _change(change: Change) -> str:
+    fits = "" if change.fits else ", still too much"
+    cost = f"{format_bytes(change.peak_bytes)}{fits}, {format_seconds(change.step_s)} a step; {change.price}"
+    return f"{describe_settings(change)}\n      {cost}"
+
+
+def format_bytes(size: int) -> str:
+    """A size with its unit, for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration with its unit, for people."""
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

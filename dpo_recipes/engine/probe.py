@@ -1,0 +1,66 @@
+"""The largest micro-batch first: what does not fit fails before anything has been trained, not after an hour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.events import EventLog
+
+
+class ProbeCallback(TrainerCallback):
+    """Computes one forward and backward pass on the largest micro-batch before the first step, and forgets it.
+
+    Gradients of earlier micro-batches and the optimizer's state are there later, and not yet: room for them is held
+    while the pass runs.
+    """
+
+    def __init__(self, pairs: Any, reserve_bytes: int, events: EventLog) -> None:
+        self.pairs = pairs
+        self.reserve_bytes = reserve_bytes
+        self.events = events
+        self.trainer: Any = None
+        """Set when it exists; transformers passes callbacks the model but not itself."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Have the trial. Out of memory is raised as torch raises it."""
+        if state.global_step or self.trainer is None or self.trainer.is_deepspeed_enabled:
+            return  # DeepSpeed counts passes, and would take this one for a part of the first step
+        batch = largest_batch(self.trainer, self.pairs, args.per_device_train_batch_size)
+        with torch.random.fork_rng(enabled=True, devices=_cuda_devices()):
+            held = torch.empty(self.reserve_bytes, dtype=torch.uint8, device=args.device)
+            forward_and_backward(self.trainer, batch)
+            del held
+        self.events.emit("note", text=f"the largest micro-batch of {len(batch['input_ids'])} rows fits")
+
+
+def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
+    """The pairs with the most tokens, collated as the trainer does it."""
+    longest = np.argsort(-pair_lengths(pairs).sum(axis=1), kind="stable")[:size]
+    rows = [trainer.train_dataset[int(index)] for index in longest]
+    return trainer._prepare_inputs(trainer.data_collator(rows))
+
+
+def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
+    """One pass each way that leaves nothing behind: no gradient, no metric, no count."""
+    sharing = trainer.prefix_sharing
+    counted, num_tokens = sharing.trained, trainer._total_train_tokens
+    sharing.trained = type(counted)()
+    model = trainer.model_wrapped
+    model.train()
+    with trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(model, batch)
+    trainer.accelerator.backward(loss)
+    model.zero_grad(set_to_none=True)
+    trainer._metrics["train"].clear()
+    sharing.trained, trainer._total_train_tokens = counted, num_tokens
+
+
+def _cuda_devices() -> list[int]:
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -1,0 +1,138 @@
+"""What would make a job fit: the changes that cost a person least, and what each comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_recipes.recipe.schema import Recipe
+
+Settings = dict[str, Any]
+"""Values by their path in a recipe."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that make a job fit, or do the most for it."""
+
+    settings: Settings
+    price: str
+    """What they cost, in words."""
+    peak_bytes: int
+    step_s: float
+    fits: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The change as plain data."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a variant of a recipe comes to."""
+
+    peak_bytes: int
+    step_s: float
+    fits: bool
+
+
+Try = Callable[[Recipe], Outcome]
+
+_EIGHT_BIT = {
+    "adamw_torch": "adamw_8bit",
+    "adamw_torch_fused": "adamw_8bit",
+    "paged_adamw_32bit": "paged_adamw_8bit",
+    "lion_32bit": "lion_8bit",
+    "paged_lion_32bit": "paged_lion_8bit",
+    "ademamix": "ademamix_8bit",
+}
+SAME_RESULT = "the same result"
+
+
+def apply(recipe: Recipe, settings: Settings) -> Recipe:
+    """The recipe with other values."""
+    plain = recipe.model_dump(by_alias=True, exclude_none=False)
+    for path, value in settings.items():
+        *sections, name = path.split(".")
+        at = plain
+        for section in sections:
+            at[section] = at.get(section) or {}
+            at = at[section]
+        at[name] = value
+    return Recipe.model_validate(plain)
+
+
+def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change]:
+    """Ways to make a job fit, cheapest first.
+
+    Those that leave its result as it is, the faster one first; where none is enough, a leaner optimizer; then changes
+    that make it another job, each beside the leanest of the settings before.
+    """
+    same = sorted((change for change in _same_result(recipe, try_) if change.fits), key=lambda change: change.step_s)
+    yield from same
+    if same:
+        return
+    leanest = _leanest(recipe)
+    optimizer = _EIGHT_BIT.get(recipe.training.optimizer) if is_cuda else None
+    if optimizer:
+        leanest = {**leanest, "training.optimizer": optimizer}
+        change = _change(recipe, try_, leanest, "the optimizer's state in 8 bits: results differ by noise")
+        yield change
+        if change.fits:
+            return
+    for settings, price in _other_jobs(recipe, is_cuda=is_cuda):
+        yield _change(recipe, try_, {**leanest, **settings}, price)
+
+
+def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
+    """For each of checkpointing as it is, and on: the largest micro-batch that fits, with the effective batch kept."""
+    for checkpointing in sorted({recipe.training.gradient_checkpointing, True}):
+        for size in _smaller_sizes(recipe):
+            settings = _settings(recipe, size, checkpointing=checkpointing)
+            if settings:
+                change = _change(recipe, try_, settings, SAME_RESULT)
+                yield change
+                if change.fits:
+                    break
+
+
+def _smaller_sizes(recipe: Recipe) -> list[int]:
+    """Micro-batches that divide the pairs of a step, from the recipe's down to one."""
+    size = recipe.training.micro_batch_size
+    total = size * recipe.training.gradient_accumulation_steps
+    return [smaller for smaller in range(size, 0, -1) if total % smaller == 0]
+
+
+def _settings(recipe: Recipe, size: int, *, checkpointing: bool) -> Settings:
+    training, settings = recipe.training, {}
+    if size != training.micro_batch_size:
+        total = training.micro_batch_size * training.gradient_accumulation_steps
+        settings["training.micro_batch_size"] = size
+        settings["training.gradient_accumulation_steps"] = total // size
+    if checkpointing != training.gradient_checkpointing:
+        settings["training.gradient_checkpointing"] = checkpointing
+    return settings
+
+
+def _leanest(recipe: Recipe) -> Settings:
+    return _settings(recipe, 1, checkpointing=True)
+
+
+def _other_jobs(recipe: Recipe, *, is_cuda: bool) -> Iterator[tuple[Settings, str]]:
+    model, data = recipe.model, recipe.data
+    if model.adapter is None:
+        yield {"model.adapter": {"kind": "lora"}}, "LoRA instead of all weights: another learning rate (docs/advice.md)"
+    if model.quantization is None and is_cuda and not model.path.endswith(".gguf"):
+        settings: Settings = {"model.quantization": {"bits": 4}}
+        if model.adapter is None:
+            settings["model.adapter"] = {"kind": "lora"}
+        yield settings, "QLoRA: the base in 4 bits, a third slower"
+    length = data.max_length // 2
+    if length >= 128:
+        yield {"data.max_length": length}, "longer pairs are dropped or cut, as `data.overlong` says"
+
+
+def _change(recipe: Recipe, try_: Try, settings: Settings, price: str) -> Change:
+    outcome = try_(apply(recipe, settings))
+    return Change(settings, price, outcome.peak_bytes, outcome.step_s, outcome.fits)

@@ -1,0 +1,95 @@
+"""Before a base is loaded: does the run fit this machine, and if not, what does the recipe want done about it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpo_recipes.errors import Finding, FitError
+from dpo_recipes.fit.changes import Change
+from dpo_recipes.fit.plan import JobPlan, Planner
+from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.target import this_machine
+from dpo_recipes.fit.workload import Workload
+from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.recipe.schema import Recipe
+
+DOUBT = 0.10
+"""How far a prediction may be off (docs/memory.md): a run is refused only where it fits at neither end."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A recipe that may run, its plan on this machine, and what a person should know."""
+
+    recipe: Recipe
+    plan: JobPlan
+    findings: tuple[Finding, ...] = ()
+
+
+def check_fit(recipe: Recipe, location: ModelLocation, workload: Workload, *, trust_remote_code: bool) -> Checked:
+    """Plan the run for this machine. With `hardware.fit: true` the recipe that comes back may have other settings.
+
+    Raises `FitError` F701 where it clearly does not fit and `hardware.fit` is not false, `RunError` M504, M507, M509
+    and M511.
+    """
+    target = this_machine(recipe)
+    planner = Planner(recipe, location, target, workload, Sharding(), trust_remote_code=trust_remote_code)
+    plan = planner.plan(recipe, with_changes=recipe.hardware.fit is not False)
+    if plan.fits or recipe.hardware.fit is False:
+        doubt = plan.memory.peak_bytes * (1 + DOUBT) > target.usable_bytes and recipe.hardware.fit is None
+        return Checked(recipe, plan, (_close(plan),) if doubt else ())
+    if recipe.hardware.fit:
+        changed, change = planner.fit(plan)
+        if change is not None:
+            return Checked(changed, planner.plan(changed), (_adjusted(plan, change),))
+    if plan.memory.peak_bytes > target.usable_bytes * (1 + DOUBT):
+        raise FitError(_refused(plan))
+    return Checked(recipe, plan, (_close(plan),))
+
+
+def describe_settings(change: Change) -> str:
+    """The settings of a change as `--set` takes them."""
+    return " ".join(f"--set {path}={plain_value(value)}" for path, value in change.settings.items())
+
+
+def plain_value(value: object) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, dict):
+        return "'{" + ", ".join(f"{key}: {plain_value(item)}" for key, item in value.items()) + "}'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _numbers(plan: JobPlan) -> str:
+    memory = plan.memory
+    largest = max(memory.highest.parts.items(), key=lambda part: part[1])
+    return (
+        f"it is predicted to need {memory.peak_bytes / _GIB:.2f} GiB while {memory.highest.name}, of which "
+        f"{largest[0].replace('_', ' ')} take {largest[1] / _GIB:.2f}; {plan.target.usable_bytes / _GIB:.2f} GiB of "
+        f"{plan.target.device.name} are free"
+    )
+
+
+def _refused(plan: JobPlan) -> Finding:
+    fitting = next((change for change in plan.changes if change.fits), None)
+    fix = f"`dpo-recipe plan {plan.recipe.name}` shows all parts; a smaller base or a larger device is needed"
+    if fitting is not None:
+        fix = f"{describe_settings(fitting)} ({fitting.price}); `--fit` does this kind of thing by itself"
+    return Finding("F701", "the run does not fit into memory", why=_numbers(plan), fix=fix)
+
+
+def _close(plan: JobPlan) -> Finding:
+    fix = "`--fit` makes room by itself; `dpo-recipe plan` shows the parts"
+    return Finding("F702", "memory will be tight", None, _numbers(plan), fix, "warning")
+
+
+def _adjusted(plan: JobPlan, change: Change) -> Finding:
+    settings = ", ".join(f"`{path}: {plain_value(value)}`" for path, value in change.settings.items())
+    return Finding(
+        "F703",
+        f"changed to make the run fit: {settings}",
+        None,
+        f"{_numbers(plan)}; now it is {change.peak_bytes / _GIB:.2f} GiB; the price is: {change.price}",
+        "write these values into the recipe, or remove `hardware.fit`",
+        "warning",
+    )

@@ -1,0 +1,52 @@
+"""What a job needs on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.fit.optimizers import optimizer_cost
+from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
+from dpo_recipes.model.sources import ModelLocation
+
+_CHECKPOINTS_KEPT = 2
+"""As engine/trainer_args.py keeps them."""
+
+
+def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]:
+    """Bytes of the base as it is stored (None where that cannot be told), a checkpoint, all of them, and the model."""
+    recipe = skeleton.recipe
+    adapter = recipe.model.adapter
+    state = int(weights.num_trainable * optimizer_cost(recipe.training.optimizer, skeleton.device).state)
+    model = weights.adapter if adapter is not None else weights.num_base * 4
+    if adapter is not None and (adapter.save_as == "merged" or skeleton.location.gguf_file):
+        model = weights.num_base * skeleton.weight_dtype.itemsize
+    checkpoint = weights.trainable_bytes + state
+    return {
+        "base": stored_bytes(skeleton.location),
+        "checkpoint": checkpoint,
+        "checkpoints": checkpoint * _CHECKPOINTS_KEPT if recipe.training.save_steps else 0,
+        "model": model,
+    }
+
+
+def stored_bytes(location: ModelLocation) -> int | None:
+    """The size of a base's weight files, from a folder or from the hub's file list; nothing is downloaded."""
+    if location.gguf_path is not None:
+        return location.gguf_path.stat().st_size
+    folder = Path(location.path)
+    if folder.is_absolute():
+        files: list[Any] = [path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)]
+        return sum(path.stat().st_size for path in files) or None
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        metadata = get_safetensors_metadata(location.path, revision=location.revision)
+    except (OSError, HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError):
+        return None  # without the network the configuration came from the cache, and only this figure is missing
+    ends = (
+        max((tensor.data_offsets[1] for tensor in file.tensors.values()), default=0)
+        for file in metadata.files_metadata.values()
+    )
+    return sum(ends)

@@ -1,0 +1,69 @@
+"""How long a job takes: the roofline's time of a micro-batch, times how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.simulation.passes import Batch, simulate
+from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
+from dpo_recipes.fit.simulation.trace import Rates
+from dpo_recipes.fit.workload import Workload
+
+_ANSWERS_AT_ONCE = 8
+"""As evaluate/samples.py generates them."""
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of each stage after the data, on one device; None where the number of pairs is not known."""
+
+    step_s: float
+    """One optimizer step."""
+    step_flops: float
+    stages_s: dict[str, float] | None
+    flops: float | None
+    """Of the whole job, in multiplications and additions."""
+
+    @property
+    def total_s(self) -> float | None:
+        """All stages together."""
+        return None if self.stages_s is None else sum(self.stages_s.values())
+
+
+def estimate_duration(
+    skeleton: Skeleton, weights: Weights, workload: Workload, facts: JobFacts, rates: Rates
+) -> Duration:
+    """The time of reference pass, training, evaluations and sample answers."""
+    recipe = skeleton.recipe
+    training = recipe.training
+    batch = Batch.of(*workload.typical(recipe).T)
+    forward = simulate(skeleton, batch, rates, trains=False)
+    step = simulate(skeleton, batch, rates)
+    micro_batches = training.gradient_accumulation_steps
+    # The optimizer reads and writes parameters, gradients and its state once.
+    update_s = 5 * weights.trainable_bytes / rates.bandwidth
+    step_s, step_flops = micro_batches * step.seconds + update_s, micro_batches * step.flops
+    if facts.num_steps is None or facts.num_train_pairs is None:
+        return Duration(step_s, step_flops, None, None)
+    pair_s, pair_flops = forward.seconds / training.micro_batch_size, forward.flops / training.micro_batch_size
+    seen = min(facts.num_train_pairs, facts.num_steps * facts.pairs_per_step)
+    held_out, tested = facts.num_eval_pairs or 0, facts.num_test_pairs or 0
+    evaluated = (2 + _evaluations(facts)) * held_out + 2 * tested
+    answers = 2 * -(-recipe.evaluation.num_samples // _ANSWERS_AT_ONCE) * recipe.evaluation.max_new_tokens
+    stages = {
+        "reference": (seen + held_out + tested) / facts.num_processes * pair_s,
+        "training": facts.num_steps * step_s,
+        "evaluation": evaluated / facts.num_processes * pair_s,
+        "samples": answers * (weights.base / rates.bandwidth + 0.02),
+    }
+    flops = facts.num_steps * facts.num_processes * step_flops + (seen + held_out + tested + evaluated) * pair_flops
+    return Duration(step_s, step_flops, stages, flops)
+
+
+def _evaluations(facts: JobFacts) -> int:
+    """Evaluations while training; before and after it come two more."""
+    every, steps = facts.recipe.training.eval_steps, facts.num_steps or 0
+    if every is None:
+        return 0
+    return int(facts.num_passes or 0) if every == "epoch" else steps // every

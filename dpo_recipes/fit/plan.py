@@ -1,0 +1,166 @@
+"""A job before it runs: peak memory, time, disk, and what would make it fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.fit.changes import Change, Outcome, apply, find_changes
+from dpo_recipes.fit.disk import estimate_disk
+from dpo_recipes.fit.duration import Duration, estimate_duration
+from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.memory import MemoryEstimate, estimate_memory
+from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.simulation.passes import Batch, simulate
+from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights, load_skeleton, weigh
+from dpo_recipes.fit.target import Target
+from dpo_recipes.fit.workload import Workload
+from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a job needs of a device, and what it gives for it."""
+
+    recipe: Recipe
+    target: Target
+    dtype: str
+    sharding: Sharding
+    weights: Weights
+    workload: Workload
+    facts: JobFacts
+    longest: Batch
+    memory: MemoryEstimate
+    duration: Duration
+    disk: dict[str, int | None]
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within what the device has."""
+        return self.memory.peak_bytes <= self.target.usable_bytes
+
+    @property
+    def spare_bytes(self) -> int:
+        """What is left of the device's memory; below zero what is missing."""
+        return self.target.usable_bytes - self.memory.peak_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data; bytes, seconds and counts."""
+        facts = self.facts
+        return {
+            "recipe": self.recipe.name,
+            "hardware": self.target.device.name,
+            "fits": self.fits,
+            "device_bytes": self.target.usable_bytes,
+            **self.memory.to_json(),
+            "dtype": self.dtype,
+            "num_processes": self.sharding.num_processes,
+            "strategy": self.sharding.strategy,
+            "parameters": self.weights.num_base,
+            "trainable_parameters": self.weights.num_trainable,
+            "micro_batch_size": self.recipe.training.micro_batch_size,
+            "pairs_per_step": facts.pairs_per_step,
+            "num_train_pairs": facts.num_train_pairs,
+            "num_eval_pairs": facts.num_eval_pairs,
+            "steps": facts.num_steps,
+            "tokens": self.workload.tokens("train"),
+            "is_data_read": self.workload.is_read,
+            "flops": self.duration.flops,
+            "step_s": self.duration.step_s,
+            "time_s": self.duration.total_s,
+            "stages_s": self.duration.stages_s,
+            "disk": self.disk,
+            "changes": [change.to_json() for change in self.changes],
+        }
+
+
+class Planner:
+    """Plans a recipe and variants of it on one base, one device and the same data."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        location: ModelLocation,
+        target: Target,
+        workload: Workload,
+        sharding: Sharding,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Reads the base's configuration. Raises `RunError` M504, M509, M511."""
+        self.recipe = recipe
+        self._target = target
+        self._workload = workload
+        self._sharding = sharding
+        self._skeleton = load_skeleton(recipe, location, target.device.kind, trust_remote_code=trust_remote_code)
+        dtype = target.dtype(recipe, getattr(self._skeleton.config, "model_type", None))
+        self._skeleton = self._skeleton.with_dtype(dtype)
+        self._rates = target.rates(dtype)
+        self._weights: dict[str, Weights] = {}
+
+    def plan(self, recipe: Recipe, *, with_changes: bool = True) -> JobPlan:
+        """The plan of a variant of the recipe; of what would make it fit only where it does not."""
+        skeleton, weights = self._variant(recipe)
+        longest = Batch.of(*self._workload.longest(recipe).T)
+        memory = estimate_memory(skeleton, weights, longest, self._rates, self._sharding)
+        facts = self._workload.facts(recipe, self._sharding.num_processes)
+        changes: tuple[Change, ...] = ()
+        if with_changes and memory.peak_bytes > self._target.usable_bytes:
+            changes = tuple(find_changes(recipe, self._try, is_cuda=self._target.device.kind == "cuda"))
+        return JobPlan(
+            recipe,
+            self._target,
+            skeleton.dtype,
+            self._sharding,
+            weights,
+            self._workload,
+            facts,
+            longest,
+            memory,
+            estimate_duration(skeleton, weights, self._workload, facts, self._rates),
+            estimate_disk(skeleton, weights),
+            changes,
+        )
+
+    def fit(self, plan: JobPlan) -> tuple[Recipe, Change | None]:
+        """The recipe of a plan that does not fit with the cheapest change that makes it fit and leaves it the same job,
+        and that change; the recipe as it is and none where no such change is enough."""
+        change = next((change for change in plan.changes if change.fits and not changes_job(change)), None)
+        return (plan.recipe, None) if change is None else (apply(plan.recipe, change.settings), change)
+
+    def _variant(self, recipe: Recipe) -> tuple[Skeleton, Weights]:
+        skeleton = self._skeleton.with_recipe(recipe)
+        key = recipe.model.model_dump_json()
+        if key not in self._weights:
+            self._weights[key] = weigh(skeleton, skeleton.meta_model())
+        return skeleton, self._weights[key]
+
+    def _try(self, recipe: Recipe) -> Outcome:
+        skeleton, weights = self._variant(recipe)
+        workload = self._workload
+        longest = Batch.of(*workload.longest(recipe).T)
+        peak = estimate_memory(skeleton, weights, longest, self._rates, self._sharding).peak_bytes
+        typical = simulate(skeleton, Batch.of(*workload.typical(recipe).T), self._rates)
+        step_s = typical.seconds * recipe.training.gradient_accumulation_steps
+        return Outcome(peak, step_s, peak <= self._target.usable_bytes)
+
+
+def changes_job(change: Change) -> bool:
+    """Whether a change makes another job of it, which nobody but the person may decide."""
+    return any(not path.startswith("training.") for path in change.settings)
+
+
+def facts_of(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:
+    """What advice is given on: the plan's counts, and from the data's report the shares that were cut or dropped."""
+    facts = replace(plan.facts, trainable_parameters=plan.weights.num_trainable)
+    report = reports.get("train")
+    if report is None:
+        return facts
+    overlong = report.dropped.get("overlong", 0)
+    total = max(1, report.rows_kept + overlong)
+    return replace(
+        facts, truncated_share=sum(report.truncated.values()) / total, dropped_overlong_share=overlong / total
+    )

@@ -1,0 +1,48 @@
+"""The device that a job is planned for: a named one, or the one of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpo_recipes.fit.rates import measure_rates, rates_of
+from dpo_recipes.fit.simulation.trace import Rates
+from dpo_recipes.hardware.machine import free_memory_bytes
+from dpo_recipes.hardware.profiles import Device, profile
+from dpo_recipes.hardware.rules import best_dtype
+from dpo_recipes.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device and how much of its memory a job can have."""
+
+    device: Device
+    usable_bytes: int
+    is_here: bool
+    """Whether it is this machine's; its rates are then measured."""
+
+    def dtype(self, recipe: Recipe, model_type: str | None) -> str:
+        """The precision that the job will compute in there."""
+        wanted = recipe.model.dtype
+        return best_dtype(self.device, model_type=model_type) if wanted == "auto" else wanted
+
+    def rates(self, dtype: str) -> Rates:
+        """What it reaches in that precision."""
+        return measure_rates(self.device.kind, dtype) if self.is_here else rates_of(self.device, dtype)
+
+
+def find_target(recipe: Recipe) -> Target:
+    """The device of `hardware.profile`, else the one of this machine. Raises `RunError` M507 (there is none)."""
+    name = recipe.hardware.profile
+    if name is not None:
+        device = profile(name)
+        return Target(device, device.usable_bytes, is_here=False)
+    return this_machine(recipe)
+
+
+def this_machine(recipe: Recipe) -> Target:
+    """The device that a run here uses, with the memory that is free now. Raises `RunError` M507."""
+    from dpo_recipes.model.precision import choose_device, describe_device
+
+    device = describe_device(choose_device(recipe.hardware.device))
+    return Target(device, free_memory_bytes(device.kind), is_here=True)

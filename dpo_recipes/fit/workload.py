@@ -1,0 +1,99 @@
+"""How many pairs a job has and how long they are: read from tokenized data, or assumed at their longest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.recipe.schema import Recipe
+
+Lengths = np.ndarray
+"""Tokens of prompt, chosen and rejected answer as training sees them, of shape [pairs, 3]."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The pairs of each split. Without `lengths` every pair is taken to be as long as `data.max_length` lets it."""
+
+    num_pairs: dict[str, int | None]
+    """By split; None where it is not known before the data are read."""
+    lengths: dict[str, Lengths] | None = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the data have been read, so that figures are more than upper bounds."""
+        return self.lengths is not None
+
+    def facts(self, recipe: Recipe, num_processes: int) -> JobFacts:
+        """Steps and passes of a recipe on these pairs."""
+        counts = (self.num_pairs.get(split) for split in ("train", "eval", "test"))
+        return JobFacts(recipe, *counts, num_processes=num_processes)
+
+    def longest(self, recipe: Recipe) -> Lengths:
+        """The pairs of the micro-batch with the most tokens that can come together; of shape [micro-batch, 3].
+
+        Chance may bring the longest pairs together, whatever the order.
+        """
+        size = recipe.training.micro_batch_size
+        if self.lengths is None:
+            # The most that `max_length` lets through: answers that share nothing but one token of prompt.
+            answer = recipe.data.max_length - 1
+            return np.tile([1, answer, answer], (size, 1))
+        rows = self.lengths["train"]
+        order = np.argsort(rows.sum(axis=1), kind="stable")[::-1]
+        return rows[order[:size]]
+
+    def typical(self, recipe: Recipe) -> Lengths:
+        """A micro-batch of pairs of the mean length."""
+        if self.lengths is None:
+            return self.longest(recipe)
+        mean = np.maximum(1, np.rint(self.lengths["train"].mean(axis=0))).astype(int)
+        return np.tile(mean, (recipe.training.micro_batch_size, 1))
+
+    def tokens(self, split: str) -> int | None:
+        """Distinct tokens of a split: of each pair the prompt once and both answers."""
+        if self.lengths is not None:
+            return int(self.lengths[split].sum()) if split in self.lengths else 0
+        return None
+
+
+def read_workload(datasets: dict[str, Any]) -> Workload:
+    """The workload of tokenized splits (`TokenizedSplits.datasets`); reads lengths, not tokens."""
+    lengths = {name: pair_lengths(dataset) for name, dataset in datasets.items()}
+    return Workload({name: len(rows) for name, rows in lengths.items()}, lengths)
+
+
+def assume_workload(recipe: Recipe) -> Workload:
+    """The workload as far as a recipe alone tells it: at most as many pairs as `limit` and `select` let through."""
+    data = recipe.data
+    most = [_most(source) for source in data.train]
+    total = None if None in most else sum(count or 0 for count in most)
+    if data.limit is not None:
+        total = data.limit if total is None else min(total, data.limit)
+    counts: dict[str, int | None] = {"train": total}
+    for split in ("eval", "test"):
+        held_out = getattr(data, split)
+        if not held_out.is_set:
+            counts[split] = 0
+        elif held_out.count is not None:
+            counts[split] = held_out.count
+        elif held_out.fraction is not None and total is not None:
+            counts[split] = math.ceil(total * held_out.fraction)
+        else:
+            counts[split] = held_out.limit
+        if held_out.is_carved and total is not None:
+            counts["train"] = (counts["train"] or 0) - (counts[split] or 0)
+    return Workload(counts)
+
+
+def _most(source: Any) -> int | None:
+    limits = [source.limit]
+    if source.select is not None:
+        limits.append(source.select.top or source.select.bottom)
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
