@@ -11,6 +11,7 @@ from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import StopCallback, StopRequest, interrupted
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
+from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, summarize
 from dpo_recipes.engine.trainer_args import RunArguments
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
@@ -71,10 +72,12 @@ def train(
     datasets["train"] = seen_pairs(recipe, datasets["train"])
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
+    metrics = MetricsCallback(run.metrics, events, tokens_per_pair)
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
-    callbacks = [MetricsCallback(run.metrics, events, tokens_per_pair), StopCallback(stop), probe]
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
-    trainer = probe.trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks)
+    trainer = prepare_trainer(recipe, bundle, run, datasets, [metrics, StopCallback(stop), probe])
+    probe.trainer = trainer
+    metrics.speed = SpeedMeter(trainer.prefix_sharing.trained)
     if trainer.prefix_sharing.refusal:
         events.emit("note", text=f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
     base_metrics: dict[str, float] = {}
@@ -101,5 +104,14 @@ def train(
             "train_runtime_s": round(runtime_s, 2),
             "pairs_per_second": round(pairs / runtime_s, 3),
             "tokens_per_second": round(pairs * tokens_per_pair / runtime_s, 1),
+            **_speed(recipe, bundle, trainer, runtime_s),
         },
     )
+
+
+def _speed(recipe: Recipe, bundle: ModelBundle, trainer: Any, runtime_s: float) -> dict[str, Any]:
+    """Distinct tokens a second, positions saved, and the share of the device's rate where that is known."""
+    stack = bundle.stack
+    flops = flops_per_token(bundle.policy, stack["total_parameters"], stack["trainable_parameters"])
+    peak = peak_flops(recipe.hardware.profile, bundle.dtype)
+    return summarize(trainer.prefix_sharing.trained, runtime_s, flops, peak)

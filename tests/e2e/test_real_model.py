@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-HH = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh_rlhf_harmless_base.jsonl.gz"
+REPOSITORY = Path(__file__).resolve().parents[2]
+HH = REPOSITORY.parent / "shared" / "data" / "hh_rlhf_harmless_base.jsonl.gz"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -65,3 +67,17 @@ def test_smollm2s_digits_are_single_tokens() -> None:
         "4",
         "5",
     ]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_the_real_model_trains_as_with_trl(tmp_path: Path, adapter: str) -> None:
+    """SmolLM2 on pairs of the quickstart, by the benchmark that sets our trainer beside TRL's own."""
+    pairs = REPOSITORY / "recipes" / "data" / "everyday" / "train.jsonl"
+    benchmark = [sys.executable, str(REPOSITORY / "benchmarks" / "throughput.py"), "--data", str(pairs), "--json"]
+    job = ["--adapter", adapter, "--batch", "2", "--steps", "5", "--max-length", "128", "--checkpointing"]
+    done = subprocess.run([*benchmark, *job], capture_output=True, text=True, timeout=1700)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["steps"] == 5
+    assert report["loss_max_rel_diff"] < 1e-4
+    assert report["memory_ratio"] < 1

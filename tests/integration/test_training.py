@@ -54,6 +54,23 @@ def test_result_json_has_what_is_promised(work: Work, tiny_model: Path, pairs: P
     assert result["num_train_pairs"] == 12  # 3 steps of 4 pairs, of the 18 that are not held out
 
 
+def test_a_run_tells_how_fast_it_was_in_distinct_tokens(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs))
+    rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+    trained = [row for row in rows if "loss" in row]
+    for row in trained:
+        assert row["distinct_tokens_per_second"] > 0
+        assert 0.3 < row["positions_saved"] < 0.9  # prompts stand twice in a padded batch
+        assert row["peak_memory_bytes"] > 10**8
+    assert outcome.result["positions_saved"] == trained[-1]["positions_saved"]
+    assert outcome.result["distinct_tokens_per_second"] > 0
+    assert outcome.result["matmul_share"] is None  # nobody has said what the device can do
+    profiled = work(recipe_text(tiny_model, pairs).replace("device: cpu", "device: cpu, profile: cpu")).result
+    assert 0 < profiled["matmul_share"] < 1
+    plain = work(recipe_text(tiny_model, pairs), "training.prefix_sharing=off").result
+    assert (plain["positions_saved"], plain["distinct_tokens_per_second"]) == (None, None)
+
+
 def test_metrics_have_one_row_a_logged_step_under_trls_names(work: Work, tiny_model: Path, pairs: Path) -> None:
     outcome = work(recipe_text(tiny_model, pairs), "training.eval_steps=2")
     rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_recipes.engine.speed import SpeedMeter
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
 
@@ -27,12 +28,16 @@ class MetricsCallback(TrainerCallback):
         self.latest: dict[str, float] = {}
         self.started = time.monotonic()
         self.first_step = 0
+        self.speed: SpeedMeter | None = None
+        """Set when the trainer, whose batches it counts, has been built."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock."""
         self.started, self.first_step = time.monotonic(), state.global_step
+        if self.speed is not None:
+            self.speed.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell the parent the step, speed and remaining time."""
@@ -61,6 +66,8 @@ class MetricsCallback(TrainerCallback):
             return
         if "test_loss" in logs:
             logs = name_as_test(logs)
+        if self.speed is not None and "loss" in logs:
+            logs = {**logs, **self.speed.since_last()}
         row = {"step": state.global_step, **{name: _plain(value) for name, value in logs.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

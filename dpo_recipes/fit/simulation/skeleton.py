@@ -67,8 +67,7 @@ class Skeleton:
 
     @property
     def has_uniform_layers(self) -> bool:
-        """Whether all layers of a kind are adapted alike. A regular expression, as an adapter that is continued may have
-        one, can choose some of them."""
+        """Whether all layers of a kind are adapted alike. A regular expression can choose some of them."""
         adapter = self.recipe.model.adapter
         if adapter is None:
             return True

@@ -1,0 +1,77 @@
+"""How fast a run goes, counted in distinct tokens: what a pair's rows share and padding are no work done."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dpo_recipes.engine.prefix_sharing import Positions
+from dpo_recipes.hardware.machine import peak_memory_bytes
+from dpo_recipes.hardware.profiles import profile
+
+
+class SpeedMeter:
+    """Rates of training since it began, or since the row before."""
+
+    def __init__(self, positions: Positions) -> None:
+        self.positions = positions
+        self._since = (time.monotonic(), 0)
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._since = (time.monotonic(), self.positions.distinct)
+
+    def since_last(self) -> dict[str, float]:
+        """Rates since the last call, for a row of metrics.jsonl; empty where nothing was counted.
+
+        `positions_saved` is the share of the padded batches' positions that was not computed, since training began.
+        """
+        (started, distinct), now = self._since, time.monotonic()
+        if self.positions.distinct == distinct or now <= started:
+            return {}
+        rate = (self.positions.distinct - distinct) / (now - started)
+        self._since = (now, self.positions.distinct)
+        return {
+            "distinct_tokens_per_second": round(rate, 1),
+            "positions_saved": round(self.positions.share_saved, 4),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+def summarize(
+    positions: Positions, runtime_s: float, flops_per_token: float, peak_flops: float | None
+) -> dict[str, Any]:
+    """What result.json tells about speed; None for what is not known.
+
+    `matmul_share` is the model's useful arithmetic over what the device could do in that time at its rate for matrix
+    products. Computing activations again under checkpointing is no useful arithmetic.
+    """
+    if not positions.distinct:
+        return {"distinct_tokens_per_second": None, "positions_saved": None, "matmul_share": None}
+    rate = positions.distinct / runtime_s
+    share = None if peak_flops is None else round(rate * flops_per_token / peak_flops, 4)
+    return {
+        "distinct_tokens_per_second": round(rate, 1),
+        "positions_saved": round(positions.share_saved, 4),
+        "matmul_share": share,
+    }
+
+
+def flops_per_token(model: Any, num_parameters: int, trainable: int) -> float:
+    """Floating point operations of one distinct token's forward and backward pass through the backbone.
+
+    Two for each weight forward, two for the gradient of its input, and two for its own where it is trained. The
+    head, which only answers go through, and attention's scores are left out, so that shares are rather too low.
+    """
+    embeddings = {id(e): e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}
+    weights = {id(e.weight): e.weight.numel() for e in embeddings.values()}  # tied ones count once
+    body = num_parameters - sum(weights.values())
+    return 4.0 * body + 2.0 * min(trainable, body)
+
+
+def peak_flops(profile_name: str | None, dtype: str) -> float | None:
+    """The data sheet's rate of the recipe's hardware profile in this precision; none without a profile."""
+    if profile_name is None:
+        return None
+    rate = profile(profile_name).matmul_tflops.get(dtype)
+    return None if rate is None else rate * 1e12
