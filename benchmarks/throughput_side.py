@@ -75,14 +75,14 @@ def main() -> None:
     datasets.disable_caching()
     bundle = load_model(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         if side == "ours":
             trainer = build_ours(recipe, bundle, pairs, Path(scratch))
         else:
             trainer = build_trls(recipe, bundle, pairs, Path(scratch), best=side == "trl-best")
         built = time.perf_counter()
         trainer.train()
-        ended = time.perf_counter()
+        ended, cpu_ended = time.perf_counter(), time.process_time()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     print()
     print(
@@ -91,6 +91,7 @@ def main() -> None:
                 "pairs_per_second": len(losses) * recipe.training.micro_batch_size / (ended - started),
                 "reference_s": built - started,
                 "training_s": ended - built,
+                "cpu_s": cpu_ended - cpu_started,
                 "peak_bytes": peak_memory_bytes(),
                 "losses": losses,
             }

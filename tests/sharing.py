@@ -104,16 +104,16 @@ def flat_weights(model: Any) -> torch.Tensor:
 
 @contextmanager
 def trls_own_head() -> Iterator[None]:
-    """TRL scores all positions on a CPU again, whatever other tests have switched on."""
+    """TRL scores all positions in its own tiles again, whatever other tests have switched on."""
     from trl.kernels import chunked_logprob
     from trl.trainer import utils
 
-    ours = utils._use_triton
-    utils._use_triton = chunked_logprob._use_triton
+    ours, tokens = utils._use_triton, chunked_logprob.TOKEN_CHUNK_SIZE
+    utils._use_triton, chunked_logprob.TOKEN_CHUNK_SIZE = chunked_logprob._use_triton, 4096
     try:
         yield
     finally:
-        utils._use_triton = ours
+        utils._use_triton, chunked_logprob.TOKEN_CHUNK_SIZE = ours, tokens
 
 
 def recipe(training: dict[str, Any], objective: dict[str, Any] | None = None) -> Any:

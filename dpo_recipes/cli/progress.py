@@ -52,9 +52,10 @@ class Progress:
     def summary(self, result: dict[str, Any]) -> None:
         """The last lines of a run: what came out, and where it is."""
         metrics, words = result["metrics"], result.get("answer_words")
+        saved = f", {result['positions_saved']:.0%} of positions saved" if result.get("positions_saved") else ""
         self._line(
             f"done      {result['steps']} steps, {result['train_runtime_s']:.0f} s of training, "
-            f"{result['pairs_per_second']:.2f} pairs/s, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB"
+            f"{result['pairs_per_second']:.2f} pairs/s{saved}, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB"
         )
         if "eval_loss" in metrics:
             self._line(

@@ -121,7 +121,7 @@ def measure_pairs(ids: torch.Tensor, mask: torch.Tensor | None) -> PairLengths |
     is_right_padded = (valid == (torch.arange(width, device=ids.device) < lengths[:, None])).all()
     chosen, rejected = ids.chunk(2)
     same = (chosen == rejected) & valid.chunk(2)[0] & valid.chunk(2)[1]
-    prefix = same.long().cumprod(1).sum(1)
+    prefix = same.int().cumprod(1, dtype=torch.int32).sum(1)  # MPS multiplies no 64-bit integers
     *numbers, right = torch.cat([prefix, lengths, is_right_padded.long()[None]]).tolist()
     if not right:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from dpo_recipes.engine.head import score_labelled_positions
+from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.reference import add_reference
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
@@ -62,7 +62,7 @@ def build_trainer(
     """
     training = recipe.training
     check_longest_pair(datasets, training.max_tokens_per_pass)
-    score_labelled_positions()
+    prepare_head(bundle.device)
     sharing = share_prefixes(bundle.policy, training.prefix_sharing, training.max_tokens_per_pass)
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
     trainer = PretokenizedDPOTrainer(

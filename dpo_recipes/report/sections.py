@@ -171,7 +171,7 @@ def _cost_tiles(result: dict[str, Any]) -> list[Tile]:
         Tile(
             "Throughput",
             _with_unit(result.get("pairs_per_second"), 2, " pairs/s"),
-            _detail("{}", _with_unit(result.get("tokens_per_second"), 0, " tokens/s")),
+            _throughput_detail(result),
         ),
         Tile(
             "Peak memory",
@@ -200,6 +200,19 @@ def _change(before: Any, after: Any, decimals: int, suffix: str = "") -> str:
 
 def _with_unit(value: Any, decimals: int, unit: str) -> str:
     return NO_VALUE if to_number(value) is None else format_number(value, decimals) + unit
+
+
+def _throughput_detail(result: dict[str, Any]) -> str:
+    """Distinct tokens where they were counted, else all; and what sharing and the device's rate come to."""
+    distinct = result.get("distinct_tokens_per_second")
+    parts = [
+        _detail("{} distinct tokens/s", format_number(distinct, 0))
+        if to_number(distinct) is not None
+        else _detail("{}", _with_unit(result.get("tokens_per_second"), 0, " tokens/s")),
+        _detail("{} of positions saved", format_percent(result.get("positions_saved"))),
+        _detail("{} of the device's rate", format_percent(result.get("matmul_share"))),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _detail(text: str, value: str) -> str:

@@ -16,7 +16,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine.attention import KEYWORD
-from dpo_recipes.engine.head import score_labelled_positions
+from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
 from dpo_recipes.recipe.schema.objective import DpoLoss
 from dpo_recipes.recipe.schema.training import Training
@@ -83,9 +83,28 @@ def test_trl_asks_one_name_whether_to_score_unlabelled_positions(monkeypatch: py
     ids = torch.arange(3, 23).reshape(2, 10)
     labels = ids.masked_fill(torch.arange(10) < 6, -100)
     before = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
-    score_labelled_positions()
+    prepare_head("cpu")
     after = model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs
     assert scored == [18, 8]
+    torch.testing.assert_close(after, before)
+
+
+def test_the_height_of_a_tile_is_read_when_the_head_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """engine/head.py lowers it on a CPU. Counts the tiles that 600 positions are folded in."""
+    folded: list[int] = []
+    fold = chunked_logprob._forward_tile
+
+    def counting(tile: torch.Tensor, *others: Any, **more: Any) -> None:
+        folded.append(len(tile))
+        fold(tile, *others, **more)
+
+    monkeypatch.setattr(chunked_logprob, "_forward_tile", counting)
+    monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 4096)
+    hidden, weight, targets = torch.randn(600, 8), torch.randn(50, 8), torch.randint(50, (600,))
+    before, *_ = chunked_logprob.ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 32768)
+    prepare_head("cpu")
+    after, *_ = chunked_logprob.ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 32768)
+    assert folded == [600, 256, 256, 88]
     torch.testing.assert_close(after, before)
 
 

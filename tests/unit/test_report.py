@@ -146,6 +146,14 @@ def test_sections_come_in_reading_order():
     assert html.index('class="verdict"') < html.index('id="numbers"')
 
 
+def test_throughput_is_told_in_distinct_tokens_where_they_were_counted():
+    counted = {"distinct_tokens_per_second": 150.4, "positions_saved": 0.625}
+    assert "150 distinct tokens/s, 62.5% of positions saved" in Page(render({**RESULT, **counted})).text
+    assert "device's rate" not in Page(render({**RESULT, **counted})).text
+    known = Page(render({**RESULT, **counted, "matmul_share": 0.41})).text
+    assert "62.5% of positions saved, 41.0% of the device's rate" in known
+
+
 def test_page_shows_every_recorded_fact():
     text = Page(render()).text
     for fact in (
