@@ -33,7 +33,7 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         typer.Option(
             "--read-data/--no-data",
             help="Read and tokenize the data for exact lengths, or take every pair to be as long as `data.max_length` "
-            "lets it. Without either: data that are files of this machine are read.",
+            "lets it, half of it prompt. Without either: data that are files of this machine are read.",
         ),
     ] = None,
     processes: Annotated[int, typer.Option(help="Plan for so many processes, one a device.", min=1)] = 1,

@@ -75,7 +75,7 @@ def _work(plan: JobPlan) -> Iterator[str]:
         yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_pairs:,.0f} a pair"
     else:
         length = plan.recipe.data.max_length
-        yield f"            not read, each taken to have {length} tokens twice (--read-data reads them)"
+        yield f"            not read, each taken to have {length} tokens, half of them prompt (--read-data reads them)"
     if facts.num_steps is not None:
         yield f"steps       {facts.num_steps:,} of {facts.pairs_per_step:,} pairs each, {plan.dtype}"
     total = duration.total_s

@@ -12,6 +12,8 @@ _CPU_TILE_TOKENS = 256
 """Positions in a tile of logits. TRL's 4,096 are made for GPUs: with 32,768 words a tile takes 512 MB, and the passes
 over it several times that, where these take 32 MB each. Results are equal to the bit, in a tenth less of time."""
 
+_TRL_TILE_TOKENS = chunked_logprob.TOKEN_CHUNK_SIZE
+
 
 def prepare_head(device: str) -> None:
     """Have TRL 1.16's fused head leave out positions without a label, as it does on CUDA, and use small tiles on a CPU.
@@ -21,8 +23,12 @@ def prepare_head(device: str) -> None:
     tests/integration/test_upstream.py fails when either name moves. Ends when TRL does both by itself.
     """
     trl_utils._use_triton = _leaves_out_unlabelled  # pyright: ignore[reportPrivateImportUsage]
-    if device == "cpu":
-        chunked_logprob.TOKEN_CHUNK_SIZE = _CPU_TILE_TOKENS
+    chunked_logprob.TOKEN_CHUNK_SIZE = tile_tokens(device)
+
+
+def tile_tokens(device: str) -> int:
+    """Positions in a tile of logits on a device."""
+    return _CPU_TILE_TOKENS if device == "cpu" else _TRL_TILE_TOKENS
 
 
 def _leaves_out_unlabelled(device: torch.device) -> bool:

@@ -18,7 +18,8 @@ Lengths = np.ndarray
 
 @dataclass(frozen=True)
 class Workload:
-    """The pairs of each split. Without `lengths` every pair is taken to be as long as `data.max_length` lets it."""
+    """The pairs of each split. Without `lengths` both sequences of every pair are taken to be as long as
+    `data.max_length` lets them, one half of them prompt."""
 
     num_pairs: dict[str, int | None]
     """By split; None where it is not known before the data are read."""
@@ -41,9 +42,9 @@ class Workload:
         """
         size = recipe.training.micro_batch_size
         if self.lengths is None:
-            # The most that `max_length` lets through: answers that share nothing but one token of prompt.
-            answer = recipe.data.max_length - 1
-            return np.tile([1, answer, answer], (size, 1))
+            prompt = recipe.data.max_length // 2
+            answer = recipe.data.max_length - prompt
+            return np.tile([prompt, answer, answer], (size, 1))
         rows = self.lengths["train"]
         order = np.argsort(rows.sum(axis=1), kind="stable")[::-1]
         return rows[order[:size]]

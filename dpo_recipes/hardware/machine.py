@@ -10,6 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+CONTROL_GROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+"""Where a container's limit and use of memory stand: version 2, then version 1."""
 PACKAGES = (
     "dpo-recipe",
     "torch",
@@ -138,14 +143,11 @@ def free_memory_bytes(kind: str) -> int:
 
 
 def _container_limit_bytes() -> int | None:
-    """What the control group of this process leaves it (cgroup v2, then v1); none where there is no limit."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
+    """What the control group of this process leaves it; none where there is no limit."""
+    for limit, used in CONTROL_GROUPS:
         try:
-            text = Path(limit).read_text().strip()
-            return None if text == "max" else int(text) - int(Path(used).read_text())
+            text = limit.read_text().strip()
+            return None if text == "max" else int(text) - int(used.read_text())
         except (OSError, ValueError):
             continue
     return None

@@ -108,6 +108,19 @@ def test_the_height_of_a_tile_is_read_when_the_head_runs(monkeypatch: pytest.Mon
     torch.testing.assert_close(after, before)
 
 
+def test_trls_head_has_the_names_that_plans_stand_in_for() -> None:
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    for name in ("TOKEN_CHUNK_SIZE", "_forward_tile", "_backward_tile", "_addmm_fp32"):
+        assert hasattr(chunked_logprob, name), name
+    parameters = list(inspect.signature(utils._ChunkedLogProbFunction.forward).parameters)
+    expected = ["hidden", "weight", "bias", "targets", "temperature", "chunk_size"]
+    expected += ["final_logit_softcapping", "logit_scale", "outputs"]
+    assert parameters == ["ctx", *expected]
+    assert utils._CHUNKED_LOGPROB_CHUNK_SIZE > 0
+
+
 def test_transformers_looks_attention_up_where_it_is_registered_and_hands_keywords_down() -> None:
     """engine/attention.py stands in for kinds of attention, and sends its packing through the layers by name."""
     model = make_model()

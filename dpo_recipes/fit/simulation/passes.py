@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpo_recipes.engine.attention import register
+from dpo_recipes.engine.head import tile_tokens
 from dpo_recipes.engine.packing import PairLengths
 from dpo_recipes.engine.prefix_sharing import WORTH_PACKING, forward_packed
 from dpo_recipes.engine.prefix_trial import objection
@@ -70,7 +72,7 @@ def _trace(skeleton: Skeleton, num_layers: int | None, batch: Batch, rates: Rate
             base.activation_checkpointing_enable()
             if base is not model:
                 model.enable_input_require_grads()
-        with mode:
+        with mode, _head_of(skeleton.device):
             if trains and training.gradient_accumulation_steps > 1:
                 resident += _earlier_gradients(model)
             ids = torch.zeros((batch.num_rows, batch.lengths.width), dtype=torch.long)
@@ -116,6 +118,32 @@ def _score(base: Any, hidden: torch.Tensor) -> torch.Tensor:
     chunk = trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
     score = trl_utils._ChunkedLogProbFunction.apply  # pyright: ignore[reportPrivateImportUsage]
     return score(hidden, head.weight, head.bias, targets, 1.0, chunk, None, 1.0, _METRICS)[0]
+
+
+@contextlib.contextmanager
+def _head_of(device: str) -> Iterator[None]:
+    """The head as it works on a device: its tiles, and on CUDA the Triton kernels that cannot be traced.
+
+    These work on a tile in place and take no memory. tests/integration/test_upstream.py fails when a name moves.
+    """
+    from trl.kernels import chunked_logprob
+
+    stand_ins: dict[str, Any] = {"TOKEN_CHUNK_SIZE": tile_tokens(device)}
+    if device == "cuda":
+        stand_ins |= {
+            "_forward_tile": lambda *args, **kwargs: None,
+            "_backward_tile": lambda *args, **kwargs: None,
+            # cuBLAS adds 16-bit products to a float32 sum as they come.
+            "_addmm_fp32": lambda acc, a, b: acc.add_(a @ b),
+        }
+    own = {name: getattr(chunked_logprob, name) for name in stand_ins}
+    try:
+        for name, stand_in in stand_ins.items():
+            setattr(chunked_logprob, name, stand_in)
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(chunked_logprob, name, function)
 
 
 def _earlier_gradients(model: Any) -> list[torch.Tensor]:

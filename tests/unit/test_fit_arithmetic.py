@@ -1,0 +1,163 @@
+"""The parts of the fit estimate that need no model: workloads, shards, optimizers, and the search for changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from dpo_recipes.fit.changes import SAME_RESULT, Outcome, apply, find_changes
+from dpo_recipes.fit.optimizers import optimizer_cost
+from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.workload import Workload, assume_workload
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.training import Optimizer
+
+GIB = 2**30
+
+
+def minimal_recipe() -> dict[str, Any]:
+    return {"schema": 1, "name": "minimal", "model": {"path": "owner/model"}, "data": {"train": [{"path": "a/b"}]}}
+
+
+def recipe(**training: Any) -> Recipe:
+    plain = minimal_recipe()
+    plain["training"] = {"micro_batch_size": 8, "gradient_accumulation_steps": 2, **training}
+    return Recipe.model_validate(plain)
+
+
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_every_optimizer_of_the_schema_has_its_cost(name: str) -> None:
+    on_cuda, on_cpu = optimizer_cost(name, "cuda"), optimizer_cost(name, "cpu")
+    assert on_cuda.state == on_cpu.state
+    assert 0 <= on_cpu.step <= on_cuda.step
+
+
+def test_adam_keeps_two_float32_and_its_8_bit_form_two_bytes() -> None:
+    assert optimizer_cost("adamw_torch", "cpu").state == 8
+    assert optimizer_cost("paged_adamw_8bit", "cuda").state == pytest.approx(2 + 8 / 256)
+    assert optimizer_cost("paged_adamw_8bit", "cuda").is_paged
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "gradients", "optimizer"),
+    [
+        ("ddp", 800, 1600, 800),  # the buckets of DDP hold the gradients once more
+        ("deepspeed-zero1", 800, 800, 200),
+        ("deepspeed-zero2", 800, 200, 200),
+        ("deepspeed-zero3", 200, 200, 200),
+        ("fsdp", 200, 200, 200),
+    ],
+)
+def test_shards_of_four_processes(strategy: Any, weights: int, gradients: int, optimizer: int) -> None:
+    sharding = Sharding(4, strategy)
+    assert (sharding.weights(800), sharding.gradients(800), sharding.optimizer(800)) == (weights, gradients, optimizer)
+
+
+def test_one_process_holds_all_once() -> None:
+    assert Sharding().gradients(800) == 800
+
+
+def test_the_longest_pairs_may_meet_in_one_micro_batch() -> None:
+    lengths = np.array([[10, 1, 1], [50, 20, 30], [5, 5, 5], [40, 9, 9]])
+    workload = Workload({"train": 4}, {"train": lengths})
+    longest = workload.longest(recipe(micro_batch_size=2))
+    assert longest.tolist() == [[50, 20, 30], [40, 9, 9]]
+    assert workload.tokens("train") == lengths.sum()
+
+
+def test_data_that_are_not_read_are_as_long_as_the_recipe_lets_them_be() -> None:
+    plain = minimal_recipe()
+    plain["data"] = {"train": [{"path": "a/b", "limit": 100}, {"path": "c/d", "select": {"top": 30, "by": "x"}}]}
+    plain["data"] |= {"eval": {"fraction": 0.1}, "max_length": 64}
+    some = Recipe.model_validate(plain)
+    workload = assume_workload(some)
+    assert workload.num_pairs == {"train": 117, "eval": 13, "test": 0}
+    assert not workload.is_read
+    assert workload.longest(some)[0].tolist() == [1, 63, 63]
+
+
+def test_pairs_of_a_source_without_limit_are_unknown() -> None:
+    assert assume_workload(recipe()).num_pairs["train"] is None
+
+
+class Memory:
+    """A device on which a job takes its micro-batch in GiB, half with checkpointing, and 2 for a 32-bit optimizer."""
+
+    def __init__(self, gib: float) -> None:
+        self.bytes = gib * GIB
+        self.tried: list[Recipe] = []
+
+    def __call__(self, wanted: Recipe) -> Outcome:
+        self.tried.append(wanted)
+        training = wanted.training
+        share = 0.5 if training.gradient_checkpointing else 1.0
+        optimizer = 1 if "8bit" in training.optimizer else 2
+        peak = int((training.micro_batch_size * share + optimizer) * GIB)
+        seconds = 1.3 if training.gradient_checkpointing else 1 + 1 / training.micro_batch_size
+        return Outcome(peak, seconds, peak <= self.bytes)
+
+
+def test_the_faster_of_the_changes_that_keep_the_result_comes_first() -> None:
+    changes = list(find_changes(recipe(), Memory(6.0), is_cuda=True))
+    assert [change.settings for change in changes] == [
+        {"training.micro_batch_size": 4, "training.gradient_accumulation_steps": 4},  # 1.25 s a step
+        {"training.gradient_checkpointing": True},  # 1.3 s
+    ]
+    assert all(change.fits and change.price == SAME_RESULT for change in changes)
+
+
+def test_the_effective_batch_stays() -> None:
+    memory = Memory(2.6)
+    changes = list(find_changes(recipe(), memory, is_cuda=True))
+    assert changes[0].settings == {
+        "training.micro_batch_size": 1,
+        "training.gradient_accumulation_steps": 16,
+        "training.gradient_checkpointing": True,
+    }
+    pairs = {r.training.micro_batch_size * r.training.gradient_accumulation_steps for r in memory.tried}
+    assert pairs == {16}
+
+
+def test_a_leaner_optimizer_comes_after_all_that_keeps_the_result() -> None:
+    change = next(find_changes(recipe(), Memory(1.6), is_cuda=True))
+    assert change.settings["training.optimizer"] == "adamw_8bit"
+    assert change.fits
+    assert change.price != SAME_RESULT
+
+
+def test_where_nothing_is_enough_the_other_jobs_are_shown() -> None:
+    changes = list(find_changes(recipe(), Memory(0.1), is_cuda=True))
+    assert [change.fits for change in changes] == [False] * len(changes)
+    assert {path for change in changes for path in change.settings} >= {
+        "model.adapter",
+        "model.quantization",
+        "data.max_length",
+    }
+
+
+def test_no_8_bit_optimizer_is_proposed_where_it_does_not_run() -> None:
+    changes = list(find_changes(recipe(), Memory(0.1), is_cuda=False))
+    assert not any("training.optimizer" in change.settings for change in changes)
+    assert not any("model.quantization" in change.settings for change in changes)
+
+
+def test_apply_changes_nothing_else() -> None:
+    before = recipe()
+    after = apply(before, {"training.micro_batch_size": 2, "model.adapter": {"kind": "lora"}})
+    assert after.training.micro_batch_size == 2
+    assert after.model.adapter is not None
+    assert apply(after, {"training.micro_batch_size": 8, "model.adapter": None}) == before
+
+
+def test_limits_of_control_groups_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dpo_recipes.hardware import machine
+
+    (tmp_path / "max").write_text(str(4 * GIB))
+    (tmp_path / "now").write_text(str(GIB))
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", ((tmp_path / "max", tmp_path / "now"),))
+    assert machine.free_memory_bytes("cpu") <= 3 * GIB
+    (tmp_path / "max").write_text("max")
+    assert machine.free_memory_bytes("cpu") > 0
