@@ -76,6 +76,7 @@ def measured_peak(model: Any, recipe: Recipe, pairs: Any, folder: Path) -> int:
         policy = model
         tokenizer = make_tokenizer()
         adapter_config = attach_adapter(recipe, ModelLocation("unused"), model, []).config
+        device = "cpu"
         stack: dict[str, Any] = {}  # noqa: RUF012
 
     trainer = build_trainer(recipe, Bundle(), RunArguments(folder, "cpu", "float32"), {"train": pairs}, [])  # pyright: ignore
