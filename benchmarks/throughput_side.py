@@ -40,6 +40,7 @@ def build_ours(recipe: Recipe, bundle: Any, pairs: Any, folder: Path) -> Any:
 
 def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: bool) -> Any:
     """TRL's own trainer on pairs that are token ids already."""
+    from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl.trainer.dpo_trainer import DPOTrainer
 
     from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
@@ -48,11 +49,16 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            """`group_by_length` upstream measures `input_ids`, which pairs have not; this is its sampler."""
+            if not best:
+                return super()._get_train_sampler(train_dataset)
+            answers = ("chosen_ids", "rejected_ids")
+            lengths = [len(row["prompt_ids"]) + max(len(row[name]) for name in answers) for row in pairs]
+            return LengthGroupedSampler(recipe.training.micro_batch_size, lengths=lengths)
+
     arguments = dpo_config(recipe, RunArguments(folder, bundle.device, bundle.dtype))
     arguments.precompute_ref_log_probs = best
-    if best:
-        arguments.train_sampling_strategy = "group_by_length"
-        pairs = pairs.map(lambda row: {"length": len(row["prompt_ids"]) + len(row["chosen_ids"])})
     # A GGUF base names no path that TRL could load its reference from; precomputed log-probabilities need none.
     is_full = bundle.adapter_config is None
     return PlainDPOTrainer(
