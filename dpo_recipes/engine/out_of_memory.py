@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+from copy import copy
 from typing import Any
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
@@ -15,6 +17,8 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
     """`trainer.train()`; where memory runs out and `adjusts` is set, again from the last step with the next smaller
     micro-batch that keeps the effective batch, down to one pair. Then the error is raised as it came."""
     checkpoint: str | None = None
+    mark = StepMark(trainer)
+    trainer.add_callback(mark)
     while True:
         try:
             return trainer.train(resume_from_checkpoint=checkpoint)
@@ -27,12 +31,33 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
             reason = str(error).strip().splitlines()[0]
         # Outside of the handler: the exception holds the frames, and these hold the tensors.
         checkpoint = _set_aside(trainer)
+        mark.restore()
         change_micro_batch(trainer, size)
         events.emit(
             "note",
             text=f"out of memory after step {trainer.state.global_step} ({reason}); going on with "
             f"micro_batch_size {size} and gradient_accumulation_steps {trainer.args.gradient_accumulation_steps}",
         )
+
+
+class StepMark(TrainerCallback):
+    """Remembers what the trainer had counted by the last whole step, so that a broken one leaves nothing in metrics."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.num_tokens = trainer._total_train_tokens
+        self.positions = copy(trainer.prefix_sharing.trained)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Remember."""
+        self.num_tokens = self.trainer._total_train_tokens
+        self.positions = copy(self.trainer.prefix_sharing.trained)
+
+    def restore(self) -> None:
+        """Forget what came after. Metrics of whole steps that were not logged yet go too; a mean lacks them then."""
+        self.trainer._total_train_tokens = self.num_tokens
+        vars(self.trainer.prefix_sharing.trained).update(vars(self.positions))
+        self.trainer._metrics["train"].clear()
 
 
 def smaller_micro_batch(args: Any) -> int | None:
@@ -44,12 +69,12 @@ def smaller_micro_batch(args: Any) -> int | None:
 def change_micro_batch(trainer: Any, size: int) -> None:
     """Give a trainer another micro-batch and the accumulation that keeps its effective batch.
 
-    transformers 5.23 keeps the numbers in four places.
+    accelerate's own count of accumulated passes stays at 1: transformers 5.23 divides the loss itself.
     """
     args = trainer.args
     total = args.per_device_train_batch_size * args.gradient_accumulation_steps
     args.per_device_train_batch_size = trainer._train_batch_size = size
-    args.gradient_accumulation_steps = trainer.accelerator.gradient_accumulation_steps = total // size
+    args.gradient_accumulation_steps = total // size
 
 
 def _set_aside(trainer: Any) -> str | None:
