@@ -215,12 +215,24 @@ def config_only(folder: Path, name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["llama3_qlora", "qwen2_6gb", "gpt2_mps", "gpt2_rm_hh", "gpt2_medium_dpo_csv"])
-def test_a_flagship_recipe_fits_the_device_that_it_names(name: str, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("llama3_qlora", None),
+        ("qwen2_6gb", None),
+        ("gpt2_mps", None),
+        ("gpt2_rm_hh", "rtx3060-12gb"),
+        ("gpt2_medium_dpo_csv", "rtx3060-12gb"),
+    ],
+)
+def test_a_flagship_recipe_fits_the_device_that_it_is_for(
+    name: str, device: str | None, tmp_path: Path, capsys: Any
+) -> None:
     from dpo_recipes.cli import app
 
     folder = config_only(tmp_path / "model", name)
     arguments = ["plan", name, "--set", f"model.path={folder}", "--json", "--no-data"]
+    arguments += ["--hardware", device] if device else []
     with pytest.raises(SystemExit) as ended:
         app(arguments)
     plan = json.loads(capsys.readouterr().out)
