@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from dpo_recipes.errors import DpoRecipeError
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.model.sources import ModelLocation
@@ -34,19 +34,27 @@ def stored_bytes(location: ModelLocation) -> int | None:
     """The size of a base's weight files, from a folder or from the hub's file list; nothing is downloaded."""
     if location.gguf_path is not None:
         return location.gguf_path.stat().st_size
-    folder = Path(location.path)
-    if folder.is_absolute():
-        files: list[Any] = [path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)]
-        return sum(path.stat().st_size for path in files) or None
-    from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+    if Path(location.path).is_absolute():
+        return _in_folder(Path(location.path))
+    from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(location.path, "config.json", revision=location.revision)
+    known = _in_folder(Path(cached).parent) if isinstance(cached, str) else None
+    if known:
+        return known
     try:
         metadata = get_safetensors_metadata(location.path, revision=location.revision)
-    except (OSError, HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError):
-        return None  # without the network the configuration came from the cache, and only this figure is missing
+    except DpoRecipeError:  # a requested stop that came in the middle
+        raise
+    except Exception:  # the network, or no safetensors there: the plan goes on, and only this figure is missing
+        return None
     ends = (
         max((tensor.data_offsets[1] for tensor in file.tensors.values()), default=0)
         for file in metadata.files_metadata.values()
     )
     return sum(ends)
+
+
+def _in_folder(folder: Path) -> int | None:
+    files = [path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)]
+    return sum(path.stat().st_size for path in files) or None
