@@ -240,7 +240,7 @@ def test_a_flagship_recipe_fits_the_device_that_it_is_for(
     assert plan["fits"]
     assert sum(plan["parts"].values()) == plan["peak_bytes"] <= plan["device_bytes"]
     assert plan["step_s"] > 0
-    assert {"weights", "activations", "overhead"} <= set(plan["parts"])
+    assert {"weights", "gradients", "optimizer", "overhead"} <= set(plan["parts"])
     assert plan["changes"] == []
 
 

@@ -39,7 +39,11 @@ def assert_same_training(ours: Trained, trls: Trained, tolerance: float = 1e-4) 
     assert len(ours.rows) == len(trls.rows) > 0
     for mine, theirs in zip(ours.rows, trls.rows, strict=True):
         size = 0.1 * max(abs(theirs["logps/chosen"]), abs(theirs["logps/rejected"]))
+        # While the policy is the reference, rewards are rounding alone, and whose is larger is a toss of a coin.
+        is_rounding = max(abs(theirs["rewards/chosen"]), abs(theirs["rewards/rejected"])) <= 1e-6 * size
         for name in METRICS:
+            if name == "rewards/accuracies" and is_rounding:
+                continue
             absolute = 1e-6 * size if "rewards" in name else 1e-7
             assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=absolute), (name, theirs["epoch"])
     moved = (trls.weights - trls.start).norm()
