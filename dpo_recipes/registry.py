@@ -67,6 +67,7 @@ MODEL_SOURCES = {
 
 LAUNCHERS = {
     "local": "dpo_recipes.launch.local:start",
+    "torchrun": "dpo_recipes.launch.torchrun:start",
 }
 
 TABLES = {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interr
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch import local
+from dpo_recipes.launch.job import Job, Order
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
@@ -60,8 +59,8 @@ def find_recipe(reference: str) -> Path:
     )
 
 
-def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[RunDirectory, RunPlan]:
-    """Make the run directory with all that the worker needs.
+def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[Order, RunPlan]:
+    """Make the run directory with all that the worker needs, and the order to start it.
 
     Raises `RecipeError` R316 (a library is not installed) and R317 (remote code without the flag), `RunError` T601 and
     T602.
@@ -79,18 +78,19 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
             fix="read that code, then add `--trust-remote-code` to the command",
         )
     run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
+    order = Order(recipe, run, trust_remote_code=trust_remote_code)
     plan = RunPlan(
         recipe=recipe.name,
-        command=local.command(run, trust_remote_code=trust_remote_code),
+        command=local.command(order),
         pairs_per_step=recipe.training.micro_batch_size * recipe.training.gradient_accumulation_steps,
-        num_processes=1,
+        num_processes=order.num_processes,
         warnings=validated.warnings,
     )
     write_text_atomically(run.given_recipe, validated.composed.text)
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())
     write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
-    return run, plan
+    return order, plan
 
 
 def run_recipe(
@@ -102,47 +102,48 @@ def run_recipe(
     `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
     """
     validated = validate(path, overrides)
-    run, plan = prepare_run(validated, trust_remote_code=trust_remote_code)
+    order, plan = prepare_run(validated, trust_remote_code=trust_remote_code)
+    run = order.run
     listen({"event": "run", "dir": str(run.path), "plan": plan})
-    start = registry.load("launchers", validated.recipe.launch.backend)
-    process = start(validated.recipe, run, trust_remote_code=trust_remote_code)
-    failure = _follow(process, run, listen)
-    if process.returncode == 0 and run.result.exists():
+    backend = validated.recipe.launch.backend
+    job: Job = registry.load("launchers", "local" if backend == "auto" else backend)(order)
+    returncode, failure = _follow(job, run, listen)
+    if returncode == 0 and run.result.exists():
         return json.loads(run.result.read_text(encoding="utf-8"))
-    raise _failure(process.returncode, failure, run)
+    raise _failure(returncode, failure, run)
 
 
 class WorkerBug(Exception):
     """The worker ended with an exception that is no fault of the person's; its traceback is in run.log."""
 
 
-def _follow(process: subprocess.Popen[bytes], run: RunDirectory, listen: Listener) -> dict[str, Any] | None:
+def _follow(job: Job, run: RunDirectory, listen: Listener) -> tuple[int, dict[str, Any] | None]:
+    """Pass events on until the job ends; its exit code and the event of its failure."""
     reader, failure = EventReader(run.events), None
-    with _forwarded_signals(process):
-        finished = False
-        while not finished:
-            finished = process.poll() is not None  # read once more after the end: the last events came before it
+    with _forwarded_signals(job):
+        returncode: int | None = None
+        while returncode is None:
+            returncode = job.poll()  # read once more after the end: the last events came before it
             for event in reader.new_events():
                 failure = event if event["event"] == "error" else failure
                 listen(event)
-            if not finished:
+            if returncode is None:
                 time.sleep(_POLL_S)
-    return failure
+    return returncode, failure
 
 
 @contextlib.contextmanager
-def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the worker to stop after its step, the second ends it at once."""
+def _forwarded_signals(job: Job) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the workers to stop after their step, the second ends them at once."""
     asked = 0
 
     def forward(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked += 1
-        with contextlib.suppress(ProcessLookupError):
-            if asked == 1:
-                process.send_signal(signal.SIGINT)
-            else:
-                os.killpg(process.pid, signal.SIGKILL)
+        if asked == 1:
+            job.interrupt()
+        else:
+            job.kill()
 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread; whoever runs us elsewhere handles them

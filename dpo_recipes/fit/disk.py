@@ -9,9 +9,6 @@ from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.model.sources import ModelLocation
 
-_CHECKPOINTS_KEPT = 2
-"""As engine/trainer_args.py keeps them."""
-
 
 def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]:
     """Bytes of the base as it is stored (None where that cannot be told), a checkpoint, all of them, and the model."""
@@ -22,10 +19,13 @@ def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]
     if adapter is not None and (adapter.save_as == "merged" or skeleton.location.gguf_file):
         model = weights.num_base * skeleton.weight_dtype.itemsize
     checkpoint = weights.trainable_bytes + state
+    saving = recipe.checkpoints
+    # The oldest goes only when the newest is whole.
+    kept = saving.save_total_limit + 1 + saving.keep_best if saving.save_steps or saving.save_minutes else 1
     return {
         "base": stored_bytes(skeleton.location),
         "checkpoint": checkpoint,
-        "checkpoints": checkpoint * _CHECKPOINTS_KEPT if recipe.training.save_steps else 0,
+        "checkpoints": checkpoint * kept,
         "model": model,
     }
 

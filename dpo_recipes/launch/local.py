@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 from dpo_recipes.hardware.machine import gpu_names
+from dpo_recipes.launch.job import Order, ProcessJob
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.run_dir import RunDirectory
 
 # glibc gives memory of large tensors back to the system after each use and takes it again for the next: on a CPU,
 # half the time of a training step went into page faults (2 million a step; benchmarks/allocator.py). These keep it.
@@ -22,10 +22,10 @@ CPU_ALLOCATOR = {
 }
 
 
-def command(run: RunDirectory, *, trust_remote_code: bool = False) -> list[str]:
+def command(order: Order) -> list[str]:
     """The command that executes a prepared run directory; a person can run it by hand."""
-    flags = ["--trust-remote-code"] if trust_remote_code else []
-    return [sys.executable, "-m", "dpo_recipes.worker", str(run.path), *flags]
+    flags = ["--trust-remote-code"] if order.trust_remote_code else []
+    return [sys.executable, "-m", "dpo_recipes.worker", str(order.run.path), *flags]
 
 
 def worker_environment(recipe: Recipe) -> dict[str, str]:
@@ -40,14 +40,15 @@ def worker_environment(recipe: Recipe) -> dict[str, str]:
     return environment
 
 
-def start(recipe: Recipe, run: RunDirectory, *, trust_remote_code: bool = False) -> subprocess.Popen[bytes]:
+def start(order: Order) -> ProcessJob:
     """Start the worker in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent."""
-    with run.log.open("ab") as log:
-        return subprocess.Popen(
-            command(run, trust_remote_code=trust_remote_code),
+    with order.run.log.open("ab") as log:
+        process = subprocess.Popen(
+            command(order),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=worker_environment(recipe),
+            env=worker_environment(order.recipe),
             start_new_session=True,
         )
+    return ProcessJob(process)

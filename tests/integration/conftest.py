@@ -46,7 +46,7 @@ def work(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
         path = tmp_path / "recipe.yaml"
         path.write_text(text, encoding="utf-8")
         validated = validate(path, [f"output_dir={tmp_path / 'runs'}", *overrides])
-        directory, _ = prepare_run(validated)
+        directory = prepare_run(validated)[0].run
         return Outcome(worker.main([str(directory.path)]), directory)
 
     yield run

@@ -1,4 +1,4 @@
-"""The sections `hardware`, `launch` and `tracking`: what the run uses and whom it tells."""
+"""The sections `hardware` and `tracking`: what the run uses and whom it tells."""
 
 from typing import Literal
 
@@ -23,17 +23,6 @@ class Hardware(Section):
         description="Absent: a run that clearly does not fit the device's memory is refused before its base is loaded. "
         "true: micro-batch, checkpointing and the optimizer's precision are changed so that it fits, and again when "
         "memory runs out all the same; the effective batch stays. false: nothing is checked (docs/memory.md).",
-    )
-
-
-class Launch(Section):
-    """How the worker process starts."""
-
-    backend: Literal["local"] = Field(
-        default="local", description="Where the worker runs: `local` is one process on this machine."
-    )
-    num_threads: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU threads for matrix products. Absent: one for each core."
     )
 
 

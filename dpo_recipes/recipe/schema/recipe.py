@@ -4,9 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.recipe.schema.evaluation import Evaluation
-from dpo_recipes.recipe.schema.machine import Hardware, Launch, Tracking
+from dpo_recipes.recipe.schema.launch import Launch
+from dpo_recipes.recipe.schema.machine import Hardware, Tracking
 from dpo_recipes.recipe.schema.model import Model
 from dpo_recipes.recipe.schema.objective import Dpo
 from dpo_recipes.recipe.schema.section import Section
@@ -47,7 +49,8 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training, description="How long, how large, how fast.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Sample answers before and after.")
     hardware: Hardware = Field(default_factory=Hardware, description="The device the run is for.")
-    launch: Launch = Field(default_factory=Launch, description="How the worker process starts.")
+    launch: Launch = Field(default_factory=Launch, description="How worker processes start.")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="What is kept so that a run can go on.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
     accept_advice: list[Annotated[str, Field(pattern=r"^F79[0-9]$")]] = Field(
         default_factory=list,

@@ -104,11 +104,6 @@ class Training(Section):
         description="Optimizer steps between two evaluations on the held-out pairs, or `epoch` for one after each. "
         "Absent: only at the end.",
     )
-    save_steps: int | None = Field(
-        default=None,
-        ge=1,
-        description="Optimizer steps between two checkpoints. Absent: only when the run is interrupted.",
-    )
     seed: int = Field(
         default=42, ge=0, lt=2**32, description="Seed of the data order, the split, the adapter's start and sampling."
     )

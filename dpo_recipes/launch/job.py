@@ -1,0 +1,62 @@
+"""What every way to start processes has in common: an order that it takes, and a job that can be followed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import Protocol
+
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
+
+
+@dataclass(frozen=True)
+class Order:
+    """A prepared run directory that is to be executed."""
+
+    recipe: Recipe
+    run: RunDirectory
+    num_processes: int = 1
+    """In all, over all nodes."""
+    num_nodes: int = 1
+    trust_remote_code: bool = False
+
+
+class Job(Protocol):
+    """Worker processes that have been started, wherever they are."""
+
+    def poll(self) -> int | None:
+        """Their exit code, negative for a signal; none while they run."""
+        ...
+
+    def interrupt(self) -> None:
+        """Ask them to finish their step, write a checkpoint and end."""
+        ...
+
+    def kill(self) -> None:
+        """End them now."""
+        ...
+
+
+class ProcessJob:
+    """A process of this machine that leads a session of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; none while it runs."""
+        return self._process.poll()
+
+    def interrupt(self) -> None:
+        """Send it SIGINT."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill it with all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)

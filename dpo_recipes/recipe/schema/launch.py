@@ -1,0 +1,56 @@
+"""The `launch` section: how many processes, where, and what they share."""
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from dpo_recipes.recipe.schema.section import Section
+
+Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"]
+
+
+class Launch(Section):
+    """How worker processes start. A recipe names no machine: hosts and queues come from flags or the environment."""
+
+    backend: Literal["auto", "local", "torchrun"] = Field(
+        default="auto",
+        description="`local` is one process on this machine, `torchrun` several, on one machine or more. `auto` takes "
+        "what the number of processes asks for.",
+    )
+    num_processes: int | Literal["auto"] = Field(
+        default="auto",
+        description="Processes in all, over all nodes; one trains on one device. `auto`: one for each GPU, else one. "
+        "A recipe with a number means that many in its effective batch: micro_batch_size × "
+        "gradient_accumulation_steps × num_processes; with `auto` it means one.",
+    )
+    num_nodes: int = Field(default=1, ge=1, le=4096, description="Machines; each runs the same share of the processes.")
+    strategy: Literal["auto"] | Strategy = Field(
+        default="auto",
+        description="What several processes share: `ddp` nothing but gradients, `deepspeed-zero1` to `-zero3` also the "
+        "optimizer's state, gradients, weights; `fsdp` all of them. `auto`: `ddp` where that fits, else `fsdp`.",
+    )
+    offload: Literal["none", "optimizer", "all"] = Field(
+        default="none",
+        description="What is kept in the computer's memory: nothing, the optimizer's state, or also weights (with "
+        "`fsdp` and `deepspeed-zero3`).",
+    )
+    deepspeed: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="More settings of DeepSpeed's configuration, merged into the one that is generated.",
+    )
+    fsdp: dict[str, JsonValue] = Field(
+        default_factory=dict, description="More settings of transformers' `fsdp_config`, merged into the generated one."
+    )
+    accelerate: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Settings of transformers' `accelerator_config`."
+    )
+    timeout_minutes: float = Field(
+        default=30.0, gt=0.0, description="How long a process waits for the others before the run is given up."
+    )
+    num_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads of a process for matrix products. Absent: the machine's cores, divided by its "
+        "processes.",
+    )
