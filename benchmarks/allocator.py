@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 from dpo_recipes.hardware.machine import describe_machine, package_versions
-from dpo_recipes.launch.local import CPU_ALLOCATOR
+from dpo_recipes.launch.local import cpu_allocator
 
-SETTINGS = {"default": {}, "dpo-recipe": CPU_ALLOCATOR}
+SETTINGS = {"default": {}, "dpo-recipe": cpu_allocator()}
 
 
 def measure_step() -> dict[str, float]:

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dpo_recipes.hardware.machine import describe_machine, package_versions
-from dpo_recipes.launch.local import CPU_ALLOCATOR
+from dpo_recipes.launch.local import cpu_allocator
 from dpo_recipes.recipe.schema import Recipe
 
 MODELS = {
@@ -161,9 +161,8 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
         point["folder"], point["tuning"], point["length"], point["batch"],
         checkpointing=point["checkpointing"], device=point["device"],
     )  # fmt: skip
-    skeleton = load_skeleton(
-        recipe, resolve_model(recipe.model), point["device"], recipe.model.dtype, None, trust_remote_code=False
-    )
+    location = resolve_model(recipe.model)
+    skeleton = load_skeleton(recipe, location, point["device"], trust_remote_code=False).with_dtype(recipe.model.dtype)
     sizes = pair_sizes(point["length"])
     batch = Batch.of(*([size] * point["batch"] for size in sizes.values()))
     weights = weigh(skeleton, skeleton.meta_model())
@@ -200,7 +199,7 @@ def main() -> None:
 
 def run_point(point: dict[str, Any]) -> dict[str, Any]:
     """Measure in a fresh process, predict, compare."""
-    environment = {**(CPU_ALLOCATOR if point["device"] == "cpu" else {}), **os.environ}
+    environment = {**(cpu_allocator() if point["device"] == "cpu" else {}), **os.environ}
     command = [sys.executable, __file__, "--measure", json.dumps(point)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -333,6 +333,27 @@ CODES = {
     "T607": _entry(
         "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
     ),
+    "T611": _entry(
+        "the recipe has changed since the run began",
+        "A run goes on only with the values that decide about its result. Sections that do not may change: launch,",
+        "checkpoints, tracking, output_dir.",
+    ),
+    "T612": _entry(
+        "the run hung",
+        "No step for `launch.watchdog_minutes` and 20 times as long as a step takes. Each process wrote the stacks of",
+        "its threads to ranks/*/stacks.txt. Often one process waits in a collective for another that is elsewhere.",
+    ),
+    "T613": _entry(
+        "processes lost each other",
+        "A process waited `launch.timeout_minutes` for the others, or its connection to them broke: another one died",
+        "first, a network failed, or they did not do the same work.",
+    ),
+    "T614": _entry("nothing to go on with", "`--resume` needs a run without a result.json below `output_dir`."),
+    "T615": _entry("the run is still being executed", "A process holds run.lock; the system frees it when that ends."),
+    "T616": _entry(
+        "the data have changed since the run began",
+        "A checkpoint remembers which tokens its steps were made of; other ones would make another run of it.",
+    ),
     # F7xx: whether the job fits
     "F701": _entry(
         "the job does not fit",
@@ -392,8 +413,13 @@ CODES = {
         "Fewer than 20. A step moves a weight by about the learning rate at most, so that little will change.",
     ),
     # others
+    "I101": _entry(
+        "interrupted",
+        "The run was stopped on request, by Ctrl-C, SIGTERM or a scheduler, after a full step and with a checkpoint.",
+        "The same command goes on from there; exit code 75 says so.",
+    ),
     "I130": _entry(
-        "interrupted", "The run was stopped on request. A checkpoint of the last full step is in its folder."
+        "stopped at once", "By a second signal. The same command goes on from the checkpoint before, if there is one."
     ),
     "U401": _entry("a file exists already", "Nothing is ever overwritten."),
     "U402": _entry("a file cannot be written", "Choose another folder, or change its permissions."),

@@ -15,7 +15,8 @@ EXIT_DATA = 4
 EXIT_FIT = 5
 EXIT_RUN = 6
 EXIT_SHARING = 7
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells write it
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request; the same command goes on
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells write it: stopped at once
 
 EXIT_CODE_BY_LETTER = {
     "U": EXIT_USAGE,
@@ -25,7 +26,7 @@ EXIT_CODE_BY_LETTER = {
     "M": EXIT_RUN,
     "T": EXIT_RUN,
     "S": EXIT_SHARING,
-    "I": EXIT_INTERRUPTED,
+    "I": EXIT_RESUMABLE,
 }
 
 
@@ -154,4 +155,9 @@ class FitError(DpoRecipeError):
 
 
 class Interrupted(DpoRecipeError):
-    """A person or a scheduler stopped the run, which left a checkpoint: I codes, exit 130."""
+    """A person or a scheduler stopped the run, which can go on: I codes, exit 75; 130 where it was stopped at once."""
+
+    @property
+    def exit_code(self) -> int:
+        """As for all errors, but for the one code of a run that had no time to save."""
+        return EXIT_INTERRUPTED if self.findings[0].code == "I130" else super().exit_code

@@ -78,6 +78,21 @@ class RunDirectory:
         """What the worker told its parent."""
         return self.path / "events.jsonl"
 
+    @property
+    def ranks(self) -> Path:
+        """A folder for each process: who it is, and what the others than the first told and printed."""
+        return self.path / "ranks"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever executes the run."""
+        return self.path / "run.lock"
+
+    def clear_events(self) -> None:
+        """Forget what workers of before have told; run.log keeps what they printed."""
+        self.events.unlink(missing_ok=True)
+        shutil.rmtree(self.ranks, ignore_errors=True)
+
 
 def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
     """Make a new, empty run directory. Raises `RunError` T601 (not writable) or T602 (no space)."""

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError, causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 from dpo_recipes.hardware import machine
+from dpo_recipes.ranks import announced, end_with_parent
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.resume import held
 from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 
 if TYPE_CHECKING:
@@ -42,8 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args(arguments)
     run = RunDirectory(options.run_dir)
-    with EventLog(run.events) as events:
-        return _execute(run, events, trust_remote_code=options.trust_remote_code)
+    try:
+        with held(run), announced(run, rank=0), EventLog(run.events) as events:
+            return _execute(run, events, trust_remote_code=options.trust_remote_code)
+    except RunError as error:  # another process works here; its events are not ours to write
+        print(error, file=sys.stderr)
+        return error.exit_code
 
 
 def _execute(run: RunDirectory, events: EventLog, *, trust_remote_code: bool) -> int:
@@ -224,4 +230,5 @@ def _read_json(path: Path) -> Any:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

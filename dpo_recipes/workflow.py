@@ -1,32 +1,25 @@
-"""One run from the parent's side: validate, plan, make the run directory, start the worker, follow it to its end."""
+"""One run from the parent's side: validate, plan, make or find the run directory, start the workers, follow them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from dpo_recipes import registry
-from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interrupted, RecipeError, RunError
-from dpo_recipes.events import EventReader
+from dpo_recipes.errors import Finding, RecipeError, RunError
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch import local
 from dpo_recipes.launch.job import Job, Order
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically
+from dpo_recipes.resume import find_unfinished, nothing_to_resume
+from dpo_recipes.run_dir import create_run_directory, write_json, write_text_atomically
 from dpo_recipes.shipped import recipe_paths
-
-Listener = Callable[[dict[str, Any]], None]
-_POLL_S = 0.1
+from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
 
 
 @dataclass(frozen=True)
@@ -59,11 +52,14 @@ def find_recipe(reference: str) -> Path:
     )
 
 
-def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[Order, RunPlan]:
-    """Make the run directory with all that the worker needs, and the order to start it.
+def prepare_run(
+    validated: Validated, *, trust_remote_code: bool = False, resume: bool | None = False
+) -> tuple[Order, RunPlan, bool]:
+    """Make the run directory with all that the worker needs, or find the one to go on with; the order to start it, its
+    plan, and whether it is an earlier one.
 
-    Raises `RecipeError` R316 (a library is not installed) and R317 (remote code without the flag), `RunError` T601 and
-    T602.
+    Raises `RecipeError` R316 (a library is not installed) and R317 (remote code without the flag), `RunError` T601,
+    T602, and with `resume` T611, T614 and T615.
     """
     recipe = validated.recipe
     missing = [finding for finding in validated.warnings if finding.code == NOT_INSTALLED]
@@ -77,7 +73,11 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
         )
-    run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
+    output_dir = Path(recipe.output_dir).expanduser().resolve()
+    earlier = None if resume is False else find_unfinished(recipe, output_dir)
+    if resume and earlier is None:
+        raise nothing_to_resume(recipe, output_dir)
+    run = earlier or create_run_directory(output_dir, recipe.name)
     order = Order(recipe, run, trust_remote_code=trust_remote_code)
     plan = RunPlan(
         recipe=recipe.name,
@@ -90,101 +90,38 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())
     write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
-    return order, plan
+    return order, plan, earlier is not None
 
 
 def run_recipe(
-    path: Path, overrides: list[str], listen: Listener, *, trust_remote_code: bool = False
+    path: Path,
+    overrides: list[str],
+    listen: Listener,
+    *,
+    trust_remote_code: bool = False,
+    resume: bool | None = None,
+    retries: int = 0,
 ) -> dict[str, Any]:
     """Do the whole job; returns what stands in result.json.
 
-    `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan"}`. Raises every
-    `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
+    An unfinished run of the same recipe is gone on with, unless `resume` is False; with True there must be one. After a
+    failure that may not come again, such as a killed process or a hang, the job is started again, up to `retries`
+    times. `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan", "resumed"}`.
+    Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
     """
     validated = validate(path, overrides)
-    order, plan = prepare_run(validated, trust_remote_code=trust_remote_code)
-    run = order.run
-    listen({"event": "run", "dir": str(run.path), "plan": plan})
+    order, plan, is_resumed = prepare_run(validated, trust_remote_code=trust_remote_code, resume=resume)
+    listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
     backend = validated.recipe.launch.backend
-    job: Job = registry.load("launchers", "local" if backend == "auto" else backend)(order)
-    returncode, failure = _follow(job, run, listen)
-    if returncode == 0 and run.result.exists():
-        return json.loads(run.result.read_text(encoding="utf-8"))
-    raise _failure(returncode, failure, run)
-
-
-class WorkerBug(Exception):
-    """The worker ended with an exception that is no fault of the person's; its traceback is in run.log."""
-
-
-def _follow(job: Job, run: RunDirectory, listen: Listener) -> tuple[int, dict[str, Any] | None]:
-    """Pass events on until the job ends; its exit code and the event of its failure."""
-    reader, failure = EventReader(run.events), None
-    with _forwarded_signals(job):
-        returncode: int | None = None
-        while returncode is None:
-            returncode = job.poll()  # read once more after the end: the last events came before it
-            for event in reader.new_events():
-                failure = event if event["event"] == "error" else failure
-                listen(event)
-            if returncode is None:
-                time.sleep(_POLL_S)
-    return returncode, failure
-
-
-@contextlib.contextmanager
-def _forwarded_signals(job: Job) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the workers to stop after their step, the second ends them at once."""
-    asked = 0
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            job.interrupt()
+    start: Callable[[Order], Job] = registry.load("launchers", "local" if backend == "auto" else backend)
+    while True:
+        order.run.clear_events()
+        try:
+            follow(start(order), order, listen)
+        except (RunError, WorkerBug) as error:
+            if retries == 0 or not may_not_come_again(error):
+                raise
+            retries -= 1
+            listen({"event": "retry", "error": error, "left": retries})
         else:
-            job.kill()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread; whoever runs us elsewhere handles them
-        return
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _failure(returncode: int, failure: dict[str, Any] | None, run: RunDirectory) -> Exception:
-    if failure and failure["findings"]:
-        findings = [Finding.from_json(plain) for plain in failure["findings"]]
-        kind = Interrupted if returncode == EXIT_INTERRUPTED else DpoRecipeError
-        return kind(*findings)
-    if returncode < 0:
-        return _killed(-returncode, run)
-    return WorkerBug(f"{(failure or {}).get('bug') or f'the worker ended with code {returncode}'}; see {run.log}")
-
-
-def _killed(number: int, run: RunDirectory) -> RunError | Interrupted:
-    name = signal.Signals(number).name
-    if number == signal.SIGKILL:
-        return RunError.of(
-            "T605",
-            "the worker was killed (SIGKILL)",
-            why="by a second Ctrl-C, by somebody, or by the system because memory ran out",
-            fix="when memory is short: halve `training.micro_batch_size` and double `gradient_accumulation_steps`",
-        )
-    if number in (signal.SIGINT, signal.SIGTERM):
-        return Interrupted.of(
-            "I130",
-            "the run was interrupted",
-            why=f"{name} came before the worker was ready",
-            fix="run the recipe again",
-        )
-    return RunError.of(
-        "T605",
-        f"the worker died of {name}",
-        why=f"a library crashed; the last output is in {run.log}",
-        fix="report it with run.log; `--set hardware.device=cpu` tells whether the GPU's driver is to blame",
-    )
+            return json.loads(order.run.result.read_text(encoding="utf-8"))

@@ -37,7 +37,8 @@ class Progress:
         """Show one event."""
         kind = event["event"]
         if kind == "run":
-            self._line(f"run       {_short(event['dir'])}")
+            again = ", unfinished before: going on with it" if event.get("resumed") else ""
+            self._line(f"run       {_short(event['dir'])}{again}")
             for finding in event["plan"].warnings:
                 self._line(finding.render())
         elif kind == "stage":
@@ -46,6 +47,8 @@ class Progress:
             self._line(f"          {event['text']}")
         elif kind == "finding":
             self._line(Finding.from_json(event["finding"]).render())
+        elif kind == "retry":
+            self._line(f"{event['error']}\nretry     starting again, {event['left']} retries left")
         elif kind == "step":
             self._step(event)
 

@@ -10,7 +10,8 @@ import typer
 
 from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_BUG
-from dpo_recipes.workflow import WorkerBug, find_recipe, run_recipe
+from dpo_recipes.supervise import WorkerBug
+from dpo_recipes.workflow import find_recipe, run_recipe
 
 
 def run(
@@ -20,17 +21,35 @@ def run(
     fit: Annotated[
         bool, typer.Option("--fit", help="Change micro-batch, checkpointing and optimizer so that the run fits.")
     ] = False,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Go on with the newest unfinished run, or begin a new one. Without either: go on where the recipe is "
+            "the same.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(help="Start again so often when a process is killed, hangs or crashes.", min=0)
+    ] = 0,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; twice stops at once."""
+    """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command goes on from it."""
     from dpo_recipes.cli.progress import Progress
 
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     with Progress() as progress:
         try:
-            result = run_recipe(find_recipe(recipe), overrides, progress.on_event, trust_remote_code=trust_remote_code)
+            result = run_recipe(
+                find_recipe(recipe),
+                overrides,
+                progress.on_event,
+                trust_remote_code=trust_remote_code,
+                resume=resume,
+                retries=retries,
+            )
         except WorkerBug as bug:
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)

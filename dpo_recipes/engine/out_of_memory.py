@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 
@@ -16,12 +17,12 @@ from dpo_recipes.events import EventLog
 def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any:
     """`trainer.train()`; where memory runs out and `adjusts` is set, again from the last step with the next smaller
     micro-batch that keeps the effective batch, down to one pair. Then the error is raised as it came."""
-    checkpoint: str | None = None
     mark = StepMark(trainer)
     trainer.add_callback(mark)
     while True:
+        checkpoint = trainer.checkpoint_state.checkpoint
         try:
-            return trainer.train(resume_from_checkpoint=checkpoint)
+            return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (RuntimeError, MemoryError) as error:
             if not adjusts or not any(map(is_out_of_memory, causes(error))):
                 raise
@@ -30,8 +31,8 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
                 raise
             reason = str(error).strip().splitlines()[0]
         # Outside of the handler: the exception holds the frames, and these hold the tensors.
-        checkpoint = _set_aside(trainer)
         mark.restore()
+        _set_aside(trainer)
         change_micro_batch(trainer, size)
         events.emit(
             "note",
@@ -41,23 +42,33 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
 
 
 class StepMark(TrainerCallback):
-    """Remembers what the trainer had counted by the last whole step, so that a broken one leaves nothing in metrics."""
+    """Remembers what the trainer had counted when a step began, so that a broken one leaves nothing in metrics."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self.loss = torch.zeros(())
         self.num_tokens = trainer._total_train_tokens
+        self.metrics: dict[str, list[float]] = {}
         self.positions = copy(trainer.prefix_sharing.trained)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Remember."""
-        self.num_tokens = self.trainer._total_train_tokens
-        self.positions = copy(self.trainer.prefix_sharing.trained)
+        trainer = self.trainer
+        self.loss = trainer._tr_loss.clone()
+        self.num_tokens = trainer._total_train_tokens
+        self.metrics = {name: list(values) for name, values in trainer._metrics["train"].items()}
+        self.positions = copy(trainer.prefix_sharing.trained)
 
     def restore(self) -> None:
-        """Forget what came after. Metrics of whole steps that were not logged yet go too; a mean lacks them then."""
-        self.trainer._total_train_tokens = self.num_tokens
-        vars(self.trainer.prefix_sharing.trained).update(vars(self.positions))
-        self.trainer._metrics["train"].clear()
+        """Forget what came after."""
+        trainer = self.trainer
+        trainer._tr_loss = self.loss
+        trainer._total_train_tokens = self.num_tokens
+        vars(trainer.prefix_sharing.trained).update(vars(self.positions))
+        trainer._metrics["train"].clear()
+        trainer._metrics["train"].update(self.metrics)
 
 
 def smaller_micro_batch(args: Any) -> int | None:
@@ -77,15 +88,14 @@ def change_micro_batch(trainer: Any, size: int) -> None:
     args.gradient_accumulation_steps = total // size
 
 
-def _set_aside(trainer: Any) -> str | None:
+def _set_aside(trainer: Any) -> None:
     """Write a checkpoint of the last whole step, none before the first, and free what the failed one had made."""
     trainer.model.zero_grad(set_to_none=True)
-    checkpoint = None
     if trainer.state.global_step:
         trainer._save_checkpoint(trainer.model, trial=None)
-        checkpoint = f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}"
+        trainer.checkpoints.wait()
+        trainer.checkpoint_state.checkpoint = next(newest_first(trainer.checkpoints.folder))
     trainer.optimizer = trainer.lr_scheduler = None
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return checkpoint

@@ -54,12 +54,14 @@ def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
     sharing.trained = type(counted)()
     model = trainer.model_wrapped
     model.train()
-    with trainer.compute_loss_context_manager():
-        loss = trainer.compute_loss(model, batch)
-    trainer.accelerator.backward(loss)
-    model.zero_grad(set_to_none=True)
-    trainer._metrics["train"].clear()
-    sharing.trained, trainer._total_train_tokens = counted, num_tokens
+    try:
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, batch)
+        trainer.accelerator.backward(loss)
+    finally:
+        model.zero_grad(set_to_none=True)
+        trainer._metrics["train"].clear()
+        sharing.trained, trainer._total_train_tokens = counted, num_tokens
 
 
 def _cuda_devices() -> list[int]:

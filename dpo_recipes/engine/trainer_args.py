@@ -67,9 +67,7 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen, not averaged away
         "eval_strategy": eval_strategy if evaluates else "no",
         "eval_steps": training.eval_steps if eval_strategy == "steps" else None,
-        "save_strategy": "steps" if recipe.checkpoints.save_steps else "no",
-        "save_steps": recipe.checkpoints.save_steps or 500,
-        "save_total_limit": recipe.checkpoints.save_total_limit,
+        "save_strategy": "no",  # engine.callbacks.checkpoint asks for checkpoints
         "report_to": recipe.tracking.report_to or "none",
         "run_name": recipe.name,
         "project": recipe.tracking.project or recipe.name,

@@ -153,6 +153,15 @@ def _container_limit_bytes() -> int | None:
     return None
 
 
+def num_out_of_memory_kills() -> int:
+    """How often the kernel has killed a process of this control group for memory; 0 where it does not tell."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.events").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
 def peak_memory_bytes() -> int:
     """Peak memory of this process: of its allocator on CUDA, else its largest resident set."""
     torch = sys.modules.get("torch")

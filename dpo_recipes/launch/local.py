@@ -5,21 +5,41 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.job import Order, ProcessJob
 from dpo_recipes.recipe.schema import Recipe
 
-# glibc gives memory of large tensors back to the system after each use and takes it again for the next: on a CPU,
-# half the time of a training step went into page faults (2 million a step; benchmarks/allocator.py). These keep it.
+# glibc takes memory of large tensors from the system for each use and gives it back: on a CPU, half the time of a
+# training step went into page faults (2 million a step; benchmarks/allocator.py, docs/adr/0006). With pages of 2 MiB
+# there are so few that each large tensor can have its own, and the process holds no more than is in use. Without such
+# pages, memory is kept instead, which costs an eighth more of it, in pieces that nothing fits into.
 # Documented in mallopt(3) and the glibc manual, "Memory Allocation Tunables".
-CPU_ALLOCATOR = {
+_COMMON = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0"}
+CPU_ALLOCATOR_LARGE_PAGES = {
+    **_COMMON,
+    "MALLOC_MMAP_MAX_": "1000000",
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
+    "MALLOC_TRIM_THRESHOLD_": "1048576",
+    "MALLOC_TOP_PAD_": "16777216",
+}
+CPU_ALLOCATOR_SMALL_PAGES = {
+    **_COMMON,
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_ARENA_MAX": "1",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0",
 }
+_LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def cpu_allocator() -> dict[str, str]:
+    """The allocator's settings for a worker on a CPU: those for large pages where the kernel gives such on request."""
+    try:
+        has_large_pages = "[never]" not in _LARGE_PAGES.read_text()
+    except OSError:
+        has_large_pages = False
+    return CPU_ALLOCATOR_LARGE_PAGES if has_large_pages else CPU_ALLOCATOR_SMALL_PAGES
 
 
 def command(order: Order) -> list[str]:
@@ -30,7 +50,7 @@ def command(order: Order) -> list[str]:
 
 def worker_environment(recipe: Recipe) -> dict[str, str]:
     """This process's environment with what a worker of this recipe needs; a person's own allocator settings stay."""
-    allocator = CPU_ALLOCATOR if recipe.hardware.device == "cpu" or not gpu_names() else {}
+    allocator = cpu_allocator() if recipe.hardware.device == "cpu" or not gpu_names() else {}
     environment = {**allocator, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     if recipe.launch.num_threads:
         environment["OMP_NUM_THREADS"] = str(recipe.launch.num_threads)

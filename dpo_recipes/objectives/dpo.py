@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
+from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.reference import add_reference
@@ -29,6 +32,9 @@ class PretokenizedDPOTrainer(DPOTrainer):
     """Of each split whether the cache had its reference log-probabilities."""
     prefix_sharing: PrefixSharing
     """How batches go through the model; the trainer itself never asks."""
+    checkpoints: CheckpointWriter
+    checkpoint_state: CheckpointCallback
+    """Set by `engine.train` before training begins."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.reference_known = {}  # filled by the constructor upstream
@@ -43,6 +49,12 @@ class PretokenizedDPOTrainer(DPOTrainer):
             return super()._precompute_ref_logps(dataset, name, batch_size)
         with_reference, self.reference_known[name] = add_reference(self, dataset)
         return with_reference
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Past TRL's own method, which writes a model card of its own for each checkpoint.
+        write = partial(super(DPOTrainer, self)._save_checkpoint, model, trial)
+        state = self.checkpoint_state
+        self.checkpoints.save(self, write, state.take_state(), state.take_facts())
 
     def evaluate_test(self) -> dict[str, float]:
         """The metrics on the test pairs, named `test_...`."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dpo_recipes.launch.local import CPU_ALLOCATOR, worker_environment
+from dpo_recipes.launch import local
+from dpo_recipes.launch.local import CPU_ALLOCATOR_LARGE_PAGES, CPU_ALLOCATOR_SMALL_PAGES, worker_environment
 from dpo_recipes.recipe.schema import Recipe
 
 PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
@@ -18,14 +21,32 @@ def test_cpu_workers_get_the_allocator_settings_but_a_persons_own_stay(monkeypat
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     environment = _environment(hardware={"device": "cpu"})
     assert environment["MALLOC_ARENA_MAX"] == "3"
-    assert environment["MALLOC_MMAP_MAX_"] == CPU_ALLOCATOR["MALLOC_MMAP_MAX_"]
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == local.cpu_allocator()["MALLOC_TRIM_THRESHOLD_"]
+
+
+@pytest.mark.parametrize(
+    ("enabled", "expected"),
+    [
+        ("always [madvise] never", CPU_ALLOCATOR_LARGE_PAGES),
+        ("[always] madvise never", CPU_ALLOCATOR_LARGE_PAGES),
+        ("always madvise [never]", CPU_ALLOCATOR_SMALL_PAGES),
+        (None, CPU_ALLOCATOR_SMALL_PAGES),
+    ],
+)
+def test_memory_is_kept_where_the_kernel_has_no_large_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enabled: str | None, expected: dict[str, str]
+) -> None:
+    if enabled:
+        (tmp_path / "enabled").write_text(enabled + "\n")
+    monkeypatch.setattr(local, "_LARGE_PAGES", tmp_path / "enabled")
+    assert local.cpu_allocator() == expected
 
 
 def test_gpu_workers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in CPU_ALLOCATOR:
+    for name in CPU_ALLOCATOR_SMALL_PAGES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("dpo_recipes.launch.local.gpu_names", lambda: ["NVIDIA A40, 46068 MiB"])
-    assert not set(CPU_ALLOCATOR) & set(_environment())
+    assert not set(CPU_ALLOCATOR_SMALL_PAGES) & set(_environment())
 
 
 def test_threads_and_project_reach_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:

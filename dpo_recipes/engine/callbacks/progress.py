@@ -14,19 +14,21 @@ from dpo_recipes.engine.speed import SpeedMeter
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
 
+_ALIVE_EVERY_S = 5.0
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
 
 
 class MetricsCallback(TrainerCallback):
     """Writes each logged row to metrics.jsonl under TRL's names, and tells the parent how far the run is."""
 
-    def __init__(self, path: Path, events: EventLog, tokens_per_pair: float) -> None:
+    def __init__(self, path: Path, events: EventLog, tokens_per_pair: float, keep_bytes: int = 0) -> None:
         self.path = path
-        self.path.write_text("", encoding="utf-8")
+        with path.open("ab") as file:
+            file.truncate(keep_bytes)  # rows after the checkpoint that a run goes on from will come once more
         self.events = events
         self.tokens_per_pair = tokens_per_pair
         self.latest: dict[str, float] = {}
-        self.started = time.monotonic()
+        self.started = self._told = time.monotonic()
         self.first_step = 0
         self.speed: SpeedMeter | None = None
         """Set when the trainer, whose batches it counts, has been built."""
@@ -53,6 +55,23 @@ class MetricsCallback(TrainerCallback):
             eta_s=round(elapsed_s / done * (state.max_steps - state.global_step), 1),
         )
 
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show that the run goes on, also in a long step."""
+        self._tell_alive()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show that the run goes on while it is evaluated."""
+        self._tell_alive()
+
+    def _tell_alive(self) -> None:
+        if time.monotonic() - self._told > _ALIVE_EVERY_S:
+            self._told = time.monotonic()
+            self.events.emit("alive")
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -68,7 +87,9 @@ class MetricsCallback(TrainerCallback):
             logs = name_as_test(logs)
         if self.speed is not None and "loss" in logs:
             logs = {**logs, **self.speed.since_last()}
-        row = {"step": state.global_step, **{name: _plain(value) for name, value in logs.items()}}
+        # transformers tells with its first evaluation how long it took to prepare the model: no metric of a model.
+        kept = {name: _plain(value) for name, value in logs.items() if not name.endswith("model_preparation_time")}
+        row = {"step": state.global_step, **kept}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}

@@ -27,30 +27,16 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.is_set = True
         if not self.training:
-            raise interrupted("before training had begun, or after it had ended; nothing is lost but time")
+            raise interrupted("before training had begun, or after it had ended; what is finished is kept")
 
 
 def interrupted(why: str) -> Interrupted:
-    """The error that says that a run was stopped on request."""
-    return Interrupted.of("I130", "the run was interrupted", why=why, fix="run the recipe again: it starts anew")
+    """The error that says that a run was stopped on request and can go on."""
+    return Interrupted.of("I101", "the run was interrupted", why=why, fix="run the recipe again: it goes on from there")
 
 
-class StopCallback(TrainerCallback):
-    """Ends training after the current step when a stop was requested, with a checkpoint."""
-
-    def __init__(self, request: StopRequest) -> None:
-        self.request = request
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """From here on there is something to save."""
-        self.request.training = True
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop if asked to."""
-        if self.request.is_set:
-            control.should_save = control.should_training_stop = True
+class DivergenceCallback(TrainerCallback):
+    """Ends training when the loss is no number."""
 
     def on_log(
         self,

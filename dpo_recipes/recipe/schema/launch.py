@@ -47,6 +47,12 @@ class Launch(Section):
     timeout_minutes: float = Field(
         default=30.0, gt=0.0, description="How long a process waits for the others before the run is given up."
     )
+    watchdog_minutes: float | None = Field(
+        default=5.0,
+        gt=0.0,
+        description="A run without a step for so long, and for 20 times as long as a step takes, hangs: the stacks of "
+        "its processes are written down and it is ended. null: never.",
+    )
     num_threads: int | None = Field(
         default=None,
         ge=1,

@@ -1,0 +1,139 @@
+"""When a checkpoint is written, and what a run that goes on begins with."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from dpo_recipes.engine.callbacks.stop import StopRequest
+from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
+from dpo_recipes.events import EventLog
+from dpo_recipes.recipe.schema.checkpoints import Checkpoints
+
+_LARGEST_SHARE = 0.05
+"""Of the time of training that checkpoints by the clock may take."""
+_WORTH_SAVING_S = 60.0
+"""Seconds of training that a checkpoint after the last step saves from being done again."""
+
+
+class CheckpointCallback(TrainerCallback):
+    """Asks for checkpoints by steps or by the clock, and for the last one when a stop was requested.
+
+    A step that ends an epoch is saved after that epoch's evaluation, so that a run that goes on does not miss it.
+    """
+
+    def __init__(
+        self, settings: Checkpoints, stop: StopRequest, metrics: Path, events: EventLog, checkpoint: Path | None
+    ) -> None:
+        self.settings = settings
+        self.stop = stop
+        self.metrics = metrics
+        self.events = events
+        self.checkpoint = checkpoint
+        """The one that this run goes on from."""
+        self.trainer: Any = None
+        """Set when it exists; transformers passes callbacks the model but not itself."""
+        self.base_metrics: dict[str, float] = {}
+        """Of the untouched base: a run that goes on does not measure them again."""
+        self.earlier_s = 0.0
+        """Seconds of training before this process."""
+        self._began = self._last = time.monotonic()
+        self._waiting = False
+        self._is_evaluation_due = False
+        self._best_loss: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count on from the checkpoint; without one, begin with the seed's random numbers, whatever came before."""
+        self.stop.training = True
+        self._began = self._last = time.monotonic()
+        if self.checkpoint is None:
+            set_seed(args.seed)
+            return
+        earlier = restore_loop_state(self.trainer, self.checkpoint)
+        self.earlier_s = earlier["trained_s"]
+        if earlier["is_evaluation_due"]:
+            self.trainer.evaluate()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Decide; all processes decide the same."""
+        is_stopped, is_due = _agree([self.stop.is_set, self._is_due(state)])
+        if is_stopped:
+            self.stop.is_set = control.should_training_stop = True
+            # Whoever stops a run may not wait for an evaluation: it is made up for by the run that goes on.
+            self._is_evaluation_due, control.should_evaluate = control.should_evaluate, False
+        self._waiting = is_due and _ends_epoch(state) and not is_stopped
+        control.should_save = is_stopped or (is_due and not self._waiting)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save what was decided in the epoch's last step."""
+        control.should_save, self._waiting = self._waiting, False
+        if self.stop.is_set:
+            control.should_evaluate = False
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """With `keep_best`, save what is better than all before."""
+        loss = (metrics or {}).get("eval_loss")
+        if not self.settings.keep_best or loss is None or not self.trainer.is_in_train:
+            return
+        best = self.trainer.checkpoints.best
+        if best is None or loss < best.facts["eval_loss"]:
+            self._best_loss, control.should_save = loss, True
+
+    def take_state(self) -> dict[str, Any]:
+        """What a checkpoint that is being written keeps for `on_train_begin`."""
+        self.events.emit("saving")
+        due, self._is_evaluation_due = self._is_evaluation_due, False
+        return {
+            "trained_s": self.earlier_s + time.monotonic() - self._began,
+            "is_evaluation_due": due,
+            "metrics_bytes": self.metrics.stat().st_size if self.metrics.exists() else 0,
+            "base_metrics": self.base_metrics,
+        }
+
+    def take_facts(self) -> dict[str, Any]:
+        """What its manifest tells."""
+        loss, self._best_loss = self._best_loss, None
+        return {} if loss is None else {"is_best": True, "eval_loss": loss}
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Start the clock anew."""
+        self._last = time.monotonic()
+
+    def _is_due(self, state: TrainerState) -> bool:
+        if self.settings.save_steps is not None:
+            return state.global_step % self.settings.save_steps == 0
+        if self.settings.save_minutes is None:
+            return False
+        since = time.monotonic() - self._last
+        if state.global_step >= state.max_steps:
+            return since > _WORTH_SAVING_S
+        return since > max(60 * self.settings.save_minutes, self.trainer.checkpoints.last_s / _LARGEST_SHARE)
+
+
+def _ends_epoch(state: TrainerState) -> bool:
+    return state.epoch is not None and float(state.epoch).is_integer()
+
+
+def _agree(wishes: list[bool]) -> list[bool]:
+    """Whether any process has each wish. On the CPU, so that no device is waited for."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return wishes
+    flags = torch.tensor(wishes, dtype=torch.int32)
+    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in flags]

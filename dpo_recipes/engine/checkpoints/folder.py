@@ -1,0 +1,124 @@
+"""Checkpoints on disk: written aside, sealed with checksums, renamed; damaged ones are told from whole ones.
+
+Loads nothing heavy: whoever supervises a run may look at its checkpoints too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.cache import file_digest
+from dpo_recipes.run_dir import write_json
+
+PREFIX = "checkpoint-"
+"""Folders are named as transformers names them, so that its tools find them."""
+WRITING = ".writing"
+"""Where a checkpoint is written; whatever is in it was never finished."""
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A sealed checkpoint."""
+
+    path: Path
+    step: int
+    facts: dict[str, Any]
+    """What it was made of: recipe, data, number of processes, held-out loss."""
+
+
+def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
+    """Give a written checkpoint its manifest, bring all of it to the disk, and move it to its name. Then read it back.
+
+    Raises `OSError` where a step fails, also when what is read back is not what was written; nothing has the name then.
+    """
+    files = sorted(path for path in written.rglob("*") if path.is_file())
+    sizes = {str(path.relative_to(written)): [path.stat().st_size, file_digest(path)] for path in files}
+    step = int(target.name.removeprefix(PREFIX))
+    write_json(written / _MANIFEST, {"step": step, "facts": facts, "files": sizes})
+    for path in (*files, *(folder for folder in written.rglob("*") if folder.is_dir()), written):
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    written.rename(target)
+    _sync(target.parent)
+    damage = find_damage(target)
+    if damage:
+        raise OSError(f"{target.name} could not be read back: {damage}")
+    return Checkpoint(target, step, facts)
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; none where every file is as it was written."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, (size, digest) in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if file_digest(path) != digest:
+                return f"the checksum of {name} differs"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its manifest cannot be read ({type(error).__name__})"
+    return None
+
+
+def newest_first(folder: Path) -> Iterator[Path]:
+    """The folders of checkpoints below `folder`, whole or damaged."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    yield from sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+
+
+def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
+    damaged: list[str] = []
+    for path in newest_first(folder):
+        damage = find_damage(path)
+        if damage is None:
+            return read(path), damaged
+        damaged.append(f"{path.name} is damaged and is not used: {damage}")
+    return None, damaged
+
+
+def find_best(folder: Path) -> Checkpoint | None:
+    """The whole checkpoint that was the best on held-out pairs when it was written, the last such one."""
+    whole = (read(path) for path in newest_first(folder) if find_damage(path) is None)
+    return next((checkpoint for checkpoint in whole if checkpoint.facts.get("is_best")), None)
+
+
+def read(path: Path) -> Checkpoint:
+    """The manifest of a whole checkpoint."""
+    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    return Checkpoint(path, manifest["step"], manifest["facts"])
+
+
+def prune(folder: Path, keep: int, best: str | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the one named `best`; the newest must have been read back."""
+    for path in list(newest_first(folder))[keep:]:
+        if path.name != best:
+            # Not a checkpoint any more from here on, also when the process ends while it is being removed.
+            gone = path.with_name(f"{WRITING}-{path.name}")
+            shutil.rmtree(gone, ignore_errors=True)
+            path.rename(gone)
+            shutil.rmtree(gone)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process had not finished writing or removing."""
+    for path in folder.glob(f"{WRITING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,60 @@
+"""What a trainer has counted besides weights, optimizer and random numbers: a run that goes on then logs the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+_FILE = "loop_state_{rank}.json"
+
+
+def save_loop_state(trainer: Any, folder: Path, more: dict[str, Any]) -> None:
+    """Write what this process has counted since training began, and since the last row of metrics, into a checkpoint.
+
+    `_tr_loss`, `_total_loss_scalar` and `_globalstep_last_logged` are transformers 5.23's, `_metrics` and
+    `_total_train_tokens` TRL 1.16's; tests/integration/test_upstream.py fails when they move.
+    """
+    state = {
+        "loss": trainer._tr_loss.item(),
+        "total_loss": trainer._total_loss_scalar,
+        "last_logged": trainer._globalstep_last_logged,
+        "metrics": dict(trainer._metrics["train"]),
+        "num_tokens": trainer._total_train_tokens,
+        "positions": asdict(trainer.prefix_sharing.trained),
+        **more,
+    }
+    (folder / _FILE.format(rank=trainer.args.process_index)).write_text(json.dumps(state), encoding="utf-8")
+
+
+def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
+    """Put it back, after transformers has set its counts to zero; gives what `more` was.
+
+    With another number of processes than wrote it, sums become this process's share of all.
+    """
+    state = read_loop_state(folder, trainer.args.process_index, trainer.args.world_size)
+    trainer._tr_loss.fill_(state["loss"])
+    trainer._total_loss_scalar = state["total_loss"]
+    trainer._globalstep_last_logged = state["last_logged"]
+    trainer._initial_global_step = 0
+    trainer._metrics["train"].update(state["metrics"])
+    trainer._total_train_tokens = state["num_tokens"]
+    vars(trainer.prefix_sharing.trained).update(state["positions"])
+    return state
+
+
+def read_loop_state(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """The state of a process; where as many did not write it, that of the first with the mean loss of all."""
+    states = [json.loads(path.read_text(encoding="utf-8")) for path in _in_order(folder.glob(_FILE.format(rank="*")))]
+    if len(states) == world_size:
+        return states[rank]
+    positions = {
+        name: round(sum(state["positions"][name] for state in states) / world_size) for name in states[0]["positions"]
+    }
+    return {**states[0], "loss": sum(state["loss"] for state in states) / len(states), "positions": positions}
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: int(path.stem.rpartition("_")[2]))

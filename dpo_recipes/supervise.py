@@ -1,0 +1,221 @@
+"""Follows the processes of a run: passes on what they tell, forwards signals, finds hangs, explains their end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from dpo_recipes.errors import EXIT_RESUMABLE, DpoRecipeError, Finding, Interrupted, RunError
+from dpo_recipes.events import EventReader
+from dpo_recipes.hardware.machine import num_out_of_memory_kills
+from dpo_recipes.launch.job import Job, Order
+from dpo_recipes.ranks import dump_stacks, last_steps, read_events, read_ranks
+from dpo_recipes.run_dir import RunDirectory
+
+Listener = Callable[[dict[str, Any]], None]
+_POLL_S = 0.1
+_MEDIANS = 20
+"""A step that takes so many times the median of those before is no slow step any more."""
+_CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
+"""What torchrun 2.13 writes of the process that failed first (torch/distributed/elastic/multiprocessing/errors)."""
+
+
+class WorkerBug(Exception):
+    """A worker ended with an exception that is no fault of the person's; its traceback is in run.log."""
+
+
+def follow(job: Job, order: Order, listen: Listener) -> None:
+    """Pass events on until the job has ended well. Raises what it ended with: every `DpoRecipeError` of a stage,
+    `Interrupted` I101 and I130, `RunError` T603, T605, T612 and T613, and `WorkerBug`."""
+    run, reader = order.run, EventReader(order.run.events)
+    watchdog, kills = Watchdog(order.recipe.launch.watchdog_minutes), num_out_of_memory_kills()
+    with _forwarded_signals(job) as asked:
+        returncode: int | None = None
+        while returncode is None:
+            returncode = job.poll()  # read once more after the end: the last events came before it
+            for event in reader.new_events():
+                watchdog.see(event)
+                listen(event)
+            if returncode is None:
+                if watchdog.is_hanging():
+                    raise _end_hanging(job, run, watchdog)
+                time.sleep(_POLL_S)
+    if returncode == 0 and run.result.exists():
+        return
+    if asked.count > 1:
+        raise _stopped_at_once(run)
+    raise explain(returncode, run, was_out_of_memory=num_out_of_memory_kills() > kills)
+
+
+@dataclass
+class Watchdog:
+    """Knows how long steps take, and when one takes too long."""
+
+    limit_minutes: float | None
+    steps_s: list[float] = field(default_factory=list)
+    _last_step: float | None = None
+    _last_sign: float = 0.0
+
+    def see(self, event: dict[str, Any]) -> None:
+        """Take note of an event. Between steps, evaluations tell `alive`, and `saving` takes as long as it takes."""
+        now, kind = time.monotonic(), event["event"]
+        if kind == "step":
+            if self._last_step is not None:
+                self.steps_s.append(now - self._last_step)
+            self._last_step = self._last_sign = now
+        elif kind == "alive":
+            self._last_sign = now
+        elif kind in ("stage", "saving"):
+            self._last_step = None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last sign of life; 0 outside of training's steps."""
+        return 0.0 if self._last_step is None else time.monotonic() - self._last_sign
+
+    @property
+    def limit_s(self) -> float:
+        """After so many seconds of silence the run hangs; the first three steps show how long one takes."""
+        if self.limit_minutes is None or len(self.steps_s) < 3:
+            return float("inf")
+        return max(60 * self.limit_minutes, _MEDIANS * statistics.median(self.steps_s))
+
+    def is_hanging(self) -> bool:
+        """Whether to give the run up."""
+        return self.silent_s > self.limit_s
+
+
+def _end_hanging(job: Job, run: RunDirectory, watchdog: Watchdog) -> RunError:
+    silent_s, median_s = watchdog.silent_s, statistics.median(watchdog.steps_s)
+    where = dump_stacks(run)
+    job.kill()
+    while job.poll() is None:
+        time.sleep(_POLL_S)
+    return RunError.of(
+        "T612",
+        f"the run hung: no step for {silent_s:.0f} s, where one takes {median_s:.1f} s",
+        why="; ".join(where) or "no process of this machine answered",
+        fix=f"the stacks of all threads are in {run.ranks}/*/stacks.txt; run it again, or with `--retries 3`, and it "
+        "goes on from its last checkpoint",
+    )
+
+
+@dataclass
+class Asked:
+    """How often somebody has asked to stop."""
+
+    count: int = 0
+
+
+@contextlib.contextmanager
+def _forwarded_signals(job: Job) -> Iterator[Asked]:
+    """The first SIGINT or SIGTERM asks the workers to stop after their step, the second ends them at once."""
+    asked = Asked()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        asked.count += 1
+        if asked.count == 1:
+            job.interrupt()
+        else:
+            job.kill()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals belong to the main thread; whoever runs us elsewhere handles them
+        return
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stopped_at_once(run: RunDirectory) -> Interrupted:
+    return Interrupted.of(
+        "I130",
+        "the run was stopped at once",
+        why=f"by a second signal; {_where_it_goes_on(run)}",
+        fix="run the recipe again",
+    )
+
+
+def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = False) -> Exception:
+    """The error for a job that ended badly: what its first failing process told, else what the system did to it."""
+    failure, rank = first_failure(run)
+    if failure and failure["findings"]:
+        findings = [Finding.from_json(plain) for plain in failure["findings"]]
+        return (Interrupted if returncode == EXIT_RESUMABLE else DpoRecipeError)(*findings)
+    if was_out_of_memory:
+        return RunError.of(
+            "T603",
+            "the system ended the run because memory ran out",
+            why=f"the kernel killed {_who(rank, run)}",
+            fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; `--fit` does it by itself",
+        )
+    if failure:
+        return WorkerBug(f"{failure.get('bug')} on {_who(rank, run)}; see {run.log}")
+    died = _CHILD_FAILED.search(run.log.read_text(encoding="utf-8", errors="replace")) if run.log.exists() else None
+    if died and int(died[2]) < 0:
+        return _killed(-int(died[2]), run, int(died[1]))
+    if returncode < 0:
+        return _killed(-returncode, run, None)
+    return WorkerBug(f"the worker ended with code {returncode}; see {run.log}")
+
+
+def may_not_come_again(error: Exception) -> bool:
+    """Whether starting the same job again may help: not where the loss diverged, memory or the disk is too small."""
+    return isinstance(error, WorkerBug) or (
+        isinstance(error, RunError) and error.findings[0].code in ("T605", "T612", "T613")
+    )
+
+
+def first_failure(run: RunDirectory) -> tuple[dict[str, Any] | None, int | None]:
+    """The event of the failure that came first, and its rank: the others failed for want of that process."""
+    numbers = [rank.number for rank in read_ranks(run)] or [0]
+    errors = [(event, number) for number in numbers for event in read_events(run, number) if event["event"] == "error"]
+    return min(errors, key=lambda error: error[0]["time"], default=(None, None))
+
+
+def _who(rank: int | None, run: RunDirectory) -> str:
+    if rank is None or len(read_ranks(run)) < 2:
+        return "the worker"
+    step = last_steps(run).get(rank)
+    return f"rank {rank} after step {step}" if step is not None else f"rank {rank} before its first step"
+
+
+def _where_it_goes_on(run: RunDirectory) -> str:
+    saved = any(run.checkpoints.glob("checkpoint-*"))
+    return f"it can go on from the last checkpoint in {run.checkpoints}" if saved else "it had no checkpoint yet"
+
+
+def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Interrupted:
+    name = signal.Signals(number).name
+    if number in (signal.SIGINT, signal.SIGTERM):
+        return Interrupted.of(
+            "I101",
+            "the run was interrupted",
+            why=f"{name} came before the worker was ready",
+            fix="run the recipe again",
+        )
+    if number == signal.SIGKILL:
+        return RunError.of(
+            "T605",
+            f"{_who(rank, run)} was killed (SIGKILL)",
+            why="by somebody, or by the system because memory ran out; " + _where_it_goes_on(run),
+            fix="run the recipe again. When memory is short: halve `training.micro_batch_size` and double "
+            "`gradient_accumulation_steps`",
+        )
+    return RunError.of(
+        "T605",
+        f"{_who(rank, run)} died of {name}",
+        why=f"a library crashed; the last output is in {run.log}",
+        fix="report it with run.log; `--set hardware.device=cpu` tells whether the GPU's driver is to blame",
+    )

@@ -1,0 +1,162 @@
+"""SIGKILL at random moments, again and again, until the run has finished: its weights must be those of a run that nobody
+disturbed, to the bit, and so must its metrics.
+
+    python tests/invariant/kill.py [--kills 50] [--runs 5] [--seed 0] [--adapter lora|full]
+
+Libraries are loaded once; each attempt is a fork of this process that executes the worker as its launcher would. Kills
+are spread over data preparation, reference pass, steps, checkpoints being written, evaluations, and saving.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny import recipe_text, save_tiny_model, write_pairs
+
+from dpo_recipes import worker
+from dpo_recipes.recipe.validate import validate
+from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.workflow import prepare_run
+
+MOMENTS = {
+    "start": ("stage", "start", 0.5),
+    "data": ("stage", "data", 0.1),
+    "reference": ("stage", "reference", 0.3),
+    "base": ("stage", "base", 0.3),
+    "step": ("step", None, 0.8),
+    "saving": ("saving", None, 0.03),
+    "training": ("stage", "train", 1.5),
+    "evaluate": ("stage", "evaluate", 0.2),
+    "save": ("stage", "save", 0.1),
+}
+"""By name: the event after which to kill, the stage it names, and within how many seconds."""
+TIMED = ("runtime", "per_second", "memory", "time")
+
+
+def make_job(folder: Path, adapter: str) -> Path:
+    """A recipe with everything that random numbers go into: dropout, shuffled pairs, several epochs and evaluations."""
+    model = save_tiny_model(folder / "model")
+    pairs = write_pairs(folder / "pairs.jsonl", 60)
+    kind = "{kind: lora, r: 4, dropout: 0.2}" if adapter == "lora" else "null"
+    text = recipe_text(model, pairs, adapter=kind)
+    text = text.replace("max_steps: 3", "num_epochs: 2, eval_steps: 5").replace("logging_steps: 1", "logging_steps: 3")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(text + "checkpoints: {save_steps: 2}\n", encoding="utf-8")
+    return recipe
+
+
+def start(run: RunDirectory, cache: Path) -> int:
+    """Execute the run directory in a fork of this process; its id."""
+    run.clear_events()
+    process = os.fork()
+    if process:
+        return process
+    os.environ["DPO_RECIPE_CACHE"] = str(cache)
+    log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os._exit(worker.main([str(run.path)]))
+
+
+def wait_for(run: RunDirectory, process: int, moment: str, count: int) -> bool:
+    """Wait until the run has told of the moment `count` times; whether it did before it ended."""
+    event, stage, _ = MOMENTS[moment]
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        lines = run.events.read_text().splitlines() if run.events.exists() else []
+        told = [json.loads(line) for line in lines if line.endswith("}")]
+        if sum(e["event"] == event and stage in (None, e.get("name")) for e in told) >= count:
+            return True
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        time.sleep(0.002)
+    raise SystemExit(f"nothing happened in {run.path}")
+
+
+def disturbed(recipe: Path, folder: Path, draw: random.Random, kills: int) -> tuple[RunDirectory, list[str]]:
+    """A run that was killed at least `kills` times before it finished, and where."""
+    run = new_run(recipe, folder)
+    where: list[str] = []
+    while True:
+        process = start(run, folder / "cache")
+        if len(where) < kills:
+            moment = draw.choice(list(MOMENTS))
+            count = draw.randint(1, 6) if moment in ("step", "saving") else 1
+            if wait_for(run, process, moment, count):
+                time.sleep(draw.uniform(0, MOMENTS[moment][2]))
+                os.kill(process, signal.SIGKILL)
+                where.append(moment)
+        _, status = os.waitpid(process, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            return run, where
+        if code != -signal.SIGKILL:
+            raise SystemExit(f"attempt ended with {code}:\n{run.log.read_text()[-3000:]}")
+
+
+def new_run(recipe: Path, folder: Path) -> RunDirectory:
+    """A prepared run directory."""
+    return prepare_run(validate(recipe, [f"output_dir={folder}"]), resume=False)[0].run
+
+
+def outcome(run: RunDirectory) -> dict[str, Any]:
+    """All that must be the same: bytes of the model's weights, rows of metrics, and results, without what is timed."""
+    weights = {path.name: path.read_bytes() for path in (run.path / "model").glob("*.safetensors")}
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    result = json.loads(run.result.read_text())
+    kept = ("metrics", "base_metrics", "steps", "samples", "num_train_pairs")
+    return {
+        "weights": weights,
+        "rows": [_untimed(row) for row in rows],
+        **{name: result[name] for name in kept},
+    }
+
+
+def _untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not any(word in name for word in TIMED)}
+
+
+def main() -> int:
+    """Kill, compare, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--adapter", choices=["lora", "full"], default="lora")
+    options = parser.parse_args()
+    import dpo_recipes.engine.train
+    import dpo_recipes.objectives.dpo  # noqa: F401  (loaded here once, for all forks)
+
+    draw = random.Random(options.seed)
+    failures = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = make_job(folder, options.adapter)
+        expected = outcome(disturbed(recipe, folder / "calm", draw, 0)[0])
+        for number in range(options.runs):
+            share = options.kills // options.runs + (number < options.kills % options.runs)
+            run, where = disturbed(recipe, folder / f"run{number}", draw, share)
+            found = outcome(run)
+            wrong = [part for part in expected if found[part] != expected[part]]
+            failures += bool(wrong)
+            verdict = f"differs in {', '.join(wrong)}" if wrong else "the same to the bit"
+            print(f"run {number}: killed {len(where)} times ({', '.join(where)}): {verdict}", flush=True)
+            if wrong:
+                shutil.copytree(run.path, Path(tempfile.mkdtemp()) / "run")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
