@@ -34,6 +34,7 @@ def save_model(
         merged.save_pretrained(partial, safe_serialization=True)
     bundle.tokenizer.save_pretrained(partial)
     (partial / "README.md").write_text(render_card(recipe, {**result, "saved": kind}), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
     partial.rename(target)
     return target, kind
 

@@ -42,11 +42,11 @@ def work(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
     """Validates a recipe's text and executes it here."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run(text: str, *overrides: str) -> Outcome:
+    def run(text: str, *overrides: str, resume: bool = False) -> Outcome:
         path = tmp_path / "recipe.yaml"
         path.write_text(text, encoding="utf-8")
         validated = validate(path, [f"output_dir={tmp_path / 'runs'}", *overrides])
-        directory = prepare_run(validated)[0].run
+        directory = prepare_run(validated, resume=resume)[0].run
         return Outcome(worker.main([str(directory.path)]), directory)
 
     yield run

@@ -1,5 +1,5 @@
-"""SIGKILL at random moments, again and again, until the run has finished: its weights must be those of a run that nobody
-disturbed, to the bit, and so must its metrics.
+"""SIGKILL at random moments, again and again, until the run has finished: its weights must be those of a run that
+nobody disturbed, to the bit, and so must its metrics.
 
     python tests/invariant/kill.py [--kills 50] [--runs 5] [--seed 0] [--adapter lora|full]
 

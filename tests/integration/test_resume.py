@@ -1,0 +1,185 @@
+"""A run that was stopped goes on to the same weights, metrics and results as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import recipe_text, write_pairs
+
+from dpo_recipes.engine.callbacks.progress import MetricsCallback
+from dpo_recipes.engine.checkpoints.folder import newest_first
+from dpo_recipes.errors import EXIT_RESUMABLE
+
+Work = Callable[..., "Outcome"]  # noqa: F821
+_TIMED = ("runtime", "per_second", "memory", "time")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl", 40)
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has this process get SIGTERM at the end of a step, once; the run ends after the next."""
+    original = MetricsCallback.on_step_end
+
+    def arrange(step: int) -> None:
+        def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            original(self, args, state, control, **kwargs)
+            if state.global_step == step:
+                monkeypatch.setattr(MetricsCallback, "on_step_end", original)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(MetricsCallback, "on_step_end", on_step_end)
+
+    return arrange
+
+
+def text(model: Path, pairs: Path, adapter: str = "{kind: lora, r: 4, dropout: 0.2}", extra: str = "") -> str:
+    long = recipe_text(model, pairs, extra, adapter).replace("max_steps: 3", "num_epochs: 2, eval_steps: 4")
+    return long.replace("logging_steps: 1", "logging_steps: 3")
+
+
+def weights(outcome: Any) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (outcome.run.path / "model").glob("*.safetensors")}
+
+
+def rows(outcome: Any) -> list[dict[str, Any]]:
+    plain = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not any(word in k for word in _TIMED)} for row in plain]
+
+
+def notes(outcome: Any) -> str:
+    return "\n".join(event["text"] for event in outcome.events if event["event"] == "note")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "extra"),
+    [
+        ("{kind: lora, r: 4, dropout: 0.2}", ""),
+        ("null", ""),
+        ("{kind: lora, r: 4, init: pissa}", ""),
+        ("{kind: lora, r: 4, modules_to_save: [lm_head]}", ""),
+        ("{kind: lora, r: 4}", "chat_template: llama3"),
+    ],
+    ids=["lora", "full", "pissa", "modules_to_save", "new_tokens"],
+)
+def test_stopped_and_gone_on_is_the_same_to_the_bit(  # noqa: PLR0917
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], adapter: str, extra: str
+) -> None:
+    recipe = text(tiny_model, pairs, adapter, extra)
+    overrides = ["model.add_special_tokens=true"] if extra else []
+    calm = work(recipe, *overrides)
+    assert calm.exit_code == 0
+    stop_at(6)
+    stopped = work(recipe, *overrides)
+    assert (stopped.exit_code, stopped.codes) == (EXIT_RESUMABLE, ["I101"])
+    assert not stopped.run.result.exists()
+    again = work(recipe, *overrides, resume=True)
+    assert again.run.path == stopped.run.path
+    assert again.exit_code == 0
+    assert again.result["resumed_from_step"] == 7
+    assert weights(again) == weights(calm)
+    assert len(weights(calm)) > 0
+    assert rows(again) == rows(calm)
+    for part in ("metrics", "base_metrics", "samples", "steps", "epochs"):
+        assert again.result[part] == calm.result[part], part
+
+
+def test_an_evaluation_that_the_stop_left_out_is_made_up_for(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    recipe = text(tiny_model, pairs)
+    calm = work(recipe)
+    stop_at(3)  # the run ends after step 4, which is due for an evaluation
+    stopped = work(recipe)
+    assert [row["step"] for row in rows(stopped) if "eval_loss" in row] == [0]
+    again = work(recipe, resume=True)
+    assert rows(again) == rows(calm)
+
+
+def test_a_stop_at_the_end_of_an_epoch(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    recipe = text(tiny_model, pairs).replace("eval_steps: 4", "eval_steps: epoch")
+    calm = work(recipe)
+    per_epoch = calm.result["steps"] // 2
+    stop_at(per_epoch - 1)
+    assert work(recipe).exit_code == EXIT_RESUMABLE
+    again = work(recipe, resume=True)
+    assert rows(again) == rows(calm)
+    assert weights(again) == weights(calm)
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    recipe = text(tiny_model, pairs, extra="checkpoints: {save_steps: 2}")
+    calm = work(recipe)
+    stop_at(6)
+    stopped = work(recipe)
+    newest, older = list(newest_first(stopped.run.checkpoints))
+    assert (newest.name, older.name) == ("checkpoint-7", "checkpoint-6")
+    damaged = newest / "optimizer.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    again = work(recipe, resume=True)
+    assert "checkpoint-7 is damaged and is not used: the checksum of optimizer.pt differs" in notes(again)
+    assert again.result["resumed_from_step"] == 6
+    assert weights(again) == weights(calm)
+
+
+def test_without_a_whole_checkpoint_it_begins_anew(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    recipe = text(tiny_model, pairs)
+    calm = work(recipe)
+    stop_at(6)
+    stopped = work(recipe)
+    (only,) = newest_first(stopped.run.checkpoints)
+    (only / "adapter_model.safetensors").write_bytes(b"cut")
+    again = work(recipe, resume=True)
+    assert "adapter_model.safetensors has 3 bytes" in notes(again)
+    assert again.result["resumed_from_step"] is None
+    assert (weights(again), rows(again)) == (weights(calm), rows(calm))
+
+
+def test_other_data_are_refused(work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]) -> None:
+    recipe = text(tiny_model, pairs)
+    stop_at(6)
+    work(recipe)
+    write_pairs(pairs, 41)
+    again = work(recipe, resume=True)
+    assert (again.exit_code, again.codes) == (6, ["T616"])
+
+
+def test_the_last_and_the_best_checkpoints_stay(work: Work, tiny_model: Path, pairs: Path) -> None:
+    """A learning rate that is far too high makes the held-out loss worse after a while: the best model is saved."""
+    recipe = text(tiny_model, pairs, extra="checkpoints: {save_steps: 1, save_total_limit: 1, keep_best: true}")
+    outcome = work(
+        recipe.replace("learning_rate: 1e-2", "learning_rate: 1.0").replace("eval_steps: 4", "eval_steps: 1")
+    )
+    assert outcome.exit_code == 0
+    evaluated = {row["step"]: row["eval_loss"] for row in rows(outcome) if "eval_loss" in row and row["step"]}
+    best = min(evaluated, key=lambda step: evaluated[step])
+    last = outcome.result["steps"]
+    assert best != last, "the job of this test must get worse at its end"
+    assert {path.name for path in newest_first(outcome.run.checkpoints)} == {f"checkpoint-{best}", f"checkpoint-{last}"}
+    assert f"the model of step {best} is kept" in notes(outcome)
+    assert outcome.result["metrics"]["eval_loss"] == pytest.approx(evaluated[best], rel=1e-5)
+    saved = (outcome.run.path / "model" / "adapter_model.safetensors").read_bytes()
+    assert saved == (outcome.run.checkpoints / f"checkpoint-{best}" / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_step_that_was_not_asked_to_stop_leaves_no_word_of_it(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(text(tiny_model, pairs))
+    assert list(newest_first(outcome.run.checkpoints)) == []
+    assert outcome.result["resumed_from_step"] is None
