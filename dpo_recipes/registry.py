@@ -68,6 +68,7 @@ MODEL_SOURCES = {
 LAUNCHERS = {
     "local": "dpo_recipes.launch.local:start",
     "torchrun": "dpo_recipes.launch.torchrun:start",
+    "slurm": "dpo_recipes.launch.slurm:start",
 }
 
 TABLES = {

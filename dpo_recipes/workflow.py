@@ -19,6 +19,8 @@ from dpo_recipes.events import EventReader
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch import local
 from dpo_recipes.launch.job import Job, Order
+from dpo_recipes.launch.site import Site
+from dpo_recipes.launch.slurm_script import num_processes
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
@@ -78,7 +80,8 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
             fix="read that code, then add `--trust-remote-code` to the command",
         )
     run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
-    order = Order(recipe, run, trust_remote_code=trust_remote_code)
+    processes = num_processes(recipe) if recipe.launch.backend == "slurm" else 1
+    order = Order(recipe, run, processes, recipe.launch.num_nodes, trust_remote_code=trust_remote_code)
     plan = RunPlan(
         recipe=recipe.name,
         command=local.command(order),
@@ -94,7 +97,12 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
 
 
 def run_recipe(
-    path: Path, overrides: list[str], listen: Listener, *, trust_remote_code: bool = False
+    path: Path,
+    overrides: list[str],
+    listen: Listener,
+    *,
+    trust_remote_code: bool = False,
+    site: Site | None = None,
 ) -> dict[str, Any]:
     """Do the whole job; returns what stands in result.json.
 
@@ -103,6 +111,7 @@ def run_recipe(
     """
     validated = validate(path, overrides)
     order, plan = prepare_run(validated, trust_remote_code=trust_remote_code)
+    order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
     run = order.run
     listen({"event": "run", "dir": str(run.path), "plan": plan})
     backend = validated.recipe.launch.backend

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_BUG
+from dpo_recipes.launch.site import read_site
 from dpo_recipes.workflow import WorkerBug, find_recipe, run_recipe
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     recipe: RecipeArgument,
     set_: SetOption = None,
     json_: JsonOption = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Change micro-batch, checkpointing and optimizer so that the run fits.")
     ] = False,
+    via: Annotated[
+        str | None, typer.Option(help="How workers start, instead of `launch.backend`: slurm, for example.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="An option for sbatch, e.g. --slurm partition=gpu. Repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    slurm_setup: Annotated[
+        Path | None, typer.Option(help="A file of shell lines that a SLURM job runs before the workers.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
@@ -28,9 +40,13 @@ def run(
     from dpo_recipes.cli.progress import Progress
 
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
+    overrides += [f"launch.backend={via}"] if via else []
+    site = read_site(slurm or [], slurm_setup)
     with Progress() as progress:
         try:
-            result = run_recipe(find_recipe(recipe), overrides, progress.on_event, trust_remote_code=trust_remote_code)
+            result = run_recipe(
+                find_recipe(recipe), overrides, progress.on_event, trust_remote_code=trust_remote_code, site=site
+            )
         except WorkerBug as bug:
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)

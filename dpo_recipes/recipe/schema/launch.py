@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.recipe.schema.slurm import Slurm
 
 Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"]
 
@@ -12,10 +13,10 @@ Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspe
 class Launch(Section):
     """How worker processes start. A recipe names no machine: hosts and queues come from flags or the environment."""
 
-    backend: Literal["auto", "local", "torchrun"] = Field(
+    backend: Literal["auto", "local", "torchrun", "slurm"] = Field(
         default="auto",
-        description="`local` is one process on this machine, `torchrun` several, on one machine or more. `auto` takes "
-        "what the number of processes asks for.",
+        description="`local` is one process on this machine, `torchrun` several, on one machine or more, `slurm` a job "
+        "in the queue of a cluster. `auto` takes `local` or `torchrun`, as the number of processes asks for.",
     )
     num_processes: int | Literal["auto"] = Field(
         default="auto",
@@ -54,3 +55,4 @@ class Launch(Section):
         description="CPU threads of a process for matrix products. Absent: the machine's cores, divided by its "
         "processes.",
     )
+    slurm: Slurm = Field(default_factory=Slurm, description="What a SLURM job asks for.")
