@@ -81,7 +81,7 @@ class SlurmJob:
             return None
         self._look_at = now + _LOOK_AT_FILES_S
         code = self._read_exit_code()
-        if code == 0:
+        if code == 0 and self._run.result.exists():  # without a result, SLURM may know why
             return 0
         if code == self._exit_code and now < self._ask_at:
             return None
@@ -109,7 +109,7 @@ class SlurmJob:
         self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
 
     def _ask(self) -> int | None:
-        done = _call("scontrol", "--oneliner", "show", "job", self._number)
+        done = self._show()
         if done.returncode or "JobState=" not in done.stdout:
             if "Invalid job id" not in done.stderr:  # the controller is restarting or overloaded
                 self._say(f"SLURM does not answer: {done.stderr.strip()}")
@@ -149,8 +149,12 @@ class SlurmJob:
             return False
 
     def _view(self) -> JobView | None:
-        done = _call("scontrol", "--oneliner", "show", "job", self._number)
+        done = self._show()
         return parse_job(done.stdout) if done.returncode == 0 and "JobState=" in done.stdout else None
+
+    def _show(self) -> subprocess.CompletedProcess[str]:
+        # Whoever asks is kept from telling the workers' events meanwhile.
+        return _call("scontrol", "--oneliner", "show", "job", self._number, timeout_s=5)
 
     def _read_exit_code(self) -> int | None:
         """What the script left as its last act; none before, and while that is only half written."""
@@ -166,8 +170,8 @@ class SlurmJob:
             self._tell(text)
 
 
-def _call(*command: str) -> subprocess.CompletedProcess[str]:
+def _call(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except (subprocess.TimeoutExpired, OSError) as error:
         return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -24,11 +24,24 @@ EXIT_RUN_NOT_VISIBLE = 72
 
 _GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket", "gpus-per-task"}
 # A process is given what torchrun would give it. srun is the launcher here, not torchrun: it passes signals and exit
-# codes on, which torchrun does not (docs/adr/0014-srun-starts-the-processes.md).
-_RANKS = (
-    "export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS GROUP_RANK=$SLURM_NODEID "
-    'LOCAL_WORLD_SIZE={per_node}; exec "$@"'
-)
+# codes on, which torchrun does not (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; one
+# that has stopped on request has not failed, and the others may still be writing.
+_TASK = """\
+task() {{
+    trap : INT TERM
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS GROUP_RANK=$SLURM_NODEID
+    export LOCAL_WORLD_SIZE={per_node}
+    "$@"
+    code=$?
+    if [ "$code" = {resumable} ]; then
+        touch "$resumable" && code=0
+    fi
+    exit "$code"
+}}
+export -f task
+export resumable="$run/launch/resumable.$SLURM_JOB_ID"
+rm -f "$resumable"
+"""
 
 _SCRIPT = """\
 #!/bin/bash
@@ -49,11 +62,11 @@ trap 'interrupted=yes' TERM
 {setup}
 set +eu
 {variables}
-
+{task_function}
 if [ -e "$run/launch/stop.$SLURM_JOB_ID" ] || [ "$asked_by" = slurm ]; then
     code=130
 else
-    srun --ntasks={ntasks} --ntasks-per-node={per_node} --kill-on-bad-exit=1 --export=ALL {start} &
+    srun --ntasks={ntasks} --ntasks-per-node={per_node} --kill-on-bad-exit=1 --export=ALL {task}"${{command[@]}}" &
     step=$!
 fi
 until [ -n "$code" ]; do
@@ -62,12 +75,15 @@ until [ -n "$code" ]; do
     ended=$?
     [ "$interrupted" = yes ] || code=$ended
 done
-{requeue}
+{count}{requeue}
 echo "$code" >"$run/launch/exit_code.$SLURM_JOB_ID"
 exit "$code"
 """
 
-_REQUEUE = """
+_COUNT = """\
+[ "$code" != 0 ] || [ ! -e "$resumable" ] || code={resumable}
+"""
+_REQUEUE = """\
 preempted() {{ scontrol --oneliner show job "$SLURM_JOB_ID" | grep -Eq ' PreemptTime=[0-9]'; }}
 if [ "$code" = {resumable} ] && [ ! -e "$run/launch/stop.$SLURM_JOB_ID" ]; then
     if [ "$asked_by" = slurm ] || preempted; then
@@ -106,9 +122,6 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
     if len(orders) > 1:
         options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
     processes = num_processes(first)
-    start = '"${command[@]}"'
-    if processes > 1:
-        start = f"bash -c {shlex.quote(_RANKS.format(per_node=_per_node(first)))} task {start}"
     return _SCRIPT.format(
         version=__version__,
         file_name="job.sbatch",
@@ -119,7 +132,9 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
         variables="\n".join(_variables(first)),
         ntasks=processes,
         per_node=_per_node(first),
-        start=start,
+        task_function=_TASK.format(per_node=_per_node(first), resumable=EXIT_RESUMABLE) if processes > 1 else "",
+        task="bash -c 'task \"$@\"' task " if processes > 1 else "",
+        count=_COUNT.format(resumable=EXIT_RESUMABLE) if processes > 1 else "",
         requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.launch.slurm.requeue else "",
     )
 
