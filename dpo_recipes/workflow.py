@@ -80,8 +80,8 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
             fix="read that code, then add `--trust-remote-code` to the command",
         )
     run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
-    processes = num_processes(recipe) if recipe.launch.backend == "slurm" else 1
-    order = Order(recipe, run, processes, recipe.launch.num_nodes, trust_remote_code=trust_remote_code)
+    counts = (num_processes(recipe), recipe.launch.num_nodes) if recipe.launch.backend == "slurm" else (1, 1)
+    order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code)
     plan = RunPlan(
         recipe=recipe.name,
         command=local.command(order),

@@ -132,8 +132,7 @@ class SlurmCluster:
         import getpass
 
         nodes = "\n".join(
-            f"NodeName={node} NodeAddr=127.0.0.1 Port={free_port()} CPUs=4 "
-            "RealMemory=8000 State=UNKNOWN"
+            f"NodeName={node} NodeAddr=127.0.0.1 Port={free_port()} CPUs=4 RealMemory=8000 State=UNKNOWN"
             for node in self.nodes
         )
         text = _CONFIGURATION.format(

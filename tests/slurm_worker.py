@@ -68,7 +68,7 @@ signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
 if rank == 0:
     with (run / "lives").open("a") as lives:
-        lives.write(f"{os.getpid()} {os.environ.get('SLURM_RESTART_COUNT', 0)}\n")
+        lives.write(f"{os.getpid()} {os.environ.get('SLURM_RESTART_COUNT', '0')}\n")
     with (run / "events.jsonl").open("a") as events:
         events.write('{"event": "stage", "name": "start", "detail": ""}\n')
 print("the worker speaks", flush=True)

@@ -26,6 +26,12 @@ _ASK_SLURM_S = (1.0, 15.0)
 """SLURM is asked after a second, then ever more rarely while nothing changes: its controller serves everybody."""
 
 
+def command(order: Order) -> list[str]:
+    """The command that submits a prepared run directory; a person can run it by hand."""
+    # Given as arguments too: an option of the command line goes before SBATCH_ variables, a line of the script after.
+    return ["sbatch", "--parsable", *order.site.arguments(), str(order.run.path / "launch" / "job.sbatch")]
+
+
 def start(order: Order) -> SlurmJob:
     """Write the script to `RUN/launch/job.sbatch` and submit it. Raises `RunError` T620 and T621."""
     script = write_script(order)
@@ -37,8 +43,7 @@ def start(order: Order) -> SlurmJob:
                 why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
                 fix=f"log in to the cluster and run this there, or take {script} to it",
             )
-    # Given as arguments too: an option of the command line goes before SBATCH_ variables, a line of the script after.
-    done = _call("sbatch", "--parsable", *order.site.arguments(), str(script))
+    done = _call(*command(order))
     number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
     if done.returncode or number is None:
         raise refused(done.stderr.strip() or done.stdout.strip(), script)

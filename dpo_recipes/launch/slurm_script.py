@@ -23,9 +23,9 @@ EXIT_RUN_NOT_VISIBLE = 72
 """The script ends with it when its node does not see the run directory (EX_OSFILE of sysexits.h)."""
 
 _GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket", "gpus-per-task"}
-# A process is given what torchrun would give it. srun is the launcher here, not torchrun: it passes signals and exit
-# codes on, which torchrun does not (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; one
-# that has stopped on request has not failed, and the others may still be writing.
+# A process is given what torchrun would give it. srun is the launcher here: it passes signals and exit codes on, which
+# torchrun does not (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; one that has
+# stopped on request has not failed, and the others may still be writing.
 _TASK = """\
 task() {{
     trap : INT TERM
@@ -100,13 +100,13 @@ def num_processes(recipe: Recipe) -> int:
     return max(1, launch.slurm.gpus_per_node or 1) * launch.num_nodes
 
 
-def gpus_per_node(recipe: Recipe) -> int:
+def gpus_per_node(order: Order) -> int:
     """GPUs that a job asks for on each node."""
-    asked, hardware = recipe.launch.slurm.gpus_per_node, recipe.hardware
+    asked, hardware = order.recipe.launch.slurm.gpus_per_node, order.recipe.hardware
     if asked is not None:
         return asked
     kind = profile(hardware.profile).kind if hardware.profile else "cuda"
-    return 0 if "cpu" in (hardware.device, kind) else _per_node(recipe)
+    return 0 if "cpu" in (hardware.device, kind) else _per_node(order)
 
 
 def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | None = None) -> str:
@@ -115,13 +115,13 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
     The runs of an array share everything but their directories and environment; `max_parallel` of them run at a time.
     Raises `ValueError` when they differ in what the job asks for.
     """
-    first = orders[0].recipe
+    first = orders[0]
     options = _options(first, site)
-    if any(_options(order.recipe, site)[1:] != options[1:] for order in orders):
+    if any(_options(order, site)[1:] != options[1:] for order in orders):
         raise ValueError("the runs of an array must ask for the same resources")
     if len(orders) > 1:
         options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
-    processes = num_processes(first)
+    processes = first.num_processes
     return _SCRIPT.format(
         version=__version__,
         file_name="job.sbatch",
@@ -135,23 +135,23 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
         task_function=_TASK.format(per_node=_per_node(first), resumable=EXIT_RESUMABLE) if processes > 1 else "",
         task="bash -c 'task \"$@\"' task " if processes > 1 else "",
         count=_COUNT.format(resumable=EXIT_RESUMABLE) if processes > 1 else "",
-        requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.launch.slurm.requeue else "",
+        requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.recipe.launch.slurm.requeue else "",
     )
 
 
-def _per_node(recipe: Recipe) -> int:
-    return -(-num_processes(recipe) // recipe.launch.num_nodes)
+def _per_node(order: Order) -> int:
+    return -(-order.num_processes // order.num_nodes)
 
 
-def _options(recipe: Recipe, site: Site) -> list[str]:
-    slurm = recipe.launch.slurm
+def _options(order: Order, site: Site) -> list[str]:
+    slurm = order.recipe.launch.slurm
     options = [
-        f"job-name={recipe.name}",
+        f"job-name={order.recipe.name}",
         "output=/dev/null",  # the script itself writes to run.log, whose path may have any sign in it
-        f"nodes={recipe.launch.num_nodes}",
-        f"ntasks-per-node={_per_node(recipe)}",
+        f"nodes={order.num_nodes}",
+        f"ntasks-per-node={_per_node(order)}",
         "requeue" if slurm.requeue else "no-requeue",
-        f"signal=B:USR1@{_warning_s(recipe)}",
+        f"signal=B:USR1@{_warning_s(order.recipe)}",
     ]
     if slurm.time_limit is not None:
         options.append(f"time={slurm.time_limit}")
@@ -159,8 +159,8 @@ def _options(recipe: Recipe, site: Site) -> list[str]:
         options.append(f"mem={slurm.memory}")
     if slurm.cpus_per_task is not None:
         options.append(f"cpus-per-task={slurm.cpus_per_task}")
-    if gpus_per_node(recipe) and not _GPU_OPTIONS & set(site.options):
-        options.append(f"gpus-per-node={gpus_per_node(recipe)}")
+    if gpus_per_node(order) and not _GPU_OPTIONS & set(site.options):
+        options.append(f"gpus-per-node={gpus_per_node(order)}")
     return [*options, *(argument.removeprefix("--") for argument in site.arguments())]
 
 
@@ -191,19 +191,20 @@ def _case(index: int, order: Order) -> str:
     )
 
 
-def _variables(recipe: Recipe) -> list[str]:
+def _variables(order: Order) -> list[str]:
     """The environment of the workers; what a person has set stays."""
+    num_threads = order.recipe.launch.num_threads
     lines = ["export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true", 'cores="$SLURM_CPUS_PER_TASK"']
-    if gpus_per_node(recipe) == 0:
+    if gpus_per_node(order) == 0:
         lines += [f'export {name}="${{{name}:-{value}}}"' for name, value in CPU_ALLOCATOR.items()]
-    if recipe.launch.num_threads:
-        lines.append(f"export OMP_NUM_THREADS={recipe.launch.num_threads}")
+    if num_threads:
+        lines.append(f"export OMP_NUM_THREADS={num_threads}")
     else:
         lines.append('[ -z "$cores" ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"')
     # From SLURM 22.05 on srun does not take this over from the job by itself.
     lines.append('[ -z "$cores" ] || export SRUN_CPUS_PER_TASK="$cores"')
-    if num_processes(recipe) > 1:
-        one_node = recipe.launch.num_nodes == 1
+    if order.num_processes > 1:
+        one_node = order.num_nodes == 1
         host = "127.0.0.1" if one_node else '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
         # Below the ports that systems hand out by themselves, and another one for each job on a shared node.
         lines += [f"export MASTER_ADDR={host}", "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))"]

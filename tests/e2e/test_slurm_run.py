@@ -81,13 +81,13 @@ def test_an_interrupt_reaches_the_job_and_leaves_a_checkpoint(environment: dict[
 
 def test_an_error_of_the_worker_is_shown_as_it_is_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [PROGRAM, "run", "tiny.yaml", "--via", "slurm", "--set", "training.learning_rate=1e30"],
+        [PROGRAM, "run", "tiny.yaml", "--via", "slurm", "--set", "model.path=nobody/nothing"],
         cwd=tmp_path,
-        env=environment,
+        env={**environment, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")},
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, "error[T604]" in done.stderr) == (6, True), done.stderr
+    assert (done.returncode, "error[M509]" in done.stderr) == (6, True), done.stderr
 
 
 @pytest.mark.skipif(not JOINS_PROCESSES, reason="the worker does not yet know of other processes")

@@ -21,7 +21,7 @@ from dpo_recipes.errors import RunError
 from dpo_recipes.launch.job import Order
 from dpo_recipes.launch.site import Site, read_site
 from dpo_recipes.launch.slurm import SlurmJob, start
-from dpo_recipes.launch.slurm_script import batch_script
+from dpo_recipes.launch.slurm_script import batch_script, num_processes
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -56,7 +56,8 @@ class Jobs:
                 "launch": launch,
             }
         )
-        return Order(recipe, run, site=site or Site(), tell=self.notes.append)
+        counts = (num_processes(recipe), recipe.launch.num_nodes)
+        return Order(recipe, run, *counts, site=site or Site(), tell=self.notes.append)
 
     def start(self, behaviour: str, name: str = "run", site: Site | None = None, **launch: Any) -> SlurmJob:
         return start(self.order(behaviour, name, site, **launch))
@@ -103,7 +104,7 @@ def test_a_job_runs_to_its_end_and_its_output_is_in_the_run_directory(jobs: Jobs
 
 
 def test_a_path_that_no_shell_would_like(jobs: Jobs) -> None:
-    name = "it's a \"run\" $(touch pwned) #%j\nline"
+    name = 'it\'s a "run" $(touch pwned) #%j\nline'
     job = jobs.start("exit 0", name=name)
     assert _end_of(job) == 0
     assert (jobs.folder / name / "run.log").read_text() == "the worker speaks\n"
@@ -323,5 +324,3 @@ def test_a_job_that_slurm_has_forgotten(jobs: Jobs) -> None:
     order = jobs.order("exit 0")
     with pytest.raises(RunError, match="T627"):
         _end_of(SlurmJob(order, 999_999))
-
-

@@ -21,7 +21,8 @@ PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": 
 
 
 def _order(path: Path = Path("/runs/r/1"), **sections: Any) -> Order:
-    return Order(Recipe.model_validate({**PLAIN, **sections}), RunDirectory(path))
+    recipe = Recipe.model_validate({**PLAIN, **sections})
+    return Order(recipe, RunDirectory(path), num_processes(recipe), recipe.launch.num_nodes)
 
 
 def _options(script: str) -> dict[str, str]:
@@ -63,7 +64,7 @@ def test_a_job_for_a_cpu_asks_for_no_gpu(hardware: dict[str, str]) -> None:
 def test_processes_that_are_left_open_follow_the_gpus() -> None:
     launch = {"num_nodes": 2, "slurm": {"gpus_per_node": 4}}
     assert num_processes(_order(launch=launch).recipe) == 8
-    assert gpus_per_node(_order(launch=launch).recipe) == 4
+    assert gpus_per_node(_order(launch=launch)) == 4
     assert num_processes(_order(launch={"num_nodes": 3}).recipe) == 3
 
 
