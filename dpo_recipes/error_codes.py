@@ -437,4 +437,13 @@ CODES = {
         "recipe (time, memory, nodes, output) is set there. docs/clusters.md has the table.",
     ),
     "U421": _entry("the setup lines cannot be read", "`--slurm-setup` and DPO_RECIPE_SLURM_SETUP name a text file."),
+    "U422": _entry(
+        "no GPU to look for", "`dpo-recipe launch --export skypilot` takes the GPU from `hardware.profile`."
+    ),
+    "U423": _entry(
+        "files that do not travel",
+        "A Kubernetes job gets the recipe and nothing else of this computer: models and data come from the hub or an",
+        "address. SkyPilot takes local files along.",
+    ),
+    "U424": _entry("no container image", "`dpo-recipe launch --export kubernetes` needs `--image`."),
 }

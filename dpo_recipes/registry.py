@@ -71,11 +71,17 @@ LAUNCHERS = {
     "slurm": "dpo_recipes.launch.slurm:start",
 }
 
+EXPORTERS = {
+    "kubernetes": "dpo_recipes.launch.kubernetes:export",
+    "skypilot": "dpo_recipes.launch.skypilot:export",
+}
+
 TABLES = {
     "objectives": OBJECTIVES,
     "data_formats": DATA_FORMATS,
     "model_sources": MODEL_SOURCES,
     "launchers": LAUNCHERS,
+    "exporters": EXPORTERS,
 }
 
 
