@@ -333,33 +333,33 @@ CODES = {
     "T607": _entry(
         "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
     ),
-    # T62x: SLURM
-    "T620": _entry(
+    # T63x: SLURM
+    "T630": _entry(
         "SLURM's commands are not there",
         "Jobs are submitted with sbatch and followed with scontrol, which a cluster's login nodes have.",
     ),
-    "T621": _entry(
+    "T631": _entry(
         "SLURM refused the job",
         "The reason is in SLURM's own words. Sites ask for a partition, an account or a quality of service:",
         "`--slurm KEY=VALUE`, DPO_RECIPE_SLURM or SLURM's own SBATCH_ variables (docs/clusters.md).",
     ),
-    "T622": _entry(
+    "T632": _entry(
         "no worker came to life",
         "The job's script ended before the worker had said a word: the node does not see the run directory or this",
         "Python, or a setup line failed. The run directory must lie on a file system that the nodes share.",
     ),
-    "T623": _entry(
+    "T633": _entry(
         "the job's time was over",
         "SLURM ended the job at its time limit. Before that the workers are asked to write a checkpoint, and the job",
         "queues itself again; `launch.slurm.checkpoint_seconds` is the time they have for it.",
     ),
-    "T624": _entry(
+    "T634": _entry(
         "the job used more memory than it had asked for",
         "The computer's memory, not the GPU's: `launch.slurm.memory`, or the partition's default.",
     ),
-    "T625": _entry("a node of the job failed", "With `launch.slurm.requeue` SLURM starts the job on others by itself."),
-    "T626": _entry("the job was cancelled", "By `scancel` from elsewhere, or for a job of a higher priority."),
-    "T627": _entry(
+    "T635": _entry("a node of the job failed", "With `launch.slurm.requeue` SLURM starts the job on others by itself."),
+    "T636": _entry("the job was cancelled", "By `scancel` from elsewhere, or for a job of a higher priority."),
+    "T637": _entry(
         "SLURM has forgotten the job",
         "It keeps ended jobs for some minutes (MinJobAge), and this one left neither a result nor an exit code.",
     ),

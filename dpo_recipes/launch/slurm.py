@@ -33,12 +33,12 @@ def command(order: Order) -> list[str]:
 
 
 def start(order: Order) -> SlurmJob:
-    """Write the script to `RUN/launch/job.sbatch` and submit it. Raises `RunError` T620 and T621."""
+    """Write the script to `RUN/launch/job.sbatch` and submit it. Raises `RunError` T630 and T631."""
     script = write_script(order)
     for name in _COMMANDS:
         if shutil.which(name) is None:
             raise RunError.of(
-                "T620",
+                "T630",
                 f"there is no `{name}` on this machine",
                 why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
                 fix=f"log in to the cluster and run this there, or take {script} to it",
@@ -78,8 +78,8 @@ class SlurmJob:
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; none while it waits or runs.
 
-        Raises `RunError` T622 (no worker came to life), T623 to T626 (time limit, memory, node, cancelled by somebody
-        else) and T627 (SLURM has forgotten the job).
+        Raises `RunError` T632 (no worker came to life), T633 to T636 (time limit, memory, node, cancelled by somebody
+        else) and T637 (SLURM has forgotten the job).
         """
         now = time.monotonic()
         if now < self._look_at:

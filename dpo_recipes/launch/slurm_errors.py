@@ -26,11 +26,11 @@ _REFUSALS = {
 
 
 def refused(words: str, script: Path) -> RunError:
-    """T621: sbatch does not take the job."""
+    """T631: sbatch does not take the job."""
     lowered = words.lower()
     known = (fix for phrase, fix in _REFUSALS.items() if phrase in lowered)
     return RunError.of(
-        "T621",
+        "T631",
         "SLURM refused the job",
         why=words or "sbatch said nothing",
         fix=next(known, f"correct what it says; the script is {script}"),
@@ -38,9 +38,9 @@ def refused(words: str, script: Path) -> RunError:
 
 
 def lost(number: str) -> RunError:
-    """T627: SLURM no longer knows the job, and the job has left no result."""
+    """T637: SLURM no longer knows the job, and the job has left no result."""
     return RunError.of(
-        "T627",
+        "T637",
         f"SLURM does not know job {number} any more",
         why="it forgets jobs some minutes after their end, and this one left no word of how it ended: a node or the "
         "shared file system failed, or this computer slept meanwhile",
@@ -49,16 +49,16 @@ def lost(number: str) -> RunError:
 
 
 def silent_worker(view: JobView, run: RunDirectory) -> RunError:
-    """T622: the job ended before a worker had said a word."""
+    """T632: the job ended before a worker had said a word."""
     if view.exit_code == EXIT_RUN_NOT_VISIBLE:
         return RunError.of(
-            "T622",
+            "T632",
             f"the node {view.nodes} does not see the run directory {run.path}",
             why="a job and the computer that submits it share files through a file system of the cluster",
             fix="choose a folder there: `--set output_dir=...`",
         )
     return RunError.of(
-        "T622",
+        "T632",
         "the job ended before the worker had started",
         why=_last_words(run.log) or f"exit code {view.exit_code} on {view.nodes}, and nothing in {run.log}",
         fix="see that the setup lines work on the node, and that it has this Python with dpo-recipe",
@@ -66,29 +66,29 @@ def silent_worker(view: JobView, run: RunDirectory) -> RunError:
 
 
 def ended_badly(view: JobView, log: Path) -> RunError:
-    """T623 to T626: SLURM ended the job."""
+    """T633 to T636: SLURM ended the job."""
     where = f"on {view.nodes}" if view.nodes not in ("", "(null)") else "before it had a node"
     said = f"SLURM says {view.state}, {where}; the last output is in {log}"
     again = "run the recipe again: it goes on from its newest checkpoint"
     if view.state in ("TIMEOUT", "DEADLINE"):
         return RunError.of(
-            "T623",
+            "T633",
             "the job's time was over",
             why=said + ", and the workers had not written a checkpoint in the time they were given",
             fix=f"raise `launch.slurm.checkpoint_seconds` or `time_limit`, and {again}",
         )
     if view.state == "OUT_OF_MEMORY":
         return RunError.of(
-            "T624",
+            "T634",
             "the job used more memory than it had asked for",
             why=said + "; this is the computer's memory, not the GPU's",
             fix="raise `launch.slurm.memory`; on a CPU also halve `training.micro_batch_size` and double "
             "`gradient_accumulation_steps`",
         )
     if view.state in ("NODE_FAIL", "BOOT_FAIL"):
-        return RunError.of("T625", "a node of the job failed", why=said, fix=again)
+        return RunError.of("T635", "a node of the job failed", why=said, fix=again)
     return RunError.of(
-        "T626",
+        "T636",
         f"the job was {view.state.lower()}",
         why=said + "; by somebody else, a limit of the site, or a job of a higher priority",
         fix=f"ask the cluster's administrators if it was not you, and {again}",

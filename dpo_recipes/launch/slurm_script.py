@@ -121,7 +121,7 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
         raise ValueError("the runs of an array must ask for the same resources")
     if len(orders) > 1:
         options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
-    processes = first.num_processes
+    joined = _are_joined(first)
     return _SCRIPT.format(
         version=__version__,
         file_name="job.sbatch",
@@ -130,13 +130,18 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
         not_visible=EXIT_RUN_NOT_VISIBLE,
         setup=f"\n# Lines of the site.\n{site.setup.rstrip()}\n" if site.setup.strip() else "",
         variables="\n".join(_variables(first)),
-        ntasks=processes,
+        ntasks=first.num_processes,
         per_node=_per_node(first),
-        task_function=_TASK.format(per_node=_per_node(first), resumable=EXIT_RESUMABLE) if processes > 1 else "",
-        task="bash -c 'task \"$@\"' task " if processes > 1 else "",
-        count=_COUNT.format(resumable=EXIT_RESUMABLE) if processes > 1 else "",
+        task_function=_TASK.format(per_node=_per_node(first), resumable=EXIT_RESUMABLE) if joined else "",
+        task="bash -c 'task \"$@\"' task " if joined else "",
+        count=_COUNT.format(resumable=EXIT_RESUMABLE) if joined else "",
         requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.recipe.launch.slurm.requeue else "",
     )
+
+
+def _are_joined(order: Order) -> bool:
+    """Whether the processes form a group; DeepSpeed and FSDP want one of a single process too."""
+    return order.num_processes > 1 or order.recipe.launch.strategy not in ("auto", "ddp")
 
 
 def _per_node(order: Order) -> int:
@@ -203,7 +208,7 @@ def _variables(order: Order) -> list[str]:
         lines.append('[ -z "$cores" ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"')
     # From SLURM 22.05 on srun does not take this over from the job by itself.
     lines.append('[ -z "$cores" ] || export SRUN_CPUS_PER_TASK="$cores"')
-    if order.num_processes > 1:
+    if _are_joined(order):
         one_node = order.num_nodes == 1
         host = "127.0.0.1" if one_node else '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
         # Below the ports that systems hand out by themselves, and another one for each job on a shared node.

@@ -194,7 +194,7 @@ def test_a_job_that_somebody_else_cancels(jobs: Jobs, cluster: SlurmCluster) -> 
     job = jobs.start("ignore")
     _wait_for(jobs.path("lives"))
     cluster.call("scancel", _number(job))
-    with pytest.raises(RunError, match=r"T626[\s\S]*SLURM says CANCELLED"):
+    with pytest.raises(RunError, match=r"T636[\s\S]*SLURM says CANCELLED"):
         _end_of(job)
 
 
@@ -204,14 +204,14 @@ def test_a_node_that_fails(jobs: Jobs, cluster: SlurmCluster) -> None:
     node = cluster.nodes[0]
     try:
         cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        with pytest.raises(RunError, match=rf"T625[\s\S]*NODE_FAIL, on {node}"):
+        with pytest.raises(RunError, match=rf"T635[\s\S]*NODE_FAIL, on {node}"):
             _end_of(job)
     finally:
         cluster.call("scontrol", "update", f"nodename={node}", "state=resume")
 
 
 def test_setup_lines_that_fail_are_named_with_their_words(jobs: Jobs) -> None:
-    with pytest.raises(RunError, match=r"T622[\s\S]*why: no such module: cuda"):
+    with pytest.raises(RunError, match=r"T632[\s\S]*why: no such module: cuda"):
         _end_of(jobs.start("exit 0", site=Site(setup="echo no such module: cuda >&2; exit 3")))
 
 
@@ -219,7 +219,7 @@ def test_a_run_directory_that_the_node_does_not_see(jobs: Jobs) -> None:
     order = jobs.order("exit 0", site=read_site(["begin=now+3"], None, {}))
     job = start(order)
     order.run.path.rename(jobs.folder / "elsewhere")
-    with pytest.raises(RunError, match=r"T622[\s\S]*does not see the run directory"):
+    with pytest.raises(RunError, match=r"T632[\s\S]*does not see the run directory"):
         _end_of(job)
 
 
@@ -235,7 +235,7 @@ def test_a_run_directory_that_the_node_does_not_see(jobs: Jobs) -> None:
 def test_what_slurm_refuses_is_told_in_its_own_words(
     jobs: Jobs, options: list[str], launch: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(RunError, match=r"T621[\s\S]*" + words):
+    with pytest.raises(RunError, match=r"T631[\s\S]*" + words):
         jobs.start("exit 0", site=read_site(options, None, {}), **launch)
 
 
@@ -290,7 +290,7 @@ def test_the_real_time_limit_comes_with_its_warning(jobs: Jobs) -> None:
 @pytest.mark.slow
 def test_a_worker_that_is_deaf_runs_into_the_time_limit(jobs: Jobs) -> None:
     job = jobs.start("ignore", slurm={"time_limit": "1", "checkpoint_seconds": 10})
-    with pytest.raises(RunError, match=r"T623[\s\S]*SLURM says TIMEOUT"):
+    with pytest.raises(RunError, match=r"T633[\s\S]*SLURM says TIMEOUT"):
         _end_of(job, 240)
 
 
@@ -322,5 +322,5 @@ def test_a_controller_that_is_away_for_a_while_ends_nothing(jobs: Jobs, monkeypa
 
 def test_a_job_that_slurm_has_forgotten(jobs: Jobs) -> None:
     order = jobs.order("exit 0")
-    with pytest.raises(RunError, match="T627"):
+    with pytest.raises(RunError, match="T637"):
         _end_of(SlurmJob(order, 999_999))

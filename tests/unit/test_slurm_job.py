@@ -62,13 +62,13 @@ def test_an_expected_start_is_told() -> None:
 @pytest.mark.parametrize(
     ("state", "code"),
     [
-        ("TIMEOUT", "T623"),
-        ("DEADLINE", "T623"),
-        ("OUT_OF_MEMORY", "T624"),
-        ("NODE_FAIL", "T625"),
-        ("BOOT_FAIL", "T625"),
-        ("CANCELLED", "T626"),
-        ("PREEMPTED", "T626"),
+        ("TIMEOUT", "T633"),
+        ("DEADLINE", "T633"),
+        ("OUT_OF_MEMORY", "T634"),
+        ("NODE_FAIL", "T635"),
+        ("BOOT_FAIL", "T635"),
+        ("CANCELLED", "T636"),
+        ("PREEMPTED", "T636"),
     ],
 )
 def test_each_bad_end_has_a_code_a_reason_and_a_way_out(state: str, code: str) -> None:
@@ -83,7 +83,7 @@ def test_each_bad_end_has_a_code_a_reason_and_a_way_out(state: str, code: str) -
 def test_a_refusal_keeps_slurms_words() -> None:
     words = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
     (finding,) = refused(words, Path("job.sbatch")).findings
-    assert (finding.code, finding.why) == ("T621", words)
+    assert (finding.code, finding.why) == ("T631", words)
     assert "--slurm" in (finding.fix or "")
 
 
@@ -95,7 +95,7 @@ def order(tmp_path: Path) -> Order:
 
 def test_without_slurm_the_script_is_there_to_be_taken_elsewhere(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nosuch")
-    with pytest.raises(RunError, match=r"T620[\s\S]*take .*job.sbatch to it"):
+    with pytest.raises(RunError, match=r"T630[\s\S]*take .*job.sbatch to it"):
         start(order)
     assert Path(command(order)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
 

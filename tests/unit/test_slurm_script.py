@@ -101,6 +101,11 @@ def test_the_site_adds_its_own() -> None:
     assert script.index("module load cuda") < script.index("srun ")
 
 
+@pytest.mark.parametrize(("strategy", "count"), [("auto", 0), ("ddp", 0), ("fsdp", 1), ("deepspeed-zero2", 1)])
+def test_one_process_joins_a_group_where_its_strategy_wants_one(strategy: str, count: int) -> None:
+    assert batch_script([_order(launch={"strategy": strategy})], Site()).count("export RANK=") == count
+
+
 def test_several_runs_make_an_array() -> None:
     orders = [_order(Path(f"/runs/r/{number}")) for number in range(3)]
     script = batch_script(orders, Site(), max_parallel=2)
