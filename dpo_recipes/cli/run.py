@@ -8,18 +8,25 @@ from typing import Annotated
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_BUG
+from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.workflow import WorkerBug, find_recipe, run_recipe
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     recipe: RecipeArgument,
     set_: SetOption = None,
     json_: JsonOption = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Change micro-batch, checkpointing and optimizer so that the run fits.")
     ] = False,
+    num_processes: ProcessesOption = None,
+    num_nodes: NodesOption = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(help="Where several nodes meet: the first one's name and a free port.", metavar="HOST:PORT"),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
@@ -30,7 +37,13 @@ def run(
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     with Progress() as progress:
         try:
-            result = run_recipe(find_recipe(recipe), overrides, progress.on_event, trust_remote_code=trust_remote_code)
+            result = run_recipe(
+                find_recipe(recipe),
+                overrides,
+                progress.on_event,
+                trust_remote_code=trust_remote_code,
+                flags=LaunchFlags(num_processes, num_nodes, rendezvous),
+            )
         except WorkerBug as bug:
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)

@@ -17,9 +17,16 @@ MODEL_FOLDER = "model"
 
 
 def save_model(
-    model: Any, bundle: ModelBundle, recipe: Recipe, run_dir: Path, result: dict[str, Any]
+    model: Any,
+    bundle: ModelBundle,
+    recipe: Recipe,
+    run_dir: Path,
+    result: dict[str, Any],
+    state: dict[str, Any] | None = None,
 ) -> tuple[Path, str]:
     """Save to `run_dir/model`; returns the folder and what was saved: `adapter`, `merged` or `full`.
+
+    `state` has the weights where the model itself has only a part of them.
 
     Raises `RunError` T602 when the disk is full before it begins.
     """

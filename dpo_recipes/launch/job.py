@@ -23,6 +23,8 @@ class Order:
     """In all, over all nodes."""
     num_nodes: int = 1
     trust_remote_code: bool = False
+    rendezvous: str | None = None
+    """HOST:PORT of the first node, where several nodes meet."""
 
 
 class Job(Protocol):

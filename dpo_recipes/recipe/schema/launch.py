@@ -1,6 +1,6 @@
 """The `launch` section: how many processes, where, and what they share."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -12,12 +12,12 @@ Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspe
 class Launch(Section):
     """How worker processes start. A recipe names no machine: hosts and queues come from flags or the environment."""
 
-    backend: Literal["auto", "local", "torchrun"] = Field(
+    backend: Literal["auto", "local", "torchrun", "accelerate"] = Field(
         default="auto",
-        description="`local` is one process on this machine, `torchrun` several, on one machine or more. `auto` takes "
-        "what the number of processes asks for.",
+        description="`local` is one process on this machine; `torchrun` several, on one machine or more; `accelerate` "
+        "the same through `accelerate launch`, for GPUs. `auto` takes `local` for one process and `torchrun` for more.",
     )
-    num_processes: int | Literal["auto"] = Field(
+    num_processes: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = Field(
         default="auto",
         description="Processes in all, over all nodes; one trains on one device. `auto`: one for each GPU, else one. "
         "A recipe with a number means that many in its effective batch: micro_batch_size × "
