@@ -17,7 +17,15 @@ from dpo_recipes import registry
 from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interrupted, RecipeError, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware import machine
-from dpo_recipes.launch.choose import LaunchFlags, check_devices, choose_backend, choose_batch, command_of, count_gpus
+from dpo_recipes.launch.choose import (
+    LaunchFlags,
+    check_devices,
+    choose_backend,
+    choose_batch,
+    command_of,
+    count_gpus,
+    prepare_launcher,
+)
 from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
 from dpo_recipes.launch.job import Job, Order
 from dpo_recipes.launch.ranks import first_failure
@@ -100,6 +108,7 @@ def prepare_run(
         recipe.name, backend, command_of(backend, order), first_plan(recipe, batch), warnings=validated.warnings
     )
     write_launch(run, recipe, plan.launch)
+    prepare_launcher(backend, order)
     write_text_atomically(run.given_recipe, validated.composed.text)
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())

@@ -45,9 +45,7 @@ def check_fit(
     Raises `FitError` F701 where it clearly does not fit and `hardware.fit` is not false, `RunError` M504, M507, M509
     and M511.
     """
-    target = this_machine(recipe)
-    if target.device.kind == "cpu":
-        target = replace(target, usable_bytes=target.usable_bytes // processes_here)
+    target = this_machine(recipe).shared_by(processes_here)
     planners: dict[str, Planner] = {}
 
     def plan_with(sharding: Sharding) -> JobPlan:

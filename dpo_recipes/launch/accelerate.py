@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -38,12 +39,9 @@ def accelerate_config(order: Order) -> dict[str, Any]:
     return config
 
 
-def command(order: Order) -> list[str]:
-    """The command that executes a prepared run directory; a person can run it by hand. Writes its configuration.
-
-    Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs, accelerate 1.15 starts one process
-    and says nothing.
-    """
+def prepare(order: Order) -> None:
+    """Write the configuration. Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs,
+    accelerate 1.15 starts one process and says nothing."""
     if order.num_processes == order.num_nodes or not gpu_names():
         raise RecipeError.of(
             "R348",
@@ -51,12 +49,20 @@ def command(order: Order) -> list[str]:
             why="on CPUs `accelerate launch` starts one process whatever it is told, and for one it sets nothing up",
             fix="write `backend: auto`, which takes torchrun, or run it where the GPUs are",
         )
-    path = launch_folder(order.run) / "accelerate.yaml"
+    path = _path(order)
     path.parent.mkdir(exist_ok=True)
     write_text_atomically(path, yaml.safe_dump(accelerate_config(order), sort_keys=False))
+
+
+def command(order: Order) -> list[str]:
+    """The command that executes a prepared run directory, the same on every node; a person can run it by hand."""
     flags = ["--trust-remote-code"] if order.trust_remote_code else []
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(order))]
     return [*launcher, "-m", "dpo_recipes.worker", str(order.run.path), *flags]
+
+
+def _path(order: Order) -> Path:
+    return launch_folder(order.run) / "accelerate.yaml"
 
 
 def start(order: Order) -> TorchrunJob:

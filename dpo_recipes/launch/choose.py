@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.errors import RunError
 from dpo_recipes.hardware.machine import gpu_names
-from dpo_recipes.launch.batch import BatchPlan, count_processes, plan_batch
+from dpo_recipes.launch.batch import BatchPlan, count_processes, plan_batch, with_batch
+from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import Order
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,41 @@ def choose_backend(recipe: Recipe, batch: BatchPlan) -> str:
     return "local" if is_alone else "torchrun"
 
 
+@dataclass(frozen=True)
+class LaunchSketch:
+    """How a run would start, without one: its command and the configurations that it would write."""
+
+    plan: LaunchPlan
+    command: list[str]
+    configurations: dict[str, dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The sketch as plain data."""
+        return {"launch": self.plan.to_json(), "command": self.command, "configurations": self.configurations}
+
+
+def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, dtype: str) -> LaunchSketch:
+    """The command and configurations of a recipe with so many processes and this strategy."""
+    plan = LaunchPlan(batch, strategy, reason)
+    order = Order(recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500")
+    backend = choose_backend(recipe, batch)
+    return LaunchSketch(plan, command_of(backend, order), configurations(with_batch(recipe, batch), plan, dtype))
+
+
+def prepare_launcher(backend: str, order: Order) -> None:
+    """Write what a launcher reads into the run directory, where it reads anything. Raises `RecipeError` R348."""
+    prepare = getattr(_module(backend), "prepare", None)
+    if prepare is not None:
+        prepare(order)
+
+
 def command_of(backend: str, order: Order) -> list[str]:
     """The command by which a launcher executes a prepared run directory."""
-    start = registry.load("launchers", backend)
-    return importlib.import_module(start.__module__).command(order)
+    return _module(backend).command(order)
+
+
+def _module(backend: str) -> Any:
+    return importlib.import_module(registry.load("launchers", backend).__module__)
 
 
 def count_gpus() -> int:

@@ -14,6 +14,12 @@ from dpo_recipes.recipe.launch_keys import ACCELERATE, DEEPSPEED, DEEPSPEED_ZERO
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
 
+
+def is_installed(package: str) -> bool:
+    """Whether a library can be imported here; it is not."""
+    return importlib.util.find_spec(package) is not None
+
+
 _SHORT = {"deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3", "fsdp": "fsdp2"}
 _KNOWN = {
     "deepspeed": {(): DEEPSPEED, ("zero_optimization",): DEEPSPEED_ZERO},
@@ -60,7 +66,7 @@ def check_strategy(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     strategy, at = recipe.launch.strategy, ("launch", "strategy")
     if strategy in ("auto", "ddp"):
         return
-    if strategy.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+    if strategy.startswith("deepspeed") and not is_installed("deepspeed"):
         yield Finding(
             "R316",
             "deepspeed is not installed",
