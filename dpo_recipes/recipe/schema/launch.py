@@ -27,22 +27,25 @@ class Launch(Section):
     strategy: Literal["auto"] | Strategy = Field(
         default="auto",
         description="What several processes share: `ddp` nothing but gradients, `deepspeed-zero1` to `-zero3` also the "
-        "optimizer's state, gradients, weights; `fsdp` all of them. `auto`: `ddp` where that fits, else `fsdp`.",
+        "optimizer's state, gradients, weights; `fsdp` all of them. `auto`: `ddp` where that fits each device, else "
+        "`fsdp` or `deepspeed-zero3`, whichever the device and the base allow.",
     )
     offload: Literal["none", "optimizer", "all"] = Field(
         default="none",
         description="What is kept in the computer's memory: nothing, the optimizer's state, or also weights (with "
-        "`fsdp` and `deepspeed-zero3`).",
+        "`fsdp` and `deepspeed-zero3`). FSDP has nothing between none and all.",
     )
     deepspeed: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="More settings of DeepSpeed's configuration, merged into the one that is generated.",
+        description="More settings of DeepSpeed's configuration, merged into the one that is generated; none that a "
+        "recipe says elsewhere.",
     )
     fsdp: dict[str, JsonValue] = Field(
         default_factory=dict, description="More settings of transformers' `fsdp_config`, merged into the generated one."
     )
     accelerate: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Settings of transformers' `accelerator_config`."
+        default_factory=dict,
+        description="Settings of transformers' `accelerator_config`: `non_blocking`, `gradient_accumulation_kwargs`.",
     )
     timeout_minutes: float = Field(
         default=30.0, gt=0.0, description="How long a process waits for the others before the run is given up."
