@@ -131,31 +131,19 @@ class Worker:
 
         Gives what all processes go by: the recipe, what they share, and the bytes that the optimizer will need.
         """
-        from dpo_recipes.fit.advice import advise
-        from dpo_recipes.fit.check import check_fit
-        from dpo_recipes.fit.plan import facts_of
-        from dpo_recipes.fit.workload import read_workload
+        from dpo_recipes.fit.decision import decide
 
         self.events.stage("plan", "memory and time")
-        checked = check_fit(
-            self.recipe,
-            prepared.location,
-            read_workload(prepared.splits.datasets),
-            trust_remote_code=self.trust_remote_code,
-            num_processes=self.place.num_processes,
-            processes_here=self.place.processes_here,
-        )
-        plan = checked.plan
-        launch = LaunchPlan(self.launch.batch, plan.sharding.strategy, checked.reason).with_batch_of(checked.recipe)
-        write_launch(self.run, checked.recipe, launch, plan.dtype)
-        said = {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": plan.to_json()}
-        write_json(self.run.plan, said)
-        self.events.findings([*checked.findings, *advise(facts_of(plan, prepared.splits.reports))])
-        self.events.emit("note", text=describe_briefly(plan.to_json()))
+        trust = self.trust_remote_code
+        decided = decide(self.recipe, self.launch, self.place, prepared, trust_remote_code=trust)
+        launch, prediction = decided.launch, decided.plan.to_json()
+        write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
+        write_json(self.run.plan, {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": prediction})
+        self.events.findings(decided.findings)
+        self.events.emit("note", text=describe_briefly(prediction))
         if self.place.num_processes > 1:
             self.events.emit("note", text=f"{launch.strategy}: {launch.reason}")
-        parts = plan.memory.highest.parts
-        return checked.recipe, launch, parts.get("optimizer", 0) + parts.get("gradients", 0)
+        return decided.recipe, launch, decided.reserve_bytes
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
         from dpo_recipes.engine.team import Team, whole_weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -103,12 +104,14 @@ def prepare_run(
     run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
     counts = (batch.num_processes, batch.num_nodes)
     order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
-    backend = choose_backend(recipe, batch)
-    plan = RunPlan(
-        recipe.name, backend, command_of(backend, order), first_plan(recipe, batch), warnings=validated.warnings
-    )
-    write_launch(run, recipe, plan.launch)
-    prepare_launcher(backend, order)
+    backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
+    try:
+        plan = RunPlan(recipe.name, backend, command_of(backend, order), launch, warnings=validated.warnings)
+        prepare_launcher(backend, order)
+    except DpoRecipeError:  # nothing was begun
+        shutil.rmtree(run.path)
+        raise
+    write_launch(run, recipe, launch)
     write_text_atomically(run.given_recipe, validated.composed.text)
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())
