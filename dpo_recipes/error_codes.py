@@ -179,6 +179,33 @@ CODES = {
     ),
     "R335": _entry("optimizer and schedule do not go together", "The error says which goes with which."),
     "R336": _entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
+    "R340": _entry(
+        "processes that do not divide the batch",
+        "A step sees as many pairs as the recipe says, however many processes there are: each computes an equal share.",
+    ),
+    "R341": _entry("processes that do not divide among the nodes", "Every node starts the same number."),
+    "R342": _entry(
+        "an offload that the strategy has not",
+        "`ddp` keeps all on each device; ZeRO-1 and -2 can keep the optimizer's state in the computer's memory, ZeRO-3",
+        "and FSDP also the weights.",
+    ),
+    "R343": _entry(
+        "processes or a strategy that the device or the base does not allow",
+        "docs/hardware.md has the rules with their sources.",
+    ),
+    "R344": _entry(
+        "a setting of DeepSpeed, FSDP or accelerate that cannot be used",
+        "It is unknown, nobody would read it, or the recipe says the same thing in another place.",
+    ),
+    "R345": _entry("launcher and number of processes contradict each other", "`backend: local` is one process."),
+    "R347": _entry(
+        "several nodes without a place to meet",
+        "`--rendezvous HOST:PORT`, or MASTER_ADDR and MASTER_PORT; docs/launch.md.",
+    ),
+    "R348": _entry(
+        "accelerate without several GPUs",
+        "On CPUs `accelerate launch` starts one process whatever it is told; `backend: auto` takes torchrun.",
+    ),
     "R390": _entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
@@ -332,6 +359,19 @@ CODES = {
     ),
     "T607": _entry(
         "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
+    ),
+    "T620": _entry(
+        "another number of processes than planned",
+        "Each process computes its share of a step; with another number of them, it would be another step. The command",
+        "in plan.json starts the right number.",
+    ),
+    "T621": _entry(
+        "the strategy is not in force",
+        "Libraries fall back without a word: accelerate makes plain DDP of FSDP on a CPU. The run looks at what the",
+        "model was made into, and ends where it is not what the recipe asks for.",
+    ),
+    "T622": _entry(
+        "processes with different data", "Each must read the same pairs; the nodes' files or revisions differ."
     ),
     # T63x: SLURM
     "T630": _entry(

@@ -68,6 +68,7 @@ MODEL_SOURCES = {
 LAUNCHERS = {
     "local": "dpo_recipes.launch.local:start",
     "torchrun": "dpo_recipes.launch.torchrun:start",
+    "accelerate": "dpo_recipes.launch.accelerate:start",
     "slurm": "dpo_recipes.launch.slurm:start",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -17,10 +18,20 @@ from dpo_recipes import registry
 from dpo_recipes.errors import EXIT_INTERRUPTED, DpoRecipeError, Finding, Interrupted, RecipeError, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware import machine
-from dpo_recipes.launch import local
+from dpo_recipes.launch.choose import (
+    LaunchFlags,
+    check_devices,
+    choose_backend,
+    choose_batch,
+    command_of,
+    count_gpus,
+    prepare_launcher,
+)
+from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
 from dpo_recipes.launch.job import Job, Order
+from dpo_recipes.launch.ranks import first_failure
 from dpo_recipes.launch.site import Site
-from dpo_recipes.launch.slurm_script import num_processes
+from dpo_recipes.launch.slurm_script import gpus_of_node
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
@@ -36,14 +47,22 @@ class RunPlan:
     """What is decided before a worker starts."""
 
     recipe: str
+    backend: str
     command: list[str]
-    pairs_per_step: int
-    num_processes: int
+    launch: LaunchPlan
     warnings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
-        return {**self.__dict__, "warnings": [finding.to_json() for finding in self.warnings]}
+        return {
+            "recipe": self.recipe,
+            "backend": self.backend,
+            "command": self.command,
+            "pairs_per_step": self.launch.batch.pairs_per_step,
+            "num_processes": self.launch.batch.num_processes,
+            "launch": self.launch.to_json(),
+            "warnings": [finding.to_json() for finding in self.warnings],
+        }
 
 
 def find_recipe(reference: str) -> Path:
@@ -61,11 +80,13 @@ def find_recipe(reference: str) -> Path:
     )
 
 
-def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tuple[Order, RunPlan]:
+def prepare_run(
+    validated: Validated, *, trust_remote_code: bool = False, flags: LaunchFlags | None = None
+) -> tuple[Order, RunPlan]:
     """Make the run directory with all that the worker needs, and the order to start it.
 
-    Raises `RecipeError` R316 (a library is not installed) and R317 (remote code without the flag), `RunError` T601 and
-    T602.
+    Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341 (numbers
+    of processes that cannot be) and R347 (no place to meet), `RunError` M507 (too few GPUs), T601 and T602.
     """
     recipe = validated.recipe
     missing = [finding for finding in validated.warnings if finding.code == NOT_INSTALLED]
@@ -79,16 +100,22 @@ def prepare_run(validated: Validated, *, trust_remote_code: bool = False) -> tup
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
         )
+    flags, is_for_slurm = flags or LaunchFlags(), recipe.launch.backend == "slurm"
+    num_gpus = gpus_of_node(recipe) if is_for_slurm else count_gpus()
+    batch = choose_batch(recipe, flags, num_gpus)
+    if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # else a job asks for as many as it needs
+        check_devices(recipe, batch, num_gpus)
     run = create_run_directory(Path(recipe.output_dir).expanduser().resolve(), recipe.name)
-    counts = (num_processes(recipe), recipe.launch.num_nodes) if recipe.launch.backend == "slurm" else (1, 1)
-    order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code)
-    plan = RunPlan(
-        recipe=recipe.name,
-        command=local.command(order),
-        pairs_per_step=recipe.training.micro_batch_size * recipe.training.gradient_accumulation_steps,
-        num_processes=order.num_processes,
-        warnings=validated.warnings,
-    )
+    counts = (batch.num_processes, batch.num_nodes)
+    order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
+    backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
+    try:
+        plan = RunPlan(recipe.name, backend, command_of(backend, order), launch, warnings=validated.warnings)
+        prepare_launcher(backend, order)
+    except DpoRecipeError:  # nothing was begun
+        shutil.rmtree(run.path)
+        raise
+    write_launch(run, recipe, launch)
     write_text_atomically(run.given_recipe, validated.composed.text)
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())
@@ -102,6 +129,7 @@ def run_recipe(
     listen: Listener,
     *,
     trust_remote_code: bool = False,
+    flags: LaunchFlags | None = None,
     site: Site | None = None,
 ) -> dict[str, Any]:
     """Do the whole job; returns what stands in result.json.
@@ -110,16 +138,16 @@ def run_recipe(
     `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
     """
     validated = validate(path, overrides)
-    order, plan = prepare_run(validated, trust_remote_code=trust_remote_code)
+    order, plan = prepare_run(validated, trust_remote_code=trust_remote_code, flags=flags)
     order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
     run = order.run
     listen({"event": "run", "dir": str(run.path), "plan": plan})
-    backend = validated.recipe.launch.backend
-    job: Job = registry.load("launchers", "local" if backend == "auto" else backend)(order)
+    job: Job = registry.load("launchers", plan.backend)(order)
     returncode, failure = _follow(job, run, listen)
     if returncode == 0 and run.result.exists():
         return json.loads(run.result.read_text(encoding="utf-8"))
-    raise _failure(returncode, failure, run)
+    # Of several processes, the one that failed first knows why.
+    raise _failure(returncode, first_failure(run) or failure, run)
 
 
 class WorkerBug(Exception):
@@ -168,7 +196,7 @@ def _forwarded_signals(job: Job) -> Iterator[None]:
 def _failure(returncode: int, failure: dict[str, Any] | None, run: RunDirectory) -> Exception:
     if failure and failure["findings"]:
         findings = [Finding.from_json(plain) for plain in failure["findings"]]
-        kind = Interrupted if returncode == EXIT_INTERRUPTED else DpoRecipeError
+        kind = Interrupted if EXIT_INTERRUPTED in (returncode, DpoRecipeError(*findings).exit_code) else DpoRecipeError
         return kind(*findings)
     if returncode < 0:
         return _killed(-returncode, run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from dpo_recipes.fit.check import describe_settings
 if TYPE_CHECKING:
     from dpo_recipes.fit.changes import Change
     from dpo_recipes.fit.plan import JobPlan
+    from dpo_recipes.launch.choose import LaunchSketch
 
 _PARTS = {
     "weights": "weights of the base",
@@ -25,7 +28,7 @@ _PARTS = {
 }
 
 
-def describe_plan(plan: JobPlan) -> Iterator[str]:
+def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator[str]:
     """The plan, line by line; the verdict first."""
     device, memory = plan.target.device, plan.memory
     where = f"{device.name}, {'this machine' if plan.target.is_here else 'described'}"
@@ -41,6 +44,8 @@ def describe_plan(plan: JobPlan) -> Iterator[str]:
     yield ""
     yield from _work(plan)
     yield from _disk(plan)
+    if launch is not None:
+        yield from _launch(launch)
     if plan.changes:
         yield ""
         fit = any(change.fits for change in plan.changes)
@@ -100,6 +105,15 @@ def _disk(plan: JobPlan) -> Iterator[str]:
     names = {"base": "base", "checkpoint": "a checkpoint", "checkpoints": "all checkpoints", "model": "the saved model"}
     sizes = [f"{names[name]} {format_bytes(size)}" for name, size in plan.disk.items() if size]
     yield f"disk        {', '.join(sizes)}"
+
+
+def _launch(launch: LaunchSketch) -> Iterator[str]:
+    yield f"launch      {launch.plan.batch.describe()}"
+    if launch.plan.batch.num_processes > 1 or launch.plan.strategy != "ddp":
+        yield f"strategy    {launch.plan.strategy}: {launch.plan.reason}"
+    yield f"command     {shlex.join(launch.command)}"
+    for name, config in launch.configurations.items():
+        yield f"            RUN_DIR/launch/{name}: {json.dumps(config)}"
 
 
 def _change(change: Change) -> str:

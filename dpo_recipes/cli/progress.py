@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -38,6 +39,7 @@ class Progress:
         kind = event["event"]
         if kind == "run":
             self._line(f"run       {_short(event['dir'])}")
+            self._launch(event["plan"])
             for finding in event["plan"].warnings:
                 self._line(finding.render())
         elif kind == "stage":
@@ -48,6 +50,13 @@ class Progress:
             self._line(Finding.from_json(event["finding"]).render())
         elif kind == "step":
             self._step(event)
+
+    def _launch(self, plan: Any) -> None:
+        """How many processes there are, and what the other nodes have to run."""
+        batch = plan.launch.batch
+        self._line(f"launch    {batch.describe()}")
+        if batch.num_nodes > 1:
+            self._line(f"          on each of the other nodes, run: {shlex.join(plan.command)}")
 
     def summary(self, result: dict[str, Any]) -> None:
         """The last lines of a run: what came out, and where it is."""

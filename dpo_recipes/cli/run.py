@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_BUG
+from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.site import read_site
 from dpo_recipes.workflow import WorkerBug, find_recipe, run_recipe
 
@@ -22,6 +23,12 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     fit: Annotated[
         bool, typer.Option("--fit", help="Change micro-batch, checkpointing and optimizer so that the run fits.")
     ] = False,
+    num_processes: ProcessesOption = None,
+    num_nodes: NodesOption = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(help="Where several nodes meet: the first one's name and a free port.", metavar="HOST:PORT"),
+    ] = None,
     via: Annotated[
         str | None, typer.Option(help="How workers start, instead of `launch.backend`: slurm, for example.")
     ] = None,
@@ -45,7 +52,12 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     with Progress() as progress:
         try:
             result = run_recipe(
-                find_recipe(recipe), overrides, progress.on_event, trust_remote_code=trust_remote_code, site=site
+                find_recipe(recipe),
+                overrides,
+                progress.on_event,
+                trust_remote_code=trust_remote_code,
+                flags=LaunchFlags(num_processes, num_nodes, rendezvous),
+                site=site,
             )
         except WorkerBug as bug:
             progress.close()

@@ -29,6 +29,8 @@ class Order:
     """In all, over all nodes."""
     num_nodes: int = 1
     trust_remote_code: bool = False
+    rendezvous: str | None = None
+    """HOST:PORT of the first node, where several nodes meet."""
     site: Site = field(default_factory=Site)
     """What the place wants where the job is to run."""
     tell: Callable[[str], None] = _say_nothing

@@ -92,21 +92,17 @@ if [ "$code" = {resumable} ] && [ ! -e "$run/launch/stop.$SLURM_JOB_ID" ]; then
 fi"""
 
 
-def num_processes(recipe: Recipe) -> int:
-    """Processes of a job in all. The machine that submits cannot count a node's GPUs: `auto` takes those asked for."""
-    launch = recipe.launch
-    if launch.num_processes != "auto":
-        return launch.num_processes
-    return max(1, launch.slurm.gpus_per_node or 1) * launch.num_nodes
+def gpus_of_node(recipe: Recipe) -> int:
+    """GPUs that a process of the recipe can count on there; the machine that submits cannot count a node's."""
+    asked, hardware = recipe.launch.slurm.gpus_per_node, recipe.hardware
+    kind = profile(hardware.profile).kind if hardware.profile else "cuda"
+    return asked if asked is not None else 0 if "cpu" in (hardware.device, kind) else 1
 
 
 def gpus_per_node(order: Order) -> int:
-    """GPUs that a job asks for on each node."""
-    asked, hardware = order.recipe.launch.slurm.gpus_per_node, order.recipe.hardware
-    if asked is not None:
-        return asked
-    kind = profile(hardware.profile).kind if hardware.profile else "cuda"
-    return 0 if "cpu" in (hardware.device, kind) else _per_node(order)
+    """GPUs that a job asks for on each node: what the recipe says, else one for each process."""
+    asked = order.recipe.launch.slurm.gpus_per_node
+    return asked if asked is not None else gpus_of_node(order.recipe) * _per_node(order)
 
 
 def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | None = None) -> str:

@@ -18,10 +18,11 @@ import pytest
 from slurm_cluster import INSTALL, SlurmCluster, missing_programs, running_cluster, wait_until
 
 from dpo_recipes.errors import RunError
+from dpo_recipes.launch.batch import count_processes
 from dpo_recipes.launch.job import Order
 from dpo_recipes.launch.site import Site, read_site
 from dpo_recipes.launch.slurm import SlurmJob, start
-from dpo_recipes.launch.slurm_script import batch_script, num_processes
+from dpo_recipes.launch.slurm_script import batch_script, gpus_of_node
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -56,7 +57,7 @@ class Jobs:
                 "launch": launch,
             }
         )
-        counts = (num_processes(recipe), recipe.launch.num_nodes)
+        counts = count_processes(recipe, gpus_of_node(recipe))
         return Order(recipe, run, *counts, site=site or Site(), tell=self.notes.append)
 
     def start(self, behaviour: str, name: str = "run", site: Site | None = None, **launch: Any) -> SlurmJob:

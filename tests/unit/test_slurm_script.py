@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from dpo_recipes.errors import RecipeError
+from dpo_recipes.launch.batch import count_processes
 from dpo_recipes.launch.job import Order
 from dpo_recipes.launch.site import Site, read_site
-from dpo_recipes.launch.slurm_script import batch_script, gpus_per_node, num_processes, seconds_of
+from dpo_recipes.launch.slurm_script import batch_script, gpus_of_node, gpus_per_node, seconds_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -22,7 +23,7 @@ PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": 
 
 def _order(path: Path = Path("/runs/r/1"), **sections: Any) -> Order:
     recipe = Recipe.model_validate({**PLAIN, **sections})
-    return Order(recipe, RunDirectory(path), num_processes(recipe), recipe.launch.num_nodes)
+    return Order(recipe, RunDirectory(path), *count_processes(recipe, gpus_of_node(recipe)))
 
 
 def _options(script: str) -> dict[str, str]:
@@ -63,9 +64,9 @@ def test_a_job_for_a_cpu_asks_for_no_gpu(hardware: dict[str, str]) -> None:
 
 def test_processes_that_are_left_open_follow_the_gpus() -> None:
     launch = {"num_nodes": 2, "slurm": {"gpus_per_node": 4}}
-    assert num_processes(_order(launch=launch).recipe) == 8
+    assert _order(launch=launch).num_processes == 8
     assert gpus_per_node(_order(launch=launch)) == 4
-    assert num_processes(_order(launch={"num_nodes": 3}).recipe) == 3
+    assert _order(launch={"num_nodes": 3}).num_processes == 3
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_re
 class MetricsCallback(TrainerCallback):
     """Writes each logged row to metrics.jsonl under TRL's names, and tells the parent how far the run is."""
 
-    def __init__(self, path: Path, events: EventLog, tokens_per_pair: float) -> None:
+    def __init__(self, path: Path | None, events: EventLog, tokens_per_pair: float) -> None:
         self.path = path
-        self.path.write_text("", encoding="utf-8")
+        """None in all processes but the first: they take part in the counting and write nothing."""
+        if path is not None:
+            path.write_text("", encoding="utf-8")
         self.events = events
         self.tokens_per_pair = tokens_per_pair
         self.latest: dict[str, float] = {}
@@ -69,8 +71,9 @@ class MetricsCallback(TrainerCallback):
         if self.speed is not None and "loss" in logs:
             logs = {**logs, **self.speed.since_last()}
         row = {"step": state.global_step, **{name: _plain(value) for name, value in logs.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -38,8 +39,10 @@ def interrupted(why: str) -> Interrupted:
 class StopCallback(TrainerCallback):
     """Ends training after the current step when a stop was requested, with a checkpoint."""
 
-    def __init__(self, request: StopRequest) -> None:
+    def __init__(self, request: StopRequest, agree: Callable[[bool], bool] = bool) -> None:
         self.request = request
+        self.agree = agree
+        """Of several processes, whether any was asked to: all must stop after the same step."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,6 +52,7 @@ class StopCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop if asked to."""
+        self.request.is_set = self.agree(self.request.is_set)
         if self.request.is_set:
             control.should_save = control.should_training_stop = True
 
