@@ -65,5 +65,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
             raise typer.Exit(EXIT_BUG) from None
     if json_:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-    else:
+    elif "metrics" in result:
         progress.summary(result)
+    else:
+        print(f"done      the result is {result['result']}", file=sys.stderr)

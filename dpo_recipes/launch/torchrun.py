@@ -39,7 +39,7 @@ def _meeting(order: Order) -> list[str]:
         f"--nnodes={order.num_nodes}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={meeting_place(order)}",
-        f"--rdzv-id={order.run.path.name}",
+        f"--rdzv-id={order.recipe.name}",  # the same on nodes that have run directories of their own
     ]
 
 

@@ -53,7 +53,7 @@ def test_several_meet_where_the_command_says(tmp_path: Path) -> None:
     command = torchrun.command(order(tmp_path, 8, 2, rendezvous="first:2900"))
     assert command[3:8] == [
         *("--nproc-per-node=4", "--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=first:2900"),
-        f"--rdzv-id={tmp_path.name}",
+        f"--rdzv-id={recipe().name}",
     ]
 
 
