@@ -1,7 +1,7 @@
 """Stands in for a worker in a SLURM job: `slurm_worker.py RUN_DIR`, which does what RUN_DIR/behaviour says.
 
 Like a worker it tells of its start through events.jsonl, takes SIGINT and SIGTERM as the wish to stop, and then ends
-with 75. Each life leaves a line in RUN_DIR/lives.
+with 75 (`wait 130`: with 130). Each life leaves a line in RUN_DIR/lives.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from types import FrameType
 
 run = Path(sys.argv[1])
 rank = int(os.environ.get("RANK", "0"))
+behaviour, _, argument = (run / "behaviour").read_text().partition(" ")
 
 
 def stop(number: int, frame: FrameType | None) -> None:
     """What a worker does after its checkpoint; some are done earlier than others."""
     time.sleep(1.5 * rank)
     (run / f"stopped.{rank}").write_text(signal.Signals(number).name)
-    sys.exit(75)
+    sys.exit(int(argument or 75))
 
 
 def wait() -> None:
@@ -72,7 +73,6 @@ if rank == 0:
     with (run / "events.jsonl").open("a") as events:
         events.write('{"event": "stage", "name": "start", "detail": ""}\n')
 print("the worker speaks", flush=True)
-behaviour, _, argument = (run / "behaviour").read_text().partition(" ")
 if behaviour == "exit":
     sys.exit(int(argument))
 elif behaviour == "die":

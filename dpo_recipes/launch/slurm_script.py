@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 
 from dpo_recipes import __version__
+from dpo_recipes.errors import EXIT_INTERRUPTED
 from dpo_recipes.hardware.profiles import profile
 from dpo_recipes.launch.job import Order
 from dpo_recipes.launch.local import CPU_ALLOCATOR, command
@@ -21,6 +22,8 @@ EXIT_RESUMABLE = 75
 """A worker ends with it when it stopped on request and has a checkpoint to go on from (EX_TEMPFAIL of sysexits.h)."""
 EXIT_RUN_NOT_VISIBLE = 72
 """The script ends with it when its node does not see the run directory (EX_OSFILE of sysexits.h)."""
+
+_STOPPED = {"resumable": EXIT_RESUMABLE, "interrupted": EXIT_INTERRUPTED}
 
 _GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket", "gpus-per-task"}
 # A process is given what torchrun would give it. srun is the launcher here: it passes signals and exit codes on, which
@@ -33,14 +36,14 @@ task() {{
     export LOCAL_WORLD_SIZE={per_node}
     "$@"
     code=$?
-    if [ "$code" = {resumable} ]; then
-        touch "$resumable" && code=0
+    if [ "$code" = {resumable} ] || [ "$code" = {interrupted} ]; then
+        echo "$code" >"$on_request" && code=0
     fi
     exit "$code"
 }}
 export -f task
-export resumable="$run/launch/resumable.$SLURM_JOB_ID"
-rm -f "$resumable"
+export on_request="$run/launch/on_request.$SLURM_JOB_ID"
+rm -f "$on_request"
 """
 
 _SCRIPT = """\
@@ -64,7 +67,7 @@ set +eu
 {variables}
 {task_function}
 if [ -e "$run/launch/stop.$SLURM_JOB_ID" ] || [ "$asked_by" = slurm ]; then
-    code=130
+    code={interrupted}
 else
     srun --ntasks={ntasks} --ntasks-per-node={per_node} --kill-on-bad-exit=1 --export=ALL {task}"${{command[@]}}" &
     step=$!
@@ -81,7 +84,7 @@ exit "$code"
 """
 
 _COUNT = """\
-[ "$code" != 0 ] || [ ! -e "$resumable" ] || code={resumable}
+[ "$code" != 0 ] || [ ! -e "$on_request" ] || code=$(<"$on_request")
 """
 _REQUEUE = """\
 preempted() {{ scontrol --oneliner show job "$SLURM_JOB_ID" | grep -Eq ' PreemptTime=[0-9]'; }}
@@ -126,11 +129,12 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
         not_visible=EXIT_RUN_NOT_VISIBLE,
         setup=f"\n# Lines of the site.\n{site.setup.rstrip()}\n" if site.setup.strip() else "",
         variables="\n".join(_variables(first)),
+        interrupted=EXIT_INTERRUPTED,
         ntasks=first.num_processes,
         per_node=_per_node(first),
-        task_function=_TASK.format(per_node=_per_node(first), resumable=EXIT_RESUMABLE) if joined else "",
+        task_function=_TASK.format(per_node=_per_node(first), **_STOPPED) if joined else "",
         task="bash -c 'task \"$@\"' task " if joined else "",
-        count=_COUNT.format(resumable=EXIT_RESUMABLE) if joined else "",
+        count=_COUNT if joined else "",
         requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.recipe.launch.slurm.requeue else "",
     )
 

@@ -155,12 +155,13 @@ def test_one_bad_task_ends_all(jobs: Jobs) -> None:
     assert _end_of(jobs.start("wait", site=setup, num_processes=2)) == 6
 
 
-def test_a_stop_reaches_every_task_as_sigint(jobs: Jobs) -> None:
-    job = jobs.start("wait", num_processes=2)
+@pytest.mark.parametrize(("behaviour", "code"), [("wait", 75), ("wait 130", -2)])
+def test_a_stop_reaches_every_task_as_sigint_and_all_end_in_peace(jobs: Jobs, behaviour: str, code: int) -> None:
+    job = jobs.start(behaviour, num_processes=2)
     _wait_for(jobs.path("lives"))
     time.sleep(1)  # for the other task
     job.interrupt()
-    assert _end_of(job) == 75
+    assert _end_of(job) == code  # 130 without a word of why is as if SIGINT had ended it
     assert [jobs.path(f"stopped.{rank}").read_text() for rank in (0, 1)] == ["SIGINT", "SIGINT"]
     assert len(jobs.path("lives").read_text().splitlines()) == 1  # a person's wish queues nothing again
 
