@@ -79,6 +79,8 @@ elif behaviour == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 elif behaviour == "ignore":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if argument == "both":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
 else:
     {"wait": wait, "meet": meet, "reduce": reduce}[behaviour]()

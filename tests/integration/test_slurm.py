@@ -291,7 +291,7 @@ def test_the_real_time_limit_comes_with_its_warning(jobs: Jobs) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_is_deaf_runs_into_the_time_limit(jobs: Jobs) -> None:
-    job = jobs.start("ignore", slurm={"time_limit": "1", "checkpoint_seconds": 10})
+    job = jobs.start("ignore both", slurm={"time_limit": "1", "checkpoint_seconds": 10})
     with pytest.raises(RunError, match=r"T633[\s\S]*SLURM says TIMEOUT"):
         _end_of(job, 240)
 
