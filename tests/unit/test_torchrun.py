@@ -137,7 +137,7 @@ def test_a_process_knows_its_place() -> None:
 def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert not interrupt_processes(run)
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as sleeper:
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
         record_process(run, Place(1, 2, 1, 2, is_joined=True))
         path = tmp_path / "ranks" / "1" / "process.json"
         record = json.loads(path.read_text())
@@ -153,7 +153,7 @@ def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> Non
 
 def test_a_job_that_is_stopped_before_its_workers_are_there_ends_at_once(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     job = torchrun.TorchrunJob(process, run, 0)
     job.interrupt()
     process.wait(10)
