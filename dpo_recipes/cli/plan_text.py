@@ -51,7 +51,7 @@ def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator
         fit = any(change.fits for change in plan.changes)
         yield "what would make it fit, cheapest first" if fit else "nothing here makes it fit; what comes nearest"
         for change in plan.changes:
-            yield f"  {_change(change)}"
+            yield f"  {_change(plan, change)}"
 
 
 _PHASES = {
@@ -116,10 +116,10 @@ def _launch(launch: LaunchSketch) -> Iterator[str]:
         yield f"            RUN_DIR/launch/{name}: {json.dumps(config)}"
 
 
-def _change(change: Change) -> str:
+def _change(plan: JobPlan, change: Change) -> str:
     fits = "" if change.fits else ", still too much"
     cost = f"{format_bytes(change.peak_bytes)}{fits}, {format_seconds(change.step_s)} a step; {change.price}"
-    return f"{describe_settings(change)}\n      {cost}"
+    return f"{describe_settings(plan, change)}\n      {cost}"
 
 
 def format_bytes(size: int) -> str:

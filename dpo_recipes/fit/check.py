@@ -72,9 +72,9 @@ def _judge(recipe: Recipe, plan: JobPlan, planner: Planner) -> Checked:
     return Checked(recipe, plan, (_close(plan),))
 
 
-def describe_settings(change: Change) -> str:
+def describe_settings(plan: JobPlan, change: Change) -> str:
     """The settings of a change as `--set` takes them."""
-    return " ".join(f"--set {path}={plain_value(value)}" for path, value in change.settings.items())
+    return " ".join(f"--set {path}={plain_value(value)}" for path, value in plan.written(change).items())
 
 
 def plain_value(value: object) -> str:
@@ -98,7 +98,7 @@ def _refused(plan: JobPlan) -> Finding:
     fitting = next((change for change in plan.changes if change.fits), None)
     fix = f"`dpo-recipe plan {plan.recipe.name}` shows all parts; a smaller base or a larger device is needed"
     if fitting is not None:
-        fix = f"{describe_settings(fitting)} ({fitting.price}); `--fit` does this kind of thing by itself"
+        fix = f"{describe_settings(plan, fitting)} ({fitting.price}); `--fit` does this kind of thing by itself"
     return Finding("F701", "the run does not fit into memory", why=_numbers(plan), fix=fix)
 
 
@@ -108,7 +108,7 @@ def _close(plan: JobPlan) -> Finding:
 
 
 def _adjusted(plan: JobPlan, change: Change) -> Finding:
-    settings = ", ".join(f"`{path}: {plain_value(value)}`" for path, value in change.settings.items())
+    settings = ", ".join(f"`{path}: {plain_value(value)}`" for path, value in plan.written(change).items())
     return Finding(
         "F703",
         f"changed to make the run fit: {settings}",

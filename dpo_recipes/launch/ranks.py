@@ -55,7 +55,7 @@ def record_process(run: RunDirectory, place: Place) -> None:
     """Write down this process's id and host, so that it can be found and asked to stop."""
     folder = ranks_folder(run) / str(place.rank)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "hostname": socket.gethostname()}
+    record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "host": socket.gethostname()}
     write_json(folder / "process.json", record)
 
 
@@ -78,16 +78,16 @@ def processes_here(run: RunDirectory) -> Iterator[int]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # it is being written
             continue
-        if record["hostname"] == socket.gethostname():
+        if record["host"] == socket.gethostname():
             yield record["pid"]
 
 
-def interrupt_processes(run: RunDirectory) -> bool:
-    """Send SIGINT to each process of the run on this machine; whether there was any."""
+def signal_processes(run: RunDirectory, number: signal.Signals) -> bool:
+    """Send a signal to each process of the run on this machine; whether there was any."""
     reached = False
     for pid in processes_here(run):
         try:
-            os.kill(pid, signal.SIGINT)
+            os.kill(pid, number)
             reached = True
         except ProcessLookupError:
             continue

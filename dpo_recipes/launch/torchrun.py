@@ -13,7 +13,7 @@ from pathlib import Path
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.launch.job import Order, ProcessJob
 from dpo_recipes.launch.local import worker_environment
-from dpo_recipes.launch.ranks import interrupt_processes
+from dpo_recipes.launch.ranks import signal_processes
 from dpo_recipes.run_dir import RunDirectory
 
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
@@ -108,9 +108,14 @@ class TorchrunJob(ProcessJob):
 
         Before the workers are there, nothing can be lost, and all is ended.
         """
-        if not interrupt_processes(self._run):
+        if not signal_processes(self._run, signal.SIGINT):
             self._was_abandoned = True
             self.kill()
+
+    def kill(self) -> None:
+        """Kill the agent, and the workers, which torch 2.13 starts in sessions of their own: they would train on."""
+        super().kill()
+        signal_processes(self._run, signal.SIGKILL)
 
 
 def root_cause(log: Path, begins_at: int = 0) -> int | None:

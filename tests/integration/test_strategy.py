@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import recipe_text, write_pairs
 
 from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.strategy import choose_strategy
@@ -61,3 +64,26 @@ def test_what_cannot_be_cut_up_stays_whole_and_says_why() -> None:
 def test_one_process_shares_nothing_and_a_recipe_that_says_is_obeyed() -> None:
     assert _choose(recipe(), 1, GPU) == ("ddp", "one process shares nothing")
     assert _choose(recipe(strategy="deepspeed-zero2"), 4, GPU) == ("deepspeed-zero2", "the recipe says so")
+
+
+def test_the_plan_shows_what_each_process_does_and_how_they_start(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dpo_recipes.cli import app
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl")), encoding="utf-8")
+    command = ["plan", str(path), "--num-processes", "2", "--strategy", "deepspeed-zero2"]
+    with pytest.raises(SystemExit):
+        app([*command, "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["num_processes"], plan["strategy"], plan["pairs_per_step"]) == (2, "deepspeed-zero2", 4)
+    assert plan["launch"]["gradient_accumulation_steps"] == 1
+    assert plan["configurations"]["deepspeed.json"]["train_batch_size"] == 4
+    assert plan["command"][1:3] == ["-m", "torch.distributed.run"]
+    with pytest.raises(SystemExit):
+        app(command)
+    text = capsys.readouterr().out
+    assert "4 pairs a step: 2 processes × micro-batch 2 × 1 accumulated" in text
+    assert "strategy    deepspeed-zero2: the recipe says so" in text
+    assert "--nproc-per-node=2 --standalone -m dpo_recipes.worker RUN_DIR" in text

@@ -26,7 +26,7 @@ from dpo_recipes.launch.choose import (
 )
 from dpo_recipes.launch.files import LaunchPlan, first_plan, read_launch, write_launch
 from dpo_recipes.launch.job import Order
-from dpo_recipes.launch.ranks import Place, events_path, first_failure, interrupt_processes, record_process
+from dpo_recipes.launch.ranks import Place, events_path, first_failure, record_process, signal_processes
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -136,24 +136,34 @@ def test_a_process_knows_its_place() -> None:
 
 def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    assert not interrupt_processes(run)
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as sleeper:
+    assert not signal_processes(run, signal.SIGINT)
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
         record_process(run, Place(1, 2, 1, 2, is_joined=True))
         path = tmp_path / "ranks" / "1" / "process.json"
         record = json.loads(path.read_text())
-        assert (record["pid"], record["hostname"]) == (os.getpid(), socket.gethostname())
+        assert (record["pid"], record["host"]) == (os.getpid(), socket.gethostname())
         path.write_text(json.dumps({**record, "pid": sleeper.pid}))
         elsewhere = tmp_path / "ranks" / "0"
         elsewhere.mkdir()
-        (elsewhere / "process.json").write_text(json.dumps({**record, "hostname": "another-machine"}))
-        assert interrupt_processes(run)
+        (elsewhere / "process.json").write_text(json.dumps({**record, "host": "another-machine"}))
+        assert signal_processes(run, signal.SIGINT)
         assert sleeper.wait(10) == -signal.SIGINT
-    assert not interrupt_processes(run)  # it has gone
+    assert not signal_processes(run, signal.SIGINT)  # it has gone
+
+
+def test_killing_a_job_reaches_workers_in_sessions_of_their_own(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    agent, worker = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
+    record_process(run, Place(0, 1, 0, 1, is_joined=True))
+    path = tmp_path / "ranks" / "0" / "process.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": worker.pid}))
+    torchrun.TorchrunJob(agent, run, 0).kill()
+    assert (agent.wait(10), worker.wait(10)) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
 def test_a_job_that_is_stopped_before_its_workers_are_there_ends_at_once(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     job = torchrun.TorchrunJob(process, run, 0)
     job.interrupt()
     process.wait(10)
