@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow check clean
+.PHONY: quickstart test test-slow test-slurm check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,12 @@ test: $(VENV)/.dev  ## all tests but the slow ones
 
 test-slow: $(VENV)/.dev  ## the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they start themselves
+	@PATH="$$PATH:/usr/sbin"; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \
+	  { echo "there is no $$name here: apt-get install slurm-wlm munge"; exit 1; }; done
+	$(BIN)/python -m pytest tests/unit/test_slurm_script.py tests/unit/test_slurm_job.py \
+	  tests/integration/test_slurm.py tests/e2e/test_slurm_run.py
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff check .

@@ -179,6 +179,33 @@ CODES = {
     ),
     "R335": _entry("optimizer and schedule do not go together", "The error says which goes with which."),
     "R336": _entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
+    "R340": _entry(
+        "processes that do not divide the batch",
+        "A step sees as many pairs as the recipe says, however many processes there are: each computes an equal share.",
+    ),
+    "R341": _entry("processes that do not divide among the nodes", "Every node starts the same number."),
+    "R342": _entry(
+        "an offload that the strategy has not",
+        "`ddp` keeps all on each device; ZeRO-1 and -2 can keep the optimizer's state in the computer's memory, ZeRO-3",
+        "and FSDP also the weights.",
+    ),
+    "R343": _entry(
+        "processes or a strategy that the device or the base does not allow",
+        "docs/hardware.md has the rules with their sources.",
+    ),
+    "R344": _entry(
+        "a setting of DeepSpeed, FSDP or accelerate that cannot be used",
+        "It is unknown, nobody would read it, or the recipe says the same thing in another place.",
+    ),
+    "R345": _entry("launcher and number of processes contradict each other", "`backend: local` is one process."),
+    "R347": _entry(
+        "several nodes without a place to meet",
+        "`--rendezvous HOST:PORT`, or MASTER_ADDR and MASTER_PORT; docs/launch.md.",
+    ),
+    "R348": _entry(
+        "accelerate without several GPUs",
+        "On CPUs `accelerate launch` starts one process whatever it is told; `backend: auto` takes torchrun.",
+    ),
     "R390": _entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
@@ -354,6 +381,54 @@ CODES = {
         "the data have changed since the run began",
         "A checkpoint remembers which tokens its steps were made of; other ones would make another run of it.",
     ),
+    "T617": _entry(
+        "a checkpoint of other processes",
+        "Checkpoints of `ddp` can be read by any number of processes; those of DeepSpeed and FSDP hold a piece for each",
+        "process, and as many must read them with the same strategy.",
+    ),
+    "T620": _entry(
+        "another number of processes than planned",
+        "Each process computes its share of a step; with another number of them, it would be another step. The command",
+        "in plan.json starts the right number.",
+    ),
+    "T621": _entry(
+        "the strategy is not in force",
+        "Libraries fall back without a word: accelerate makes plain DDP of FSDP on a CPU. The run looks at what the",
+        "model was made into, and ends where it is not what the recipe asks for.",
+    ),
+    "T622": _entry(
+        "processes with different data", "Each must read the same pairs; the nodes' files or revisions differ."
+    ),
+    # T63x: SLURM
+    "T630": _entry(
+        "SLURM's commands are not there",
+        "Jobs are submitted with sbatch and followed with scontrol, which a cluster's login nodes have.",
+    ),
+    "T631": _entry(
+        "SLURM refused the job",
+        "The reason is in SLURM's own words. Sites ask for a partition, an account or a quality of service:",
+        "`--slurm KEY=VALUE`, DPO_RECIPE_SLURM or SLURM's own SBATCH_ variables (docs/clusters.md).",
+    ),
+    "T632": _entry(
+        "no worker came to life",
+        "The job's script ended before the worker had said a word: the node does not see the run directory or this",
+        "Python, or a setup line failed. The run directory must lie on a file system that the nodes share.",
+    ),
+    "T633": _entry(
+        "the job's time was over",
+        "SLURM ended the job at its time limit. Before that the workers are asked to write a checkpoint, and the job",
+        "queues itself again; `launch.slurm.checkpoint_seconds` is the time they have for it.",
+    ),
+    "T634": _entry(
+        "the job used more memory than it had asked for",
+        "The computer's memory, not the GPU's: `launch.slurm.memory`, or the partition's default.",
+    ),
+    "T635": _entry("a node of the job failed", "With `launch.slurm.requeue` SLURM starts the job on others by itself."),
+    "T636": _entry("the job was cancelled", "By `scancel` from elsewhere, or for a job of a higher priority."),
+    "T637": _entry(
+        "SLURM has forgotten the job",
+        "It keeps ended jobs for some minutes (MinJobAge), and this one left neither a result nor an exit code.",
+    ),
     # F7xx: whether the job fits
     "F701": _entry(
         "the job does not fit",
@@ -427,4 +502,19 @@ CODES = {
     "U404": _entry(
         "an answer is missing", "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data."
     ),
+    "U420": _entry(
+        "an option that sbatch is not given",
+        "`--slurm` and DPO_RECIPE_SLURM take sbatch's long options, such as partition=gpu. What follows from the",
+        "recipe (time, memory, nodes, output) is set there. docs/clusters.md has the table.",
+    ),
+    "U421": _entry("the setup lines cannot be read", "`--slurm-setup` and DPO_RECIPE_SLURM_SETUP name a text file."),
+    "U422": _entry(
+        "no GPU to look for", "`dpo-recipe launch --export skypilot` takes the GPU from `hardware.profile`."
+    ),
+    "U423": _entry(
+        "files that do not travel",
+        "A Kubernetes job gets the recipe and nothing else of this computer: models and data come from the hub or an",
+        "address. SkyPilot takes local files along.",
+    ),
+    "U424": _entry("no container image", "`dpo-recipe launch --export kubernetes` needs `--image`."),
 }

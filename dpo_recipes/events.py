@@ -6,6 +6,7 @@ A file, not a pipe: it works for workers on other nodes, survives the parent, an
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,8 @@ class EventReader:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._position:
+                self._position = 0  # a worker that was started again has begun the file anew
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -68,6 +68,13 @@ MODEL_SOURCES = {
 LAUNCHERS = {
     "local": "dpo_recipes.launch.local:start",
     "torchrun": "dpo_recipes.launch.torchrun:start",
+    "accelerate": "dpo_recipes.launch.accelerate:start",
+    "slurm": "dpo_recipes.launch.slurm:start",
+}
+
+EXPORTERS = {
+    "kubernetes": "dpo_recipes.launch.kubernetes:export",
+    "skypilot": "dpo_recipes.launch.skypilot:export",
 }
 
 TABLES = {
@@ -75,6 +82,7 @@ TABLES = {
     "data_formats": DATA_FORMATS,
     "model_sources": MODEL_SOURCES,
     "launchers": LAUNCHERS,
+    "exporters": EXPORTERS,
 }
 
 

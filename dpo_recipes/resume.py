@@ -11,6 +11,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.launch.batch import effective_batch
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
@@ -80,7 +81,8 @@ def differences(earlier: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
-    return {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
+    kept = {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
+    return {**kept, "pairs a step": effective_batch(recipe)}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

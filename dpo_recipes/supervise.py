@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from dpo_recipes.errors import EXIT_RESUMABLE, DpoRecipeError, Finding, Interrupted, RunError
+from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
 from dpo_recipes.launch.job import Job, Order
-from dpo_recipes.ranks import dump_stacks, last_steps, read_events, read_ranks
+from dpo_recipes.launch.ranks import LOST_EACH_OTHER, first_failure, known_ranks, last_step
+from dpo_recipes.launch.stacks import dump_stacks
 from dpo_recipes.run_dir import RunDirectory
 
 Listener = Callable[[dict[str, Any]], None]
@@ -48,8 +49,8 @@ def follow(job: Job, order: Order, listen: Listener) -> None:
                 if watchdog.is_hanging():
                     raise _end_hanging(job, run, watchdog)
                 time.sleep(_POLL_S)
-    if returncode == 0 and run.result.exists():
-        return
+    if returncode == 0 and (run.result.exists() or order.num_nodes > 1):
+        return  # of several nodes without a common folder, one alone has the result
     if asked.count > 1:
         raise _stopped_at_once(run)
     raise explain(returncode, run, was_out_of_memory=num_out_of_memory_kills() > kills)
@@ -150,9 +151,11 @@ def _stopped_at_once(run: RunDirectory) -> Interrupted:
 def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = False) -> Exception:
     """The error for a job that ended badly: what its first failing process told, else what the system did to it."""
     failure, rank = first_failure(run)
-    if failure and failure["findings"]:
+    is_lost = bool(failure and failure["findings"] and failure["findings"][0]["code"] == LOST_EACH_OTHER)
+    if failure and failure["findings"] and not (is_lost and returncode < 0):
         findings = [Finding.from_json(plain) for plain in failure["findings"]]
-        return (Interrupted if returncode == EXIT_RESUMABLE else DpoRecipeError)(*findings)
+        # The code of the finding, not of the process: torchrun makes 1 of whatever its workers end with.
+        return _class_of(findings[0].code)(*findings)
     if was_out_of_memory:
         return RunError.of(
             "T603",
@@ -160,14 +163,18 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
             why=f"the kernel killed {_who(rank, run)}",
             fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; `--fit` does it by itself",
         )
+    if returncode < 0:  # where one of several processes is killed, the others fail for want of it
+        return _killed(-returncode, run, _rank_that_died(run))
     if failure:
         return WorkerBug(f"{failure.get('bug')} on {_who(rank, run)}; see {run.log}")
-    died = _CHILD_FAILED.search(run.log.read_text(encoding="utf-8", errors="replace")) if run.log.exists() else None
-    if died and int(died[2]) < 0:
-        return _killed(-int(died[2]), run, int(died[1]))
-    if returncode < 0:
-        return _killed(-returncode, run, None)
     return WorkerBug(f"the worker ended with code {returncode}; see {run.log}")
+
+
+def _rank_that_died(run: RunDirectory) -> int | None:
+    """The rank that torchrun's last report names as the first to fail; none without a report."""
+    log = run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
+    died = _CHILD_FAILED.search(log.rpartition("Root Cause")[2])
+    return int(died[1]) if died else None
 
 
 def may_not_come_again(error: Exception) -> bool:
@@ -177,17 +184,14 @@ def may_not_come_again(error: Exception) -> bool:
     )
 
 
-def first_failure(run: RunDirectory) -> tuple[dict[str, Any] | None, int | None]:
-    """The event of the failure that came first, and its rank: the others failed for want of that process."""
-    numbers = [rank.number for rank in read_ranks(run)] or [0]
-    errors = [(event, number) for number in numbers for event in read_events(run, number) if event["event"] == "error"]
-    return min(errors, key=lambda error: error[0]["time"], default=(None, None))
+def _class_of(code: str) -> type[DpoRecipeError]:
+    return Interrupted if code.startswith("I") else RunError if code.startswith("T") else DpoRecipeError
 
 
 def _who(rank: int | None, run: RunDirectory) -> str:
-    if rank is None or len(read_ranks(run)) < 2:
+    if rank is None or len(known_ranks(run)) < 2:
         return "the worker"
-    step = last_steps(run).get(rank)
+    step = last_step(run, rank)
     return f"rank {rank} after step {step}" if step is not None else f"rank {rank} before its first step"
 
 

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
+import os
 import sys
 import time
 import traceback
@@ -20,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError, causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 from dpo_recipes.hardware import machine
-from dpo_recipes.ranks import announced, end_with_parent
+from dpo_recipes.launch.batch import with_batch
+from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
+from dpo_recipes.launch.ranks import LOST_EACH_OTHER, Place, events_path, keep_output_apart, record_process
+from dpo_recipes.launch.stacks import end_with_parent, stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.resume import held
@@ -29,7 +34,7 @@ from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
-    from dpo_recipes.fit.plan import JobPlan
+    from dpo_recipes.engine.processes import Processes
     from dpo_recipes.model.build import ModelBundle
     from dpo_recipes.pairs import PreparedPairs
 
@@ -43,19 +48,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args(arguments)
-    run = RunDirectory(options.run_dir)
+    run, place = RunDirectory(options.run_dir), Place.of(os.environ)
     try:
-        with held(run), announced(run, rank=0), EventLog(run.events) as events:
-            return _execute(run, events, trust_remote_code=options.trust_remote_code)
+        with contextlib.ExitStack() as stack:
+            if place.is_main:
+                stack.enter_context(held(run))
+            record_process(run, place)
+            keep_output_apart(run, place)
+            stack.enter_context(stacks_on_request(run, place))
+            events = stack.enter_context(EventLog(events_path(run, place.rank)))
+            return _execute(run, place, events, trust_remote_code=options.trust_remote_code)
     except RunError as error:  # another process works here; its events are not ours to write
         print(error, file=sys.stderr)
         return error.exit_code
 
 
-def _execute(run: RunDirectory, events: EventLog, *, trust_remote_code: bool) -> int:
+def _execute(run: RunDirectory, place: Place, events: EventLog, *, trust_remote_code: bool) -> int:
     try:
         recipe = Recipe.model_validate(load_file(run.resolved_recipe).data)
-        Worker(recipe, run, events, trust_remote_code=trust_remote_code).execute()
+        Worker(recipe, run, place, events, trust_remote_code=trust_remote_code).execute()
     except DpoRecipeError as error:
         traceback.print_exc()
         events.emit("error", findings=[finding.to_json() for finding in error.findings])
@@ -68,41 +79,67 @@ def _execute(run: RunDirectory, events: EventLog, *, trust_remote_code: bool) ->
     return EXIT_DONE
 
 
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "ProcessGroupNCCL",
+    "DistBackend",
+)
+"""What gloo and NCCL say of a process that is gone (torch 2.13)."""
+
+
 class Worker:
     """The stages of one run, in order. Each hands its result to the next and leaves it on disk."""
 
-    def __init__(self, recipe: Recipe, run: RunDirectory, events: EventLog, *, trust_remote_code: bool) -> None:
-        self.recipe = recipe
+    def __init__(
+        self, recipe: Recipe, run: RunDirectory, place: Place, events: EventLog, *, trust_remote_code: bool
+    ) -> None:
+        self.launch = read_launch(run, recipe)
+        self.recipe = with_batch(recipe, self.launch.batch)
+        self.place = place
         self.run = run
         self.events = events
         # Both the recipe's author and the person who runs it must want it.
         self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
         self.started = time.time()
-        self.plan: JobPlan
+        self.reserve_bytes = 0
+        self.processes: Processes
 
     def execute(self) -> None:
-        """Run every stage. Raises `DpoRecipeError` for what a person can mend."""
+        """Run every stage. Raises `DpoRecipeError` for what a person can mend.
+
+        Of several processes all go through all stages; what belongs to the run as a whole is written by the first.
+        """
         self.events.stage("start", "loading libraries")
         from dpo_recipes.engine.callbacks.stop import StopRequest
+        from dpo_recipes.engine.processes import join, leave
 
         stop = StopRequest()
         stop.install()
+        self.processes = join(self.place, self.recipe, self.launch.batch.num_processes)
         bundle, pairs = self._prepare()
         result = self._train(bundle, pairs, stop)
-        self._report(result)
+        if self.place.is_main:
+            self._report(result)
+        self.processes.wait()
+        leave(self.processes)
 
     def _prepare(self) -> tuple[ModelBundle, TokenizedSplits]:
         from dpo_recipes.model.build import build_model
         from dpo_recipes.pairs import prepare_pairs
 
-        prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
+        with self.processes.one_first():
+            prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
         pairs = prepared.splits
-        write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
+        if self.place.is_main:
+            write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
             if report.dropped or report.truncated:
                 self.events.emit("note", text=f"{name}: {report.describe_losses()}")
-        self._check_fit(prepared)
+        decided = self._check_fit(prepared) if self.place.is_main else None
+        self.recipe, self.launch, self.reserve_bytes = self.processes.share(decided)
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
@@ -110,44 +147,56 @@ class Worker:
         )
         return bundle, pairs
 
-    def _check_fit(self, prepared: PreparedPairs) -> None:
-        """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701."""
-        from dpo_recipes.fit.advice import advise
-        from dpo_recipes.fit.check import check_fit
-        from dpo_recipes.fit.plan import facts_of
-        from dpo_recipes.fit.workload import read_workload
+    def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:
+        """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701.
+
+        Gives what all processes go by: the recipe, what they share, and the bytes that the optimizer will need.
+        """
+        from dpo_recipes.fit.decision import decide
 
         self.events.stage("plan", "memory and time")
-        workload = read_workload(prepared.splits.datasets)
-        checked = check_fit(self.recipe, prepared.location, workload, trust_remote_code=self.trust_remote_code)
-        self.recipe, self.plan = checked.recipe, checked.plan
-        write_json(self.run.plan, {**_read_json(self.run.plan), "prediction": checked.plan.to_json()})
-        self.events.findings([*checked.findings, *advise(facts_of(checked.plan, prepared.splits.reports))])
-        self.events.emit("note", text=describe_briefly(checked.plan.to_json()))
+        trust = self.trust_remote_code
+        decided = decide(self.recipe, self.launch, self.place, prepared, trust_remote_code=trust)
+        launch, prediction = decided.launch, decided.plan.to_json()
+        write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
+        write_json(self.run.plan, {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": prediction})
+        self.events.findings(decided.findings)
+        self.events.emit("note", text=describe_briefly(prediction))
+        if self.place.num_processes > 1:
+            self.events.emit("note", text=f"{launch.strategy}: {launch.reason}")
+        return decided.recipe, launch, decided.reserve_bytes
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
+        from dpo_recipes.engine.team import Team, whole_weights
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_pairs
         from dpo_recipes.evaluate.samples import Samples
         from dpo_recipes.export.save import save_model
 
+        team, is_main = Team(self.processes, self.launch), self.place.is_main
         samples = Samples.choose(pairs, self.recipe.evaluation)
         self.events.stage("base", f"answering {len(samples.rows)} prompts")
-        samples.ask("base", bundle.policy, bundle)
-        parts = self.plan.memory.highest.parts
-        reserve = parts.get("optimizer", 0) + parts.get("gradients", 0)
-        trained = train(self.recipe, bundle, self.run, pairs, self.events, stop, reserve_bytes=reserve)
+        if is_main:  # no weight is cut up yet
+            samples.ask("base", bundle.policy, bundle)
+        trained = train(
+            self.recipe, bundle, self.run, pairs, self.events, stop, reserve_bytes=self.reserve_bytes, team=team
+        )
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_pairs(trained.trainer)
-        samples.ask("tuned", trained.trainer.model, bundle)
+        if is_main or team.all_go_forward:
+            samples.ask("tuned", trained.trainer.model, bundle)
         result = {**self._result(bundle, pairs, samples), **trained.summary}
         result["metrics"] = {"train_loss": trained.train_loss, **metrics}
         result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
         self.events.stage("save", "model, card and report")
-        model_dir, saved = save_model(trained.trainer.model, bundle, self.recipe, self.run.path, result)
-        return {**result, "model_dir": str(model_dir), "saved": saved}
+        with whole_weights(trained.trainer, team) as state:
+            if is_main:
+                folder, kind = save_model(trained.trainer.model, bundle, self.recipe, self.run.path, result, state)
+                result |= {"model_dir": str(folder), "saved": kind}
+        return result
 
     def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Any) -> dict[str, Any]:
+        peaks = self.processes.gather(machine.peak_memory_bytes())
         return {
             "schema": 1,
             "status": "finished",
@@ -156,7 +205,8 @@ class Worker:
             "num_eval_pairs": len(pairs.datasets.get("eval", ())),
             "num_test_pairs": len(pairs.datasets.get("test", ())),
             "data": {"source": pairs.key, "chat_template": bundle.chat.template.name},
-            "peak_memory_bytes": machine.peak_memory_bytes(),
+            "peak_memory_bytes": max(peaks),
+            "processes": {**self.launch.to_json(), "peak_memory_bytes": peaks},
             "samples": samples.side_by_side(),
             "answer_words": samples.answer_words(),
             "model": bundle.stack,
@@ -196,6 +246,14 @@ def _known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
                 why=text.splitlines()[0] + _prediction(run),
                 fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
                 "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this by itself",
+            )
+        if any(sign in text for sign in _LOST):
+            return Finding(
+                LOST_EACH_OTHER,
+                "this process lost the others",
+                why=text.splitlines()[0][:300],
+                fix="look for the one that ended or stood still first, in ranks/*/run.log; where a stage only takes "
+                "long, raise `launch.timeout_minutes`",
             )
     return None
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dpo_recipes import registry
-from dpo_recipes.errors import Finding, RecipeError, RunError
+from dpo_recipes.errors import DpoRecipeError, Finding, RecipeError, RunError
 from dpo_recipes.hardware import machine
-from dpo_recipes.launch import local
+from dpo_recipes.launch.choose import (
+    LaunchFlags,
+    check_devices,
+    choose_backend,
+    choose_batch,
+    command_of,
+    count_gpus,
+    prepare_launcher,
+)
+from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
 from dpo_recipes.launch.job import Job, Order
+from dpo_recipes.launch.site import Site
+from dpo_recipes.launch.slurm_script import gpus_of_node
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
@@ -27,14 +39,22 @@ class RunPlan:
     """What is decided before a worker starts."""
 
     recipe: str
+    backend: str
     command: list[str]
-    pairs_per_step: int
-    num_processes: int
+    launch: LaunchPlan
     warnings: tuple[Finding, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
-        return {**self.__dict__, "warnings": [finding.to_json() for finding in self.warnings]}
+        return {
+            "recipe": self.recipe,
+            "backend": self.backend,
+            "command": self.command,
+            "pairs_per_step": self.launch.batch.pairs_per_step,
+            "num_processes": self.launch.batch.num_processes,
+            "launch": self.launch.to_json(),
+            "warnings": [finding.to_json() for finding in self.warnings],
+        }
 
 
 def find_recipe(reference: str) -> Path:
@@ -53,13 +73,18 @@ def find_recipe(reference: str) -> Path:
 
 
 def prepare_run(
-    validated: Validated, *, trust_remote_code: bool = False, resume: bool | None = False
+    validated: Validated,
+    *,
+    trust_remote_code: bool = False,
+    flags: LaunchFlags | None = None,
+    resume: bool | None = False,
 ) -> tuple[Order, RunPlan, bool]:
     """Make the run directory with all that the worker needs, or find the one to go on with; the order to start it, its
     plan, and whether it is an earlier one.
 
-    Raises `RecipeError` R316 (a library is not installed) and R317 (remote code without the flag), `RunError` T601,
-    T602, and with `resume` T611, T614 and T615.
+    Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341 (numbers
+    of processes that cannot be) and R347 (no place to meet), `RunError` M507 (too few GPUs), T601, T602, and with
+    `resume` T611, T614 and T615.
     """
     recipe = validated.recipe
     missing = [finding for finding in validated.warnings if finding.code == NOT_INSTALLED]
@@ -73,19 +98,27 @@ def prepare_run(
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
         )
+    flags, is_for_slurm = flags or LaunchFlags(), recipe.launch.backend == "slurm"
+    num_gpus = gpus_of_node(recipe) if is_for_slurm else count_gpus()
+    batch = choose_batch(recipe, flags, num_gpus)
+    if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # else a job asks for as many as it needs
+        check_devices(recipe, batch, num_gpus)
     output_dir = Path(recipe.output_dir).expanduser().resolve()
     earlier = None if resume is False else find_unfinished(recipe, output_dir)
     if resume and earlier is None:
         raise nothing_to_resume(recipe, output_dir)
     run = earlier or create_run_directory(output_dir, recipe.name)
-    order = Order(recipe, run, trust_remote_code=trust_remote_code)
-    plan = RunPlan(
-        recipe=recipe.name,
-        command=local.command(order),
-        pairs_per_step=recipe.training.micro_batch_size * recipe.training.gradient_accumulation_steps,
-        num_processes=order.num_processes,
-        warnings=validated.warnings,
-    )
+    counts = (batch.num_processes, batch.num_nodes)
+    order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
+    backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
+    try:
+        plan = RunPlan(recipe.name, backend, command_of(backend, order), launch, warnings=validated.warnings)
+        prepare_launcher(backend, order)
+    except DpoRecipeError:
+        if earlier is None:  # nothing was begun
+            shutil.rmtree(run.path)
+        raise
+    write_launch(run, recipe, launch)
     write_text_atomically(run.given_recipe, validated.composed.text)
     write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
     write_json(run.plan, plan.to_json())
@@ -93,7 +126,7 @@ def prepare_run(
     return order, plan, earlier is not None
 
 
-def run_recipe(
+def run_recipe(  # noqa: PLR0913
     path: Path,
     overrides: list[str],
     listen: Listener,
@@ -101,6 +134,8 @@ def run_recipe(
     trust_remote_code: bool = False,
     resume: bool | None = None,
     retries: int = 0,
+    flags: LaunchFlags | None = None,
+    site: Site | None = None,
 ) -> dict[str, Any]:
     """Do the whole job; returns what stands in result.json.
 
@@ -110,10 +145,10 @@ def run_recipe(
     Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
     """
     validated = validate(path, overrides)
-    order, plan, is_resumed = prepare_run(validated, trust_remote_code=trust_remote_code, resume=resume)
+    order, plan, is_resumed = prepare_run(validated, trust_remote_code=trust_remote_code, flags=flags, resume=resume)
+    order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
     listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
-    backend = validated.recipe.launch.backend
-    start: Callable[[Order], Job] = registry.load("launchers", "local" if backend == "auto" else backend)
+    start: Callable[[Order], Job] = registry.load("launchers", plan.backend)
     while True:
         order.run.clear_events()
         try:
@@ -124,4 +159,7 @@ def run_recipe(
             retries -= 1
             listen({"event": "retry", "error": error, "left": retries})
         else:
-            return json.loads(order.run.result.read_text(encoding="utf-8"))
+            break
+    if not order.run.result.exists():
+        return {"status": "finished", "result": "on the node of the first process"}
+    return json.loads(order.run.result.read_text(encoding="utf-8"))

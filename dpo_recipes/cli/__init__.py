@@ -17,6 +17,7 @@ from dpo_recipes.cli.data import data  # noqa: E402
 from dpo_recipes.cli.doctor import doctor  # noqa: E402
 from dpo_recipes.cli.explain import explain  # noqa: E402
 from dpo_recipes.cli.init import init  # noqa: E402
+from dpo_recipes.cli.launch import launch  # noqa: E402
 from dpo_recipes.cli.ls import ls  # noqa: E402
 from dpo_recipes.cli.plan import plan  # noqa: E402
 from dpo_recipes.cli.run import run  # noqa: E402
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, validate, plan, data, show, schema, ls, cp, init, explain, doctor):
+for command in (run, launch, validate, plan, data, show, schema, ls, cp, init, explain, doctor):
     app.command()(command)
 
 

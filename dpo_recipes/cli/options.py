@@ -16,3 +16,14 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        min=1,
+        help="Processes in all, one a device, instead of the recipe's number. The effective batch stays.",
+    ),
+]
+NodesOption = Annotated[
+    int | None, typer.Option("--num-nodes", min=1, help="Machines that share the processes, instead of the recipe's.")
+]

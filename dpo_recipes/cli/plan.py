@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_FIT, Finding
+from dpo_recipes.launch.batch import with_batch
+from dpo_recipes.launch.choose import LaunchFlags, LaunchSketch, choose_batch, count_gpus, sketch_launch
+from dpo_recipes.recipe.schema.launch import Strategy
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.workflow import find_recipe
 
 if TYPE_CHECKING:
     from dpo_recipes.cli.progress import Progress
     from dpo_recipes.fit.plan import JobPlan
-
-Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"]
 
 
 def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
@@ -36,31 +37,36 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
             "lets it, half of it prompt. Without either: data that are files of this machine are read.",
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(help="Plan for so many processes, one a device.", min=1)] = 1,
-    strategy: Annotated[Strategy, typer.Option(help="What these share.")] = "ddp",
+    num_processes: ProcessesOption = None,
+    num_nodes: NodesOption = None,
+    strategy: Annotated[
+        Strategy | None, typer.Option(help="What several processes share, instead of the recipe's `launch.strategy`.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
     """Predict peak memory, time and disk of a job, without its weights. Exit code 5 when it does not fit."""
     overrides = [*(set_ or []), *([f"hardware.profile={hardware}", "hardware.device=auto"] if hardware else [])]
+    overrides += [f"launch.strategy={strategy}"] if strategy else []
     validated = validate(find_recipe(recipe), overrides)
     if read_data is None:
         read_data = all(Path(source.path).is_absolute() for source in validated.recipe.data.train)
     from dpo_recipes.cli.progress import Progress
 
     with Progress() as progress:
-        job, advice = _plan(
-            validated, progress, processes, strategy, read_data=read_data, trust_remote_code=trust_remote_code
+        flags = LaunchFlags(num_processes, num_nodes)
+        job, launch, advice = _plan(
+            validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code
         )
     findings = (*validated.warnings, *advice)
     if json_:
-        plain = {**job.to_json(), "warnings": [finding.to_json() for finding in findings]}
+        plain = {**job.to_json(), **launch.to_json(), "warnings": [finding.to_json() for finding in findings]}
         typer.echo(json.dumps(plain, indent=2))
     else:
         from dpo_recipes.cli.plan_text import describe_plan
 
-        typer.echo("\n".join(describe_plan(job)))
+        typer.echo("\n".join(describe_plan(job, launch)))
         for finding in findings:
             typer.echo("\n" + finding.render(), err=True)
     raise typer.Exit(0 if job.fits else EXIT_FIT)
@@ -69,15 +75,15 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
 def _plan(
     validated: Validated,
     progress: Progress,
-    processes: int,
-    strategy: Strategy,
+    flags: LaunchFlags,
     *,
     read_data: bool,
     trust_remote_code: bool,
-) -> tuple[JobPlan, tuple[Finding, ...]]:
+) -> tuple[JobPlan, LaunchSketch, tuple[Finding, ...]]:
     from dpo_recipes.fit.advice import advise
     from dpo_recipes.fit.plan import Planner, facts_of
     from dpo_recipes.fit.sharding import Sharding
+    from dpo_recipes.fit.strategy import choose_strategy
     from dpo_recipes.fit.target import find_target
     from dpo_recipes.fit.workload import assume_workload, read_workload
     from dpo_recipes.model.sources import resolve_model
@@ -90,18 +96,19 @@ def _plan(
         progress.on_event({"event": "stage", "name": name, "detail": detail})
 
     target = find_target(recipe)
+    # A device that is described is one; how many of it there are, the recipe or the command says.
+    batch = choose_batch(recipe, flags, count_gpus() if target.is_here else 0)
+    target, recipe = target.shared_by(batch.processes_per_node), with_batch(recipe, batch)
     workload, reports = assume_workload(recipe), {}
     if read_data:
         prepared = prepare_pairs(recipe, say, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
     say("plan", f"{recipe.model.path} on {target.device.name}")
-    planner = Planner(
-        recipe,
-        resolve_model(recipe.model),
-        target,
-        workload,
-        Sharding(processes, strategy),
-        trust_remote_code=trust,
-    )
-    job = planner.plan(recipe)
-    return job, advise(facts_of(job, reports), validated.composed.where)
+    location = resolve_model(recipe.model)
+
+    def plan_with(sharding: Sharding) -> JobPlan:
+        return Planner(recipe, location, target, workload, sharding, trust_remote_code=trust).plan(recipe)
+
+    job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
+    launch = sketch_launch(validated.recipe, batch, job.sharding.strategy, reason, job.dtype)
+    return job, launch, advise(facts_of(job, reports), validated.composed.where)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from dpo_recipes.fit.check import describe_settings
 if TYPE_CHECKING:
     from dpo_recipes.fit.changes import Change
     from dpo_recipes.fit.plan import JobPlan
+    from dpo_recipes.launch.choose import LaunchSketch
 
 _PARTS = {
     "weights": "weights of the base",
@@ -25,7 +28,7 @@ _PARTS = {
 }
 
 
-def describe_plan(plan: JobPlan) -> Iterator[str]:
+def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator[str]:
     """The plan, line by line; the verdict first."""
     device, memory = plan.target.device, plan.memory
     where = f"{device.name}, {'this machine' if plan.target.is_here else 'described'}"
@@ -41,12 +44,14 @@ def describe_plan(plan: JobPlan) -> Iterator[str]:
     yield ""
     yield from _work(plan)
     yield from _disk(plan)
+    if launch is not None:
+        yield from _launch(launch)
     if plan.changes:
         yield ""
         fit = any(change.fits for change in plan.changes)
         yield "what would make it fit, cheapest first" if fit else "nothing here makes it fit; what comes nearest"
         for change in plan.changes:
-            yield f"  {_change(change)}"
+            yield f"  {_change(plan, change)}"
 
 
 _PHASES = {
@@ -102,10 +107,19 @@ def _disk(plan: JobPlan) -> Iterator[str]:
     yield f"disk        {', '.join(sizes)}"
 
 
-def _change(change: Change) -> str:
+def _launch(launch: LaunchSketch) -> Iterator[str]:
+    yield f"launch      {launch.plan.batch.describe()}"
+    if launch.plan.batch.num_processes > 1 or launch.plan.strategy != "ddp":
+        yield f"strategy    {launch.plan.strategy}: {launch.plan.reason}"
+    yield f"command     {shlex.join(launch.command)}"
+    for name, config in launch.configurations.items():
+        yield f"            RUN_DIR/launch/{name}: {json.dumps(config)}"
+
+
+def _change(plan: JobPlan, change: Change) -> str:
     fits = "" if change.fits else ", still too much"
     cost = f"{format_bytes(change.peak_bytes)}{fits}, {format_seconds(change.step_s)} a step; {change.price}"
-    return f"{describe_settings(change)}\n      {cost}"
+    return f"{describe_settings(plan, change)}\n      {cost}"
 
 
 def format_bytes(size: int) -> str:

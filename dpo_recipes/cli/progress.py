@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -39,6 +40,7 @@ class Progress:
         if kind == "run":
             again = ", unfinished before: going on with it" if event.get("resumed") else ""
             self._line(f"run       {_short(event['dir'])}{again}")
+            self._launch(event["plan"])
             for finding in event["plan"].warnings:
                 self._line(finding.render())
         elif kind == "stage":
@@ -51,6 +53,13 @@ class Progress:
             self._line(f"{event['error']}\nretry     starting again, {event['left']} retries left")
         elif kind == "step":
             self._step(event)
+
+    def _launch(self, plan: Any) -> None:
+        """How many processes there are, and what the other nodes have to run."""
+        batch = plan.launch.batch
+        self._line(f"launch    {batch.describe()}")
+        if batch.num_nodes > 1:
+            self._line(f"          on each of the other nodes, run: {shlex.join(plan.command)}")
 
     def summary(self, result: dict[str, Any]) -> None:
         """The last lines of a run: what came out, and where it is."""

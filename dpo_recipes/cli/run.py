@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_BUG
+from dpo_recipes.launch.choose import LaunchFlags
+from dpo_recipes.launch.site import read_site
 from dpo_recipes.supervise import WorkerBug
 from dpo_recipes.workflow import find_recipe, run_recipe
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     recipe: RecipeArgument,
     set_: SetOption = None,
     json_: JsonOption = False,
@@ -32,6 +35,22 @@ def run(
     retries: Annotated[
         int, typer.Option(help="Start again so often when a process is killed, hangs or crashes.", min=0)
     ] = 0,
+    num_processes: ProcessesOption = None,
+    num_nodes: NodesOption = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(help="Where several nodes meet: the first one's name and a free port.", metavar="HOST:PORT"),
+    ] = None,
+    via: Annotated[
+        str | None, typer.Option(help="How workers start, instead of `launch.backend`: slurm, for example.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="An option for sbatch, e.g. --slurm partition=gpu. Repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    slurm_setup: Annotated[
+        Path | None, typer.Option(help="A file of shell lines that a SLURM job runs before the workers.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
@@ -40,6 +59,8 @@ def run(
     from dpo_recipes.cli.progress import Progress
 
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
+    overrides += [f"launch.backend={via}"] if via else []
+    site = read_site(slurm or [], slurm_setup)
     with Progress() as progress:
         try:
             result = run_recipe(
@@ -49,6 +70,8 @@ def run(
                 trust_remote_code=trust_remote_code,
                 resume=resume,
                 retries=retries,
+                flags=LaunchFlags(num_processes, num_nodes, rendezvous),
+                site=site,
             )
         except WorkerBug as bug:
             progress.close()
@@ -56,5 +79,7 @@ def run(
             raise typer.Exit(EXIT_BUG) from None
     if json_:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-    else:
+    elif "metrics" in result:
         progress.summary(result)
+    else:
+        print(f"done      the result is {result['result']}", file=sys.stderr)

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpo_recipes.cache import content_key, get_or_build
+from dpo_recipes.cache import cache_folder, content_key, get_or_build, is_whole
+from dpo_recipes.engine.processes import Processes
+from dpo_recipes.errors import RunError
 
 _VERSION = 1
 """Raise it when what is computed changes, and no entry of before is used again."""
@@ -27,13 +29,22 @@ _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 def add_reference(trainer: Any, pairs: Any) -> tuple[Any, bool]:
     """`pairs` with the columns `ref_chosen_logps` and `ref_rejected_logps`, and whether they were known already.
 
-    The values are sums over an answer's tokens, in nats.
+    The values are sums over an answer's tokens, in nats. Several processes compute a share each, and the first one
+    keeps the cache; its key is the same for any number of them. Raises `RunError` T622 where they have other pairs.
     """
-    key = content_key(_VERSION, describe_computation(trainer), hash_weights(trainer), hash_pairs(pairs))
-    folder, known = get_or_build("reference", key, lambda folder: _write(folder, reference_logps(trainer, pairs)))
-    chosen, rejected = np.load(folder / _FILE)
+    processes = trainer.processes
+    tokens = hash_pairs(pairs)
+    if len(set(processes.gather(tokens))) > 1:
+        raise _other_pairs(processes)
+    key = known = None
+    if processes.is_main:
+        key = content_key(_VERSION, describe_computation(trainer), weights_of(trainer), tokens)
+        known = is_whole(cache_folder() / "reference" / key)
+    known = processes.share(known)
+    logps = None if known else reference_logps(trainer, pairs)
+    chosen, rejected = processes.share(None if key is None else _keep(key, logps))
     with_chosen = pairs.add_column("ref_chosen_logps", chosen.tolist())
-    return with_chosen.add_column("ref_rejected_logps", rejected.tolist()), known
+    return with_chosen.add_column("ref_rejected_logps", rejected.tolist()), bool(known)
 
 
 def describe_computation(trainer: Any) -> dict[str, Any]:
@@ -55,8 +66,31 @@ def describe_computation(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, logps: np.ndarray) -> None:
-    np.save(folder / _FILE, logps)
+def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:
+    """The cache's values, put there first where they are new."""
+
+    def write(folder: Path) -> None:
+        assert logps is not None, "the entry was whole a moment ago"
+        np.save(folder / _FILE, logps)
+
+    folder, _ = get_or_build("reference", key, write)
+    return np.load(folder / _FILE)
+
+
+def _other_pairs(processes: Processes) -> RunError:
+    return RunError.of(
+        "T622",
+        f"the {processes.count} processes have read different pairs",
+        why="each step would be made of others than the recipe says, and results could not be put together",
+        fix="give all nodes the same files (a shared file system), and pin hub datasets with `revision`",
+    )
+
+
+def weights_of(trainer: Any) -> str:
+    """The digest of the reference's weights, computed once: a model that is cut into pieces shows them no more."""
+    if trainer.reference_weights is None:
+        trainer.reference_weights = hash_weights(trainer)
+    return trainer.reference_weights
 
 
 @torch.no_grad()
@@ -64,22 +98,46 @@ def reference_logps(trainer: Any, pairs: Any) -> np.ndarray:
     """[2, rows] in 32 bits: of each pair the chosen and the rejected answer's log-probability under the reference.
 
     Pairs are taken in order of length, as many at a time as have the tokens of an average micro-batch, so that no batch
-    takes more memory than training does.
+    takes more memory than training does. Of several processes each takes every so-manieth of these batches.
     """
-    model = trainer.ref_model or trainer.model
-    logps = np.empty((2, len(pairs)), dtype=np.float32)
+    model, processes = reference_model(trainer), trainer.processes
+    logps = np.zeros((2, len(pairs)), dtype=np.float32)
     training = [module for module in model.modules() if module.training]
     model.eval()  # an adapter that is the reference must not drop anything out
+    batches = list(batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_train_batch_size))
     try:
-        for rows in batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_train_batch_size):
+        for rows, counts in share_of(batches, processes.place.rank, processes.count):
             batch = trainer.data_collator([pairs[row] for row in rows])
             batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
             chosen, rejected = trainer.compute_ref_log_probs(model, batch)
-            logps[0, rows], logps[1, rows] = chosen.float().cpu().numpy(), rejected.float().cpu().numpy()
+            if counts:
+                logps[0, rows], logps[1, rows] = chosen.float().cpu().numpy(), rejected.float().cpu().numpy()
     finally:
         for module in training:
             module.training = True
-    return logps
+    return np.array(processes.total(logps.ravel()), dtype=np.float32).reshape(logps.shape)
+
+
+def share_of(batches: list[list[int]], rank: int, num_processes: int) -> Iterator[tuple[list[int], bool]]:
+    """The batches of one process, and whether they count: all get equally many, because a model in pieces goes forward
+    only when all of them do."""
+    for first in range(0, len(batches), num_processes):
+        number = first + rank
+        yield (batches[number], True) if number < len(batches) else (batches[first][:1], False)
+
+
+def reference_model(trainer: Any) -> Any:
+    """The model that gives the reference, where it can be computed with."""
+    model = trainer.ref_model or trainer.model
+    if not trainer.is_deepspeed_enabled:
+        return model
+    if trainer.accelerator.state.deepspeed_plugin.zero_stage < 3:
+        return model.to(trainer.accelerator.device)  # DeepSpeed would do so when training starts
+    if trainer._precompute_engine is None:
+        from trl.models.utils import prepare_deepspeed
+
+        trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
+    return trainer._precompute_engine
 
 
 def pair_tokens(pairs: Any) -> np.ndarray:

@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from dpo_recipes.engine.prefix_sharing import Positions
+from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.hardware.machine import peak_memory_bytes
 from dpo_recipes.hardware.profiles import profile
 
 
 class SpeedMeter:
-    """Rates of training since it began, or since the row before."""
+    """Rates of training since it began, or since the row before; of several processes together."""
 
-    def __init__(self, positions: Positions) -> None:
+    def __init__(self, positions: Positions, processes: Processes = ALONE) -> None:
         self.positions = positions
+        self.processes = processes
         self._since = (time.monotonic(), 0)
 
     def start(self) -> None:
         """Begin to count."""
-        self._since = (time.monotonic(), self.positions.distinct)
+        self._since = (time.monotonic(), sum_positions(self.positions, self.processes).distinct)
 
     def since_last(self) -> dict[str, float]:
         """Rates since the last call, for a row of metrics.jsonl; empty where nothing was counted.
 
-        `positions_saved` is the share of the padded batches' positions that was not computed, since training began.
+        `positions_saved` is the share of the padded batches' positions that was not computed, since training began;
+        `peak_memory_bytes` is that of the process that needs most.
         """
-        (started, distinct), now = self._since, time.monotonic()
-        if self.positions.distinct == distinct or now <= started:
+        total, now = sum_positions(self.positions, self.processes), time.monotonic()
+        (peak,) = self.processes.highest([peak_memory_bytes()])
+        started, distinct = self._since
+        if total.distinct == distinct or now <= started:
             return {}
-        rate = (self.positions.distinct - distinct) / (now - started)
-        self._since = (now, self.positions.distinct)
+        rate = (total.distinct - distinct) / (now - started)
+        self._since = (now, total.distinct)
         return {
             "distinct_tokens_per_second": round(rate, 1),
-            "positions_saved": round(self.positions.share_saved, 4),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "positions_saved": round(total.share_saved, 4),
+            "peak_memory_bytes": int(peak),
         }
+
+
+def sum_positions(positions: Positions, processes: Processes) -> Positions:
+    """What all processes have counted together."""
+    return Positions(*(int(number) for number in processes.total(list(asdict(positions).values()))))
 
 
 def summarize(

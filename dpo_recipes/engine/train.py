@@ -10,15 +10,14 @@ from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
-from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest
-from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
+from dpo_recipes.engine.checkpoints.choice import find_start, take_best
+from dpo_recipes.engine.checkpoints.folder import find_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
-from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, summarize
+from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
+from dpo_recipes.engine.team import BaseCallback, Team
 from dpo_recipes.engine.trainer_args import RunArguments
-from dpo_recipes.errors import RunError
-from dpo_recipes.evaluate.metrics import evaluate_pairs
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
@@ -36,31 +35,33 @@ class TrainResult:
 
 
 def prepare_trainer(
-    recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any], callbacks: list[Any]
+    recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any], callbacks: list[Any], team: Team
 ) -> Any:
     """The objective's trainer; the bundle's stack then tells the trainable parameters and how batches are computed."""
     from transformers import PrinterCallback
 
-    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype)
+    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch)
     trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
     trainer.remove_callback(PrinterCallback)
     parameters = list(trainer.model.parameters())
     bundle.stack["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
     bundle.stack["prefix_sharing"] = trainer.prefix_sharing.describe()
+    bundle.stack["processes"] = team.describe()
     return trainer
 
 
-def seen_pairs(recipe: Recipe, pairs: Any) -> Any:
+def seen_pairs(recipe: Recipe, pairs: Any, num_processes: int = 1) -> Any:
     """The training pairs that the run will come to: all, or with `max_steps` a seeded draw of as many as it needs,
     so that no reference log-probability is computed in vain."""
     training = recipe.training
     if training.max_steps is None:
         return pairs
-    needed = training.max_steps * training.micro_batch_size * training.gradient_accumulation_steps
+    step = training.micro_batch_size * training.gradient_accumulation_steps * num_processes
+    needed = training.max_steps * step
     return pairs if needed >= len(pairs) else pairs.shuffle(seed=training.seed).select(range(needed))
 
 
-def train(
+def train(  # noqa: PLR0913
     recipe: Recipe,
     bundle: ModelBundle,
     run: RunDirectory,
@@ -69,40 +70,46 @@ def train(
     stop: StopRequest,
     *,
     reserve_bytes: int = 0,
+    team: Team | None = None,
 ) -> TrainResult:
     """Train to the end, from the newest whole checkpoint where the run directory has one; `reserve_bytes` are what the
     optimizer will need beside the first micro-batch.
 
-    Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss) and T616 (a
-    checkpoint of other data).
+    Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss), T616 (a
+    checkpoint of other data) and T617 (of another strategy).
     """
-    checkpoint = find_checkpoint(run, tokenized.key, events)
-    earlier = read_loop_state(checkpoint.path, rank=0, world_size=1) if checkpoint else {}
+    team = team or Team()
+    start = find_start(run, tokenized.key, team, events)
     datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
-    datasets["train"] = seen_pairs(recipe, datasets["train"])
+    datasets["train"] = seen_pairs(recipe, datasets["train"], team.processes.count)
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
-    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, checkpoint.path if checkpoint else None)
-    metrics = MetricsCallback(run.metrics, events, tokens_per_pair, earlier.get("metrics_bytes", 0))
-    probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
-    trainer = prepare_trainer(recipe, bundle, run, datasets, [saving, metrics, DivergenceCallback(), probe])
+    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start.path, team.processes)
+    metrics = MetricsCallback(
+        run.metrics if team.processes.is_main else None, events, tokens_per_pair, start.metrics_bytes
+    )
+    probe = ProbeCallback(datasets["train"], reserve_bytes, events)
+    callbacks = [saving, metrics, DivergenceCallback(), probe]
+    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team)
     probe.trainer = saving.trainer = trainer
     trainer.checkpoint_state = saving
     trainer.checkpoints = CheckpointWriter(
-        run.checkpoints, recipe.checkpoints.save_total_limit, {"data": tokenized.key}, best=find_best(run.checkpoints)
+        run.checkpoints,
+        recipe.checkpoints.save_total_limit,
+        {"data": tokenized.key, "strategy": team.strategy, "num_processes": team.processes.count},
+        team.processes,
+        best=find_best(run.checkpoints),
     )
-    metrics.speed = SpeedMeter(trainer.prefix_sharing.trained)
+    metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, team.processes)
     if trainer.prefix_sharing.refusal:
         events.emit("note", text=f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
-    if checkpoint:
-        saving.base_metrics = earlier["base_metrics"]
-    elif len(datasets) > 1:
-        events.stage("base", "evaluating the untouched base")
-        saving.base_metrics = evaluate_pairs(trainer)
-    where = f", from step {checkpoint.step}" if checkpoint else ""
+    saving.base = BaseCallback(trainer, team, events, evaluates=len(datasets) > 1, known=start.base_metrics)
+    where = f", from step {start.step}" if start.step else ""
     events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}{where}")
-    output = train_within_memory(trainer, events, adjusts=recipe.hardware.fit is True)
+    # Where one process runs out of memory, the others wait for it in vain.
+    adjusts = recipe.hardware.fit is True and team.processes.count == 1
+    output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training = False
     trainer.checkpoints.wait()
     if stop.is_set:
@@ -113,42 +120,10 @@ def train(
     summary = {
         **_rates(trainer, len(datasets["train"]), tokens_per_pair, runtime_s),
         **_speed(recipe, bundle, trainer, runtime_s),
-        "resumed_from_step": checkpoint.step if checkpoint else None,
+        "resumed_from_step": start.step,
         "checkpoints_waited_s": round(trainer.checkpoints.blocked_s, 2),
     }
-    return TrainResult(trainer, output.training_loss, saving.base_metrics, summary)
-
-
-def find_checkpoint(run: RunDirectory, data: str, events: EventLog) -> Checkpoint | None:
-    """What the run goes on from, if anything; damaged checkpoints are named and passed over. Raises `RunError` T616."""
-    checkpoint, damaged = find_newest(run.checkpoints)
-    for sentence in damaged:
-        events.emit("note", text=sentence)
-    if checkpoint and checkpoint.facts["data"] != data:
-        raise RunError.of(
-            "T616",
-            f"the data are not those that {checkpoint.path.name} was trained on",
-            why="a file, a dataset or the tokenizer has changed since the run began",
-            fix="put the old data back, or begin anew with `--no-resume`",
-        )
-    return checkpoint
-
-
-def take_best(trainer: Any, events: EventLog) -> None:
-    """Give the trainer the weights of its best checkpoint where these are better on held-out pairs than the last."""
-    rows = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step]
-    last = next((row for row in reversed(rows) if "eval_loss" in row), None) or trainer.evaluate()
-    best = trainer.checkpoints.best
-    if best is None or best.facts["eval_loss"] >= last["eval_loss"]:
-        return
-    trainer.state.best_model_checkpoint = str(best.path)
-    trainer._load_best_model()
-    trainer.state.log_history.clear()  # evaluations of the last step are not this model's
-    events.emit(
-        "note",
-        text=f"the model of step {best.step} is kept: its held-out loss is {best.facts['eval_loss']:.4f}, that of the "
-        f"last step {last['eval_loss']:.4f}",
-    )
+    return TrainResult(trainer, output.training_loss, saving.base.metrics, summary)
 
 
 def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: float) -> dict[str, Any]:
@@ -169,4 +144,5 @@ def _speed(recipe: Recipe, bundle: ModelBundle, trainer: Any, runtime_s: float) 
     stack = bundle.stack
     flops = flops_per_token(bundle.policy, stack["total_parameters"], stack["trainable_parameters"])
     peak = peak_flops(recipe.hardware.profile, bundle.dtype)
-    return summarize(trainer.prefix_sharing.trained, runtime_s, flops, peak)
+    total = sum_positions(trainer.prefix_sharing.trained, trainer.processes)
+    return summarize(total, runtime_s, flops, None if peak is None else peak * trainer.processes.count)

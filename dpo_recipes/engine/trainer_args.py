@@ -8,6 +8,8 @@ from typing import Any
 
 from trl.trainer.dpo_config import DPOConfig
 
+from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -18,6 +20,9 @@ class RunArguments:
     checkpoints: Path
     device: str
     dtype: str
+    processes: Processes = ALONE
+    launch: LaunchPlan | None = None
+    """What several processes share; none for one that shares nothing."""
 
 
 def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
@@ -73,4 +78,23 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "project": recipe.tracking.project or recipe.name,
         "disable_tqdm": True,
         "train_sampling_strategy": "random",
+        **_parallel_arguments(recipe, run),
     }
+
+
+def _parallel_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
+    """What spreads the job over processes; transformers and accelerate do it."""
+    arguments: dict[str, Any] = {
+        "ddp_timeout": round(recipe.launch.timeout_minutes * 60),
+        "ddp_find_unused_parameters": False,
+        "accelerator_config": dict(recipe.launch.accelerate),
+    }
+    if run.launch is None:
+        return arguments
+    configs = configurations(recipe, run.launch, run.dtype)
+    if "deepspeed.json" in configs:
+        arguments["deepspeed"] = configs["deepspeed.json"]
+    if "fsdp.json" in configs:
+        # FSDP recomputes activations itself; both together are refused.
+        arguments |= {"fsdp": True, "fsdp_config": configs["fsdp.json"], "activation_checkpointing": False}
+    return arguments

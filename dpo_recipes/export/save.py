@@ -17,9 +17,16 @@ MODEL_FOLDER = "model"
 
 
 def save_model(
-    model: Any, bundle: ModelBundle, recipe: Recipe, run_dir: Path, result: dict[str, Any]
+    model: Any,
+    bundle: ModelBundle,
+    recipe: Recipe,
+    run_dir: Path,
+    result: dict[str, Any],
+    state: dict[str, Any] | None = None,
 ) -> tuple[Path, str]:
     """Save to `run_dir/model`; returns the folder and what was saved: `adapter`, `merged` or `full`.
+
+    `state` has the weights where the model itself has only a part of them.
 
     Raises `RunError` T602 when the disk is full before it begins.
     """
@@ -28,10 +35,11 @@ def save_model(
     kind = saved_kind(recipe, bundle)
     _check_space(model, run_dir, kind)
     if kind == "adapter":
-        _save_adapter(model, recipe, partial)
+        _save_adapter(model, recipe, partial, state)
     else:
-        merged = _merge(model, recipe, bundle, partial) if kind == "merged" else model
-        merged.save_pretrained(partial, safe_serialization=True)
+        merged = _merge(model, recipe, bundle, partial, state) if kind == "merged" else model
+        whole = {} if kind == "merged" else {"state_dict": state}
+        merged.save_pretrained(partial, safe_serialization=True, **whole)
     bundle.tokenizer.save_pretrained(partial)
     (partial / "README.md").write_text(render_card(recipe, {**result, "saved": kind}), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
@@ -39,7 +47,7 @@ def save_model(
     return target, kind
 
 
-def _save_adapter(model: Any, recipe: Recipe, folder: Path) -> None:
+def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any] | None = None) -> None:
     """Save the trained adapter alone, so that it fits the untouched base.
 
     One that began with a part of the base's weights (PiSSA, OLoRA) is saved as the difference to its start, which is in
@@ -47,6 +55,8 @@ def _save_adapter(model: Any, recipe: Recipe, folder: Path) -> None:
     """
     # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
     arguments: dict[str, Any] = {"selected_adapters": ["default"], "save_embedding_layers": False}
+    if state is not None:
+        arguments["state_dict"] = state
     adapter = recipe.model.adapter
     if adapter is None or adapter.path is not None or adapter.init in (*AT_ZERO, "loftq"):
         model.save_pretrained(folder, safe_serialization=True, **arguments)
@@ -58,19 +68,21 @@ def _save_adapter(model: Any, recipe: Recipe, folder: Path) -> None:
         model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start), **arguments)
 
 
-def _merge(model: Any, recipe: Recipe, bundle: ModelBundle, scratch: Path) -> Any:
+def _merge(model: Any, recipe: Recipe, bundle: ModelBundle, scratch: Path, state: dict[str, Any] | None) -> Any:
     """The base with the adapter in its weights.
 
     A quantized base is unpacked first: what was trained is the adapter on the quantized weights, so these, and not the
-    original ones, are what it is added to (merging into the original changed logits by 2.5 on average).
+    original ones, are what it is added to (merging into the original changed logits by 2.5 on average). A model that is
+    in pieces is loaded once more and gets the adapter that was put together.
     """
-    if recipe.model.quantization is None:
+    if recipe.model.quantization is None and state is None:
         return model.merge_and_unload(adapter_names=["default"])
     from peft import PeftModel
 
     with tempfile.TemporaryDirectory(dir=scratch.parent) as folder:
-        _save_adapter(model, recipe, Path(folder) / "adapter")
-        base = reload_base(recipe, bundle).dequantize()
+        _save_adapter(model, recipe, Path(folder) / "adapter", state)
+        base = reload_base(recipe, bundle)
+        base = base if recipe.model.quantization is None else base.dequantize()
         return PeftModel.from_pretrained(base, Path(folder) / "adapter").merge_and_unload()
 
 

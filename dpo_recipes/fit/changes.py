@@ -63,6 +63,17 @@ def apply(recipe: Recipe, settings: Settings) -> Recipe:
     return Recipe.model_validate(plain)
 
 
+def as_written(settings: Settings, recipe: Recipe, num_processes: int) -> Settings:
+    """Settings of one process as a person writes them into the recipe, whose accumulation is meant for the processes
+    that it names (`launch.num_processes`; `auto` is one), so that the effective batch stays."""
+    name, meant = "training.gradient_accumulation_steps", recipe.launch.num_processes
+    meant = 1 if meant == "auto" else meant
+    if name not in settings or num_processes == meant:
+        return settings
+    accumulation, rest = divmod(settings[name] * num_processes, meant)
+    return {**settings, "launch.num_processes": num_processes} if rest else {**settings, name: accumulation}
+
+
 def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change]:
     """Ways to make a job fit, cheapest first.
 

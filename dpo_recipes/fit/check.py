@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpo_recipes.errors import Finding, FitError
 from dpo_recipes.fit.changes import Change
 from dpo_recipes.fit.plan import JobPlan, Planner
 from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.strategy import choose_strategy
 from dpo_recipes.fit.target import this_machine
 from dpo_recipes.fit.workload import Workload
 from dpo_recipes.model.sources import ModelLocation
@@ -25,17 +26,40 @@ class Checked:
     recipe: Recipe
     plan: JobPlan
     findings: tuple[Finding, ...] = ()
+    reason: str = ""
+    """Why the processes share what they do."""
 
 
-def check_fit(recipe: Recipe, location: ModelLocation, workload: Workload, *, trust_remote_code: bool) -> Checked:
-    """Plan the run for this machine. With `hardware.fit: true` the recipe that comes back may have other settings.
+def check_fit(
+    recipe: Recipe,
+    location: ModelLocation,
+    workload: Workload,
+    *,
+    trust_remote_code: bool,
+    num_processes: int = 1,
+    processes_here: int = 1,
+) -> Checked:
+    """Plan the run for this machine, each process on its device; on a CPU the processes of this machine share its
+    memory. With `hardware.fit: true` the recipe that comes back may have other settings.
 
     Raises `FitError` F701 where it clearly does not fit and `hardware.fit` is not false, `RunError` M504, M507, M509
     and M511.
     """
-    target = this_machine(recipe)
-    planner = Planner(recipe, location, target, workload, Sharding(), trust_remote_code=trust_remote_code)
-    plan = planner.plan(recipe, with_changes=recipe.hardware.fit is not False)
+    target = this_machine(recipe).shared_by(processes_here)
+    planners: dict[str, Planner] = {}
+
+    def plan_with(sharding: Sharding) -> JobPlan:
+        planners[sharding.strategy] = planner = Planner(
+            recipe, location, target, workload, sharding, trust_remote_code=trust_remote_code
+        )
+        return planner.plan(recipe, with_changes=recipe.hardware.fit is not False)
+
+    plan, reason = choose_strategy(recipe, num_processes, target.device, plan_with)
+    return replace(_judge(recipe, plan, planners[plan.sharding.strategy]), reason=reason)
+
+
+def _judge(recipe: Recipe, plan: JobPlan, planner: Planner) -> Checked:
+    target = plan.target
     if plan.fits or recipe.hardware.fit is False:
         doubt = plan.memory.peak_bytes * (1 + DOUBT) > target.usable_bytes and recipe.hardware.fit is None
         return Checked(recipe, plan, (_close(plan),) if doubt else ())
@@ -48,9 +72,9 @@ def check_fit(recipe: Recipe, location: ModelLocation, workload: Workload, *, tr
     return Checked(recipe, plan, (_close(plan),))
 
 
-def describe_settings(change: Change) -> str:
+def describe_settings(plan: JobPlan, change: Change) -> str:
     """The settings of a change as `--set` takes them."""
-    return " ".join(f"--set {path}={plain_value(value)}" for path, value in change.settings.items())
+    return " ".join(f"--set {path}={plain_value(value)}" for path, value in plan.written(change).items())
 
 
 def plain_value(value: object) -> str:
@@ -74,7 +98,7 @@ def _refused(plan: JobPlan) -> Finding:
     fitting = next((change for change in plan.changes if change.fits), None)
     fix = f"`dpo-recipe plan {plan.recipe.name}` shows all parts; a smaller base or a larger device is needed"
     if fitting is not None:
-        fix = f"{describe_settings(fitting)} ({fitting.price}); `--fit` does this kind of thing by itself"
+        fix = f"{describe_settings(plan, fitting)} ({fitting.price}); `--fit` does this kind of thing by itself"
     return Finding("F701", "the run does not fit into memory", why=_numbers(plan), fix=fix)
 
 
@@ -84,7 +108,7 @@ def _close(plan: JobPlan) -> Finding:
 
 
 def _adjusted(plan: JobPlan, change: Change) -> Finding:
-    settings = ", ".join(f"`{path}: {plain_value(value)}`" for path, value in change.settings.items())
+    settings = ", ".join(f"`{path}: {plain_value(value)}`" for path, value in plan.written(change).items())
     return Finding(
         "F703",
         f"changed to make the run fit: {settings}",

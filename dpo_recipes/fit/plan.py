@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.fit.changes import Change, Outcome, apply, find_changes
+from dpo_recipes.fit.changes import Change, Outcome, apply, as_written, find_changes
 from dpo_recipes.fit.disk import estimate_disk
 from dpo_recipes.fit.duration import Duration, estimate_duration
 from dpo_recipes.fit.facts import JobFacts
@@ -47,6 +47,10 @@ class JobPlan:
         """What is left of the device's memory; below zero what is missing."""
         return self.target.usable_bytes - self.memory.peak_bytes
 
+    def written(self, change: Change) -> dict[str, Any]:
+        """The settings of a change as they are written into the recipe."""
+        return as_written(change.settings, self.recipe, self.sharding.num_processes)
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data; bytes, seconds and counts."""
         facts = self.facts
@@ -73,7 +77,7 @@ class JobPlan:
             "time_s": self.duration.total_s,
             "stages_s": self.duration.stages_s,
             "disk": self.disk,
-            "changes": [change.to_json() for change in self.changes],
+            "changes": [{**change.to_json(), "settings": self.written(change)} for change in self.changes],
         }
 
 

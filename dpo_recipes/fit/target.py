@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpo_recipes.fit.rates import measure_rates, rates_of
 from dpo_recipes.fit.simulation.trace import Rates
@@ -20,6 +20,12 @@ class Target:
     usable_bytes: int
     is_here: bool
     """Whether it is this machine's; its rates are then measured."""
+
+    def shared_by(self, num_processes: int) -> Target:
+        """What one of several processes of a machine has: a GPU of its own, or its part of the computer's memory."""
+        if self.device.kind != "cpu":
+            return self
+        return replace(self, usable_bytes=self.usable_bytes // num_processes)
 
     def dtype(self, recipe: Recipe, model_type: str | None) -> str:
         """The precision that the job will compute in there."""

@@ -6,11 +6,17 @@ import contextlib
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from dpo_recipes.launch.site import Site
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,12 @@ class Order:
     """In all, over all nodes."""
     num_nodes: int = 1
     trust_remote_code: bool = False
+    rendezvous: str | None = None
+    """HOST:PORT of the first node, where several nodes meet."""
+    site: Site = field(default_factory=Site)
+    """What the place wants where the job is to run."""
+    tell: Callable[[str], None] = _say_nothing
+    """Takes what a person should know before a worker can tell it, such as why a job waits."""
 
 
 class Job(Protocol):

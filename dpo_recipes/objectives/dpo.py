@@ -11,7 +11,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.head import prepare_head
+from dpo_recipes.engine.parallel import ParallelBatches
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
+from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import add_reference
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.evaluate.metrics import name_as_test
@@ -19,7 +21,7 @@ from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
 
 
-class PretokenizedDPOTrainer(DPOTrainer):
+class PretokenizedDPOTrainer(ParallelBatches, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
     `_prepare_dataset` and `_precompute_ref_logps` are private upstream; tests/integration/test_upstream.py fails when
@@ -35,17 +37,20 @@ class PretokenizedDPOTrainer(DPOTrainer):
     checkpoints: CheckpointWriter
     checkpoint_state: CheckpointCallback
     """Set by `engine.train` before training begins."""
+    reference_weights: str | None = None
+    """A digest of what the reference was computed with."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, processes: Processes, **kwargs: Any) -> None:
+        self.processes = processes
         self.reference_known = {}  # filled by the constructor upstream
         super().__init__(*args, **kwargs)
+        self.deal_batches()
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        # TRL knows how to gather a model in pieces, and results of several processes; it shares prefixes there too.
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.accelerator.num_processes > 1:
+        if self.is_fsdp_enabled:  # TRL shards a reference for it and gathers the results
             return super()._precompute_ref_logps(dataset, name, batch_size)
         with_reference, self.reference_known[name] = add_reference(self, dataset)
         return with_reference
@@ -93,6 +98,7 @@ def build_trainer(
         processing_class=bundle.tokenizer,
         peft_config=bundle.adapter_config,
         callbacks=callbacks,
+        processes=run.processes,
     )
     trainer.prefix_sharing = sharing
     sharing.prove()  # where the reference was known already, no batch has been computed yet

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
-from dpo_recipes.recipe import device_checks, model_checks, source_checks
+from dpo_recipes.recipe import device_checks, launch_checks, model_checks, source_checks
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
 from dpo_recipes.recipe.schema import Recipe
@@ -173,8 +173,8 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 def check_training(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R391: an effective batch of one pair."""
-    training = recipe.training
-    if training.micro_batch_size * training.gradient_accumulation_steps == 1:
+    training, is_alone = recipe.training, recipe.launch.num_processes in (1, "auto")
+    if training.micro_batch_size * training.gradient_accumulation_steps == 1 and is_alone:
         yield Finding(
             "R391",
             "each optimizer step sees a single pair",
@@ -205,6 +205,7 @@ RULES: tuple[Rule, ...] = (
     check_chat_template,
     check_objective,
     *device_checks.RULES,
+    *launch_checks.RULES,
     check_training,
     check_tracking,
 )

@@ -34,4 +34,9 @@ def plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML text of every field of a recipe."""
-    return yaml.dump(plain_recipe(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return dump_plain(plain_recipe(recipe))
+
+
+def dump_plain(data: dict[str, Any]) -> str:
+    """YAML text of plain data, which reads back as the same data."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

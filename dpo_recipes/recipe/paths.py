@@ -82,6 +82,16 @@ def resolve_paths(composed: Composed) -> Composed:
     return replace(composed, data=data, origins=origins)
 
 
+def local_files(data: dict[str, Any]) -> list[DataPath]:
+    """The fields of resolved data that hold the path of a file or folder of this machine."""
+    found = []
+    for at in _path_fields(data):
+        value = _parent(data, at)[at[-1]]
+        if isinstance(value, str) and Path(value).is_absolute() and not is_inline_template(value):
+            found.append(at)
+    return found
+
+
 def _path_fields(data: dict[str, Any]) -> list[DataPath]:
     fields: list[DataPath] = []
     if isinstance(data.get("model"), dict):

@@ -188,6 +188,9 @@ def _expected(detail: Any) -> str:
     }
     if detail["type"] == "literal_error":
         return detail["ctx"]["expected"].replace("'", "`")
+    if detail["type"] in _RANGE_WORDS:
+        words_of, key = _RANGE_WORDS[detail["type"]]
+        return f"{words_of} {_number(detail['ctx'][key])}"
     return words.get(detail["type"]) or str(detail["msg"])
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sharing import lora, make_model, make_pairs, recipe, train_ours, train_trls
 
+from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens
 
 PAIRS = make_pairs(12)
@@ -108,6 +109,8 @@ def test_the_model_is_in_training_mode_again_afterwards(tmp_path: Path) -> None:
 
     class Trainer:
         ref_model = None
+        is_deepspeed_enabled = False
+        processes = Processes()
         data_collator = staticmethod(lambda rows: {})
         args = type("Arguments", (), {"per_device_train_batch_size": 4})
 

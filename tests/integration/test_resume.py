@@ -71,7 +71,7 @@ def notes(outcome: Any) -> str:
     ],
     ids=["lora", "full", "pissa", "modules_to_save", "new_tokens"],
 )
-def test_stopped_and_gone_on_is_the_same_to_the_bit(  # noqa: PLR0917
+def test_stopped_and_gone_on_is_the_same_to_the_bit(
     work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], adapter: str, extra: str
 ) -> None:
     recipe = text(tiny_model, pairs, adapter, extra)

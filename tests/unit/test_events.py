@@ -86,3 +86,14 @@ def test_findings_arrive_as_they_were(path: Path, where: Where | None) -> None:
         log.findings([finding])
     (event,) = EventReader(path).new_events()
     assert Finding.from_json(event["finding"]) == finding
+
+
+def test_a_worker_that_begins_anew_is_read_from_its_start(path: Path) -> None:
+    reader = EventReader(path)
+    with EventLog(path) as log:
+        log.emit("step", step=1)
+        log.emit("step", step=2)
+        assert len(list(reader.new_events())) == 2
+    with EventLog(path) as log:
+        log.emit("stage", name="start")
+        assert [event["event"] for event in reader.new_events()] == ["stage"]

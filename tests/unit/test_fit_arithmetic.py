@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from dpo_recipes.fit.changes import SAME_RESULT, Outcome, apply, find_changes
+from dpo_recipes.fit.changes import SAME_RESULT, Outcome, apply, as_written, find_changes
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.workload import Workload, assume_workload
@@ -142,6 +142,25 @@ def test_no_8_bit_optimizer_is_proposed_where_it_does_not_run() -> None:
     changes = list(find_changes(recipe(), Memory(0.1), is_cuda=False))
     assert not any("training.optimizer" in change.settings for change in changes)
     assert not any("model.quantization" in change.settings for change in changes)
+
+
+@pytest.mark.parametrize(
+    ("meant", "processes", "written"),
+    [
+        ("auto", 1, {"training.gradient_accumulation_steps": 6}),
+        ("auto", 4, {"training.gradient_accumulation_steps": 24}),
+        (2, 4, {"training.gradient_accumulation_steps": 12}),
+        (4, 4, {"training.gradient_accumulation_steps": 6}),
+        (8, 2, {"training.gradient_accumulation_steps": 6, "launch.num_processes": 2}),  # 6 × 2 / 8 is no whole number
+    ],
+)
+def test_changes_for_one_of_several_processes_are_written_for_the_recipe(
+    meant: Any, processes: int, written: dict[str, int]
+) -> None:
+    given = apply(recipe(), {"launch.num_processes": meant})
+    settings = {"training.micro_batch_size": 1, "training.gradient_accumulation_steps": 6}
+    assert as_written(settings, given, processes) == {"training.micro_batch_size": 1, **written}
+    assert as_written({"training.gradient_checkpointing": True}, given, 4) == {"training.gradient_checkpointing": True}
 
 
 def test_apply_changes_nothing_else() -> None:

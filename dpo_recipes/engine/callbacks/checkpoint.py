@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from dpo_recipes.engine.callbacks.stop import StopRequest
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
+from dpo_recipes.engine.processes import Processes
 from dpo_recipes.events import EventLog
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 
@@ -28,7 +27,13 @@ class CheckpointCallback(TrainerCallback):
     """
 
     def __init__(
-        self, settings: Checkpoints, stop: StopRequest, metrics: Path, events: EventLog, checkpoint: Path | None
+        self,
+        settings: Checkpoints,
+        stop: StopRequest,
+        metrics: Path,
+        events: EventLog,
+        checkpoint: Path | None,
+        processes: Processes,
     ) -> None:
         self.settings = settings
         self.stop = stop
@@ -38,8 +43,9 @@ class CheckpointCallback(TrainerCallback):
         """The one that this run goes on from."""
         self.trainer: Any = None
         """Set when it exists; transformers passes callbacks the model but not itself."""
-        self.base_metrics: dict[str, float] = {}
-        """Of the untouched base: a run that goes on does not measure them again."""
+        self.processes = processes
+        self.base: Any = None
+        """What has measured the untouched base (`engine.team`): a run that goes on does not measure it again."""
         self.earlier_s = 0.0
         """Seconds of training before this process."""
         self._began = self._last = time.monotonic()
@@ -63,7 +69,8 @@ class CheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide; all processes decide the same."""
-        is_stopped, is_due = _agree([self.stop.is_set, self._is_due(state)])
+        wishes = self.processes.highest([self.stop.is_set, self._is_due(state)])
+        is_stopped, is_due = map(bool, wishes)
         if is_stopped:
             self.stop.is_set = control.should_training_stop = True
             # Whoever stops a run may not wait for an evaluation: it is made up for by the run that goes on.
@@ -89,7 +96,7 @@ class CheckpointCallback(TrainerCallback):
     ) -> None:
         """With `keep_best`, save what is better than all before."""
         loss = (metrics or {}).get("eval_loss")
-        if not self.settings.keep_best or loss is None or not self.trainer.is_in_train:
+        if not self.settings.keep_best or loss is None or not state.global_step or not self.trainer.is_in_train:
             return
         best = self.trainer.checkpoints.best
         if best is None or loss < best.facts["eval_loss"]:
@@ -103,7 +110,7 @@ class CheckpointCallback(TrainerCallback):
             "trained_s": self.earlier_s + time.monotonic() - self._began,
             "is_evaluation_due": due,
             "metrics_bytes": self.metrics.stat().st_size if self.metrics.exists() else 0,
-            "base_metrics": self.base_metrics,
+            "base_metrics": self.base.metrics,
         }
 
     def take_facts(self) -> dict[str, Any]:
@@ -128,12 +135,3 @@ class CheckpointCallback(TrainerCallback):
 
 def _ends_epoch(state: TrainerState) -> bool:
     return state.epoch is not None and float(state.epoch).is_integer()
-
-
-def _agree(wishes: list[bool]) -> list[bool]:
-    """Whether any process has each wish. On the CPU, so that no device is waited for."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return wishes
-    flags = torch.tensor(wishes, dtype=torch.int32)
-    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
-    return [bool(flag) for flag in flags]

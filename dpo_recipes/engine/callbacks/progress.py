@@ -21,10 +21,12 @@ _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_re
 class MetricsCallback(TrainerCallback):
     """Writes each logged row to metrics.jsonl under TRL's names, and tells the parent how far the run is."""
 
-    def __init__(self, path: Path, events: EventLog, tokens_per_pair: float, keep_bytes: int = 0) -> None:
+    def __init__(self, path: Path | None, events: EventLog, tokens_per_pair: float, keep_bytes: int = 0) -> None:
         self.path = path
-        with path.open("ab") as file:
-            file.truncate(keep_bytes)  # rows after the checkpoint that a run goes on from will come once more
+        """None in all processes but the first: they take part in the counting and write nothing."""
+        if path is not None:
+            with path.open("ab") as file:
+                file.truncate(keep_bytes)  # rows after the checkpoint that a run goes on from will come once more
         self.events = events
         self.tokens_per_pair = tokens_per_pair
         self.latest: dict[str, float] = {}
@@ -90,8 +92,9 @@ class MetricsCallback(TrainerCallback):
         # transformers tells with its first evaluation how long it took to prepare the model: no metric of a model.
         kept = {name: _plain(value) for name, value in logs.items() if not name.endswith("model_preparation_time")}
         row = {"step": state.global_step, **kept}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}
 
 

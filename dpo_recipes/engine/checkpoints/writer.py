@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
-
 from dpo_recipes.engine.checkpoints.folder import PREFIX, WRITING, Checkpoint, prune, remove_unfinished, seal
 from dpo_recipes.engine.checkpoints.loop_state import save_loop_state
+from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.errors import RunError
 
 _NO_SPACE_BYTES = 64 * 2**20
@@ -22,11 +21,19 @@ _NO_SPACE_BYTES = 64 * 2**20
 class CheckpointWriter:
     """The checkpoints of one trainer. Every process calls `save`; the first one seals."""
 
-    def __init__(self, folder: Path, keep: int, facts: dict[str, Any], best: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        facts: dict[str, Any],
+        processes: Processes = ALONE,
+        best: Checkpoint | None = None,
+    ) -> None:
         self.folder = folder
         self.keep = keep
         self.facts = facts
         """What each manifest tells of the run."""
+        self.processes = processes
         self.best = best
         """The one with the lowest held-out loss, where that is looked for."""
         self.blocked_s = 0.0
@@ -46,10 +53,10 @@ class CheckpointWriter:
         began = time.monotonic()
         args, step = trainer.args, trainer.state.global_step
         aside = self.folder / WRITING
-        if args.process_index == 0:
+        if self.processes.is_main:
             remove_unfinished(self.folder)
             aside.mkdir(parents=True)
-        _meet()
+        self.processes.wait()
         output_dir, args.output_dir = args.output_dir, str(aside)
         written = aside / f"{PREFIX}{step}"
         try:
@@ -60,10 +67,10 @@ class CheckpointWriter:
             raise self._explain(error) from error
         finally:
             args.output_dir = output_dir
-        _meet()
+        self.processes.wait()
         self.saved_step = step
         self.blocked_s += time.monotonic() - began
-        if args.process_index == 0:
+        if self.processes.is_main:
             self._thread = threading.Thread(target=self._seal, args=(written, {**self.facts, **facts}, began))
             self._thread.start()
 
@@ -100,8 +107,3 @@ class CheckpointWriter:
             fix="free some space, or lower `checkpoints.save_total_limit`, and run again: it goes on from the last "
             "checkpoint that is whole",
         )
-
-
-def _meet() -> None:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()

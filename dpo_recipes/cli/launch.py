@@ -1,0 +1,62 @@
+"""`dpo-recipe launch`: a recipe as the job file of another system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpo_recipes import registry
+from dpo_recipes.cli.options import RecipeArgument, SetOption
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.launch.manifest import ExportOrder
+from dpo_recipes.recipe.validate import validate
+from dpo_recipes.workflow import find_recipe
+
+
+def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
+    recipe: RecipeArgument,
+    export: Annotated[
+        str, typer.Option(help="The system: skypilot or kubernetes.", metavar="SYSTEM", show_default=False)
+    ],
+    output: Annotated[Path | None, typer.Option(help="The file to write; without it the text goes to stdout.")] = None,
+    set_: SetOption = None,
+    num_processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes in all, one a GPU, instead of the recipe's number.")
+    ] = None,
+    num_nodes: Annotated[int | None, typer.Option(min=1, help="Machines, instead of the recipe's.")] = None,
+    image: Annotated[str | None, typer.Option(help="Kubernetes: a container image with dpo-recipe in it.")] = None,
+    claim: Annotated[
+        str | None, typer.Option(help="Kubernetes: a PersistentVolumeClaim for runs and caches.", metavar="NAME")
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Kubernetes: a Secret with variables such as HF_TOKEN. Repeatable.", metavar="NAME"),
+    ] = None,
+) -> None:
+    """Write a recipe as a job file for another system. Nothing is started."""
+    validated = validate(find_recipe(recipe), set_)
+    wanted = validated.recipe.launch
+    order = ExportOrder(
+        validated,
+        num_processes or (None if wanted.num_processes == "auto" else wanted.num_processes),
+        num_nodes or wanted.num_nodes,
+        image,
+        claim,
+        tuple(secret or ()),
+    )
+    try:
+        text = registry.load("exporters", export)(order)
+    except KeyError as error:
+        raise typer.BadParameter(error.args[0], param_hint="--export") from None
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError.of(
+            "U402", f"cannot write {output}", why=error.strerror or str(error), fix="choose another folder"
+        ) from error
+    typer.echo(str(output))

@@ -1,0 +1,85 @@
+"""Which checkpoint a run goes on from, and which one's model it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_newest
+from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
+from dpo_recipes.engine.team import Team
+from dpo_recipes.errors import RunError
+from dpo_recipes.events import EventLog
+from dpo_recipes.run_dir import RunDirectory
+
+_IN_PIECES = ("fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
+"""Strategies whose checkpoints hold each process's piece: as many must read them as wrote them."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins."""
+
+    path: Path | None = None
+    """Of a checkpoint; none at the very beginning."""
+    step: int | None = None
+    metrics_bytes: int = 0
+    """How much of metrics.jsonl was written before it."""
+    base_metrics: dict[str, float] | None = None
+    """Of the untouched base, where they have been measured."""
+
+
+def find_start(run: RunDirectory, data: str, team: Team, events: EventLog) -> Start:
+    """The newest whole checkpoint; damaged ones are named and passed over. The same one in all processes.
+
+    Raises `RunError` T616 where it was trained on other data, and T617 where the processes cannot read it.
+    """
+    checkpoint: Checkpoint | None = None
+    if team.processes.is_main:
+        checkpoint, damaged = find_newest(run.checkpoints)
+        for sentence in damaged:
+            events.emit("note", text=sentence)
+    checkpoint = team.processes.share(checkpoint)
+    if checkpoint is None:
+        return Start()
+    if checkpoint.facts["data"] != data:
+        raise RunError.of(
+            "T616",
+            f"the data are not those that {checkpoint.path.name} was trained on",
+            why="a file, a dataset or the tokenizer has changed since the run began",
+            fix="put the old data back, or begin anew with `--no-resume`",
+        )
+    _check_readable(checkpoint, team)
+    state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
+    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], state["base_metrics"])
+
+
+def _check_readable(checkpoint: Checkpoint, team: Team) -> None:
+    strategy, count = checkpoint.facts["strategy"], checkpoint.facts["num_processes"]
+    if strategy == team.strategy and (count == team.processes.count or strategy not in _IN_PIECES):
+        return
+    raise RunError.of(
+        "T617",
+        f"{checkpoint.path.name} was written by {count} processes with `{strategy}`, and cannot be read by "
+        f"{team.processes.count} with `{team.strategy}`",
+        why="each process of DeepSpeed and FSDP writes its own piece of the optimizer's state",
+        fix=f"go on with `--num-processes {count} --set launch.strategy={strategy}`, or begin anew with `--no-resume`",
+    )
+
+
+def take_best(trainer: Any, events: EventLog) -> None:
+    """Give the trainer the weights of its best checkpoint where these are better on held-out pairs than the last."""
+    rows = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step]
+    last = next((row for row in reversed(rows) if "eval_loss" in row), None) or trainer.evaluate()
+    best = trainer.checkpoints.best
+    if best is None or best.facts["eval_loss"] >= last["eval_loss"]:
+        return
+    trainer.state.best_model_checkpoint = str(best.path)
+    trainer._load_best_model()
+    trainer.state.log_history.clear()  # evaluations of the last step are not this model's
+    events.emit(
+        "note",
+        text=f"the model of step {best.step} is kept: its held-out loss is {best.facts['eval_loss']:.4f}, that of the "
+        f"last step {last['eval_loss']:.4f}",
+    )

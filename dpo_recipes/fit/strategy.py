@@ -1,0 +1,45 @@
+"""What several processes share, where a recipe leaves that open: nothing where the whole job fits each device."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+from dpo_recipes.fit.plan import JobPlan
+from dpo_recipes.fit.sharding import Sharding, Strategy
+from dpo_recipes.hardware.profiles import Device
+from dpo_recipes.hardware.rules import supports_strategy
+from dpo_recipes.recipe.schema import Recipe
+
+_GIB = 2**30
+_SHARDED: tuple[tuple[Strategy, str], ...] = (("fsdp", "fsdp2"), ("deepspeed-zero3", "zero3"))
+"""By preference, and as the rules name them."""
+
+
+def choose_strategy(
+    recipe: Recipe, num_processes: int, device: Device, plan: Callable[[Sharding], JobPlan]
+) -> tuple[JobPlan, str]:
+    """The plan under the strategy that the run takes, and why it takes it.
+
+    `ddp` is the fastest where it fits; weights, gradients and optimizer state are cut up only where it does not.
+    """
+    if recipe.launch.strategy != "auto":
+        return plan(Sharding(num_processes, recipe.launch.strategy)), "the recipe says so"
+    whole = plan(Sharding(num_processes))
+    if num_processes == 1:
+        return whole, "one process shares nothing"
+    if whole.fits:
+        return whole, f"the whole job fits each device, with {whole.spare_bytes / _GIB:.2f} GiB to spare"
+    missing = f"the whole job lacks {-whole.spare_bytes / _GIB:.2f} GiB on each device"
+    quantization = recipe.model.quantization
+    reasons: list[str] = []
+    for strategy, name in _SHARDED:
+        verdict = supports_strategy(device, name, bits=quantization.bits if quantization else None)
+        if strategy == "deepspeed-zero3" and importlib.util.find_spec("deepspeed") is None:
+            reasons.append("deepspeed is not installed")
+        elif verdict.allowed:
+            but = f", and `{_SHARDED[0][0]}` cannot: {reasons[0]}" if reasons else ""
+            return plan(Sharding(num_processes, strategy)), f"{missing}{but}"
+        else:
+            reasons.append(verdict.why)
+    return whole, f"{missing}, and it cannot be cut up: {'; '.join(dict.fromkeys(reasons))}"

@@ -1,0 +1,70 @@
+"""Several worker processes on GPUs through `accelerate launch`, for those whose machines are set up around it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.hardware.machine import gpu_names
+from dpo_recipes.launch.files import launch_folder
+from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.torchrun import TorchrunJob, meeting_place, start_agent
+from dpo_recipes.run_dir import write_text_atomically
+
+
+def accelerate_config(order: Order) -> dict[str, Any]:
+    """accelerate 1.15's configuration file. It starts processes and nothing else: strategy and precision are handed to
+    the trainer, so that they are the same under every launcher."""
+    config: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU",
+        "num_processes": order.num_processes,
+        "num_machines": order.num_nodes,
+        "machine_rank": 0,  # c10d deals the ranks out itself
+        "mixed_precision": "no",
+        "use_cpu": False,
+        "debug": False,
+        "enable_cpu_affinity": False,
+        "same_network": True,
+        "rdzv_backend": "static" if order.num_nodes == 1 else "c10d",
+        "main_training_function": "main",
+    }
+    if order.num_nodes > 1:
+        host, _, port = meeting_place(order).rpartition(":")
+        config |= {"main_process_ip": host, "main_process_port": int(port)}
+    return config
+
+
+def prepare(order: Order) -> None:
+    """Write the configuration. Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs,
+    accelerate 1.15 starts one process and says nothing."""
+    if order.num_processes == order.num_nodes or not gpu_names():
+        raise RecipeError.of(
+            "R348",
+            "`backend: accelerate` needs several GPUs on a machine",
+            why="on CPUs `accelerate launch` starts one process whatever it is told, and for one it sets nothing up",
+            fix="write `backend: auto`, which takes torchrun, or run it where the GPUs are",
+        )
+    path = _path(order)
+    path.parent.mkdir(exist_ok=True)
+    write_text_atomically(path, yaml.safe_dump(accelerate_config(order), sort_keys=False))
+
+
+def command(order: Order) -> list[str]:
+    """The command that executes a prepared run directory, the same on every node; a person can run it by hand."""
+    flags = ["--trust-remote-code"] if order.trust_remote_code else []
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(order))]
+    return [*launcher, "-m", "dpo_recipes.worker", str(order.run.path), *flags]
+
+
+def _path(order: Order) -> Path:
+    return launch_folder(order.run) / "accelerate.yaml"
+
+
+def start(order: Order) -> TorchrunJob:
+    """Start `accelerate launch`, which is torchrun below, in a session of its own."""
+    return start_agent(order, command)

@@ -1,0 +1,118 @@
+"""How many processes run, and the micro-batch and accumulation that keep a recipe's effective batch with them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How many pairs each of so many processes takes at once, and how often, before one optimizer step."""
+
+    num_processes: int
+    """In all, over all nodes."""
+    num_nodes: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+
+    @property
+    def pairs_per_step(self) -> int:
+        """The effective batch: pairs that one optimizer step sees."""
+        return self.num_processes * self.micro_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes of one machine."""
+        return self.num_processes // self.num_nodes
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {**asdict(self), "pairs_per_step": self.pairs_per_step}
+
+    def describe(self) -> str:
+        """The plan in words."""
+        nodes = f" on {self.num_nodes} nodes" if self.num_nodes > 1 else ""
+        processes = f"{self.num_processes} process{'es' if self.num_processes > 1 else ''}{nodes}"
+        return (
+            f"{self.pairs_per_step} pairs a step: {processes} × micro-batch {self.micro_batch_size} × "
+            f"{self.gradient_accumulation_steps} accumulated"
+        )
+
+
+def effective_batch(recipe: Recipe) -> int:
+    """Pairs that the recipe means one optimizer step to see; `num_processes: auto` counts as one."""
+    training, meant = recipe.training, recipe.launch.num_processes
+    return training.micro_batch_size * training.gradient_accumulation_steps * (1 if meant == "auto" else meant)
+
+
+def count_processes(
+    recipe: Recipe, num_gpus: int, *, num_processes: int | None = None, num_nodes: int | None = None
+) -> tuple[int, int]:
+    """Processes and nodes that run: what the command line says, else the recipe; `auto` is one for each GPU of each
+    node, and one a node without GPUs.
+
+    Raises `RecipeError` R341 where nodes would have different numbers of processes.
+    """
+    nodes = num_nodes or recipe.launch.num_nodes
+    processes = num_processes or recipe.launch.num_processes
+    if processes == "auto":
+        processes = nodes * (num_gpus if num_gpus and recipe.hardware.device in ("auto", "cuda") else 1)
+    if processes % nodes:
+        raise uneven_nodes(processes, nodes)
+    return processes, nodes
+
+
+def plan_batch(recipe: Recipe, num_processes: int, num_nodes: int = 1) -> BatchPlan:
+    """The recipe's effective batch, divided over so many processes.
+
+    The micro-batch is the recipe's, or the largest smaller one that divides the share of a process. Raises
+    `RecipeError` R340 where the processes do not divide the effective batch.
+    """
+    total = effective_batch(recipe)
+    if total % num_processes:
+        raise _indivisible(recipe, num_processes)
+    share = total // num_processes
+    largest = min(recipe.training.micro_batch_size, share)
+    micro = next(size for size in range(largest, 0, -1) if share % size == 0)
+    return BatchPlan(num_processes, num_nodes, micro, share // micro)
+
+
+def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
+    """The recipe as one process executes it: its micro-batch and its own accumulation."""
+    settings = {
+        "micro_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+    }
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
+
+
+def uneven_nodes(num_processes: int, num_nodes: int) -> RecipeError:
+    """The error for processes that cannot be spread evenly over nodes."""
+    lower = num_processes - num_processes % num_nodes
+    return RecipeError.of(
+        "R341",
+        f"{num_processes} processes cannot be spread evenly over {num_nodes} nodes",
+        why="every node starts the same number, so that each has its devices",
+        fix=f"take {lower or num_nodes} or {lower + num_nodes} processes, or another number of nodes",
+    )
+
+
+def _indivisible(recipe: Recipe, num_processes: int) -> RecipeError:
+    training, total = recipe.training, effective_batch(recipe)
+    fitting = [count for count in range(1, total + 1) if total % count == 0]
+    below = max(count for count in fitting if count < num_processes)
+    above = min((count for count in fitting if count > num_processes), default=None)
+    counts = f"{below} or {above}" if above else f"{below}"
+    step = training.micro_batch_size * (1 if recipe.launch.num_processes == "auto" else recipe.launch.num_processes)
+    accumulation = next(n for n in range(training.gradient_accumulation_steps, 10**9) if step * n % num_processes == 0)
+    return RecipeError.of(
+        "R340",
+        f"{num_processes} processes do not divide the {total} pairs of a step",
+        why="each process computes the same number of pairs, and a step must see as many as the recipe says",
+        fix=f"take {counts} processes (`--num-processes`), or `--set training.gradient_accumulation_steps="
+        f"{accumulation}`, which makes it {step * accumulation} pairs a step",
+    )

@@ -1,0 +1,107 @@
+"""From a recipe, this machine and a few flags to an order: how many processes, started how."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes import registry
+from dpo_recipes.errors import RunError
+from dpo_recipes.hardware.machine import gpu_names
+from dpo_recipes.launch.batch import BatchPlan, count_processes, plan_batch, with_batch
+from dpo_recipes.launch.files import LaunchPlan, configurations
+from dpo_recipes.launch.job import Order
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
+
+
+@dataclass(frozen=True)
+class LaunchFlags:
+    """What the command line says about processes; None leaves it to the recipe."""
+
+    num_processes: int | None = None
+    num_nodes: int | None = None
+    rendezvous: str | None = None
+
+
+def choose_batch(recipe: Recipe, flags: LaunchFlags, num_gpus: int | None = None) -> BatchPlan:
+    """The processes that run and what each computes.
+
+    Raises `RecipeError` R340 (they do not divide the batch) and R341 (nor the nodes).
+    """
+    gpus = count_gpus() if num_gpus is None else num_gpus
+    counts = count_processes(recipe, gpus, num_processes=flags.num_processes, num_nodes=flags.num_nodes)
+    return plan_batch(recipe, *counts)
+
+
+def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
+    """Raise `RunError` M507 where a node has fewer GPUs than processes that want one."""
+    uses_gpus = recipe.hardware.device == "cuda" or (recipe.hardware.device == "auto" and num_gpus > 0)
+    if uses_gpus and 1 < batch.processes_per_node > num_gpus:
+        raise RunError.of(
+            "M507",
+            f"{batch.processes_per_node} processes on this machine need as many GPUs, and it has {num_gpus}",
+            why="each process trains on a GPU of its own (nvidia-smi and CUDA_VISIBLE_DEVICES tell how many there are)",
+            fix=f"take `--num-processes {max(1, num_gpus) * batch.num_nodes}`: the effective batch stays the same; or "
+            "run it on a larger machine",
+        )
+
+
+def choose_backend(recipe: Recipe, batch: BatchPlan) -> str:
+    """The launcher: the one that the recipe names, else `local` for one process that shares nothing, else `torchrun`.
+
+    DeepSpeed and FSDP want a process group also where one process offloads to the computer's memory.
+    """
+    if recipe.launch.backend != "auto":
+        return recipe.launch.backend
+    is_alone = batch.num_processes == 1 and recipe.launch.strategy in ("auto", "ddp")
+    return "local" if is_alone else "torchrun"
+
+
+@dataclass(frozen=True)
+class LaunchSketch:
+    """How a run would start, without one: its command and the configurations that it would write."""
+
+    plan: LaunchPlan
+    command: list[str]
+    configurations: dict[str, dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The sketch as plain data."""
+        return {"launch": self.plan.to_json(), "command": self.command, "configurations": self.configurations}
+
+
+def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, dtype: str) -> LaunchSketch:
+    """The command and configurations of a recipe with so many processes and this strategy."""
+    plan = LaunchPlan(batch, strategy, reason)
+    order = Order(recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500")
+    backend = choose_backend(recipe, batch)
+    return LaunchSketch(plan, command_of(backend, order), configurations(with_batch(recipe, batch), plan, dtype))
+
+
+def prepare_launcher(backend: str, order: Order) -> None:
+    """Write what a launcher reads into the run directory, where it reads anything. Raises `RecipeError` R348."""
+    prepare = getattr(_module(backend), "prepare", None)
+    if prepare is not None:
+        prepare(order)
+
+
+def command_of(backend: str, order: Order) -> list[str]:
+    """The command by which a launcher executes a prepared run directory."""
+    return _module(backend).command(order)
+
+
+def _module(backend: str) -> Any:
+    return importlib.import_module(registry.load("launchers", backend).__module__)
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that a process started here may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        named = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+        return min(len(named), len(gpu_names())) if named else 0
+    return len(gpu_names())

@@ -1,0 +1,141 @@
+"""A recipe as a Kubernetes Job with its ConfigMap, and for several nodes a headless Service: `kubectl apply -f FILE`.
+
+Checked against the published schema of batch/v1 (tests/schemas/kubernetes.json).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from dpo_recipes.errors import EXIT_BUG, EXIT_DATA, EXIT_FIT, EXIT_RECIPE, EXIT_USAGE, RecipeError
+from dpo_recipes.launch.manifest import RENDEZVOUS_PORT, ExportOrder, dump_documents, travelling_recipe
+
+CONTAINER = "dpo-recipe"
+WORK, RECIPE = "/work", "/recipe"
+STOP_SECONDS = 300
+"""What a pod that is evicted has to finish its step and write a checkpoint."""
+
+
+def export(order: ExportOrder) -> str:
+    """The text of the manifests. Raises `RecipeError` U423 (local files) and U424 (no image)."""
+    return dump_documents(*manifests(order))
+
+
+def manifests(order: ExportOrder) -> list[dict[str, Any]]:
+    """ConfigMap, Service where there are several nodes, and Job, as plain data."""
+    if order.image is None:
+        raise RecipeError.of(
+            "U424",
+            "a Kubernetes job needs a container image",
+            why="none is published that would hold the right CUDA for every cluster",
+            fix="build one with `pip install dpo-recipe` in it and name it: `--image NAME:TAG`",
+        )
+    text, files = travelling_recipe(order)
+    if files:
+        raise RecipeError.of(
+            "U423",
+            "the recipe uses files of this computer, which a pod does not see",
+            why=", ".join(map(str, files.values())),
+            fix="put them on the hub or at an https, s3 or gs address, and name that in the recipe",
+        )
+    name = object_name(order.recipe.name)
+    service = [_service(name)] if order.num_nodes > 1 else []
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name), "data": {"recipe.yaml": text}}
+    return [config, *service, _job(order, name)]
+
+
+def object_name(recipe_name: str) -> str:
+    """A name that Kubernetes takes; where letters are lost, a checksum keeps it apart from others.
+
+    At most 50 characters: pods and hosts get it with a number behind.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", recipe_name.lower()).strip("-")
+    if plain == recipe_name and len(plain) <= 46:
+        return f"dpo-{plain}"
+    return f"dpo-{plain[:39].strip('-')}-{hashlib.sha256(recipe_name.encode()).hexdigest()[:6]}"
+
+
+def _metadata(name: str) -> dict[str, Any]:
+    return {"name": name, "labels": {"app.kubernetes.io/name": CONTAINER, "app.kubernetes.io/instance": name}}
+
+
+def _service(name: str) -> dict[str, Any]:
+    """Without an address of its own it gives every pod a name, also before all are ready: they meet by it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(name),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"app.kubernetes.io/instance": name},
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
+        },
+    }
+
+
+def _job(order: ExportOrder, name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "backoffLimit": 6,
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                # What is wrong with the recipe, its data or its size is as wrong the next time.
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": CONTAINER,
+                        "operator": "In",
+                        "values": [EXIT_BUG, EXIT_USAGE, EXIT_RECIPE, EXIT_DATA, EXIT_FIT],
+                    },
+                },
+            ]
+        },
+        "template": {"metadata": {"labels": _metadata(name)["labels"]}, "spec": _pod(order, name)},
+    }
+    if order.num_nodes > 1:
+        spec = {"completionMode": "Indexed", "completions": order.num_nodes, "parallelism": order.num_nodes, **spec}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(name), "spec": spec}
+
+
+def _pod(order: ExportOrder, name: str) -> dict[str, Any]:
+    work = {"persistentVolumeClaim": {"claimName": order.claim}} if order.claim else {"emptyDir": {}}
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": STOP_SECONDS,
+        "containers": [_container(order, name)],
+        "volumes": [
+            {"name": "recipe", "configMap": {"name": name}},
+            {"name": "work", **work},
+            # The default of 64 MB is too little for processes that exchange gradients.
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
+    }
+    return {"subdomain": name, **pod} if order.num_nodes > 1 else pod
+
+
+def _container(order: ExportOrder, name: str) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": order.image,
+        # The first pod of an indexed job is known to the others as <job>-0.<service>.
+        "command": ["dpo-recipe", "run", f"{RECIPE}/recipe.yaml", *order.run_flags(f"{name}-0.{name}")],
+        "workingDir": WORK,
+        "env": [
+            {"name": "HOME", "value": WORK},
+            {"name": "DPO_RECIPE_CACHE", "value": f"{WORK}/cache"},
+            {"name": "HF_HOME", "value": f"{WORK}/huggingface"},
+        ],
+        "volumeMounts": [
+            {"name": "recipe", "mountPath": RECIPE, "readOnly": True},
+            {"name": "work", "mountPath": WORK},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+        ],
+    }
+    if order.secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in order.secrets]
+    if order.gpus_per_node:
+        container["resources"] = {"limits": {"nvidia.com/gpu": order.gpus_per_node}}
+    return container

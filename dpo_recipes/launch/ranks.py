@@ -1,0 +1,130 @@
+"""Which of several processes this one is, and where each keeps what it says. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.run_dir import RunDirectory, write_json
+
+LOST_EACH_OTHER = "T613"
+"""The code of a failure that another process's failure brings about."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a process among those that were started together, as torchrun and its kin tell it."""
+
+    rank: int = 0
+    num_processes: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine."""
+    processes_here: int = 1
+    is_joined: bool = False
+    """Whether a launcher for several processes has started this one, be it one alone."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes the run's results."""
+        return self.rank == 0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place:
+        """The place that RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE describe; alone without them."""
+        if "RANK" not in environment or "WORLD_SIZE" not in environment:
+            return cls()
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        local_rank = int(environment.get("LOCAL_RANK", rank))
+        return cls(rank, size, local_rank, int(environment.get("LOCAL_WORLD_SIZE", size)), is_joined=True)
+
+
+def events_path(run: RunDirectory, rank: int) -> Path:
+    """Where a process tells what it does; the first one's is the run's own."""
+    return run.events if rank == 0 else run.ranks / str(rank) / "events.jsonl"
+
+
+def record_process(run: RunDirectory, place: Place) -> None:
+    """Write down this process's id and host, so that it can be found and asked to stop."""
+    folder = run.ranks / str(place.rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "host": socket.gethostname()}
+    write_json(folder / "process.json", record)
+
+
+def keep_output_apart(run: RunDirectory, place: Place) -> None:
+    """Send the output of all processes but the first to files of their own."""
+    if place.is_main:
+        return
+    log = os.open(run.ranks / str(place.rank) / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def processes_here(run: RunDirectory) -> Iterator[int]:
+    """The ids of a run's processes on this machine."""
+    for path in sorted(run.ranks.glob("*/process.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # it is being written
+            continue
+        if record["host"] == socket.gethostname():
+            yield record["pid"]
+
+
+def signal_processes(run: RunDirectory, number: signal.Signals) -> bool:
+    """Send a signal to each process of the run on this machine; whether there was any."""
+    reached = False
+    for pid in processes_here(run):
+        try:
+            os.kill(pid, number)
+            reached = True
+        except ProcessLookupError:
+            continue
+    return reached
+
+
+def first_failure(run: RunDirectory) -> tuple[dict[str, Any] | None, int | None]:
+    """The `error` event of the process that failed first, and its rank; none where no process could tell."""
+    errors = [
+        (event, rank) for rank in known_ranks(run) for event in read_events(run, rank) if event["event"] == "error"
+    ]
+    # Where one fails, others lose their connection to it and fail too: the reason is what is not that.
+    return min(errors, key=lambda told: (_is_consequence(told[0]), told[0]["time"]), default=(None, None))
+
+
+def _is_consequence(event: dict[str, Any]) -> bool:
+    return any(finding["code"] == LOST_EACH_OTHER for finding in event["findings"])
+
+
+def known_ranks(run: RunDirectory) -> list[int]:
+    """The ranks that have left something; the first one always may have."""
+    return sorted({0, *(int(path.name) for path in run.ranks.glob("*") if path.name.isdecimal())})
+
+
+def read_events(run: RunDirectory, rank: int) -> list[dict[str, Any]]:
+    """All that a process has told."""
+    path = events_path(run, rank)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [event for event in map(_read, lines) if event]
+
+
+def last_step(run: RunDirectory, rank: int) -> int | None:
+    """The last step that a process has told; none before its first."""
+    return max((event["step"] for event in read_events(run, rank) if event["event"] == "step"), default=None)
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:  # the last line of a process that was killed while it wrote
+        return None

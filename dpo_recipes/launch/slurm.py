@@ -1,0 +1,182 @@
+"""A job in the queue of a SLURM cluster: submitted, followed and cancelled with SLURM's own commands.
+
+Workers tell what they do through events.jsonl on the file system that the nodes share; SLURM is only asked what it
+alone knows. No accounting database is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from dpo_recipes.errors import EXIT_INTERRUPTED, RunError
+from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.slurm_errors import ended_badly, lost, refused, silent_worker
+from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script
+from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
+from dpo_recipes.run_dir import RunDirectory, write_text_atomically
+
+_COMMANDS = ("sbatch", "scontrol", "scancel")
+_LOOK_AT_FILES_S = 1.0
+_ASK_SLURM_S = (1.0, 15.0)
+"""SLURM is asked after a second, then ever more rarely while nothing changes: its controller serves everybody."""
+
+
+def command(order: Order) -> list[str]:
+    """The command that submits a prepared run directory; a person can run it by hand."""
+    # Given as arguments too: an option of the command line goes before SBATCH_ variables, a line of the script after.
+    return ["sbatch", "--parsable", *order.site.arguments(), str(order.run.path / "launch" / "job.sbatch")]
+
+
+def start(order: Order) -> SlurmJob:
+    """Write the script to `RUN/launch/job.sbatch` and submit it. Raises `RunError` T630 and T631."""
+    script = write_script(order)
+    for name in _COMMANDS:
+        if shutil.which(name) is None:
+            raise RunError.of(
+                "T630",
+                f"there is no `{name}` on this machine",
+                why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
+                fix=f"log in to the cluster and run this there, or take {script} to it",
+            )
+    done = _call(*command(order))
+    number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
+    if done.returncode or number is None:
+        raise refused(done.stderr.strip() or done.stdout.strip(), script)
+    order.tell(f"SLURM job {number[1]} from {script}")
+    return SlurmJob(order, int(number[1]))
+
+
+def write_script(order: Order) -> Path:
+    """Write the script of one run into its directory; a person can submit it by hand."""
+    folder = order.run.path / "launch"
+    folder.mkdir(exist_ok=True)
+    script = folder / "job.sbatch"
+    write_text_atomically(script, batch_script([order], order.site))
+    return script
+
+
+class SlurmJob:
+    """A job that has been submitted."""
+
+    def __init__(self, order: Order, number: int) -> None:
+        self._run: RunDirectory = order.run
+        self._folder = order.run.path / "launch"
+        self._tell = order.tell
+        self._number = str(number)
+        self._asked_to_stop = False
+        self._told = ""
+        self._restarts = 0
+        self._exit_code: int | None = None
+        self._look_at = self._ask_at = 0.0
+        self._ask_after_s = _ASK_SLURM_S[0]
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; none while it waits or runs.
+
+        Raises `RunError` T632 (no worker came to life), T633 to T636 (time limit, memory, node, cancelled by somebody
+        else) and T637 (SLURM has forgotten the job).
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return None
+        self._look_at = now + _LOOK_AT_FILES_S
+        code = self._read_exit_code()
+        if code == 0 and self._run.result.exists():  # without a result, SLURM may know why
+            return 0
+        if code == self._exit_code and now < self._ask_at:
+            return None
+        self._exit_code = code
+        ending = self._ask()
+        self._ask_at = time.monotonic() + self._ask_after_s
+        self._ask_after_s = min(self._ask_after_s * 1.5, _ASK_SLURM_S[1])
+        return ending
+
+    def interrupt(self) -> None:
+        """Ask the workers to write a checkpoint and end; a job that still waits leaves the queue."""
+        self._asked_to_stop = True
+        # For a script that is still setting up, and so that it does not queue itself again.
+        (self._folder / f"stop.{self._number}").touch()
+        view = self._view()
+        waits = view is not None and view.waits
+        _call("scancel", *(() if waits else ("--signal=INT",)), self._number)
+        self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
+
+    def kill(self) -> None:
+        """Cancel it: SIGTERM, and SIGKILL after the site's KillWait."""
+        self._asked_to_stop = True
+        (self._folder / f"stop.{self._number}").touch()
+        _call("scancel", self._number)
+        self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
+
+    def _ask(self) -> int | None:
+        done = self._show()
+        if done.returncode or "JobState=" not in done.stdout:
+            if "Invalid job id" not in done.stderr:  # the controller is restarting or overloaded
+                self._say(f"SLURM does not answer: {done.stderr.strip()}")
+                return None
+            if self._exit_code is not None or self._run.result.exists():
+                return self._exit_code or 0
+            raise lost(self._number)
+        view = parse_job(done.stdout)
+        if view.restarts > self._restarts:
+            self._restarts = view.restarts
+            self._say(f"SLURM job {self._number} is queued again (restart {view.restarts})")
+        if not view.has_ended:
+            self._say(describe_wait(view) if view.waits else f"on {view.nodes}" if view.runs else "")
+            return None
+        return self._ending(view)
+
+    def _ending(self, view: JobView) -> int:
+        if view.state == "COMPLETED":
+            return 0
+        if view.state != "FAILED":
+            if self._asked_to_stop and view.state in ("CANCELLED", "PREEMPTED"):
+                return EXIT_INTERRUPTED if self._worker_said("error") else -signal.SIGINT
+            raise ended_badly(view, self._run.log)
+        if view.exit_code == EXIT_RUN_NOT_VISIBLE or not self._worker_said("stage"):
+            if self._asked_to_stop:
+                return -signal.SIGINT
+            raise silent_worker(view, self._run)
+        if view.exit_code > 128 and not self._worker_said("error"):
+            return 128 - view.exit_code
+        return -view.signal if view.signal else view.exit_code
+
+    def _worker_said(self, event: str) -> bool:
+        """Whether a worker has emitted an event of this kind."""
+        try:
+            return f'{{"event": "{event}"' in self._run.events.read_text(encoding="utf-8")
+        except OSError:
+            return False
+
+    def _view(self) -> JobView | None:
+        done = self._show()
+        return parse_job(done.stdout) if done.returncode == 0 and "JobState=" in done.stdout else None
+
+    def _show(self) -> subprocess.CompletedProcess[str]:
+        # Whoever asks is kept from telling the workers' events meanwhile.
+        return _call("scontrol", "--oneliner", "show", "job", self._number, timeout_s=5)
+
+    def _read_exit_code(self) -> int | None:
+        """What the script left as its last act; none before, and while that is only half written."""
+        try:
+            return int((self._folder / f"exit_code.{self._number}").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+
+    def _say(self, text: str) -> None:
+        """Tell what is new; that is also when SLURM is asked often again."""
+        if text and text != self._told:
+            self._told, self._ask_after_s = text, _ASK_SLURM_S[0]
+            self._tell(text)
+
+
+def _call(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    except (subprocess.TimeoutExpired, OSError) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -1,0 +1,102 @@
+"""What can go wrong with a SLURM job, in its own words, with why and a way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dpo_recipes.errors import RunError
+from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE
+from dpo_recipes.launch.slurm_state import JobView
+from dpo_recipes.run_dir import RunDirectory
+
+# Phrases of sbatch and what helps; the first that is found counts.
+_REFUSALS = {
+    "partition": "name a partition that `sinfo` lists: `--slurm partition=NAME`",
+    "account": "name an account that may submit here: `--slurm account=NAME`",
+    "qos": "name a quality of service that you may use: `--slurm qos=NAME`",
+    "time limit": "lower `launch.slurm.time_limit`, or choose a partition that gives more; `sinfo` lists the limits",
+    "memory": "lower `launch.slurm.memory`, or choose nodes that have more",
+    "node configuration": "no node has what is asked for: compare `launch.slurm` and `num_processes` with `sinfo`; "
+    "without GPUs in the cluster: `--set launch.slurm.gpus_per_node=0`",
+    "gres": "this cluster knows no such GPUs: `sinfo -o '%P %G'` lists what it has; "
+    "without any: `--set launch.slurm.gpus_per_node=0`",
+    "unrecognized option": "correct `--slurm`; `man sbatch` lists the options by their long names",
+    "contact": "SLURM's controller does not answer; `scontrol ping` tells when it does",
+}
+
+
+def refused(words: str, script: Path) -> RunError:
+    """T631: sbatch does not take the job."""
+    lowered = words.lower()
+    known = (fix for phrase, fix in _REFUSALS.items() if phrase in lowered)
+    return RunError.of(
+        "T631",
+        "SLURM refused the job",
+        why=words or "sbatch said nothing",
+        fix=next(known, f"correct what it says; the script is {script}"),
+    )
+
+
+def lost(number: str) -> RunError:
+    """T637: SLURM no longer knows the job, and the job has left no result."""
+    return RunError.of(
+        "T637",
+        f"SLURM does not know job {number} any more",
+        why="it forgets jobs some minutes after their end, and this one left no word of how it ended: a node or the "
+        "shared file system failed, or this computer slept meanwhile",
+        fix="look at run.log, then run the recipe again: it goes on from its newest checkpoint",
+    )
+
+
+def silent_worker(view: JobView, run: RunDirectory) -> RunError:
+    """T632: the job ended before a worker had said a word."""
+    if view.exit_code == EXIT_RUN_NOT_VISIBLE:
+        return RunError.of(
+            "T632",
+            f"the node {view.nodes} does not see the run directory {run.path}",
+            why="a job and the computer that submits it share files through a file system of the cluster",
+            fix="choose a folder there: `--set output_dir=...`",
+        )
+    return RunError.of(
+        "T632",
+        "the job ended before the worker had started",
+        why=_last_words(run.log) or f"exit code {view.exit_code} on {view.nodes}, and nothing in {run.log}",
+        fix="see that the setup lines work on the node, and that it has this Python with dpo-recipe",
+    )
+
+
+def ended_badly(view: JobView, log: Path) -> RunError:
+    """T633 to T636: SLURM ended the job."""
+    where = f"on {view.nodes}" if view.nodes not in ("", "(null)") else "before it had a node"
+    said = f"SLURM says {view.state}, {where}; the last output is in {log}"
+    again = "run the recipe again: it goes on from its newest checkpoint"
+    if view.state in ("TIMEOUT", "DEADLINE"):
+        return RunError.of(
+            "T633",
+            "the job's time was over",
+            why=said + ", and the workers had not written a checkpoint in the time they were given",
+            fix=f"raise `launch.slurm.checkpoint_seconds` or `time_limit`, and {again}",
+        )
+    if view.state == "OUT_OF_MEMORY":
+        return RunError.of(
+            "T634",
+            "the job used more memory than it had asked for",
+            why=said + "; this is the computer's memory, not the GPU's",
+            fix="raise `launch.slurm.memory`; on a CPU also halve `training.micro_batch_size` and double "
+            "`gradient_accumulation_steps`",
+        )
+    if view.state in ("NODE_FAIL", "BOOT_FAIL"):
+        return RunError.of("T635", "a node of the job failed", why=said, fix=again)
+    return RunError.of(
+        "T636",
+        f"the job was {view.state.lower()}",
+        why=said + "; by somebody else, a limit of the site, or a job of a higher priority",
+        fix=f"ask the cluster's administrators if it was not you, and {again}",
+    )
+
+
+def _last_words(log: Path) -> str:
+    try:
+        return "; ".join(line.strip() for line in log.read_text(errors="replace").splitlines()[-3:])
+    except OSError:
+        return ""

@@ -1,0 +1,216 @@
+"""The script of a SLURM job, made from prepared run directories: pure text, nothing is started here.
+
+A name or path of a recipe reaches the shell quoted and never stands in an `#SBATCH` line, which SLURM would divide at
+blanks; those hold only what the schema and `site` restrict to harmless signs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from dpo_recipes import __version__
+from dpo_recipes.errors import EXIT_INTERRUPTED
+from dpo_recipes.hardware.profiles import profile
+from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.local import command, cpu_allocator
+from dpo_recipes.launch.site import Site
+from dpo_recipes.recipe.schema import Recipe
+
+EXIT_RESUMABLE = 75
+"""A worker ends with it when it stopped on request and has a checkpoint to go on from (EX_TEMPFAIL of sysexits.h)."""
+EXIT_RUN_NOT_VISIBLE = 72
+"""The script ends with it when its node does not see the run directory (EX_OSFILE of sysexits.h)."""
+
+_STOPPED = {"resumable": EXIT_RESUMABLE, "interrupted": EXIT_INTERRUPTED}
+
+_GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket", "gpus-per-task"}
+# A process is given what torchrun would give it. srun is the launcher here: it passes signals and exit codes on, which
+# torchrun does not (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; one that has
+# stopped on request has not failed, and the others may still be writing.
+_TASK = """\
+task() {{
+    trap : INT TERM
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS GROUP_RANK=$SLURM_NODEID
+    export LOCAL_WORLD_SIZE={per_node}
+    "$@"
+    code=$?
+    if [ "$code" = {resumable} ] || [ "$code" = {interrupted} ]; then
+        echo "$code" >"$on_request" && code=0
+    fi
+    exit "$code"
+}}
+export -f task
+export on_request="$run/launch/on_request.$SLURM_JOB_ID"
+rm -f "$on_request"
+"""
+
+_SCRIPT = """\
+#!/bin/bash
+# Made by dpo-recipe {version}. `sbatch {file_name}` submits it again.
+{options}
+
+case "${{SLURM_ARRAY_TASK_ID:-0}}" in
+{cases}
+esac
+[ -d "$run/launch" ] || exit {not_visible}
+exec >>"$run/run.log" 2>&1 </dev/null
+
+# A worker takes SIGINT as the wish to write a checkpoint and end. SLURM sends USR1 to this shell before the time limit;
+# TERM is caught so that the shell outlives the workers' last checkpoint.
+asked_by=nobody interrupted=no code=
+trap 'asked_by=slurm interrupted=yes; scancel --signal=INT "$SLURM_JOB_ID"' USR1
+trap 'interrupted=yes' TERM
+{setup}
+set +eu
+{variables}
+{task_function}
+if [ -e "$run/launch/stop.$SLURM_JOB_ID" ] || [ "$asked_by" = slurm ]; then
+    code={interrupted}
+else
+    srun --ntasks={ntasks} --ntasks-per-node={per_node} --kill-on-bad-exit=1 --export=ALL {task}"${{command[@]}}" &
+    step=$!
+fi
+until [ -n "$code" ]; do
+    interrupted=no
+    wait "$step"
+    ended=$?
+    [ "$interrupted" = yes ] || code=$ended
+done
+{count}{requeue}
+echo "$code" >"$run/launch/exit_code.$SLURM_JOB_ID"
+exit "$code"
+"""
+
+_COUNT = """\
+[ "$code" != 0 ] || [ ! -e "$on_request" ] || code=$(<"$on_request")
+"""
+_REQUEUE = """\
+preempted() {{ scontrol --oneliner show job "$SLURM_JOB_ID" | grep -Eq ' PreemptTime=[0-9]'; }}
+if [ "$code" = {resumable} ] && [ ! -e "$run/launch/stop.$SLURM_JOB_ID" ]; then
+    if [ "$asked_by" = slurm ] || preempted; then
+        scontrol requeue "$SLURM_JOB_ID" && exit "$code"
+    fi
+fi"""
+
+
+def gpus_of_node(recipe: Recipe) -> int:
+    """GPUs that a process of the recipe can count on there; the machine that submits cannot count a node's."""
+    asked, hardware = recipe.launch.slurm.gpus_per_node, recipe.hardware
+    kind = profile(hardware.profile).kind if hardware.profile else "cuda"
+    return asked if asked is not None else 0 if "cpu" in (hardware.device, kind) else 1
+
+
+def gpus_per_node(order: Order) -> int:
+    """GPUs that a job asks for on each node: what the recipe says, else one for each process."""
+    asked = order.recipe.launch.slurm.gpus_per_node
+    return asked if asked is not None else gpus_of_node(order.recipe) * _per_node(order)
+
+
+def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | None = None) -> str:
+    """The script that executes prepared run directories: one job, or an array with a task for each.
+
+    The runs of an array share everything but their directories and environment; `max_parallel` of them run at a time.
+    Raises `ValueError` when they differ in what the job asks for.
+    """
+    first = orders[0]
+    options = _options(first, site)
+    if any(_options(order, site)[1:] != options[1:] for order in orders):
+        raise ValueError("the runs of an array must ask for the same resources")
+    if len(orders) > 1:
+        options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
+    joined = _are_joined(first)
+    return _SCRIPT.format(
+        version=__version__,
+        file_name="job.sbatch",
+        options="\n".join(f"#SBATCH --{option}" for option in options),
+        cases="\n".join(_case(index, order) for index, order in enumerate(orders)),
+        not_visible=EXIT_RUN_NOT_VISIBLE,
+        setup=f"\n# Lines of the site.\n{site.setup.rstrip()}\n" if site.setup.strip() else "",
+        variables="\n".join(_variables(first)),
+        interrupted=EXIT_INTERRUPTED,
+        ntasks=first.num_processes,
+        per_node=_per_node(first),
+        task_function=_TASK.format(per_node=_per_node(first), **_STOPPED) if joined else "",
+        task="bash -c 'task \"$@\"' task " if joined else "",
+        count=_COUNT if joined else "",
+        requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.recipe.launch.slurm.requeue else "",
+    )
+
+
+def _are_joined(order: Order) -> bool:
+    """Whether the processes form a group; DeepSpeed and FSDP want one of a single process too."""
+    return order.num_processes > 1 or order.recipe.launch.strategy not in ("auto", "ddp")
+
+
+def _per_node(order: Order) -> int:
+    return -(-order.num_processes // order.num_nodes)
+
+
+def _options(order: Order, site: Site) -> list[str]:
+    slurm = order.recipe.launch.slurm
+    options = [
+        f"job-name={order.recipe.name}",
+        "output=/dev/null",  # the script itself writes to run.log, whose path may have any sign in it
+        f"nodes={order.num_nodes}",
+        f"ntasks-per-node={_per_node(order)}",
+        "requeue" if slurm.requeue else "no-requeue",
+        f"signal=B:USR1@{_warning_s(order.recipe)}",
+    ]
+    if slurm.time_limit is not None:
+        options.append(f"time={slurm.time_limit}")
+    if slurm.memory is not None:
+        options.append(f"mem={slurm.memory}")
+    if slurm.cpus_per_task is not None:
+        options.append(f"cpus-per-task={slurm.cpus_per_task}")
+    if gpus_per_node(order) and not _GPU_OPTIONS & set(site.options):
+        options.append(f"gpus-per-node={gpus_per_node(order)}")
+    return [*options, *(argument.removeprefix("--") for argument in site.arguments())]
+
+
+def _warning_s(recipe: Recipe) -> int:
+    slurm = recipe.launch.slurm
+    limit_s = seconds_of(slurm.time_limit) if slurm.time_limit else 0
+    return min(slurm.checkpoint_seconds, limit_s // 2) if limit_s else slurm.checkpoint_seconds
+
+
+def seconds_of(time_limit: str) -> int:
+    """A time as SLURM writes it (`M`, `M:S`, `H:M:S`, `D-H`, `D-H:M`, `D-H:M:S`) in seconds; 0 is no limit."""
+    days, dash, rest = time_limit.rpartition("-")
+    parts = [int(part) for part in re.split(":", rest)]
+    units = [3600, 60, 1] if dash or len(parts) == 3 else [60, 1]
+    return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
+
+
+def _case(index: int, order: Order) -> str:
+    """What differs from run to run: where it is, its command, its project in the tracker."""
+    recipe = order.recipe
+    project = recipe.tracking.project
+    wandb = shlex.quote(project) if project else f'"${{WANDB_PROJECT:-{recipe.name}}}"'
+    return (
+        f"{index})\n"
+        f"    run={shlex.quote(str(order.run.path))}\n"
+        f"    command=({shlex.join(command(order))})\n"
+        f"    export WANDB_PROJECT={wandb} ;;"
+    )
+
+
+def _variables(order: Order) -> list[str]:
+    """The environment of the workers; what a person has set stays."""
+    num_threads = order.recipe.launch.num_threads
+    lines = ["export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true", 'cores="$SLURM_CPUS_PER_TASK"']
+    if gpus_per_node(order) == 0:
+        lines += [f'export {name}="${{{name}:-{value}}}"' for name, value in cpu_allocator().items()]
+    if num_threads:
+        lines.append(f"export OMP_NUM_THREADS={num_threads}")
+    else:
+        lines.append('[ -z "$cores" ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"')
+    # From SLURM 22.05 on srun does not take this over from the job by itself.
+    lines.append('[ -z "$cores" ] || export SRUN_CPUS_PER_TASK="$cores"')
+    if _are_joined(order):
+        one_node = order.num_nodes == 1
+        host = "127.0.0.1" if one_node else '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+        # Below the ports that systems hand out by themselves, and another one for each job on a shared node.
+        lines += [f"export MASTER_ADDR={host}", "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))"]
+    return lines

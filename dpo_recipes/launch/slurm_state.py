@@ -1,0 +1,91 @@
+"""What `scontrol --oneliner show job` prints, read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
+_WAITS = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
+# The reasons that people meet most; the others are telling names as they are. `man squeue`, JOB REASON CODES.
+_REASONS = {
+    "AssocGrpCpuLimit": "the account's jobs use all the cores it may have",
+    "AssocGrpGRES": "the account's jobs use all the GPUs it may have",
+    "BeginTime": "it may not start yet; a job that was queued again waits about two minutes",
+    "Dependency": "another job must end first",
+    "JobHeldAdmin": "an administrator holds it",
+    "JobHeldUser": "it is held; `scontrol release` lets it go",
+    "PartitionTimeLimit": "it asks for more time than the partition gives",
+    "Priority": "jobs of a higher priority are before it",
+    "QOSMaxGRESPerUser": "your other jobs use all the GPUs that you may have",
+    "QOSMaxJobsPerUserLimit": "you have as many jobs running as you may",
+    "ReqNodeNotAvail": "the nodes it may run on are down, drained or reserved",
+    "Resources": "no node is free that has what it asks for",
+}
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as SLURM sees it."""
+
+    state: str
+    reason: str = "None"
+    exit_code: int = 0
+    signal: int = 0
+    restarts: int = 0
+    nodes: str = ""
+    starts: str | None = None
+    """When it is expected to start, where SLURM knows."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in _ENDED
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the queue and not on a node."""
+        return self.state in _WAITS
+
+    @property
+    def runs(self) -> bool:
+        """Whether its script is running."""
+        return self.state == "RUNNING"
+
+
+def parse_job(text: str) -> JobView:
+    """A job from the one line that scontrol prints for it. Of an array, the first line counts."""
+    # Where a key stands twice, the first counts: free text such as the command and a comment comes later.
+    fields: dict[str, str] = {}
+    for key, value in re.findall(r"(?:^|\s)([A-Za-z:/]+)=(\S*)", text.strip().splitlines()[0]):
+        fields.setdefault(key, value)
+    code, _, number = fields.get("ExitCode", "0:0").partition(":")
+    started = fields.get("StartTime", "Unknown")
+    return JobView(
+        state=fields["JobState"],
+        reason=fields.get("Reason", "None"),
+        exit_code=int(code),
+        signal=int(number or 0),
+        restarts=int(fields.get("Restarts", "0")),
+        nodes=fields.get("NodeList", ""),
+        starts=None if started in ("Unknown", "N/A") else started,
+    )
+
+
+def describe_wait(view: JobView) -> str:
+    """Why a job waits, for people."""
+    key = view.reason.split(",")[0]
+    words = _REASONS.get(key)
+    reason = f"{words} ({view.reason})" if words else view.reason
+    when = f", expected to start {view.starts.replace('T', ' ')}" if view.starts else ""
+    return f"waiting: {reason}{when}" if view.reason != "None" else "waiting in the queue"

@@ -1,0 +1,54 @@
+"""Stacks of a run's processes on request, when nobody knows where they are; and how they end with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import platform
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpo_recipes.launch.ranks import Place, known_ranks, signal_processes
+from dpo_recipes.run_dir import RunDirectory
+
+_STACKS = "stacks.txt"
+_DUMP_S = 2.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
+
+
+@contextlib.contextmanager
+def stacks_on_request(run: RunDirectory, place: Place) -> Iterator[None]:
+    """Have this process write the stacks of its threads on SIGUSR1, whatever it is waiting for."""
+    with (run.ranks / str(place.rank) / _STACKS).open("w") as stacks:
+        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+
+
+def end_with_parent() -> None:
+    """Ask the system for SIGTERM when the parent process dies, also of SIGKILL: nobody would stop this one then."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def dump_stacks(run: RunDirectory) -> list[str]:
+    """A line for each process of this machine that says where it is; the whole stacks stay in its folder."""
+    if not signal_processes(run, signal.SIGUSR1):
+        return []
+    time.sleep(_DUMP_S)
+    folders = [(rank, run.ranks / str(rank) / _STACKS) for rank in known_ranks(run)]
+    return [f"rank {rank} is in {_innermost(path)}" for rank, path in folders if path.exists() and path.stat().st_size]
+
+
+def _innermost(stacks: Path) -> str:
+    """The innermost frame of the thread that Python started with, which stands last, as `function (file:line)`."""
+    main_thread = stacks.read_text(encoding="utf-8").rpartition("most recent call first")[2]
+    frame = _FRAME.search(main_thread)
+    return f"{frame['name']} ({frame['file']}:{frame['line']})" if frame else "a place that it did not tell"

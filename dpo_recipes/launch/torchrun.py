@@ -1,0 +1,127 @@
+"""Several worker processes through torch's own launcher, on one machine or on several that meet at one of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.launch.job import Order, ProcessJob
+from dpo_recipes.launch.local import worker_environment
+from dpo_recipes.launch.ranks import signal_processes
+from dpo_recipes.run_dir import RunDirectory
+
+_EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+
+
+def command(order: Order) -> list[str]:
+    """The command that executes a prepared run directory, the same on every node; a person can run it by hand.
+
+    Raises `RecipeError` R347 where several nodes have no place to meet.
+    """
+    flags = ["--trust-remote-code"] if order.trust_remote_code else []
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={order.num_processes // order.num_nodes}"),
+        *_meeting(order),
+        *("-m", "dpo_recipes.worker", str(order.run.path), *flags),
+    ]
+
+
+def _meeting(order: Order) -> list[str]:
+    if order.num_nodes == 1:
+        return ["--standalone"]
+    return [
+        f"--nnodes={order.num_nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={meeting_place(order)}",
+        f"--rdzv-id={order.recipe.name}",  # the same on nodes that have run directories of their own
+    ]
+
+
+def meeting_place(order: Order) -> str:
+    """HOST:PORT at which several nodes meet. Raises `RecipeError` R347 where it is not known."""
+    if order.rendezvous:
+        return order.rendezvous
+    if os.environ.get("MASTER_ADDR"):
+        return f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29500')}"
+    raise RecipeError.of(
+        "R347",
+        f"{order.num_nodes} nodes have no place to meet",
+        why="a recipe names no machines, so that it can run on any",
+        fix="add `--rendezvous HOST:PORT` with the first node's name and a free port, or set MASTER_ADDR and "
+        "MASTER_PORT",
+    )
+
+
+def start(order: Order) -> TorchrunJob:
+    """Start torchrun in a session of its own."""
+    return start_agent(order, command)
+
+
+def start_agent(order: Order, make_command: Callable[[Order], list[str]]) -> TorchrunJob:
+    """Start a launcher of the torchrun kind, whose workers leave their ids in the run directory."""
+    with order.run.log.open("ab") as log:
+        begins_at = log.tell()
+        process = subprocess.Popen(
+            make_command(order),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(order),
+            start_new_session=True,
+        )
+    return TorchrunJob(process, order.run, begins_at)
+
+
+def environment(order: Order) -> dict[str, str]:
+    """A worker's environment; the machine's cores are shared out among its processes."""
+    result = worker_environment(order.recipe)
+    threads = max(1, (os.cpu_count() or 1) // (order.num_processes // order.num_nodes))
+    return {"OMP_NUM_THREADS": str(threads), **result}
+
+
+class TorchrunJob(ProcessJob):
+    """The agent that torchrun is, and the workers below it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], run: RunDirectory, log_begins_at: int) -> None:
+        super().__init__(process)
+        self._run = run
+        self._log_begins_at = log_begins_at
+        self._was_abandoned = False
+
+    def poll(self) -> int | None:
+        """The exit code of the worker that failed first, negative for a signal; none while the agent runs."""
+        code = super().poll()
+        if self._was_abandoned and code is not None:
+            return -signal.SIGINT
+        if code is None or code <= 0:
+            return code
+        return root_cause(self._run.log, self._log_begins_at) or code
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the workers of this machine. The agent gets none: it would kill them after 30 seconds.
+
+        Before the workers are there, nothing can be lost, and all is ended.
+        """
+        if not signal_processes(self._run, signal.SIGINT):
+            self._was_abandoned = True
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill the agent, and the workers, which torch 2.13 starts in sessions of their own: they would train on."""
+        super().kill()
+        signal_processes(self._run, signal.SIGKILL)
+
+
+def root_cause(log: Path, begins_at: int = 0) -> int | None:
+    """The exit code that the agent's report at the end of run.log gives for the first failure; none without one."""
+    with log.open("rb") as file:
+        file.seek(begins_at)
+        _, found, report = file.read().decode("utf-8", "replace").rpartition("Root Cause")
+    match = _EXIT_CODE.search(report) if found else None
+    return int(match[1]) if match else None

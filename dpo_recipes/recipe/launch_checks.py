@@ -1,0 +1,169 @@
+"""Rules about the `launch` section: what several processes can do together, and what they share."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from dpo_recipes.errors import Finding
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.device_checks import described_device
+from dpo_recipes.recipe.launch_keys import ACCELERATE, DEEPSPEED, DEEPSPEED_ZERO, FSDP, SAID_ELSEWHERE
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.schema import Recipe
+
+
+def is_installed(package: str) -> bool:
+    """Whether a library can be imported here; it is not."""
+    return importlib.util.find_spec(package) is not None
+
+
+_SHORT = {"deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3", "fsdp": "fsdp2"}
+_KNOWN = {
+    "deepspeed": {(): DEEPSPEED, ("zero_optimization",): DEEPSPEED_ZERO},
+    "fsdp": {(): FSDP},
+    "accelerate": {(): ACCELERATE},
+}
+
+
+def check_counts(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R341: nodes share the processes evenly; R345: backend and number go together; R343: the device can."""
+    launch = recipe.launch
+    processes, at = launch.num_processes, ("launch", "num_processes")
+    if processes == "auto":
+        processes = launch.num_nodes
+    if processes % launch.num_nodes:
+        yield Finding(
+            "R341",
+            f"{processes} processes cannot be spread evenly over {launch.num_nodes} nodes",
+            composed.where(at),
+            "every node starts the same number, so that each has its devices",
+            f"write a multiple of {launch.num_nodes}, or another `num_nodes`",
+        )
+    if launch.backend == "local" and processes > 1:
+        yield Finding(
+            "R345",
+            f"`backend: local` is one process, and {processes} are asked for",
+            composed.where(("launch", "backend")),
+            "it starts the worker without anything that would bring several together",
+            "write `backend: auto` (or torchrun), or `num_processes: 1`",
+        )
+    device = described_device(recipe)
+    if device is None or processes == 1:
+        return
+    from dpo_recipes.hardware.rules import supports_processes
+
+    verdict = supports_processes(device, processes)
+    if not verdict.allowed:
+        what = f"{processes} processes cannot train together on {device.name}"
+        yield Finding("R343", what, composed.where(at), f"{verdict.why} ({verdict.source})", verdict.fix)
+
+
+def check_strategy(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R343: device and base can be sharded that way; R346: the optimizer can; R316: DeepSpeed is installed."""
+    strategy, at = recipe.launch.strategy, ("launch", "strategy")
+    if strategy in ("auto", "ddp"):
+        return
+    if strategy.startswith("deepspeed") and not is_installed("deepspeed"):
+        yield Finding(
+            "R316",
+            "deepspeed is not installed",
+            composed.where(at),
+            f"`{strategy}` is DeepSpeed's",
+            "pip install 'dpo-recipe[deepspeed]', or write `strategy: ddp` or `fsdp`",
+        )
+    from dpo_recipes.hardware.profiles import PROFILES
+    from dpo_recipes.hardware.rules import supports_strategy
+
+    # Without a device that is named, what no GPU can do is found all the same.
+    device = described_device(recipe) or PROFILES["a100-80gb"]
+    quantization = recipe.model.quantization
+    bits = quantization.bits if quantization else None
+    verdict = supports_strategy(device, _SHORT[strategy], bits=bits)
+    if not verdict.allowed:
+        what, fix = f"`{strategy}` does not work on {device.name}", verdict.fix
+        if bits is not None and supports_strategy(device, _SHORT[strategy]).allowed:
+            what = f"`{strategy}` does not work with a base of {bits} bits"
+            fix = "write `strategy: ddp`, with which each process holds its whole base, or remove `model.quantization`"
+        yield Finding("R343", what, composed.where(at), f"{verdict.why} ({verdict.source})", fix)
+
+
+def check_offload(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R342: the strategy has the offload that is asked for."""
+    launch, where = recipe.launch, composed.where(("launch", "offload"))
+    if launch.offload == "none":
+        return
+    if launch.strategy in ("auto", "ddp"):
+        yield Finding(
+            "R342",
+            f"`offload: {launch.offload}` needs a strategy that can",
+            where,
+            "with `ddp` every process keeps everything on its device, and `auto` takes it where it fits",
+            "write `strategy: deepspeed-zero2` (the optimizer) or `fsdp` or `deepspeed-zero3` (all), or remove it",
+        )
+    elif launch.offload == "all" and launch.strategy in ("deepspeed-zero1", "deepspeed-zero2"):
+        yield Finding(
+            "R342",
+            f"`{launch.strategy}` cannot keep weights in the computer's memory",
+            where,
+            "its weights are whole on each device; only ZeRO-3 and FSDP cut them",
+            "write `offload: optimizer`, or `strategy: deepspeed-zero3`",
+        )
+    elif launch.offload == "optimizer" and launch.strategy == "fsdp":
+        yield Finding(
+            "R342",
+            "FSDP keeps either all in the computer's memory or nothing",
+            where,
+            "its CPU offload moves weights, gradients and optimizer state together",
+            "write `offload: all`, or `strategy: deepspeed-zero3`",
+        )
+
+
+def check_extras(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R344: further settings of the libraries are known, belong to the strategy, and contradict nothing."""
+    launch = recipe.launch
+    stages = ("deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3", "auto")
+    strategies = {"deepspeed": stages, "fsdp": ("fsdp", "auto")}
+    for section in ("deepspeed", "fsdp", "accelerate"):
+        extra = getattr(launch, section)
+        if extra and launch.strategy not in strategies.get(section, (launch.strategy,)):
+            yield Finding(
+                "R344",
+                f"`launch.{section}` does nothing with `strategy: {launch.strategy}`",
+                composed.where(("launch", section), key=True),
+                "these settings are handed to nobody",
+                f"remove it, or write `strategy: {strategies[section][0]}`",
+            )
+        yield from _check_keys(section, extra, (), composed)
+
+
+def _check_keys(section: str, extra: dict[str, Any], path: DataPath, composed: Composed) -> Iterator[Finding]:
+    known = _KNOWN[section].get(path)
+    for key, value in extra.items():
+        here = (*path, key)
+        elsewhere = SAID_ELSEWHERE[section].get(".".join(map(str, here)))
+        where = composed.where(("launch", section, *here), key=True)
+        if elsewhere is not None:
+            yield Finding(
+                "R344",
+                f"`{key}` must not stand in `launch.{section}`",
+                where,
+                f"it is said by {elsewhere}, and two places would contradict each other",
+                "remove it, and set it there",
+            )
+        elif known is not None and key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            yield Finding(
+                "R344",
+                f"unknown key `{key}` in `launch.{section}`",
+                where,
+                f"it takes {', '.join(sorted(known)[:8])}{', …' if len(known) > 8 else ''}",
+                f"did you mean `{near[0]}`?" if near else "remove it, or correct it",
+            )
+        elif isinstance(value, dict):
+            yield from _check_keys(section, value, here, composed)
+
+
+RULES = (check_counts, check_strategy, check_offload, check_extras)

@@ -1,0 +1,95 @@
+"""The effective batch stays what the recipe says, however many processes there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.launch.batch import BatchPlan, count_processes, effective_batch, plan_batch, with_batch
+from dpo_recipes.recipe.schema import Recipe
+
+
+def recipe(micro: int = 4, accumulation: int = 8, device: str = "auto", **launch: Any) -> Recipe:
+    return Recipe.model_validate({
+        "schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]},
+        "training": {"micro_batch_size": micro, "gradient_accumulation_steps": accumulation},
+        "hardware": {"device": device}, "launch": launch,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("meant", "processes", "micro", "accumulation"),
+    [
+        ("auto", 1, 4, 8),
+        ("auto", 2, 4, 4),  # 32 pairs / (4 × 2)
+        ("auto", 8, 4, 1),
+        ("auto", 16, 2, 1),  # a process has 2 pairs
+        ("auto", 32, 1, 1),
+        (4, 4, 4, 8),  # as meant
+        (4, 1, 4, 32),  # the same 128 pairs on one process
+        (3, 2, 4, 12),  # 96 pairs
+        (3, 16, 3, 2),  # 6 pairs a process: 4 does not divide them, 3 does
+    ],
+)
+def test_accumulation_makes_up_for_the_number_of_processes(
+    meant: Any, processes: int, micro: int, accumulation: int
+) -> None:
+    given = recipe(num_processes=meant)
+    plan = plan_batch(given, processes)
+    assert (plan.micro_batch_size, plan.gradient_accumulation_steps) == (micro, accumulation)
+    assert plan.pairs_per_step == effective_batch(given)
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused_with_both_ways_out() -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan_batch(recipe(), 3)
+    (finding,) = caught.value.findings
+    assert finding.code == "R340"
+    assert finding.what == "3 processes do not divide the 32 pairs of a step"
+    assert "take 2 or 4 processes" in (finding.fix or "")
+    assert "gradient_accumulation_steps=9`, which makes it 36 pairs" in (finding.fix or "")
+    with pytest.raises(RecipeError, match="take 32 processes"):
+        plan_batch(recipe(), 64)
+
+
+@pytest.mark.parametrize("accumulation", [9])
+def test_the_way_out_that_is_named_is_one(accumulation: int) -> None:
+    assert plan_batch(recipe(accumulation=accumulation), 3).pairs_per_step == 36
+
+
+@pytest.mark.parametrize(
+    ("launch", "gpus", "flags", "counted"),
+    [
+        ({}, 0, {}, (1, 1)),
+        ({}, 4, {}, (4, 1)),
+        ({"num_nodes": 2}, 4, {}, (8, 2)),
+        ({"num_nodes": 2}, 0, {}, (2, 2)),
+        ({"num_processes": 2}, 4, {}, (2, 1)),
+        ({"num_processes": 2}, 4, {"num_processes": 3}, (3, 1)),
+        ({}, 8, {"num_nodes": 3}, (24, 3)),
+    ],
+)
+def test_flags_go_before_the_recipe_and_auto_is_one_a_gpu(
+    launch: Any, gpus: int, flags: Any, counted: tuple[int, int]
+) -> None:
+    assert count_processes(recipe(**launch), gpus, **flags) == counted
+
+
+def test_a_recipe_for_the_cpu_leaves_gpus_alone() -> None:
+    assert count_processes(recipe(device="cpu"), 8) == (1, 1)
+
+
+def test_nodes_have_equal_numbers_of_processes() -> None:
+    with pytest.raises(RecipeError, match="take 4 or 6 processes") as caught:
+        count_processes(recipe(), 0, num_processes=5, num_nodes=2)
+    assert caught.value.findings[0].code == "R341"
+
+
+def test_the_plan_says_what_it_is_and_reaches_the_worker() -> None:
+    plan = BatchPlan(8, 2, 2, 4)
+    assert plan.describe() == "64 pairs a step: 8 processes on 2 nodes × micro-batch 2 × 4 accumulated"
+    assert plan.processes_per_node == 4
+    training = with_batch(recipe(), plan).training
+    assert (training.micro_batch_size, training.gradient_accumulation_steps) == (2, 4)

@@ -1,0 +1,110 @@
+"""What SLURM says of a job, read; and what a person is told of it. The commands are stand-ins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dpo_recipes.errors import RunError
+from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.slurm import command, start
+from dpo_recipes.launch.slurm_errors import ended_badly, refused
+from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
+
+# Of SLURM 22.05, shortened.
+SHOWN = (
+    "JobId=17 JobName=tiny UserId=root(0) Priority=4294901759 QOS=(null) JobState={state} Reason={reason} "
+    "Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 ExitCode={code} RunTime=00:00:09 TimeLimit=1-00:00:00 "
+    "StartTime={start} Deadline=N/A PreemptTime=None Partition=work NodeList={nodes} BatchHost=n1 "
+    "Command=/runs/JobState=FAILED Comment=NodeList=no MinMemoryNode=1000M Power="
+)
+
+
+def _shown(state: str = "RUNNING", reason: str = "None", code: str = "0:0", start: str = "Unknown") -> str:
+    return SHOWN.format(state=state, reason=reason, code=code, start=start, nodes="n[1-2]")
+
+
+def test_a_line_of_scontrol_is_read_and_a_later_value_changes_nothing() -> None:
+    view = parse_job(_shown("PENDING", "Priority", "75:0", "2026-11-21T12:00:00"))
+    assert view == JobView("PENDING", "Priority", 75, 0, 2, "n[1-2]", "2026-11-21T12:00:00")
+    assert (view.waits, view.runs, view.has_ended) == (True, False, False)
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0:9", (0, 9)), ("6:0", (6, 0)), ("0:0", (0, 0))])
+def test_exit_code_and_signal_are_told_apart(code: str, expected: tuple[int, int]) -> None:
+    view = parse_job(_shown(code=code))
+    assert (view.exit_code, view.signal) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Resources", "waiting: no node is free that has what it asks for (Resources)"),
+        ("ReqNodeNotAvail,_UnavailableNodes:n1", "waiting: the nodes it may run on are down, drained or reserved"),
+        ("SomethingNew", "waiting: SomethingNew"),
+        ("None", "waiting in the queue"),
+    ],
+)
+def test_a_reason_to_wait_is_put_in_words(reason: str, words: str) -> None:
+    assert describe_wait(JobView("PENDING", reason)).startswith(words)
+
+
+def test_an_expected_start_is_told() -> None:
+    assert describe_wait(JobView("PENDING", "Priority", starts="2026-11-21T12:00:00")).endswith(
+        ", expected to start 2026-11-21 12:00:00"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("TIMEOUT", "T633"),
+        ("DEADLINE", "T633"),
+        ("OUT_OF_MEMORY", "T634"),
+        ("NODE_FAIL", "T635"),
+        ("BOOT_FAIL", "T635"),
+        ("CANCELLED", "T636"),
+        ("PREEMPTED", "T636"),
+    ],
+)
+def test_each_bad_end_has_a_code_a_reason_and_a_way_out(state: str, code: str) -> None:
+    error = ended_badly(JobView(state, nodes="n1"), Path("/runs/r/run.log"))
+    (finding,) = error.findings
+    assert (finding.code, error.exit_code) == (code, 6)
+    assert f"SLURM says {state}, on n1" in (finding.why or "")
+    assert "/runs/r/run.log" in (finding.why or "")
+    assert finding.fix
+
+
+def test_a_refusal_keeps_slurms_words() -> None:
+    words = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
+    (finding,) = refused(words, Path("job.sbatch")).findings
+    assert (finding.code, finding.why) == ("T631", words)
+    assert "--slurm" in (finding.fix or "")
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    recipe = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
+    return Order(Recipe.model_validate(recipe), RunDirectory(tmp_path))
+
+
+def test_without_slurm_the_script_is_there_to_be_taken_elsewhere(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nosuch")
+    with pytest.raises(RunError, match=r"T630[\s\S]*take .*job.sbatch to it"):
+        start(order)
+    assert Path(command(order)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
+
+
+def test_a_cluster_that_adds_its_name_to_the_number(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {"sbatch": "echo '17;big'", "scancel": ":", "scontrol": f"echo '{_shown('COMPLETED')}'"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert start(order).poll() == 0
