@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow test-slurm check clean
+.PHONY: quickstart test test-slow test-deepspeed test-slurm test-kill check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,17 +17,27 @@ $(VENV)/.dev: $(VENV)/.run
 quickstart: $(VENV)/.run  ## train the quickstart recipe
 	$(BIN)/dpo-recipe run quickstart
 
+# One process of tests on each core, each with one thread: tiny models gain nothing from more.
 test: $(VENV)/.dev  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses logical --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
+
+test-deepspeed: $(VENV)/.dev  ## the tests with DeepSpeed, which is installed for them without its CUDA operations
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation setuptools wheel \
+	  --constraint constraints.txt 'deepspeed>=0.19.8'
+	$(BIN)/python -m pytest tests/integration/test_processes.py tests/integration/test_launch_configs.py
 
 test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they start themselves
 	@PATH="$$PATH:/usr/sbin"; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \
 	  { echo "there is no $$name here: apt-get install slurm-wlm munge"; exit 1; }; done
 	$(BIN)/python -m pytest tests/unit/test_slurm_script.py tests/unit/test_slurm_job.py \
 	  tests/integration/test_slurm.py tests/e2e/test_slurm_run.py
+
+test-kill: $(VENV)/.dev  ## 50 kills at random moments
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 25 --runs 4
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 25 --runs 4 --adapter full
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff check .

@@ -383,8 +383,8 @@ CODES = {
     ),
     "T617": _entry(
         "a checkpoint of other processes",
-        "Checkpoints of `ddp` can be read by any number of processes; those of DeepSpeed and FSDP hold a piece for each",
-        "process, and as many must read them with the same strategy.",
+        "Checkpoints of `ddp` can be read by any number of processes; those of DeepSpeed and FSDP hold a piece for",
+        "each process, and as many must read them with the same strategy.",
     ),
     "T620": _entry(
         "another number of processes than planned",

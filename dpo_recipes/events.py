@@ -5,6 +5,7 @@ A file, not a pipe: it works for workers on other nodes, survives the parent, an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -19,7 +20,7 @@ class EventLog:
     """Writes events to a file, anew for each worker; each line is written whole."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", buffering=1)
+        self._file = path.open("wb", buffering=0)
 
     def __enter__(self) -> EventLog:
         return self
@@ -29,7 +30,10 @@ class EventLog:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event with the time, in seconds since the epoch."""
-        self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
+        # On a full disk a run ends where it wants to keep something, and says why; not for want of a line of progress.
+        with contextlib.suppress(OSError):
+            self._file.write(line.encode())
 
     def stage(self, name: str, detail: str = "") -> None:
         """Say that a stage begins."""
@@ -60,4 +64,5 @@ class EventReader:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                yield json.loads(line)
+                with contextlib.suppress(ValueError):  # what a full disk or a kill has torn
+                    yield json.loads(line)

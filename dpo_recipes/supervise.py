@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import signal
 import statistics
 import threading
@@ -23,6 +24,7 @@ from dpo_recipes.run_dir import RunDirectory
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 0.1
+_NO_SPACE_BYTES = 2**20
 _MEDIANS = 20
 """A step that takes so many times the median of those before is no slow step any more."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
@@ -162,6 +164,13 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
             "the system ended the run because memory ran out",
             why=f"the kernel killed {_who(rank, run)}",
             fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; `--fit` does it by itself",
+        )
+    if shutil.disk_usage(run.path).free < _NO_SPACE_BYTES:
+        return RunError.of(
+            "T602",
+            f"no space left while writing to {run.path}",
+            why=f"the worker ended with code {returncode} and had no room to say why",
+            fix="free some space and run again; " + _where_it_goes_on(run),
         )
     if returncode < 0:  # where one of several processes is killed, the others fail for want of it
         return _killed(-returncode, run, _rank_that_died(run))

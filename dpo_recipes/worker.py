@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -19,12 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError, causes, is_out_of_memory
+from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, RunError
 from dpo_recipes.events import EventLog
+from dpo_recipes.failures import known_failure
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
-from dpo_recipes.launch.ranks import LOST_EACH_OTHER, Place, events_path, keep_output_apart, record_process
+from dpo_recipes.launch.ranks import Place, events_path, keep_output_apart, record_process
 from dpo_recipes.launch.stacks import end_with_parent, stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
@@ -73,20 +73,10 @@ def _execute(run: RunDirectory, place: Place, events: EventLog, *, trust_remote_
         return error.exit_code
     except Exception as error:  # the edge of the process: whatever is left is told apart here
         traceback.print_exc()
-        known = _known_failure(error, run)
+        known = known_failure(error, run)
         events.emit("error", findings=[known.to_json()] if known else [], bug=None if known else repr(error))
         return RunError(known).exit_code if known else EXIT_BUG
     return EXIT_DONE
-
-
-_LOST = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Timed out waiting",
-    "ProcessGroupNCCL",
-    "DistBackend",
-)
-"""What gloo and NCCL say of a process that is gone (torch 2.13)."""
 
 
 class Worker:
@@ -148,11 +138,13 @@ class Worker:
         return bundle, pairs
 
     def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:
-        """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701.
+        """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701 and
+        `RunError` T602.
 
         Gives what all processes go by: the recipe, what they share, and the bytes that the optimizer will need.
         """
         from dpo_recipes.fit.decision import decide
+        from dpo_recipes.fit.disk import check_space
 
         self.events.stage("plan", "memory and time")
         trust = self.trust_remote_code
@@ -160,7 +152,7 @@ class Worker:
         launch, prediction = decided.launch, decided.plan.to_json()
         write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
         write_json(self.run.plan, {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": prediction})
-        self.events.findings(decided.findings)
+        self.events.findings([*decided.findings, *check_space(prediction["disk"], self.run.path)])
         self.events.emit("note", text=describe_briefly(prediction))
         if self.place.num_processes > 1:
             self.events.emit("note", text=f"{launch.strategy}: {launch.reason}")
@@ -227,50 +219,10 @@ class Worker:
         self.events.emit("done", result=str(self.run.result))
 
 
-def _known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
-    """Failures of the machine rather than of ours, as a finding: no memory, no space."""
-    for cause in causes(error):
-        text = f"{type(cause).__name__}: {cause}"
-        no_space = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
-        if no_space:
-            return Finding(
-                "T602",
-                f"no space left while writing to {run.path}",
-                why=text.splitlines()[0],
-                fix="free some space and run again; nothing that looks finished was left behind",
-            )
-        if is_out_of_memory(cause):
-            return Finding(
-                "T603",
-                "the run is out of memory",
-                why=text.splitlines()[0] + _prediction(run),
-                fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
-                "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this by itself",
-            )
-        if any(sign in text for sign in _LOST):
-            return Finding(
-                LOST_EACH_OTHER,
-                "this process lost the others",
-                why=text.splitlines()[0][:300],
-                fix="look for the one that ended or stood still first, in ranks/*/run.log; where a stage only takes "
-                "long, raise `launch.timeout_minutes`",
-            )
-    return None
-
-
 def describe_briefly(prediction: dict[str, Any]) -> str:
     """Peak and time of a plan in one line."""
     peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
     return f"expected: peak {peak:.2f} of {free:.2f} GiB, about {max(1, round(prediction['time_s'] / 60))} min"
-
-
-def _prediction(run: RunDirectory) -> str:
-    """What had been predicted, where the plan came that far."""
-    prediction = _read_json(run.plan).get("prediction") if run.plan.exists() else None
-    if not prediction:
-        return ""
-    peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
-    return f"; {peak:.2f} GiB were predicted, of {free:.2f} GiB that were free"
 
 
 def _iso(seconds: float) -> str:

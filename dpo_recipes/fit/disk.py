@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from dpo_recipes.errors import DpoRecipeError
+from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.model.sources import ModelLocation
@@ -28,6 +30,28 @@ def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]
         "checkpoints": checkpoint * kept,
         "model": model,
     }
+
+
+def check_space(disk: dict[str, int | None], folder: Path) -> list[Finding]:
+    """A warning where not all checkpoints and the model will fit on the disk of `folder`.
+
+    Raises `RunError` T602 where not even one checkpoint and the model do.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    checkpoint, checkpoints, model = (disk[name] or 0 for name in ("checkpoint", "checkpoints", "model"))
+    if free_bytes >= checkpoints + model:
+        return []
+    finding = Finding(
+        "T602",
+        f"there is not enough space for the run in {folder}",
+        why=f"the model takes {model / 1e9:.2f} GB, a checkpoint {checkpoint / 1e9:.2f} GB and all that are kept "
+        f"{checkpoints / 1e9:.2f} GB; {free_bytes / 1e9:.2f} GB are free",
+        fix="free some space, choose another folder with `--set output_dir=...`, or keep fewer checkpoints with "
+        "`checkpoints.save_total_limit`",
+    )
+    if free_bytes < checkpoint + model:
+        raise RunError(finding)
+    return [replace(finding, severity="warning")]
 
 
 def stored_bytes(location: ModelLocation) -> int | None:

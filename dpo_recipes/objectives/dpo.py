@@ -64,10 +64,9 @@ class PretokenizedDPOTrainer(ParallelBatches, DPOTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Weights alone: a run that goes on has tokenizer and arguments from its recipe. peft would add both embedding
         # matrices whole where tokens were added; their rows are part of the adapter (model/adapters.py).
-        rows_only = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
-        self.model.save_pretrained(
-            output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only
-        )
+        model: Any = self.model
+        rows_only = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only)
 
     def evaluate_test(self) -> dict[str, float]:
         """The metrics on the test pairs, named `test_...`."""

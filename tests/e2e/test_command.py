@@ -52,24 +52,27 @@ def test_validate_run_reload_generate(command: Command, recipe: Path, tmp_path: 
     assert model.generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
 
 
-def test_an_interrupt_stops_at_a_checkpoint_and_leaves_nothing_that_looks_finished(
-    recipe: Path, tmp_path: Path
-) -> None:
+def test_an_interrupt_stops_at_a_checkpoint_and_the_same_command_goes_on_from_it(recipe: Path, tmp_path: Path) -> None:
     arguments = [str(PROGRAM), "run", "tiny.yaml", "--set", "training.max_steps=100000"]
-    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        _wait_for(lambda: '"event": "step"' in _events(tmp_path))
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        message = process.stderr.read()
-        assert process.wait(timeout=60) == 130, message
-    run = _run_directory(tmp_path)
-    assert "error[I130]" in message
-    assert "Traceback" not in message
-    assert not (run / "result.json").exists()
-    assert not (run / "model").exists()
-    (checkpoint,) = (run / "checkpoints").glob("checkpoint-*")
-    assert (checkpoint / "trainer_state.json").exists()
-    assert str(run / "checkpoints") in message
+    steps: list[int] = []
+    for attempt in range(2):
+        with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            _wait_for(lambda: _last_step(tmp_path) > (steps[-1] if steps else 0))
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            message = process.stderr.read()
+            assert process.wait(timeout=60) == 75, message
+        run = _run_directory(tmp_path)  # there is one only
+        assert ("unfinished before: going on with it" in message) == bool(attempt)
+        assert "error[I101]" in message
+        assert "Traceback" not in message
+        assert not (run / "result.json").exists()
+        assert not (run / "model").exists()
+        newest = max((run / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+        assert (newest / "manifest.json").exists()
+        assert str(run / "checkpoints") in message
+        steps.append(int(newest.name.partition("-")[2]))
+    assert steps[0] < steps[1]
 
 
 def test_a_second_interrupt_stops_at_once(recipe: Path, tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_a_second_interrupt_stops_at_once(recipe: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) in (6, 130)
+        assert process.wait(timeout=30) in (75, 130)
     assert not (_run_directory(tmp_path) / "result.json").exists()
 
 
@@ -142,6 +145,11 @@ def test_doctor_tells_what_this_machine_has(command: Command) -> None:
 
 def _events(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("runs/tiny/*/events.jsonl"))
+
+
+def _last_step(folder: Path) -> int:
+    events = [json.loads(line) for line in _events(folder).splitlines() if line.endswith("}")]
+    return max((event["step"] for event in events if event["event"] == "step"), default=0)
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from dpo_recipes.errors import RunError
 from dpo_recipes.fit.changes import SAME_RESULT, Outcome, apply, as_written, find_changes
+from dpo_recipes.fit.disk import check_space
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.workload import Workload, assume_workload
@@ -180,3 +183,16 @@ def test_limits_of_control_groups_are_read(monkeypatch: pytest.MonkeyPatch, tmp_
     assert machine.free_memory_bytes("cpu") <= 3 * GIB
     (tmp_path / "max").write_text("max")
     assert machine.free_memory_bytes("cpu") > 0
+
+
+def test_a_disk_that_is_too_small_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(free=10**9)
+    monkeypatch.setattr("dpo_recipes.fit.disk.shutil.disk_usage", lambda path: usage)
+    needs = {"base": None, "checkpoint": 10**8, "checkpoints": 3 * 10**8, "model": 10**8}
+    assert check_space(needs, tmp_path) == []
+    usage.free = 3 * 10**8
+    (warning,) = check_space(needs, tmp_path)
+    assert (warning.code, warning.severity) == ("T602", "warning")
+    usage.free = 10**8
+    with pytest.raises(RunError, match=r"0\.10 GB are free"):
+        check_space(needs, tmp_path)

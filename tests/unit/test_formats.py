@@ -656,7 +656,7 @@ def test_a_row_of_no_format_is_not_taken(columns: Columns) -> None:
     assert detected(columns) == set()
 
 
-@pytest.mark.parametrize(("columns", "names"), OVERLAPPING, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("columns", "names"), OVERLAPPING, ids=range(len(OVERLAPPING)))
 def test_a_row_with_the_columns_of_two_formats_is_taken_by_all_that_it_may_be(
     columns: Columns, names: set[str]
 ) -> None:

@@ -1,0 +1,21 @@
+"""The short form of kill.py: the long one is `make test-kill`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_killed_and_gone_on_is_the_same_to_the_bit(adapter: str) -> None:
+    program = Path(__file__).with_name("kill.py")
+    arguments = ["--kills", "3", "--runs", "1", "--seed", "1", "--adapter", adapter]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "killed 3 times" in done.stdout
+    assert "the same to the bit" in done.stdout

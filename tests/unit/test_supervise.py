@@ -1,0 +1,175 @@
+"""What the parent makes of what its workers tell, and of how they end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_recipes import supervise
+from dpo_recipes.errors import RunError
+from dpo_recipes.launch.job import Order, ProcessJob
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.supervise import Watchdog, WorkerBug, explain, follow, may_not_come_again
+
+PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path)
+    for rank in ("0", "1"):
+        (run.ranks / rank).mkdir(parents=True)
+    return run
+
+
+def tell(run: RunDirectory, rank: int, *events: dict[str, Any]) -> None:
+    path = run.events if rank == 0 else run.ranks / str(rank) / "events.jsonl"
+    with path.open("a") as file:
+        for event in events:
+            file.write(json.dumps({"time": 0.0, **event}) + "\n")
+
+
+def error(code: str, at: float) -> dict[str, Any]:
+    finding = {"code": code, "what": "w", "where": None, "why": None, "fix": None, "severity": "error"}
+    return {"event": "error", "time": at, "findings": [finding], "bug": None}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(supervise.time, "monotonic", clock.monotonic)
+    return clock
+
+
+def after_steps(clock: Clock, watchdog: Watchdog, count: int, each_s: float) -> None:
+    for _ in range(count):
+        clock.now += each_s
+        watchdog.see({"event": "step"})
+
+
+def test_silence_is_a_hang_after_minutes_and_many_steps_worth(clock: Clock) -> None:
+    watchdog = Watchdog(1.0)
+    after_steps(clock, watchdog, 5, each_s=2.0)
+    clock.now += 59
+    assert not watchdog.is_hanging()
+    clock.now += 2
+    assert watchdog.is_hanging()
+    slow = Watchdog(1.0)
+    after_steps(clock, slow, 5, each_s=30.0)
+    clock.now += 599  # 20 × 30 s is what counts here
+    assert not slow.is_hanging()
+    clock.now += 2
+    assert slow.is_hanging()
+
+
+def test_a_run_that_evaluates_saves_or_has_just_begun_does_not_hang(clock: Clock) -> None:
+    watchdog = Watchdog(1.0)
+    after_steps(clock, watchdog, 2, each_s=2.0)
+    clock.now += 10_000
+    assert not watchdog.is_hanging(), "two steps do not show how long one takes"
+    after_steps(clock, watchdog, 5, each_s=2.0)
+    for _ in range(100):
+        clock.now += 30
+        watchdog.see({"event": "alive"})
+        assert not watchdog.is_hanging()
+    watchdog.see({"event": "saving"})
+    clock.now += 10_000
+    assert not watchdog.is_hanging()
+    after_steps(clock, watchdog, 1, each_s=1.0)
+    watchdog.see({"event": "stage", "name": "evaluate"})
+    clock.now += 10_000
+    assert not watchdog.is_hanging()
+    off = Watchdog(None)
+    after_steps(clock, off, 9, each_s=1.0)
+    clock.now += 10_000
+    assert not off.is_hanging()
+
+
+def test_the_rank_that_failed_first_is_believed(run: RunDirectory) -> None:
+    tell(run, 0, error("T613", at=5.0))
+    tell(run, 1, {"event": "step", "step": 7}, error("T603", at=6.0))
+    failure = explain(1, run)
+    assert isinstance(failure, RunError)
+    assert failure.findings[0].code == "T603"
+
+
+def test_a_rank_that_was_killed_is_named_with_its_last_step(run: RunDirectory) -> None:
+    tell(run, 0, error("T613", at=5.0))
+    tell(run, 1, {"event": "step", "step": 7})
+    run.log.write_text(
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)"
+    )
+    failure = explain(-9, run)
+    assert "rank 1 after step 7 was killed (SIGKILL)" in str(failure)
+    assert "T605" in str(failure)
+
+
+def test_a_kill_by_the_kernel_for_memory_is_told_apart(run: RunDirectory) -> None:
+    assert "T603" in str(explain(-9, run, was_out_of_memory=True))
+    assert "T605" in str(explain(-9, run))
+
+
+def test_interruptions_keep_their_code_whatever_the_launcher_ends_with(run: RunDirectory) -> None:
+    tell(run, 0, error("I101", at=1.0))
+    failure = explain(1, run)
+    assert getattr(failure, "exit_code", None) == 75
+
+
+def test_what_may_not_come_again() -> None:
+    assert may_not_come_again(RunError.of("T605", "killed"))
+    assert may_not_come_again(RunError.of("T612", "hung"))
+    assert may_not_come_again(WorkerBug("a library"))
+    for code in ("T602", "T603", "T604", "T616"):
+        assert not may_not_come_again(RunError.of(code, "x"))
+
+
+HANGING = """
+import json, os, sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from dpo_recipes.launch.ranks import Place, record_process
+from dpo_recipes.launch.stacks import stacks_on_request
+from dpo_recipes.run_dir import RunDirectory
+run = RunDirectory(Path({run!r}))
+place = Place()
+record_process(run, place)
+def wait_for_nobody():
+    time.sleep(600)
+with stacks_on_request(run, place), run.events.open("w") as events:
+    for step in range(5):
+        events.write(json.dumps({{"event": "step", "step": step, "total": 9, "time": time.time()}}) + "\\n")
+        events.flush()
+        time.sleep(0.15)
+    wait_for_nobody()
+"""
+
+
+def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    code = HANGING.format(root=str(Path(__file__).parents[2]), run=str(tmp_path))
+    recipe = Recipe.model_validate({**PLAIN, "launch": {"watchdog_minutes": 0.05}})
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    began = time.monotonic()
+    with pytest.raises(RunError) as caught:
+        follow(ProcessJob(process), Order(recipe, run), lambda event: None)
+    assert time.monotonic() - began < 60
+    finding = caught.value.findings[0]
+    assert finding.code == "T612"
+    assert "wait_for_nobody" in str(finding.why)
+    assert "wait_for_nobody" in (run.ranks / "0" / "stacks.txt").read_text()
+    assert process.poll() is not None

@@ -1,0 +1,93 @@
+"""Which unfinished run a recipe goes on with."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_recipes.errors import RunError
+from dpo_recipes.recipe.dump import dump_recipe
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.resume import differences, find_unfinished, held, is_running, nothing_to_resume
+from dpo_recipes.run_dir import RunDirectory, create_run_directory
+
+
+def recipe(**sections: Any) -> Recipe:
+    plain = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
+    return Recipe.model_validate({**plain, **sections})
+
+
+def begin(folder: Path, of: Recipe) -> RunDirectory:
+    run = create_run_directory(folder, of.name)
+    run.resolved_recipe.write_text(dump_recipe(of), encoding="utf-8")
+    return run
+
+
+def test_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
+    assert find_unfinished(recipe(), tmp_path) is None
+    begin(tmp_path, recipe())
+    time.sleep(1.1)  # names carry the second
+    newer = begin(tmp_path, recipe())
+    assert find_unfinished(recipe(), tmp_path) == newer
+    newer.result.write_text("{}")
+    older = find_unfinished(recipe(), tmp_path)
+    assert older is not None
+    assert older != newer
+
+
+def test_another_recipe_or_broken_folder_is_not_gone_on_with(tmp_path: Path) -> None:
+    begin(tmp_path, recipe(training={"learning_rate": 1e-4}))
+    begin(tmp_path, recipe()).resolved_recipe.write_text("{", encoding="utf-8")
+    begin(tmp_path, recipe()).resolved_recipe.unlink()
+    assert find_unfinished(recipe(), tmp_path) is None
+
+
+def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:
+    run = begin(tmp_path, recipe())
+    now = recipe(
+        summary="x",
+        checkpoints={"save_steps": 3},
+        tracking={"project": "p"},
+        output_dir=str(tmp_path),
+        launch={"num_threads": 2, "strategy": "ddp"},
+        accept_advice=["F795"],
+    )
+    assert find_unfinished(now, tmp_path) == run
+    # A number of processes in the recipe multiplies the effective batch; the flag of the command keeps it.
+    several = recipe(launch={"num_processes": 2})
+    assert differences(recipe(), several) == [("pairs a step", 16, 32)]
+    assert find_unfinished(several, tmp_path) is None
+
+
+def test_differences_are_named_by_path() -> None:
+    changed = differences(
+        recipe(training={"learning_rate": 1e-4}), recipe(data={"train": [{"path": "a/b"}, {"path": "c/d"}]})
+    )
+    paths = {path: (old, new) for path, old, new in changed}
+    assert paths["training.learning_rate"] == (1e-4, 5e-6)
+    assert paths["data.train[1].path"] == (None, "c/d")
+
+
+def test_a_run_that_somebody_works_in_is_left_alone(tmp_path: Path) -> None:
+    run = begin(tmp_path, recipe())
+    with held(run):
+        assert is_running(run)
+        assert find_unfinished(recipe(), tmp_path) is None
+        assert nothing_to_resume(recipe(), tmp_path).findings[0].code == "T615"
+        with pytest.raises(RunError) as caught, held(run):
+            pass
+        assert caught.value.findings[0].code == "T615"
+    assert not is_running(run)
+    assert find_unfinished(recipe(), tmp_path) == run
+
+
+def test_why_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+    (nothing,) = nothing_to_resume(recipe(), tmp_path).findings
+    assert nothing.code == "T614"
+    begin(tmp_path, recipe(training={"learning_rate": 1e-4}))
+    (changed,) = nothing_to_resume(recipe(), tmp_path).findings
+    assert changed.code == "T611"
+    assert changed.why == "`training.learning_rate` was 0.0001 and is 5e-06"
