@@ -33,7 +33,7 @@ class ProbeCallback(TrainerCallback):
         if state.global_step or self.trainer is None or self.trainer.is_deepspeed_enabled:
             return  # DeepSpeed counts passes, and would take this one for a part of the first step
         batch = largest_batch(self.trainer, self.pairs, args.per_device_train_batch_size)
-        with torch.random.fork_rng(enabled=True, devices=_cuda_devices()):
+        with torch.random.fork_rng(enabled=True, devices=cuda_devices()):
             held = torch.empty(self.reserve_bytes, dtype=torch.uint8, device=args.device)
             forward_and_backward(self.trainer, batch)
             del held
@@ -64,5 +64,6 @@ def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
         sharing.trained, trainer._total_train_tokens = counted, num_tokens
 
 
-def _cuda_devices() -> list[int]:
+def cuda_devices() -> list[int]:
+    """The GPU of this process, if there is one; for `torch.random.fork_rng`."""
     return [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -13,6 +14,7 @@ from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.parallel import ParallelBatches
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
+from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import add_reference
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
@@ -67,6 +69,11 @@ class PretokenizedDPOTrainer(ParallelBatches, DPOTrainer):
         model: Any = self.model
         rows_only = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As TRL does it, without touching the random numbers of training: how often is evaluated changes nothing."""
+        with torch.random.fork_rng(devices=cuda_devices()):
+            return super().evaluate(*args, **kwargs)
 
     def evaluate_test(self) -> dict[str, float]:
         """The metrics on the test pairs, named `test_...`."""

@@ -198,14 +198,13 @@ def _events(run: RunDirectory, rank: int, *events: dict[str, Any]) -> None:
 
 def test_the_reason_is_that_of_the_process_that_failed_first(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    assert first_failure(run) is None
-    finding = {"code": "T604"}
-    _events(run, 0, {"event": "stage", "time": 1}, {"event": "error", "time": 5, "findings": [finding]})
-    _events(run, 1, {"event": "error", "time": 4, "findings": [], "bug": "Connection closed by peer"})
+    assert first_failure(run) == (None, None)
+    _events(run, 0, {"event": "stage", "time": 1}, {"event": "error", "time": 5, "findings": [{"code": "T604"}]})
+    _events(run, 1, {"event": "error", "time": 2, "findings": [{"code": "T613"}]})
     _events(run, 2, {"event": "error", "time": 3, "findings": [{"code": "T602"}]})
-    failure = first_failure(run)
+    failure, rank = first_failure(run)
     assert failure
-    assert failure["findings"] == [{"code": "T602"}]
+    assert (failure["findings"], rank) == ([{"code": "T602"}], 2)
 
 
 def test_the_local_launcher_is_unchanged(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from dpo_recipes.engine.callbacks.stop import StopRequest
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
@@ -74,7 +75,9 @@ class CheckpointCallback(TrainerCallback):
         if is_stopped:
             self.stop.is_set = control.should_training_stop = True
             # Whoever stops a run may not wait for an evaluation: it is made up for by the run that goes on.
-            self._is_evaluation_due, control.should_evaluate = control.should_evaluate, False
+            after_epoch = _ends_epoch(state) and args.eval_strategy == IntervalStrategy.EPOCH
+            self._is_evaluation_due = control.should_evaluate or after_epoch
+            control.should_evaluate = False
         self._waiting = is_due and _ends_epoch(state) and not is_stopped
         control.should_save = is_stopped or (is_due and not self._waiting)
 
