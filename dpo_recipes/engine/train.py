@@ -35,11 +35,17 @@ class TrainResult:
 
 
 def prepare_trainer(
-    recipe: Recipe, bundle: ModelBundle, run: RunDirectory, datasets: dict[str, Any], callbacks: list[Any], team: Team
+    recipe: Recipe,
+    bundle: ModelBundle,
+    run: RunDirectory,
+    datasets: dict[str, Any],
+    callbacks: list[Any],
+    team: Team | None = None,
 ) -> Any:
     """The objective's trainer; the bundle's stack then tells the trainable parameters and how batches are computed."""
     from transformers import PrinterCallback
 
+    team = team or Team()
     arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch)
     trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
     trainer.remove_callback(PrinterCallback)
