@@ -36,8 +36,9 @@ test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they st
 	  tests/integration/test_slurm.py tests/e2e/test_slurm_run.py
 
 test-kill: $(VENV)/.dev  ## 50 kills at random moments
-	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 25 --runs 4
-	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 25 --runs 4 --adapter full
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 20 --runs 4
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --adapter full
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --processes 2
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff check .

@@ -494,7 +494,9 @@ CODES = {
         "The same command goes on from there; exit code 75 says so.",
     ),
     "I130": _entry(
-        "stopped at once", "By a second signal. The same command goes on from the checkpoint before, if there is one."
+        "stopped at once",
+        "By a second signal, or by the first one before training had begun. The same command goes on from the last",
+        "checkpoint, if there is one.",
     ),
     "U401": _entry("a file exists already", "Nothing is ever overwritten."),
     "U402": _entry("a file cannot be written", "Choose another folder, or change its permissions."),

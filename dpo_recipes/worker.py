@@ -105,7 +105,7 @@ class Worker:
         from dpo_recipes.engine.callbacks.stop import StopRequest
         from dpo_recipes.engine.processes import join, leave
 
-        stop = StopRequest()
+        stop = StopRequest(self.run.checkpoints)
         stop.install()
         self.processes = join(self.place, self.recipe, self.launch.batch.num_processes)
         bundle, pairs = self._prepare()

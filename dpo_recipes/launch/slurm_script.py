@@ -11,15 +11,13 @@ import shlex
 from collections.abc import Sequence
 
 from dpo_recipes import __version__
-from dpo_recipes.errors import EXIT_INTERRUPTED
+from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
 from dpo_recipes.hardware.profiles import profile
 from dpo_recipes.launch.job import Order
 from dpo_recipes.launch.local import command, cpu_allocator
 from dpo_recipes.launch.site import Site
 from dpo_recipes.recipe.schema import Recipe
 
-EXIT_RESUMABLE = 75
-"""A worker ends with it when it stopped on request and has a checkpoint to go on from (EX_TEMPFAIL of sysexits.h)."""
 EXIT_RUN_NOT_VISIBLE = 72
 """The script ends with it when its node does not see the run directory (EX_OSFILE of sysexits.h)."""
 

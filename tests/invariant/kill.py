@@ -1,10 +1,11 @@
 """SIGKILL at random moments, again and again, until the run has finished: its weights must be those of a run that
 nobody disturbed, to the bit, and so must its metrics.
 
-    python tests/invariant/kill.py [--kills 50] [--runs 5] [--seed 0] [--adapter lora|full]
+    python tests/invariant/kill.py [--kills 50] [--runs 5] [--seed 0] [--adapter lora|full] [--processes 1]
 
 Libraries are loaded once; each attempt is a fork of this process that executes the worker as its launcher would. Kills
-are spread over data preparation, reference pass, steps, checkpoints being written, evaluations, and saving.
+are spread over data preparation, reference pass, steps, checkpoints being written, evaluations, and saving. Of several
+processes (DDP over gloo) a random one is killed, and the others then, as torchrun does it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import recipe_text, save_tiny_model, write_pairs
 
 from dpo_recipes import worker
+from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.workflow import prepare_run
@@ -57,13 +59,20 @@ def make_job(folder: Path, adapter: str) -> Path:
     return recipe
 
 
-def start(run: RunDirectory, cache: Path) -> int:
-    """Execute the run directory in a fork of this process; its id."""
+def start(run: RunDirectory, cache: Path, count: int) -> list[int]:
+    """Execute the run directory in forks of this process; their ids."""
     run.clear_events()
+    port = str(random.SystemRandom().randrange(20_000, 60_000))
+    return [_fork(run, cache, rank, count, port) for rank in range(count)]
+
+
+def _fork(run: RunDirectory, cache: Path, rank: int, count: int, port: str) -> int:
     process = os.fork()
     if process:
         return process
     os.environ["DPO_RECIPE_CACHE"] = str(cache)
+    if count > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(count)}
     log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -85,30 +94,35 @@ def wait_for(run: RunDirectory, process: int, moment: str, count: int) -> bool:
     raise SystemExit(f"nothing happened in {run.path}")
 
 
-def disturbed(recipe: Path, folder: Path, draw: random.Random, kills: int) -> tuple[RunDirectory, list[str]]:
+def disturbed(
+    recipe: Path, folder: Path, draw: random.Random, kills: int, count: int
+) -> tuple[RunDirectory, list[str]]:
     """A run that was killed at least `kills` times before it finished, and where."""
-    run = new_run(recipe, folder)
+    run = new_run(recipe, folder, count)
     where: list[str] = []
     while True:
-        process = start(run, folder / "cache")
+        processes = start(run, folder / "cache", count)
+        is_killed = False
         if len(where) < kills:
             moment = draw.choice(list(MOMENTS))
-            count = draw.randint(1, 6) if moment in ("step", "saving") else 1
-            if wait_for(run, process, moment, count):
+            times = draw.randint(1, 6) if moment in ("step", "saving") else 1
+            if wait_for(run, processes[0], moment, times):
                 time.sleep(draw.uniform(0, MOMENTS[moment][2]))
-                os.kill(process, signal.SIGKILL)
+                for process in draw.sample(processes, count):
+                    os.kill(process, signal.SIGKILL)
+                    time.sleep(draw.uniform(0, 0.2) if count > 1 else 0)
                 where.append(moment)
-        _, status = os.waitpid(process, 0)
-        code = os.waitstatus_to_exitcode(status)
-        if code == 0:
+                is_killed = True
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+        if codes == [0] * count:
             return run, where
-        if code != -signal.SIGKILL:
-            raise SystemExit(f"attempt ended with {code}:\n{run.log.read_text()[-3000:]}")
+        if not is_killed:
+            raise SystemExit(f"attempt ended with {codes}:\n{run.log.read_text()[-3000:]}")
 
 
-def new_run(recipe: Path, folder: Path) -> RunDirectory:
+def new_run(recipe: Path, folder: Path, count: int) -> RunDirectory:
     """A prepared run directory."""
-    return prepare_run(validate(recipe, [f"output_dir={folder}"]), resume=False)[0].run
+    return prepare_run(validate(recipe, [f"output_dir={folder}"]), flags=LaunchFlags(count))[0].run
 
 
 def outcome(run: RunDirectory) -> dict[str, Any]:
@@ -135,6 +149,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter", choices=["lora", "full"], default="lora")
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     import dpo_recipes.engine.train
     import dpo_recipes.objectives.dpo  # noqa: F401  (loaded here once, for all forks)
@@ -144,10 +159,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = make_job(folder, options.adapter)
-        expected = outcome(disturbed(recipe, folder / "calm", draw, 0)[0])
+        expected = outcome(disturbed(recipe, folder / "calm", draw, 0, options.processes)[0])
         for number in range(options.runs):
             share = options.kills // options.runs + (number < options.kills % options.runs)
-            run, where = disturbed(recipe, folder / f"run{number}", draw, share)
+            run, where = disturbed(recipe, folder / f"run{number}", draw, share, options.processes)
             found = outcome(run)
             wrong = [part for part in expected if found[part] != expected[part]]
             failures += bool(wrong)

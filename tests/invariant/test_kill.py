@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
-def test_killed_and_gone_on_is_the_same_to_the_bit(adapter: str) -> None:
+@pytest.mark.parametrize(("adapter", "processes"), [("lora", 1), ("full", 1), ("lora", 2)])
+def test_killed_and_gone_on_is_the_same_to_the_bit(adapter: str, processes: int) -> None:
     program = Path(__file__).with_name("kill.py")
     arguments = ["--kills", "3", "--runs", "1", "--seed", "1", "--adapter", adapter]
+    arguments += ["--processes", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,8 @@ from dpo_recipes.errors import Interrupted, RunError
 class StopRequest:
     """Set by SIGINT or SIGTERM. Training finishes its step and writes a checkpoint; other stages end at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoints: Path | None = None) -> None:
+        self.checkpoints = checkpoints
         self.is_set = False
         self.training = False
 
@@ -27,7 +29,17 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.is_set = True
         if not self.training:
-            raise interrupted("before training had begun, or after it had ended; what is finished is kept")
+            raise self._error()
+
+    def _error(self) -> Interrupted:
+        if self.checkpoints is not None and any(self.checkpoints.glob("checkpoint-*")):
+            return interrupted("after its last checkpoint")
+        return Interrupted.of(
+            "I130",
+            "the run was stopped before it had anything to go on from",
+            why="training had not begun; what is finished of data and reference log-probabilities stays in the cache",
+            fix="run the recipe again",
+        )
 
 
 def interrupted(why: str) -> Interrupted:
