@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -10,11 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CONTROL_GROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
-"""Where a container's limit and use of memory stand: version 2, then version 1."""
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 PACKAGES = (
     "dpo-recipe",
     "torch",
@@ -143,23 +140,46 @@ def free_memory_bytes(kind: str) -> int:
 
 
 def _container_limit_bytes() -> int | None:
-    """What the control group of this process leaves it; none where there is no limit."""
-    for limit, used in CONTROL_GROUPS:
-        try:
-            text = limit.read_text().strip()
-            return None if text == "max" else int(text) - int(used.read_text())
-        except (OSError, ValueError):
-            continue
-    return None
+    """What the control groups of this process leave it; none where there is no limit."""
+    left = []
+    for folder in control_groups():
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with contextlib.suppress(OSError, ValueError):  # `max` is no number: no limit
+                in_use = int((folder / used).read_text()) - _reclaimable_bytes(folder)
+                left.append(int((folder / limit).read_text()) - in_use)
+    return min(left, default=None)
+
+
+def _reclaimable_bytes(folder: Path) -> int:
+    """What the kernel counts as used and gives away when asked: files it keeps in memory."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = (folder / "memory.stat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return 0
 
 
 def num_out_of_memory_kills() -> int:
     """How often the kernel has killed a process of this control group for memory; 0 where it does not tell."""
+    counts = [0]
+    for folder in control_groups():
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                lines = (folder / name).read_text().splitlines()
+                counts += [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    return max(counts)
+
+
+def control_groups() -> list[Path]:
+    """The folders of this process's control group for memory, version 2 and 1, and of the containers around it."""
     try:
-        lines = Path("/sys/fs/cgroup/memory.events").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    except (OSError, StopIteration, ValueError):
-        return 0
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    own = [line.split(":", 2) for line in lines]
+    roots = {"": CONTROL_GROUPS, "memory": CONTROL_GROUPS / "memory"}
+    groups = [roots[names] / path.lstrip("/") for _, names, path in own if names in roots]
+    # In a container that sees its own group as the root, the path that the kernel tells is not there.
+    return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(CONTROL_GROUPS)]
 
 
 def peak_memory_bytes() -> int:

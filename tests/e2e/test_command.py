@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,57 @@ def test_a_killed_worker_is_reported(recipe: Path, tmp_path: Path) -> None:
     assert "Traceback" not in message
 
 
+def test_a_killed_worker_is_started_again_where_that_was_asked_for(recipe: Path, tmp_path: Path) -> None:
+    import psutil
+
+    settings = ["training.max_steps=40", "checkpoints.save_steps=1"]
+    arguments = [str(PROGRAM), "run", "tiny.yaml", "--retries", "1", *(f"--set={value}" for value in settings)]
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(lambda: _last_step(tmp_path) >= 3)
+        (worker,) = psutil.Process(process.pid).children()
+        worker.kill()
+        assert process.stderr is not None
+        message = process.stderr.read()
+        assert process.wait(timeout=60) == 0, message
+    assert "error[T605]" in message
+    assert "retry     starting again, 0 retries left" in message
+    result = json.loads((_run_directory(tmp_path) / "result.json").read_text())
+    assert (result["steps"], result["resumed_from_step"] >= 2) == (40, True)
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A control group that may use 450 MB, less than a worker takes to load its libraries and begin."""
+    from dpo_recipes.hardware.machine import control_groups
+
+    group = next((group for group in control_groups() if (group / "cgroup.procs").exists()), None)
+    inner = group / f"dpo-recipe-test-{os.getpid()}" if group else None
+    limit = "memory.limit_in_bytes"
+    try:
+        if inner is None:
+            raise OSError("no control group")
+        inner.mkdir()
+        limit = limit if (inner / limit).exists() else "memory.max"
+        (inner / limit).write_text(str(450_000_000))
+    except OSError as error:
+        pytest.skip(f"needs the right to make a control group: {error}")
+    yield inner
+    _wait_for(lambda: not (inner / "cgroup.procs").read_text())
+    inner.rmdir()
+
+
+def test_a_worker_that_the_kernel_ends_for_memory_is_told_apart(
+    recipe: Path, tmp_path: Path, small_memory: Path
+) -> None:
+    def enter() -> None:
+        (small_memory / "cgroup.procs").write_text(str(os.getpid()))
+
+    arguments = [str(PROGRAM), "run", "tiny.yaml", "--set", "hardware.fit=false"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, preexec_fn=enter)
+    assert done.returncode == 6, done.stderr
+    assert "error[T603]: the system ended the run because memory ran out" in done.stderr
+
+
 def test_a_wrong_recipe_ends_before_anything_is_made(command: Command, recipe: Path, tmp_path: Path) -> None:
     done = command("run", "tiny.yaml", "--set", "training.learning_rte=1")
     assert done.returncode == 3
@@ -118,8 +170,6 @@ def test_an_output_folder_that_cannot_be_written(command: Command, recipe: Path,
 
 
 def test_a_hub_model_without_a_network(command: Command, recipe: Path, tmp_path: Path) -> None:
-    import os
-
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
     done = command("run", "tiny.yaml", "--set", "model.path=nobody/nothing", env=environment)
     assert (done.returncode, "error[M509]" in done.stderr) == (6, True), done.stderr
@@ -133,8 +183,6 @@ def test_remote_code_needs_the_flag(command: Command, recipe: Path, tmp_path: Pa
 
 
 def test_doctor_tells_what_this_machine_has(command: Command) -> None:
-    import os
-
     done = command("doctor", "--json", env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
     facts = json.loads(done.stdout)
     assert facts["hub_reachable"] is False

@@ -15,6 +15,7 @@ from dpo_recipes.fit.disk import check_space
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.workload import Workload, assume_workload
+from dpo_recipes.hardware import machine
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.training import Optimizer
 
@@ -174,15 +175,27 @@ def test_apply_changes_nothing_else() -> None:
     assert apply(after, {"training.micro_batch_size": 8, "model.adapter": None}) == before
 
 
-def test_limits_of_control_groups_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dpo_recipes.hardware import machine
-
-    (tmp_path / "max").write_text(str(4 * GIB))
-    (tmp_path / "now").write_text(str(GIB))
-    monkeypatch.setattr(machine, "CONTROL_GROUPS", ((tmp_path / "max", tmp_path / "now"),))
+@pytest.mark.parametrize(
+    ("limit", "used"), [("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")]
+)
+def test_limits_of_control_groups_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str
+) -> None:
+    monkeypatch.setattr(machine, "control_groups", lambda: [tmp_path / "inner", tmp_path])
+    (tmp_path / limit).write_text(str(4 * GIB))
+    (tmp_path / used).write_text(str(2 * GIB))
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GIB}\n")
     assert machine.free_memory_bytes("cpu") <= 3 * GIB
-    (tmp_path / "max").write_text("max")
-    assert machine.free_memory_bytes("cpu") > 0
+    assert machine._container_limit_bytes() == 3 * GIB
+    (tmp_path / limit).write_text("max")
+    assert machine._container_limit_bytes() is None
+
+
+def test_kills_for_memory_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "control_groups", lambda: [tmp_path])
+    assert machine.num_out_of_memory_kills() == 0
+    (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert machine.num_out_of_memory_kills() == 2
 
 
 def test_a_disk_that_is_too_small_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
