@@ -177,8 +177,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="measure only each n-th point")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--fraction", type=float, default=1.0)
+    parser.add_argument("--predict", type=Path, help="predict anew for the measured points of a result file")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.predict:
+        predict_again(options.predict)
+        return
     if options.measure:
         print(json.dumps(measure(json.loads(options.measure))))
         return
@@ -204,7 +208,11 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{point}: {done.stderr[-2000:]}")
-    measured = json.loads(done.stdout.splitlines()[-1])
+    return compare(point, json.loads(done.stdout.splitlines()[-1]))
+
+
+def compare(point: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """A point with what was measured and what is predicted, and how far these are apart."""
     predicted = predict(point)
     peak = max(measured["peaks"].values())
     error = predicted["peak_bytes"] / peak - 1
@@ -215,7 +223,23 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
         f"predicted {predicted['peak_bytes'] / 2**20:7.0f} MiB, {error:+.1%}",
         flush=True,
     )
-    return {**described, **measured, "predicted": predicted, "measured_bytes": peak, "error": round(error, 4)}
+    kept = {"peaks": measured["peaks"], "train_s": measured["train_s"]}
+    return {**described, **kept, "predicted": predicted, "measured_bytes": peak, "error": round(error, 4)}
+
+
+def predict_again(path: Path) -> None:
+    """Replace the predictions of a result file by those of this version."""
+    result = json.loads(path.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        points = []
+        for point in result["points"]:
+            base = Path(folder) / point["model"]
+            if not base.exists():
+                save_base(MODELS[point["model"]], base)
+            points.append(compare({**point, "folder": str(base)}, point))
+    summary = summarize(points)
+    path.write_text(json.dumps({**result, "summary": summary, "points": points}, indent=1) + "\n")
+    print(json.dumps(summary, indent=2))
 
 
 def summarize(points: list[dict[str, Any]]) -> dict[str, Any]:
