@@ -54,7 +54,11 @@ def record_process(run: RunDirectory, place: Place) -> None:
     """Write down this process's id and host, so that it can be found and asked to stop."""
     folder = run.ranks / str(place.rank)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "host": socket.gethostname()}
+    import psutil
+
+    began = psutil.Process().create_time()
+    record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "began": began}
+    record["host"] = socket.gethostname()
     write_json(folder / "process.json", record)
 
 
@@ -77,8 +81,18 @@ def processes_here(run: RunDirectory) -> Iterator[int]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # it is being written
             continue
-        if record["host"] == socket.gethostname():
+        if record["host"] == socket.gethostname() and _is_alive(record["pid"], record["began"]):
             yield record["pid"]
+
+
+def _is_alive(pid: int, began: float) -> bool:
+    """Whether this is still the process that was recorded: the system gives numbers away again."""
+    import psutil
+
+    try:
+        return abs(psutil.Process(pid).create_time() - began) < 1
+    except psutil.Error:
+        return False
 
 
 def signal_processes(run: RunDirectory, number: signal.Signals) -> bool:

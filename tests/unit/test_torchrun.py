@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dpo_recipes.errors import RecipeError, RunError
@@ -134,6 +135,10 @@ def test_a_process_knows_its_place() -> None:
     assert Place.of(environment) == Place(5, 8, 1, 4, is_joined=True)
 
 
+def _began(pid: int) -> float:
+    return psutil.Process(pid).create_time()
+
+
 def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert not signal_processes(run, signal.SIGINT)
@@ -143,6 +148,8 @@ def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> Non
         record = json.loads(path.read_text())
         assert (record["pid"], record["host"]) == (os.getpid(), socket.gethostname())
         path.write_text(json.dumps({**record, "pid": sleeper.pid}))
+        assert not signal_processes(run, signal.SIGINT)  # another process than the one that had this number
+        path.write_text(json.dumps({**record, "pid": sleeper.pid, "began": _began(sleeper.pid)}))
         elsewhere = tmp_path / "ranks" / "0"
         elsewhere.mkdir()
         (elsewhere / "process.json").write_text(json.dumps({**record, "host": "another-machine"}))
@@ -156,7 +163,8 @@ def test_killing_a_job_reaches_workers_in_sessions_of_their_own(tmp_path: Path) 
     agent, worker = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
     record_process(run, Place(0, 1, 0, 1, is_joined=True))
     path = tmp_path / "ranks" / "0" / "process.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": worker.pid}))
+    record = {**json.loads(path.read_text()), "pid": worker.pid, "began": _began(worker.pid)}
+    path.write_text(json.dumps(record))
     torchrun.TorchrunJob(agent, run, 0).kill()
     assert (agent.wait(10), worker.wait(10)) == (-signal.SIGKILL, -signal.SIGKILL)
 
