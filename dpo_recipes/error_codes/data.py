@@ -1,0 +1,82 @@
+"""D4xx: data."""
+
+from dpo_recipes.error_codes.entry import entry
+
+CODES = {
+    # D4xx: data
+    "D401": entry(
+        "a data file cannot be read",
+        "The file is damaged, incomplete, or not of the kind that its name says. The error",
+        "names the line.",
+    ),
+    "D402": entry(
+        "columns are missing",
+        "No format fits the columns that the data has. Map names with `columns:`, for example",
+        "columns: {prompt: question, chosen: better, rejected: worse}.",
+    ),
+    "D403": entry("a source without rows", "The file or split is empty."),
+    "D404": entry(
+        "a row that is no preference",
+        "A text is missing or empty, roles are unknown or out of order, or the two answers do not belong to the same",
+        "prompt. `on_bad_row: drop` leaves such rows out and counts them; `max_bad_fraction` allows a share of them.",
+    ),
+    "D405": entry(
+        "chosen equals rejected", "Such a row teaches nothing. `on_bad_row: drop` leaves it out and counts it."
+    ),
+    "D406": entry("several formats fit", "The same columns can be read in more than one way. Name one with `format:`."),
+    "D407": entry("too few rows to split", "After holding out `data.eval.fraction`, one of the sides would be empty."),
+    "D408": entry("a pair is too long", "With `overlong: error`, no pair may have more than `max_length` tokens."),
+    "D409": entry("every row was dropped", "The counts say why; look at `max_length`, `format` and `columns`."),
+    "D410": entry(
+        "a hub dataset cannot be loaded",
+        "The id, configuration, split or revision does not exist, or the hub cannot be reached.",
+    ),
+    "D411": entry("a library for data is missing", "It is in an extra of dpo-recipe; the error says which."),
+    "D412": entry(
+        "a column of `filter` or `select` is missing", "These use the names that the file has, before `columns:`."
+    ),
+    "D413": entry(
+        "single answers where pairs are needed",
+        "DPO learns from two answers to one prompt. Answers with a label each are for KTO.",
+    ),
+    "D420": entry(
+        "the chat template fails",
+        "The template raised an error on a conversation, for example because it allows no",
+        "system message. Choose another template, or change the data.",
+    ),
+    "D421": entry(
+        "the tokenizer lacks special tokens of the template",
+        "`model.add_special_tokens: true` adds them and trains their embeddings; `false` leaves them as text.",
+    ),
+    "D422": entry(
+        "two tokens for the beginning of a text",
+        "The template and the data both write one. A model has never seen that in training.",
+    ),
+    "D423": entry(
+        "answers without an end",
+        "No answer ends with the end-of-sequence token or the template's end of turn, so the model would never stop.",
+        "A warning when only some rows are so.",
+    ),
+    "D424": entry("the template drops tools", "Calls of tools are in the data but not in what the template renders."),
+    "D490": entry(
+        "warning: prompts on both sides",
+        "Held-out prompts that also stand in the training data measure memory, not skill.",
+    ),
+    "D491": entry(
+        "warning: the generation prompt does not fit",
+        "A finished answer is rendered differently from one that is asked for. The tokens that differ are trained on.",
+    ),
+    "D492": entry(
+        "warning: the template drops or rewrites a message",
+        "A message's text is not in what the template renders: some templates have no system message, and some cut",
+        "reasoning from past turns.",
+    ),
+    "D493": entry(
+        "warning: no token for the beginning of a text",
+        "The tokenizer puts one before every text, so the model has always seen it; the template writes none.",
+    ),
+    "D494": entry(
+        "warning: special tokens in the data",
+        "A message holds tokens that the template itself writes, so it is rendered already, or breaks out of its turn.",
+    ),
+}

