@@ -82,7 +82,7 @@ def whole_weights(trainer: Any, team: Team) -> Iterator[dict[str, Any] | None]:
     """Within it the trainer's model has all its weights in the first process: in itself, or, with FSDP, as the state
     that is yielded. All processes must enter it."""
     if team.strategy == "deepspeed-zero3":
-        from deepspeed import zero
+        from deepspeed import zero  # pyright: ignore[reportMissingImports]  (an extra)
 
         with zero.GatheredParameters(list(trainer.model.parameters())):
             yield None
