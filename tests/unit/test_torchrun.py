@@ -141,21 +141,21 @@ def _began(pid: int) -> float:
 
 def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    assert not signal_processes(run, signal.SIGINT)
+    assert not signal_processes(run, signal.SIGTERM)
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         record_process(run, Place(1, 2, 1, 2, is_joined=True))
         path = tmp_path / "ranks" / "1" / "process.json"
         record = json.loads(path.read_text())
         assert (record["pid"], record["host"]) == (os.getpid(), socket.gethostname())
-        path.write_text(json.dumps({**record, "pid": sleeper.pid}))
-        assert not signal_processes(run, signal.SIGINT)  # another process than the one that had this number
+        path.write_text(json.dumps({**record, "pid": sleeper.pid, "began": record["began"] - 100}))
+        assert not signal_processes(run, signal.SIGTERM)  # another process than the one that had this number
         path.write_text(json.dumps({**record, "pid": sleeper.pid, "began": _began(sleeper.pid)}))
         elsewhere = tmp_path / "ranks" / "0"
         elsewhere.mkdir()
         (elsewhere / "process.json").write_text(json.dumps({**record, "host": "another-machine"}))
-        assert signal_processes(run, signal.SIGINT)
-        assert sleeper.wait(10) == -signal.SIGINT
-    assert not signal_processes(run, signal.SIGINT)  # it has gone
+        assert signal_processes(run, signal.SIGTERM)
+        assert sleeper.wait(10) == -signal.SIGTERM
+    assert not signal_processes(run, signal.SIGTERM)  # it has gone
 
 
 def test_killing_a_job_reaches_workers_in_sessions_of_their_own(tmp_path: Path) -> None:
