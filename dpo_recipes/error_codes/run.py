@@ -55,6 +55,10 @@ CODES = {
         "Checkpoints of `ddp` can be read by any number of processes; those of DeepSpeed and FSDP hold a piece for",
         "each process, and as many must read them with the same strategy.",
     ),
+    "T618": entry(
+        "a node does not see the checkpoint",
+        "To go on, a run of several nodes needs its run directory on a shared file system.",
+    ),
     "T620": entry(
         "another number of processes than planned",
         "Each process computes its share of a step; with another number of them, it would be another step. The command",

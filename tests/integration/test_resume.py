@@ -7,14 +7,17 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
-from dpo_recipes.engine.checkpoints.folder import newest_first
-from dpo_recipes.errors import EXIT_RESUMABLE
+from dpo_recipes.engine.checkpoints.choice import find_start
+from dpo_recipes.engine.checkpoints.folder import Checkpoint, newest_first
+from dpo_recipes.errors import EXIT_RESUMABLE, RunError
+from dpo_recipes.run_dir import RunDirectory
 
 Work = Callable[..., "Outcome"]  # noqa: F821
 _TIMED = ("runtime", "per_second", "memory", "time")
@@ -183,3 +186,10 @@ def test_a_step_that_was_not_asked_to_stop_leaves_no_word_of_it(work: Work, tiny
     outcome = work(text(tiny_model, pairs))
     assert list(newest_first(outcome.run.checkpoints)) == []
     assert outcome.result["resumed_from_step"] is None
+
+
+def test_a_node_that_does_not_see_the_checkpoint_says_so(tmp_path: Path) -> None:
+    elsewhere = Checkpoint(tmp_path / "nosuch" / "checkpoint-3", 3, {"data": "abc"})
+    processes = SimpleNamespace(is_main=False, share=lambda mine: elsewhere)
+    with pytest.raises(RunError, match="T618"):
+        find_start(RunDirectory(tmp_path), "abc", SimpleNamespace(processes=processes), None)

@@ -33,7 +33,8 @@ class Start:
 def find_start(run: RunDirectory, data: str, team: Team, events: EventLog) -> Start:
     """The newest whole checkpoint; damaged ones are named and passed over. The same one in all processes.
 
-    Raises `RunError` T616 where it was trained on other data, and T617 where the processes cannot read it.
+    Raises `RunError` T616 where it was trained on other data, T617 where the processes cannot read it, and T618 where a
+    machine does not see it.
     """
     checkpoint: Checkpoint | None = None
     if team.processes.is_main:
@@ -43,6 +44,13 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog) -> St
     checkpoint = team.processes.share(checkpoint)
     if checkpoint is None:
         return Start()
+    if not checkpoint.path.is_dir():
+        raise RunError.of(
+            "T618",
+            f"this machine does not see {checkpoint.path}",
+            why="a run of several nodes goes on from a checkpoint that all of them read, and the first node has it",
+            fix="put `output_dir` on a file system that the nodes share, or begin anew with `--no-resume`",
+        )
     if checkpoint.facts["data"] != data:
         raise RunError.of(
             "T616",
