@@ -16,11 +16,9 @@ from dpo_recipes.hardware.rules import supports_processes, supports_strategy
 from dpo_recipes.launch.ranks import Place
 from dpo_recipes.model.precision import choose_device, describe_device
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.strategies import IN_RULES
 
 _NO_OTHERS = Place()
-_IN_RULES = {"deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3", "fsdp": "fsdp2"}
-SHARDS_WEIGHTS = ("fsdp", "deepspeed-zero3")
-"""Strategies with which every process must go through the model as often as every other."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +134,8 @@ def _check_device(device: str, place: Place, strategy: str) -> None:
         )
     described = describe_device(device)
     verdicts = [supports_processes(described, place.num_processes)]
-    if strategy in _IN_RULES:
-        verdicts.append(supports_strategy(described, _IN_RULES[strategy]))
+    if strategy in IN_RULES:
+        verdicts.append(supports_strategy(described, IN_RULES[strategy]))
     for verdict in verdicts:
         if not verdict.allowed:
             raise RunError.of(

@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dpo_recipes.engine.processes import ALONE, SHARDS_WEIGHTS, Processes, check_wrapped
+from dpo_recipes.engine.processes import ALONE, Processes, check_wrapped
 from dpo_recipes.evaluate.metrics import evaluate_pairs
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.files import LaunchPlan
+from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ import importlib.util
 from collections.abc import Callable
 
 from dpo_recipes.fit.plan import JobPlan
-from dpo_recipes.fit.sharding import Sharding, Strategy
+from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.hardware.profiles import Device
 from dpo_recipes.hardware.rules import supports_strategy
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.launch import Strategy
+from dpo_recipes.recipe.strategies import IN_RULES
 
 _GIB = 2**30
-_SHARDED: tuple[tuple[Strategy, str], ...] = (("fsdp", "fsdp2"), ("deepspeed-zero3", "zero3"))
-"""By preference, and as the rules name them."""
+_SHARDED: tuple[Strategy, ...] = ("fsdp", "deepspeed-zero3")
+"""By preference."""
 
 
 def choose_strategy(
@@ -33,12 +35,12 @@ def choose_strategy(
     missing = f"the whole job lacks {-whole.spare_bytes / _GIB:.2f} GiB on each device"
     quantization = recipe.model.quantization
     reasons: list[str] = []
-    for strategy, name in _SHARDED:
-        verdict = supports_strategy(device, name, bits=quantization.bits if quantization else None)
+    for strategy in _SHARDED:
+        verdict = supports_strategy(device, IN_RULES[strategy], bits=quantization.bits if quantization else None)
         if strategy == "deepspeed-zero3" and importlib.util.find_spec("deepspeed") is None:
             reasons.append("deepspeed is not installed")
         elif verdict.allowed:
-            but = f", and `{_SHARDED[0][0]}` cannot: {reasons[0]}" if reasons else ""
+            but = f", and `{_SHARDED[0]}` cannot: {reasons[0]}" if reasons else ""
             return plan(Sharding(num_processes, strategy)), f"{missing}{but}"
         else:
             reasons.append(verdict.why)

@@ -13,6 +13,7 @@ from dpo_recipes.recipe.device_checks import described_device
 from dpo_recipes.recipe.launch_keys import ACCELERATE, DEEPSPEED, DEEPSPEED_ZERO, FSDP, SAID_ELSEWHERE
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.strategies import IN_RULES
 
 
 def is_installed(package: str) -> bool:
@@ -20,7 +21,6 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-_SHORT = {"deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3", "fsdp": "fsdp2"}
 _KNOWN = {
     "deepspeed": {(): DEEPSPEED, ("zero_optimization",): DEEPSPEED_ZERO},
     "fsdp": {(): FSDP},
@@ -81,10 +81,10 @@ def check_strategy(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     device = described_device(recipe) or PROFILES["a100-80gb"]
     quantization = recipe.model.quantization
     bits = quantization.bits if quantization else None
-    verdict = supports_strategy(device, _SHORT[strategy], bits=bits)
+    verdict = supports_strategy(device, IN_RULES[strategy], bits=bits)
     if not verdict.allowed:
         what, fix = f"`{strategy}` does not work on {device.name}", verdict.fix
-        if bits is not None and supports_strategy(device, _SHORT[strategy]).allowed:
+        if bits is not None and supports_strategy(device, IN_RULES[strategy]).allowed:
             what = f"`{strategy}` does not work with a base of {bits} bits"
             fix = "write `strategy: ddp`, with which each process holds its whole base, or remove `model.quantization`"
         yield Finding("R343", what, composed.where(at), f"{verdict.why} ({verdict.source})", fix)

@@ -11,10 +11,8 @@ from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
 from dpo_recipes.engine.team import Team
 from dpo_recipes.errors import RunError
 from dpo_recipes.events import EventLog
+from dpo_recipes.recipe.strategies import SHARDS_OPTIMIZER
 from dpo_recipes.run_dir import RunDirectory
-
-_IN_PIECES = ("fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
-"""Strategies whose checkpoints hold each process's piece: as many must read them as wrote them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog) -> St
 
 def _check_readable(checkpoint: Checkpoint, team: Team) -> None:
     strategy, count = checkpoint.facts["strategy"], checkpoint.facts["num_processes"]
-    if strategy == team.strategy and (count == team.processes.count or strategy not in _IN_PIECES):
+    # Where the optimizer's state is cut up, a checkpoint holds each process's piece of it.
+    if strategy == team.strategy and (count == team.processes.count or strategy not in SHARDS_OPTIMIZER):
         return
     raise RunError.of(
         "T617",
