@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dpo_recipes.cli.options import write_output
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.recipe.compose import compose
 from dpo_recipes.recipe.load import resolve_scalar
@@ -36,12 +37,7 @@ def init(
         .replace("@adapter@", adapter)
         .replace("@learning_rate@", "1e-6" if full else "2e-5")
     )
-    try:
-        to.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError.of(
-            "U402", f"cannot write {to}", why=error.strerror or str(error), fix="choose another folder"
-        ) from error
+    write_output(to, text)
     compose(to)
     typer.echo(str(to))
     typer.echo(f"now: dpo-recipe validate {to}", err=True)

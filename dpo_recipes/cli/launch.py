@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from dpo_recipes import registry
-from dpo_recipes.cli.options import RecipeArgument, SetOption
-from dpo_recipes.errors import RecipeError
+from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument, SetOption, write_output
 from dpo_recipes.launch.manifest import ExportOrder
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.workflow import find_recipe
@@ -22,10 +21,8 @@ def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     ],
     output: Annotated[Path | None, typer.Option(help="The file to write; without it the text goes to stdout.")] = None,
     set_: SetOption = None,
-    num_processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes in all, one a GPU, instead of the recipe's number.")
-    ] = None,
-    num_nodes: Annotated[int | None, typer.Option(min=1, help="Machines, instead of the recipe's.")] = None,
+    num_processes: ProcessesOption = None,
+    num_nodes: NodesOption = None,
     image: Annotated[str | None, typer.Option(help="Kubernetes: a container image with dpo-recipe in it.")] = None,
     claim: Annotated[
         str | None, typer.Option(help="Kubernetes: a PersistentVolumeClaim for runs and caches.", metavar="NAME")
@@ -53,10 +50,5 @@ def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     if output is None:
         typer.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError.of(
-            "U402", f"cannot write {output}", why=error.strerror or str(error), fix="choose another folder"
-        ) from error
+    write_output(output, text)
     typer.echo(str(output))

@@ -1,10 +1,13 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that several verbs share, and what they do with one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dpo_recipes.errors import RecipeError
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="Path of a recipe, or the name of a shipped one.", metavar="RECIPE")
@@ -27,3 +30,13 @@ ProcessesOption = Annotated[
 NodesOption = Annotated[
     int | None, typer.Option("--num-nodes", min=1, help="Machines that share the processes, instead of the recipe's.")
 ]
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write the file that a person has named. Raises `RecipeError` U402."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError.of(
+            "U402", f"cannot write {path}", why=error.strerror or str(error), fix="choose another folder"
+        ) from error

@@ -11,7 +11,7 @@ import yaml
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.files import launch_folder
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import Order, worker_arguments
 from dpo_recipes.launch.torchrun import TorchrunJob, meeting_place, start_agent
 from dpo_recipes.run_dir import write_text_atomically
 
@@ -56,9 +56,8 @@ def prepare(order: Order) -> None:
 
 def command(order: Order) -> list[str]:
     """The command that executes a prepared run directory, the same on every node; a person can run it by hand."""
-    flags = ["--trust-remote-code"] if order.trust_remote_code else []
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(order))]
-    return [*launcher, "-m", "dpo_recipes.worker", str(order.run.path), *flags]
+    return [*launcher, *worker_arguments(order)]
 
 
 def _path(order: Order) -> Path:

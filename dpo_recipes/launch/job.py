@@ -37,6 +37,26 @@ class Order:
     """Takes what a person should know before a worker can tell it, such as why a job waits."""
 
 
+def worker_arguments(order: Order) -> list[str]:
+    """What stands after the name of a Python, or of a launcher of the torchrun kind, to execute the order."""
+    flags = ["--trust-remote-code"] if order.trust_remote_code else []
+    return ["-m", "dpo_recipes.worker", str(order.run.path), *flags]
+
+
+def spawn(order: Order, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent; what it
+    prints is added to run.log."""
+    with order.run.log.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
 class Job(Protocol):
     """Worker processes that have been started, wherever they are."""
 

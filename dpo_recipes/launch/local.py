@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from dpo_recipes.hardware.machine import gpu_names
-from dpo_recipes.launch.job import Order, ProcessJob
+from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
 from dpo_recipes.recipe.schema import Recipe
 
 # glibc takes memory of large tensors from the system for each use and gives it back: on a CPU, half the time of a
@@ -44,8 +43,7 @@ def cpu_allocator() -> dict[str, str]:
 
 def command(order: Order) -> list[str]:
     """The command that executes a prepared run directory; a person can run it by hand."""
-    flags = ["--trust-remote-code"] if order.trust_remote_code else []
-    return [sys.executable, "-m", "dpo_recipes.worker", str(order.run.path), *flags]
+    return [sys.executable, *worker_arguments(order)]
 
 
 def worker_environment(recipe: Recipe) -> dict[str, str]:
@@ -61,14 +59,5 @@ def worker_environment(recipe: Recipe) -> dict[str, str]:
 
 
 def start(order: Order) -> ProcessJob:
-    """Start the worker in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent."""
-    with order.run.log.open("ab") as log:
-        process = subprocess.Popen(
-            command(order),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=worker_environment(order.recipe),
-            start_new_session=True,
-        )
-    return ProcessJob(process)
+    """Start the worker."""
+    return ProcessJob(spawn(order, command(order), worker_environment(order.recipe)))

@@ -12,9 +12,8 @@ import yaml
 from dpo_recipes import __version__
 from dpo_recipes.hardware.profiles import Device, profile
 from dpo_recipes.recipe.dump import dump_plain
-from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.model_checks import optimizer_library
-from dpo_recipes.recipe.paths import is_url, local_files
+from dpo_recipes.recipe.paths import is_url, local_files, parent_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
 
@@ -77,7 +76,7 @@ def travelling_recipe(order: ExportOrder) -> tuple[str, dict[str, Path]]:
         del data["launch"]
     files: dict[str, Path] = {}
     for at in local_files(data):
-        parent = _parent(data, at)
+        parent = parent_of(data, at)
         path = Path(parent[at[-1]])
         if at == ("chat_template",):
             parent[at[-1]] = path.read_text(encoding="utf-8")
@@ -119,9 +118,3 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 
 _Dumper.add_representer(str, _represent_text)
-
-
-def _parent(data: Any, at: DataPath) -> Any:
-    for step in at[:-1]:
-        data = data[step]
-    return data

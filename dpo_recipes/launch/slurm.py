@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from dpo_recipes.errors import EXIT_INTERRUPTED, RunError
+from dpo_recipes.launch.files import launch_folder
 from dpo_recipes.launch.job import Order
 from dpo_recipes.launch.slurm_errors import ended_badly, lost, refused, silent_worker
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script
@@ -29,7 +30,7 @@ _ASK_SLURM_S = (1.0, 15.0)
 def command(order: Order) -> list[str]:
     """The command that submits a prepared run directory; a person can run it by hand."""
     # Given as arguments too: an option of the command line goes before SBATCH_ variables, a line of the script after.
-    return ["sbatch", "--parsable", *order.site.arguments(), str(order.run.path / "launch" / "job.sbatch")]
+    return ["sbatch", "--parsable", *order.site.arguments(), str(_script_path(order.run))]
 
 
 def start(order: Order) -> SlurmJob:
@@ -53,11 +54,14 @@ def start(order: Order) -> SlurmJob:
 
 def write_script(order: Order) -> Path:
     """Write the script of one run into its directory; a person can submit it by hand."""
-    folder = order.run.path / "launch"
-    folder.mkdir(exist_ok=True)
-    script = folder / "job.sbatch"
+    script = _script_path(order.run)
+    script.parent.mkdir(exist_ok=True)
     write_text_atomically(script, batch_script([order], order.site))
     return script
+
+
+def _script_path(run: RunDirectory) -> Path:
+    return launch_folder(run) / "job.sbatch"
 
 
 class SlurmJob:
@@ -65,7 +69,7 @@ class SlurmJob:
 
     def __init__(self, order: Order, number: int) -> None:
         self._run: RunDirectory = order.run
-        self._folder = order.run.path / "launch"
+        self._folder = launch_folder(order.run)
         self._tell = order.tell
         self._number = str(number)
         self._asked_to_stop = False
@@ -98,19 +102,20 @@ class SlurmJob:
 
     def interrupt(self) -> None:
         """Ask the workers to write a checkpoint and end; a job that still waits leaves the queue."""
-        self._asked_to_stop = True
-        # For a script that is still setting up, and so that it does not queue itself again.
-        (self._folder / f"stop.{self._number}").touch()
+        self._note_stop()
         view = self._view()
         waits = view is not None and view.waits
         _call("scancel", *(() if waits else ("--signal=INT",)), self._number)
-        self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
 
     def kill(self) -> None:
         """Cancel it: SIGTERM, and SIGKILL after the site's KillWait."""
-        self._asked_to_stop = True
-        (self._folder / f"stop.{self._number}").touch()
+        self._note_stop()
         _call("scancel", self._number)
+
+    def _note_stop(self) -> None:
+        self._asked_to_stop = True
+        # For a script that is still setting up, and so that it does not queue itself again.
+        (self._folder / f"stop.{self._number}").touch()
         self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
 
     def _ask(self) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.launch.job import Order, ProcessJob
+from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
 from dpo_recipes.launch.local import worker_environment
 from dpo_recipes.launch.ranks import signal_processes
 from dpo_recipes.run_dir import RunDirectory
@@ -24,11 +24,10 @@ def command(order: Order) -> list[str]:
 
     Raises `RecipeError` R347 where several nodes have no place to meet.
     """
-    flags = ["--trust-remote-code"] if order.trust_remote_code else []
     return [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={order.num_processes // order.num_nodes}"),
         *_meeting(order),
-        *("-m", "dpo_recipes.worker", str(order.run.path), *flags),
+        *worker_arguments(order),
     ]
 
 
@@ -65,17 +64,8 @@ def start(order: Order) -> TorchrunJob:
 
 def start_agent(order: Order, make_command: Callable[[Order], list[str]]) -> TorchrunJob:
     """Start a launcher of the torchrun kind, whose workers leave their ids in the run directory."""
-    with order.run.log.open("ab") as log:
-        begins_at = log.tell()
-        process = subprocess.Popen(
-            make_command(order),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(order),
-            start_new_session=True,
-        )
-    return TorchrunJob(process, order.run, begins_at)
+    begins_at = order.run.log.stat().st_size if order.run.log.exists() else 0
+    return TorchrunJob(spawn(order, make_command(order), environment(order)), order.run, begins_at)
 
 
 def environment(order: Order) -> dict[str, str]:

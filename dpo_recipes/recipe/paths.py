@@ -65,7 +65,7 @@ def resolve_paths(composed: Composed) -> Composed:
     """The same recipe with local paths made absolute. What is not a local path stays as it is."""
     data, origins = copy.deepcopy(composed.data), dict(composed.origins)
     for at in _path_fields(data):
-        parent, key = _parent(data, at), at[-1]
+        parent, key = parent_of(data, at), at[-1]
         origin = composed.origin_of(at)
         value = parent[key]
         if not isinstance(value, str) or not value or origin is None or value.startswith("pypi:") or is_url(value):
@@ -86,7 +86,7 @@ def local_files(data: dict[str, Any]) -> list[DataPath]:
     """The fields of resolved data that hold the path of a file or folder of this machine."""
     found = []
     for at in _path_fields(data):
-        value = _parent(data, at)[at[-1]]
+        value = parent_of(data, at)[at[-1]]
         if isinstance(value, str) and Path(value).is_absolute() and not is_inline_template(value):
             found.append(at)
     return found
@@ -108,10 +108,11 @@ def _path_fields(data: dict[str, Any]) -> list[DataPath]:
             if isinstance(sources, list):
                 fields += [(*prefix, i, "path") for i, source in enumerate(sources) if isinstance(source, dict)]
     fields.append(("chat_template",))
-    return [at for at in fields if at[-1] in _parent(data, at)]
+    return [at for at in fields if at[-1] in parent_of(data, at)]
 
 
-def _parent(data: Any, at: DataPath) -> Any:
+def parent_of(data: Any, at: DataPath) -> Any:
+    """The mapping or list that holds the value at a path."""
     for step in at[:-1]:
         data = data[step]
     return data
