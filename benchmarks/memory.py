@@ -1,11 +1,15 @@
 """Predicted against measured peak memory of training, over a grid of models, tunings, lengths and batches.
 
     python benchmarks/memory.py [--output benchmarks/results/memory.json] [--only llama,qwen2] [--fraction 1.0]
+    python benchmarks/memory.py --predict FILE [FILE ...] --output benchmarks/results/memory.json
 
 Each point is a fresh process that builds a randomly initialised model the way a run does, computes the reference and
 trains two optimizer steps of two micro-batches each; on a CPU what counts is the peak resident set (VmHWM), on CUDA
 `max_memory_reserved` (`--fraction` plays a smaller card with `set_per_process_memory_fraction`). The prediction is that
 of `dpo-recipe plan`. Errors are predicted over measured, less one: below zero is an under-prediction.
+
+The whole grid takes hours: points that the output already has are not measured again. `--predict` puts the points of
+result files, of several machines' shares of the grid say, into one, with the predictions of this version.
 """
 
 from __future__ import annotations
@@ -177,16 +181,17 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="measure only each n-th point")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--fraction", type=float, default=1.0)
-    parser.add_argument("--predict", type=Path, help="predict anew for the measured points of a result file")
+    parser.add_argument("--predict", type=Path, nargs="+", help="predict anew for the points of result files")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.predict:
-        predict_again(options.predict)
+        predict_again(options.predict, options.output)
         return
     if options.measure:
         print(json.dumps(measure(json.loads(options.measure))))
         return
-    points = []
+    points = read_points([options.output]) if options.output and options.output.exists() else []
+    measured = set(map(place, points))
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only.split(","):
             save_base(MODELS[name], Path(folder) / name)
@@ -196,8 +201,9 @@ def main() -> None:
                     "model": name, "tuning": tuning, "length": length, "batch": batch, "checkpointing": checkpointing,
                     "device": options.device, "fraction": options.fraction, "folder": str(Path(folder) / name),
                 }  # fmt: skip
-                points.append(run_point(point))
-                write(options.output, points)
+                if place(point) not in measured:
+                    points.append(run_point(point))
+                    write(options.output, points)
     print(json.dumps(summarize(points), indent=2))
 
 
@@ -227,19 +233,31 @@ def compare(point: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     return {**described, **kept, "predicted": predicted, "measured_bytes": peak, "error": round(error, 4)}
 
 
-def predict_again(path: Path) -> None:
-    """Replace the predictions of a result file by those of this version."""
-    result = json.loads(path.read_text())
+def place(point: dict[str, Any]) -> tuple[Any, ...]:
+    """Where in the grid a point is."""
+    return tuple(point[key] for key in ("model", "tuning", "length", "batch", "checkpointing", "device"))
+
+
+def read_points(paths: list[Path]) -> list[dict[str, Any]]:
+    """The points of result files, each place of the grid once and in its order."""
+    points = {place(point): point for path in paths for point in json.loads(path.read_text())["points"]}
+    names, tunings = list(MODELS), list(TUNINGS)
+    return [
+        points[key] for key in sorted(points, key=lambda key: (names.index(key[0]), tunings.index(key[1]), *key[2:]))
+    ]
+
+
+def predict_again(paths: list[Path], output: Path | None) -> None:
+    """Gather the points of result files, with the predictions of this version in the place of theirs."""
     with tempfile.TemporaryDirectory() as folder:
         points = []
-        for point in result["points"]:
+        for point in read_points(paths):
             base = Path(folder) / point["model"]
             if not base.exists():
                 save_base(MODELS[point["model"]], base)
             points.append(compare({**point, "folder": str(base)}, point))
-    summary = summarize(points)
-    path.write_text(json.dumps({**result, "summary": summary, "points": points}, indent=1) + "\n")
-    print(json.dumps(summary, indent=2))
+    write(output, points)
+    print(json.dumps(summarize(points), indent=2))
 
 
 def summarize(points: list[dict[str, Any]]) -> dict[str, Any]:
