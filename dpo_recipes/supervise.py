@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
@@ -205,7 +206,7 @@ def _who(rank: int | None, run: RunDirectory) -> str:
 
 
 def _where_it_goes_on(run: RunDirectory) -> str:
-    saved = any(run.checkpoints.glob("checkpoint-*"))
+    saved = any(newest_first(run.checkpoints))
     return f"it can go on from the last checkpoint in {run.checkpoints}" if saved else "it had no checkpoint yet"
 
 

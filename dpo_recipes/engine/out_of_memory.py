@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from copy import copy
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.engine.checkpoints.folder import newest_first
+from dpo_recipes.engine.counts import Counts, put_back, take_counts
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 
@@ -18,7 +18,8 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
     """`trainer.train()`; where memory runs out and `adjusts` is set, again from the last step with the next smaller
     micro-batch that keeps the effective batch, down to one pair. Then the error is raised as it came."""
     mark = StepMark(trainer)
-    trainer.add_callback(mark)
+    if adjusts:
+        trainer.add_callback(mark)
     while True:
         checkpoint = trainer.checkpoint_state.checkpoint
         try:
@@ -46,29 +47,19 @@ class StepMark(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.loss = torch.zeros(())
-        self.num_tokens = trainer._total_train_tokens
-        self.metrics: dict[str, list[float]] = {}
-        self.positions = copy(trainer.prefix_sharing.trained)
+        self.counts: Counts | None = None
+        """None before the first step."""
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remember."""
-        trainer = self.trainer
-        self.loss = trainer._tr_loss.clone()
-        self.num_tokens = trainer._total_train_tokens
-        self.metrics = {name: list(values) for name, values in trainer._metrics["train"].items()}
-        self.positions = copy(trainer.prefix_sharing.trained)
+        self.counts = take_counts(self.trainer)
 
     def restore(self) -> None:
         """Forget what came after."""
-        trainer = self.trainer
-        trainer._tr_loss = self.loss
-        trainer._total_train_tokens = self.num_tokens
-        vars(trainer.prefix_sharing.trained).update(vars(self.positions))
-        trainer._metrics["train"].clear()
-        trainer._metrics["train"].update(self.metrics)
+        if self.counts is not None:
+            put_back(self.trainer, self.counts)
 
 
 def smaller_micro_batch(args: Any) -> int | None:

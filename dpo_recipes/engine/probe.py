@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.engine.counts import put_back, take_counts
 from dpo_recipes.events import EventLog
 
 
@@ -49,9 +50,7 @@ def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
 
 def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
     """One pass each way that leaves nothing behind: no gradient, no metric, no count."""
-    sharing = trainer.prefix_sharing
-    counted, num_tokens = sharing.trained, trainer._total_train_tokens
-    sharing.trained = type(counted)()
+    counts = take_counts(trainer)
     model = trainer.model_wrapped
     model.train()
     try:
@@ -60,8 +59,7 @@ def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
         trainer.accelerator.backward(loss)
     finally:
         model.zero_grad(set_to_none=True)
-        trainer._metrics["train"].clear()
-        sharing.trained, trainer._total_train_tokens = counted, num_tokens
+        put_back(trainer, counts)
 
 
 def cuda_devices() -> list[int]:

@@ -11,7 +11,6 @@ from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
 from dpo_recipes.engine.checkpoints.choice import find_start, take_best
-from dpo_recipes.engine.checkpoints.folder import find_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
@@ -85,13 +84,13 @@ def train(  # noqa: PLR0913
     checkpoint of other data) and T617 (of another strategy).
     """
     team = team or Team()
-    start = find_start(run, tokenized.key, team, events)
+    start = find_start(run, tokenized.key, team, events, keeps_best=recipe.checkpoints.keep_best)
     datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
     datasets["train"] = seen_pairs(recipe, datasets["train"], team.processes.count)
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
-    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start.path, team.processes)
+    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, team.processes)
     metrics = MetricsCallback(
         run.metrics if team.processes.is_main else None, events, tokens_per_pair, start.metrics_bytes
     )
@@ -105,7 +104,7 @@ def train(  # noqa: PLR0913
         recipe.checkpoints.save_total_limit,
         {"data": tokenized.key, "strategy": team.strategy, "num_processes": team.processes.count},
         team.processes,
-        best=find_best(run.checkpoints),
+        best=start.best,
     )
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, team.processes)
     if trainer.prefix_sharing.refusal:

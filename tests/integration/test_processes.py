@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from tiny import recipe_text, write_pairs
 
+from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Interrupted
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.workflow import run_recipe
@@ -238,3 +239,23 @@ def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(run: Ca
     ]
     assert last[0] == last[1]
     assert list((seen["dir"] / "checkpoints").glob(f"checkpoint-*{last[0]}"))
+
+
+def test_processes_agree_which_checkpoint_is_the_best(run: Callable[..., Run], tmp_path: Path) -> None:
+    """Held-out pairs with their answers exchanged: the more is learned, the worse the held-out loss."""
+    held_out = tmp_path / "held_out.jsonl"
+    worse = [{"prompt": f"{n}?", "chosen": f"Many things could be said about {n}.", "rejected": "1."} for n in range(6)]
+    held_out.write_text("".join(json.dumps(pair) + "\n" for pair in worse))
+    settings = [f"data.eval.sources=[{{path: {held_out}}}]", "data.eval.fraction=null", f"output_dir={tmp_path}"]
+    keep = "checkpoints={save_steps: 1, save_total_limit: 1, keep_best: true}"
+    both = run(2, keep, "training.eval_steps=1", *settings)
+    rows = [json.loads(line) for line in (both.path / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row and row["step"]}
+    best, last = min(losses, key=lambda step: losses[step]), both.result["steps"]
+    assert best != last
+    assert {path.name for path in newest_first(both.path / "checkpoints")} == {
+        f"checkpoint-{best}",
+        f"checkpoint-{last}",
+    }
+    saved = (both.path / "model" / "model.safetensors").read_bytes()
+    assert saved == (both.path / "checkpoints" / f"checkpoint-{best}" / "model.safetensors").read_bytes()

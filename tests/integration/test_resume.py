@@ -190,6 +190,6 @@ def test_a_step_that_was_not_asked_to_stop_leaves_no_word_of_it(work: Work, tiny
 
 def test_a_node_that_does_not_see_the_checkpoint_says_so(tmp_path: Path) -> None:
     elsewhere = Checkpoint(tmp_path / "nosuch" / "checkpoint-3", 3, {"data": "abc"})
-    processes = SimpleNamespace(is_main=False, share=lambda mine: elsewhere)
+    processes = SimpleNamespace(is_main=False, share=lambda mine: (elsewhere, None))
     with pytest.raises(RunError, match="T618"):
-        find_start(RunDirectory(tmp_path), "abc", SimpleNamespace(processes=processes), None)
+        find_start(RunDirectory(tmp_path), "abc", SimpleNamespace(processes=processes), None, keeps_best=False)

@@ -165,3 +165,16 @@ def test_the_variable_length_kernel_takes_the_arguments_that_it_is_given() -> No
     names = list(inspect.signature(varlen_attn).parameters)
     assert names[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
     assert {"scale", "window_size", "enable_gqa"} <= set(names)
+
+
+def test_the_trainers_count_under_the_names_that_checkpoints_keep() -> None:
+    """engine/counts.py and engine/checkpoints/loop_state.py read and set them."""
+    from transformers import Trainer
+
+    loop = inspect.getsource(Trainer._inner_training_loop)
+    for name in ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step"):
+        assert f"self.{name} = " in loop, name
+    assert "on_train_begin" in loop[loop.index("self._globalstep_last_logged = ") :]  # where they are put back
+    counting = inspect.getsource(DPOTrainer._compute_loss)
+    assert "self._total_train_tokens += " in counting
+    assert "self._metrics[mode]" in counting

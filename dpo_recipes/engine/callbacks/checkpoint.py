@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import IntervalStrategy
 
 from dpo_recipes.engine.callbacks.stop import StopRequest
+from dpo_recipes.engine.checkpoints.choice import Start
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.events import EventLog
@@ -33,14 +35,14 @@ class CheckpointCallback(TrainerCallback):
         stop: StopRequest,
         metrics: Path,
         events: EventLog,
-        checkpoint: Path | None,
+        start: Start,
         processes: Processes,
     ) -> None:
         self.settings = settings
         self.stop = stop
         self.metrics = metrics
         self.events = events
-        self.checkpoint = checkpoint
+        self.checkpoint = start.path
         """The one that this run goes on from."""
         self.trainer: Any = None
         """Set when it exists; transformers passes callbacks the model but not itself."""
@@ -52,7 +54,9 @@ class CheckpointCallback(TrainerCallback):
         self._began = self._last = time.monotonic()
         self._waiting = False
         self._is_evaluation_due = False
+        self._lowest_loss = math.inf if start.best is None else start.best.facts["eval_loss"]
         self._best_loss: float | None = None
+        """Of the model that is to be saved, where it is the best so far."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -97,13 +101,13 @@ class CheckpointCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """With `keep_best`, save what is better than all before."""
+        """With `keep_best`, save what is better than all before; the held-out loss is the same in all processes."""
         loss = (metrics or {}).get("eval_loss")
         if not self.settings.keep_best or loss is None or not state.global_step or not self.trainer.is_in_train:
             return
-        best = self.trainer.checkpoints.best
-        if best is None or loss < best.facts["eval_loss"]:
-            self._best_loss, control.should_save = loss, True
+        if loss < self._lowest_loss:
+            self._lowest_loss = self._best_loss = loss
+            control.should_save = True
 
     def take_state(self) -> dict[str, Any]:
         """What a checkpoint that is being written keeps for `on_train_begin`."""

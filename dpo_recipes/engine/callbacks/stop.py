@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import Interrupted, RunError
 
 
@@ -32,7 +33,7 @@ class StopRequest:
             raise self._error()
 
     def _error(self) -> Interrupted:
-        if self.checkpoints is not None and any(self.checkpoints.glob("checkpoint-*")):
+        if self.checkpoints is not None and any(newest_first(self.checkpoints)):
             return interrupted("after its last checkpoint")
         return Interrupted.of(
             "I130",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_newest
+from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest
 from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
 from dpo_recipes.engine.team import Team
 from dpo_recipes.errors import RunError
@@ -26,20 +26,24 @@ class Start:
     """How much of metrics.jsonl was written before it."""
     base_metrics: dict[str, float] | None = None
     """Of the untouched base, where they have been measured."""
+    best: Checkpoint | None = None
+    """The best one on held-out pairs so far, where that is looked for."""
 
 
-def find_start(run: RunDirectory, data: str, team: Team, events: EventLog) -> Start:
+def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, keeps_best: bool) -> Start:
     """The newest whole checkpoint; damaged ones are named and passed over. The same one in all processes.
 
     Raises `RunError` T616 where it was trained on other data, T617 where the processes cannot read it, and T618 where a
     machine does not see it.
     """
     checkpoint: Checkpoint | None = None
+    best: Checkpoint | None = None
     if team.processes.is_main:
         checkpoint, damaged = find_newest(run.checkpoints)
         for sentence in damaged:
             events.emit("note", text=sentence)
-    checkpoint = team.processes.share(checkpoint)
+        best = find_best(run.checkpoints) if keeps_best else None
+    checkpoint, best = team.processes.share((checkpoint, best))
     if checkpoint is None:
         return Start()
     if not checkpoint.path.is_dir():
@@ -58,7 +62,7 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog) -> St
         )
     _check_readable(checkpoint, team)
     state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
-    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], state["base_metrics"])
+    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], state["base_metrics"], best)
 
 
 def _check_readable(checkpoint: Checkpoint, team: Team) -> None:
@@ -79,7 +83,8 @@ def take_best(trainer: Any, events: EventLog) -> None:
     """Give the trainer the weights of its best checkpoint where these are better on held-out pairs than the last."""
     rows = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step]
     last = next((row for row in reversed(rows) if "eval_loss" in row), None) or trainer.evaluate()
-    best = trainer.checkpoints.best
+    # Looked up by one: only it writes manifests, and all must load the same weights.
+    best = trainer.checkpoints.processes.share(trainer.checkpoints.best)
     if best is None or best.facts["eval_loss"] >= last["eval_loss"]:
         return
     trainer.state.best_model_checkpoint = str(best.path)

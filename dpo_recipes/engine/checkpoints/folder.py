@@ -21,6 +21,8 @@ PREFIX = "checkpoint-"
 WRITING = ".writing"
 """Where a checkpoint is written; whatever is in it was never finished."""
 _MANIFEST = "manifest.json"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What a manifest raises that is not there, cut off, or no manifest."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def find_damage(folder: Path) -> str | None:
                 return f"{name} has {path.stat().st_size} bytes instead of {size}"
             if file_digest(path) != digest:
                 return f"the checksum of {name} differs"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _UNREADABLE as error:
         return f"its manifest cannot be read ({type(error).__name__})"
     return None
 
@@ -89,8 +91,15 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def find_best(folder: Path) -> Checkpoint | None:
     """The whole checkpoint that was the best on held-out pairs when it was written, the last such one."""
-    whole = (read(path) for path in newest_first(folder) if find_damage(path) is None)
-    return next((checkpoint for checkpoint in whole if checkpoint.facts.get("is_best")), None)
+    for path in newest_first(folder):
+        try:
+            checkpoint = read(path)
+        except _UNREADABLE:
+            continue
+        # Checksums last: they read all of a checkpoint, and of most one line of the manifest tells enough.
+        if checkpoint.facts.get("is_best") and find_damage(path) is None:
+            return checkpoint
+    return None
 
 
 def read(path: Path) -> Checkpoint:

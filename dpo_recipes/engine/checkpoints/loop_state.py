@@ -8,22 +8,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from dpo_recipes.engine.counts import Counts, put_back, take_counts
+from dpo_recipes.engine.prefix_sharing import Positions
+
 _FILE = "loop_state_{rank}.json"
 
 
 def save_loop_state(trainer: Any, folder: Path, more: dict[str, Any]) -> None:
     """Write what this process has counted since training began, and since the last row of metrics, into a checkpoint.
 
-    `_tr_loss`, `_total_loss_scalar` and `_globalstep_last_logged` are transformers 5.23's, `_metrics` and
-    `_total_train_tokens` TRL 1.16's; tests/integration/test_upstream.py fails when they move.
+    `_total_loss_scalar`, `_globalstep_last_logged` and `_initial_global_step` are transformers 5.23's;
+    tests/integration/test_upstream.py fails when they move.
     """
+    counts = take_counts(trainer)
     state = {
-        "loss": trainer._tr_loss.item(),
+        "loss": counts.loss.item(),
         "total_loss": trainer._total_loss_scalar,
         "last_logged": trainer._globalstep_last_logged,
-        "metrics": dict(trainer._metrics["train"]),
-        "num_tokens": trainer._total_train_tokens,
-        "positions": asdict(trainer.prefix_sharing.trained),
+        "metrics": counts.metrics,
+        "num_tokens": counts.num_tokens,
+        "positions": asdict(counts.positions),
         **more,
     }
     (folder / _FILE.format(rank=trainer.args.process_index)).write_text(json.dumps(state), encoding="utf-8")
@@ -35,13 +41,11 @@ def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
     With another number of processes than wrote it, sums become this process's share of all.
     """
     state = read_loop_state(folder, trainer.args.process_index, trainer.args.world_size)
-    trainer._tr_loss.fill_(state["loss"])
+    positions = Positions(**state["positions"])
+    put_back(trainer, Counts(torch.tensor(state["loss"]), state["metrics"], state["num_tokens"], positions))
     trainer._total_loss_scalar = state["total_loss"]
     trainer._globalstep_last_logged = state["last_logged"]
     trainer._initial_global_step = 0
-    trainer._metrics["train"].update(state["metrics"])
-    trainer._total_train_tokens = state["num_tokens"]
-    vars(trainer.prefix_sharing.trained).update(state["positions"])
     return state
 
 

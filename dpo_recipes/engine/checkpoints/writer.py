@@ -35,12 +35,11 @@ class CheckpointWriter:
         """What each manifest tells of the run."""
         self.processes = processes
         self.best = best
-        """The one with the lowest held-out loss, where that is looked for."""
+        """The one with the lowest held-out loss, where that is looked for. The first process alone keeps it up."""
         self.blocked_s = 0.0
         """How long training has waited for checkpoints."""
         self.last_s = 0.0
         """How long the last one took until it was sealed."""
-        self.saved_step = -1
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -68,7 +67,6 @@ class CheckpointWriter:
         finally:
             args.output_dir = output_dir
         self.processes.wait()
-        self.saved_step = step
         self.blocked_s += time.monotonic() - began
         if self.processes.is_main:
             self._thread = threading.Thread(target=self._seal, args=(written, {**self.facts, **facts}, began))
