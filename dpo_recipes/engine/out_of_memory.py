@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dpo_recipes.data.lengths import pair_lengths
 from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.engine.counts import Counts, put_back, take_counts
 from dpo_recipes.errors import causes, is_out_of_memory
@@ -27,18 +30,16 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
         except (RuntimeError, MemoryError) as error:
             if not adjusts or not any(map(is_out_of_memory, causes(error))):
                 raise
-            size = smaller_micro_batch(trainer.args)
-            if size is None:
+            smaller = smaller_micro_batch(trainer)
+            if smaller is None:
                 raise
             reason = str(error).strip().splitlines()[0]
         # Outside of the handler: the exception holds the frames, and these hold the tensors.
         mark.restore()
         _set_aside(trainer)
-        change_micro_batch(trainer, size)
+        settings = smaller()
         events.emit(
-            "note",
-            text=f"out of memory after step {trainer.state.global_step} ({reason}); going on with "
-            f"micro_batch_size {size} and gradient_accumulation_steps {trainer.args.gradient_accumulation_steps}",
+            "note", text=f"out of memory after step {trainer.state.global_step} ({reason}); going on with {settings}"
         )
 
 
@@ -62,21 +63,33 @@ class StepMark(TrainerCallback):
             put_back(self.trainer, self.counts)
 
 
-def smaller_micro_batch(args: Any) -> int | None:
-    """The largest micro-batch below the present one that divides the pairs of a step; none below one."""
+def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
+    """What gives a trainer the next smaller micro-batch with the same effective batch, and tells the settings for it;
+    none below one pair."""
+    if trainer.max_tokens is not None:
+        longest = int(pair_lengths(trainer.train_dataset).sum(axis=1).max())
+        budget = max(longest, trainer.max_tokens // 2)
+        return partial(_change_budget, trainer, budget) if budget < trainer.max_tokens else None
+    args = trainer.args
     total = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    return next((size for size in range(args.per_device_train_batch_size - 1, 0, -1) if total % size == 0), None)
+    sizes = (size for size in range(args.per_device_train_batch_size - 1, 0, -1) if total % size == 0)
+    size = next(sizes, None)
+    return None if size is None else partial(_change_size, trainer, size)
 
 
-def change_micro_batch(trainer: Any, size: int) -> None:
-    """Give a trainer another micro-batch and the accumulation that keeps its effective batch.
+def _change_budget(trainer: Any, max_tokens: int) -> str:
+    # Under --fit one process is alone, and its reference and evaluations are divided as well.
+    trainer.max_tokens = trainer.prefix_sharing.max_tokens_per_pass = max_tokens
+    return f"max_tokens_per_pass {max_tokens}"
 
-    accelerate's own count of accumulated passes stays at 1: transformers 5.23 divides the loss itself.
-    """
+
+def _change_size(trainer: Any, size: int) -> str:
+    # accelerate's own count of accumulated passes stays at 1: transformers 5.23 divides the loss itself.
     args = trainer.args
     total = args.per_device_train_batch_size * args.gradient_accumulation_steps
     args.per_device_train_batch_size = trainer._train_batch_size = size
     args.gradient_accumulation_steps = total // size
+    return f"micro_batch_size {size} and gradient_accumulation_steps {args.gradient_accumulation_steps}"
 
 
 def _set_aside(trainer: Any) -> None:

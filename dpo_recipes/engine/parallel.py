@@ -8,7 +8,6 @@ from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.engine.rounds import (
     ROUND,
     BatchesOfRank,
-    Round,
     RoundCollator,
     Rounds,
     RowsOfRank,
@@ -25,8 +24,8 @@ class ParallelBatches:
     """
 
     processes: Processes = ALONE
-    round: Round | None = None
-    """Of the batch that was computed last."""
+    round: Any = None
+    """Of the batch that was computed last, a `Round` or a `token_batches.Pass`; none where nothing is dealt."""
     accelerator: Any
     args: Any
     data_collator: Any

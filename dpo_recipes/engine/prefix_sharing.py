@@ -22,8 +22,14 @@ Mode = Literal["auto", "on", "off"]
 
 WORTH_PACKING = 0.97
 """Above this share of distinct positions a batch is computed padded: packing would cost what it saves."""
+
 _PLAIN_ARGUMENTS = {"input_ids", "attention_mask", "use_cache", "return_dict"}
 """A call with any other argument that is set is not a trainer's, and goes the plain way."""
+
+
+def is_worth_packing(distinct: int, padded: int) -> bool:
+    """Whether a batch of so many distinct tokens is computed in packed rows rather than padded ones."""
+    return 0 < distinct <= WORTH_PACKING * padded
 
 
 @dataclass
@@ -97,7 +103,7 @@ class PrefixSharing:
             return self.plain(*args, **kwargs)
         self._prove(kwargs["input_ids"].device)
         distinct = sum(lengths.distinct)
-        packs = self.refusal is None and 0 < distinct <= WORTH_PACKING * lengths.num_padded
+        packs = self.refusal is None and is_worth_packing(distinct, lengths.num_padded)
         (self.trained if torch.is_grad_enabled() else self.measured).count(lengths, packed=packs)
         if not packs:
             return self.plain(*args, **kwargs)

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dpo_recipes.data.lengths import pair_lengths
 from dpo_recipes.engine.counts import put_back, take_counts
+from dpo_recipes.engine.token_batches import as_lengths, fullest
 from dpo_recipes.events import EventLog
 
 
@@ -43,7 +44,10 @@ class ProbeCallback(TrainerCallback):
 
 def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
     """The pairs with the most tokens, collated as the trainer does it."""
-    longest = np.argsort(-pair_lengths(pairs).sum(axis=1), kind="stable")[:size]
+    lengths = pair_lengths(pairs)
+    longest = np.argsort(-lengths.sum(axis=1), kind="stable")[:size]
+    if trainer.max_tokens is not None:
+        longest = fullest(as_lengths(lengths), trainer.max_tokens, size, shares=trainer.prefix_sharing.is_active)
     rows = [trainer.train_dataset[int(index)] for index in longest]
     return trainer._prepare_inputs(trainer.data_collator(rows))
 

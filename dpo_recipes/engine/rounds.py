@@ -139,7 +139,7 @@ class RowsOfRank(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.pairs[index]
 
-    def __getitems__(self, indices: Indices) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Any) -> list[dict[str, Any]]:
         """The rows of a micro-batch."""
         return [{**self.pairs[index], ROUND: indices.round} for index in indices]
 

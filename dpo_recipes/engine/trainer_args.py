@@ -9,6 +9,7 @@ from typing import Any
 from trl.trainer.dpo_config import DPOConfig
 
 from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.recipe.schema import Recipe
 
@@ -44,15 +45,16 @@ def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
 
 def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
     training = recipe.training
+    batch_size, accumulation = batch_of(recipe).trainer_batch
     evaluates = recipe.data.eval.is_set
     eval_strategy = "epoch" if training.eval_steps == "epoch" else "steps" if training.eval_steps else "no"
     return {
         "output_dir": str(run.checkpoints),
         "num_train_epochs": training.num_epochs,
         "max_steps": training.max_steps or -1,
-        "per_device_train_batch_size": training.micro_batch_size,
+        "per_device_train_batch_size": batch_size,
         "per_device_eval_batch_size": training.micro_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_accumulation_steps": accumulation,
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
         "lr_scheduler_kwargs": {} if training.min_lr_ratio is None else {"min_lr_rate": training.min_lr_ratio},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.recipe.schema import Recipe
 
 Settings = dict[str, Any]
@@ -99,8 +100,8 @@ def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change
 def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
     """For each of checkpointing as it is, and on: the largest micro-batch that fits, with the effective batch kept."""
     for checkpointing in sorted({recipe.training.gradient_checkpointing, True}):
-        for size in _smaller_sizes(recipe):
-            settings = _settings(recipe, size, checkpointing=checkpointing)
+        for smaller in _smaller_micro_batches(recipe):
+            settings = {**smaller, **_checkpointing(recipe, checkpointing)}
             if settings:
                 change = _change(recipe, try_, settings, SAME_RESULT)
                 yield change
@@ -108,26 +109,33 @@ def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
                     break
 
 
-def _smaller_sizes(recipe: Recipe) -> list[int]:
-    """Micro-batches that divide the pairs of a step, from the recipe's down to one."""
-    size = recipe.training.micro_batch_size
-    total = size * recipe.training.gradient_accumulation_steps
-    return [smaller for smaller in range(size, 0, -1) if total % smaller == 0]
+def _smaller_micro_batches(recipe: Recipe) -> list[Settings]:
+    """Settings of micro-batches from the recipe's, which needs none, down to the smallest, with the same effective
+    batch: by the half down to what any two sequences may have where they are filled by tokens, else every size that
+    divides the pairs of a step."""
+    training, most = recipe.training, max_tokens(recipe)
+    if most is not None:
+        least = min(most, 2 * recipe.data.max_length)
+        budgets = [most]
+        while budgets[-1] > least:
+            budgets.append(max(least, budgets[-1] // 2))
+        return [{} if budget == most else {"training.max_tokens_per_pass": budget} for budget in budgets]
+    total = training.micro_batch_size * training.gradient_accumulation_steps
+    sizes = [size for size in range(training.micro_batch_size, 0, -1) if total % size == 0]
+    return [
+        {}
+        if size == training.micro_batch_size
+        else {"training.micro_batch_size": size, "training.gradient_accumulation_steps": total // size}
+        for size in sizes
+    ]
 
 
-def _settings(recipe: Recipe, size: int, *, checkpointing: bool) -> Settings:
-    training, settings = recipe.training, {}
-    if size != training.micro_batch_size:
-        total = training.micro_batch_size * training.gradient_accumulation_steps
-        settings["training.micro_batch_size"] = size
-        settings["training.gradient_accumulation_steps"] = total // size
-    if checkpointing != training.gradient_checkpointing:
-        settings["training.gradient_checkpointing"] = checkpointing
-    return settings
+def _checkpointing(recipe: Recipe, wanted: bool) -> Settings:
+    return {} if wanted == recipe.training.gradient_checkpointing else {"training.gradient_checkpointing": wanted}
 
 
 def _leanest(recipe: Recipe) -> Settings:
-    return _settings(recipe, 1, checkpointing=True)
+    return {**_smaller_micro_batches(recipe)[-1], **_checkpointing(recipe, True)}
 
 
 def _other_jobs(recipe: Recipe, *, is_cuda: bool) -> Iterator[tuple[Settings, str]]:

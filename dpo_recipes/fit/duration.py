@@ -9,6 +9,7 @@ from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.fit.simulation.trace import Rates
 from dpo_recipes.fit.workload import Workload
+from dpo_recipes.launch.batch import batch_of
 
 _ANSWERS_AT_ONCE = 8
 """As evaluate/samples.py generates them."""
@@ -36,17 +37,18 @@ def estimate_duration(
 ) -> Duration:
     """The time of reference pass, training, evaluations and sample answers."""
     recipe = skeleton.recipe
-    training = recipe.training
-    batch = Batch.of(*workload.typical(recipe).T)
+    typical = workload.typical(recipe)
+    batch = Batch.of(*typical.T)
     forward = simulate(skeleton, batch, rates, trains=False)
     step = simulate(skeleton, batch, rates)
-    micro_batches = training.gradient_accumulation_steps
+    size = len(typical)
+    micro_batches = batch_of(recipe).pairs_per_step / size
     # The optimizer reads and writes parameters, gradients and its state once.
     update_s = 5 * weights.trainable_bytes / rates.bandwidth
     step_s, step_flops = micro_batches * step.seconds + update_s, micro_batches * step.flops
     if facts.num_steps is None or facts.num_train_pairs is None:
         return Duration(step_s, step_flops, None, None)
-    pair_s, pair_flops = forward.seconds / training.micro_batch_size, forward.flops / training.micro_batch_size
+    pair_s, pair_flops = forward.seconds / size, forward.flops / size
     seen = min(facts.num_train_pairs, facts.num_steps * facts.pairs_per_step)
     held_out, tested = facts.num_eval_pairs or 0, facts.num_test_pairs or 0
     evaluated = (2 + _evaluations(facts)) * held_out + 2 * tested

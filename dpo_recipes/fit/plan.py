@@ -16,6 +16,7 @@ from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights, load_skeleton, weigh
 from dpo_recipes.fit.target import Target
 from dpo_recipes.fit.workload import Workload
+from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe
 
@@ -147,8 +148,9 @@ class Planner:
         workload = self._workload
         longest = Batch.of(*workload.longest(recipe).T)
         peak = estimate_memory(skeleton, weights, longest, self._rates, self._sharding).peak_bytes
-        typical = simulate(skeleton, Batch.of(*workload.typical(recipe).T), self._rates)
-        step_s = typical.seconds * recipe.training.gradient_accumulation_steps
+        typical = workload.typical(recipe)
+        passes = batch_of(recipe).pairs_per_step / len(typical)
+        step_s = simulate(skeleton, Batch.of(*typical.T), self._rates).seconds * passes
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.engine.token_batches import as_lengths, fullest
 from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.launch.batch import batch_of, max_tokens
 from dpo_recipes.recipe.schema import Recipe
 
 Lengths = np.ndarray
@@ -40,27 +42,34 @@ class Workload:
 
         Chance may bring the longest pairs together, whatever the order.
         """
-        size = recipe.training.micro_batch_size
+        size, _ = batch_of(recipe).trainer_batch
         if self.lengths is None:
             prompt = recipe.data.max_length // 2
             answer = recipe.data.max_length - prompt
-            return np.tile([prompt, answer, answer], (size, 1))
-        rows = self.lengths["train"]
-        order = np.argsort(rows.sum(axis=1), kind="stable")[::-1]
-        return rows[order[:size]]
+            return _together(recipe, np.tile([prompt, answer, answer], (size, 1)), size)
+        return _together(recipe, self.lengths["train"], size)
 
     def typical(self, recipe: Recipe) -> Lengths:
         """A micro-batch of pairs of the mean length."""
         if self.lengths is None:
             return self.longest(recipe)
+        size, _ = batch_of(recipe).trainer_batch
         mean = np.maximum(1, np.rint(self.lengths["train"].mean(axis=0))).astype(int)
-        return np.tile(mean, (recipe.training.micro_batch_size, 1))
+        return _together(recipe, np.tile(mean, (size, 1)), size)
 
     def tokens(self, split: str) -> int | None:
         """Distinct tokens of a split: of each pair the prompt once and both answers."""
         if self.lengths is not None:
             return int(self.lengths[split].sum()) if split in self.lengths else 0
         return None
+
+
+def _together(recipe: Recipe, rows: Lengths, size: int) -> Lengths:
+    """The longest of some pairs that are computed together: so many, or as many as a pass may have tokens."""
+    most = max_tokens(recipe)
+    if most is None:
+        return rows[np.argsort(-rows.sum(axis=1), kind="stable")[:size]]
+    return rows[fullest(as_lengths(rows), most, size, shares=recipe.training.prefix_sharing != "off")]
 
 
 def read_workload(datasets: dict[str, Any]) -> Workload:

@@ -8,6 +8,8 @@ from typing import Any
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.recipe.schema import Recipe
 
+_OF_WHOLE_BATCHES = frozenset({"aot", "aot_unpaired", "sft"})
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -18,6 +20,17 @@ class BatchPlan:
     num_nodes: int
     micro_batch_size: int
     gradient_accumulation_steps: int
+    max_tokens: int | None = None
+    """Of a micro-batch, where these are filled by tokens; then the two numbers above only say how many pairs a process
+    computes in a step."""
+
+    @property
+    def trainer_batch(self) -> tuple[int, int]:
+        """Pairs of one of the trainer's batches in each process, and how many it accumulates. Micro-batches that are
+        filled by tokens are made within a batch that is a whole step."""
+        if self.max_tokens is not None:
+            return self.micro_batch_size * self.gradient_accumulation_steps, 1
+        return self.micro_batch_size, self.gradient_accumulation_steps
 
     @property
     def pairs_per_step(self) -> int:
@@ -37,6 +50,9 @@ class BatchPlan:
         """The plan in words."""
         nodes = f" on {self.num_nodes} nodes" if self.num_nodes > 1 else ""
         processes = f"{self.num_processes} process{'es' if self.num_processes > 1 else ''}{nodes}"
+        if self.max_tokens is not None:
+            share, _ = self.trainer_batch
+            return f"{self.pairs_per_step} pairs a step: {processes} × {share} in passes of {self.max_tokens:,} tokens"
         return (
             f"{self.pairs_per_step} pairs a step: {processes} × micro-batch {self.micro_batch_size} × "
             f"{self.gradient_accumulation_steps} accumulated"
@@ -78,7 +94,7 @@ def plan_batch(recipe: Recipe, num_processes: int, num_nodes: int = 1) -> BatchP
     share = total // num_processes
     largest = min(recipe.training.micro_batch_size, share)
     micro = next(size for size in range(largest, 0, -1) if share % size == 0)
-    return BatchPlan(num_processes, num_nodes, micro, share // micro)
+    return BatchPlan(num_processes, num_nodes, micro, share // micro, max_tokens(recipe))
 
 
 def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
@@ -88,6 +104,24 @@ def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
     }
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
+
+
+def max_tokens(recipe: Recipe) -> int | None:
+    """To how many tokens micro-batches are filled; none where they have equally many pairs.
+
+    So it is too where a loss compares the pairs of a micro-batch with one another, or takes a mean over all their
+    tokens (TRL 1.16's `DPOTrainer._compute_loss`): it would be another one with other pairs in it.
+    """
+    losses = recipe.objective.loss_type
+    of_whole_batches = _OF_WHOLE_BATCHES.intersection([losses] if isinstance(losses, str) else losses)
+    return None if of_whole_batches else recipe.training.max_tokens_per_pass
+
+
+def batch_of(recipe: Recipe, num_processes: int = 1, num_nodes: int = 1) -> BatchPlan:
+    """The plan in which each of so many processes takes the micro-batch and accumulation of a recipe as they are."""
+    training = recipe.training
+    sizes = (training.micro_batch_size, training.gradient_accumulation_steps)
+    return BatchPlan(num_processes, num_nodes, *sizes, max_tokens(recipe))
 
 
 def uneven_nodes(num_processes: int, num_nodes: int) -> RecipeError:

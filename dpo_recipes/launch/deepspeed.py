@@ -28,10 +28,11 @@ def deepspeed_config(recipe: Recipe, strategy: str, batch: BatchPlan, dtype: str
         zero["offload_param"] = {"device": "cpu", "pin_memory": recipe.hardware.device != "cpu"}
     if strategy == "deepspeed-zero3":
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    micro_batch, accumulation = batch.trainer_batch
     config = {
         "train_batch_size": batch.pairs_per_step,
-        "train_micro_batch_size_per_gpu": batch.micro_batch_size,
-        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": recipe.training.max_grad_norm,
         "bf16": {"enabled": "auto" if dtype is None else dtype == "bfloat16"},
         "fp16": {"enabled": "auto" if dtype is None else dtype == "float16"},

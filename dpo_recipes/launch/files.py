@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.launch.batch import BatchPlan, plan_batch
+from dpo_recipes.launch.batch import BatchPlan, batch_of, plan_batch
 from dpo_recipes.launch.deepspeed import deepspeed_config, stage_of
 from dpo_recipes.launch.fsdp import fsdp_config
 from dpo_recipes.recipe.schema import Recipe
@@ -36,14 +36,13 @@ class LaunchPlan:
             plain["num_nodes"],
             plain["micro_batch_size"],
             plain["gradient_accumulation_steps"],
+            plain["max_tokens"],
         )
         return cls(batch, plain["strategy"], plain["reason"])
 
     def with_batch_of(self, recipe: Recipe) -> LaunchPlan:
         """The plan with the micro-batch and accumulation of a recipe that has been fitted to a device."""
-        training = recipe.training
-        sizes = (training.micro_batch_size, training.gradient_accumulation_steps)
-        return replace(self, batch=BatchPlan(self.batch.num_processes, self.batch.num_nodes, *sizes))
+        return replace(self, batch=batch_of(recipe, self.batch.num_processes, self.batch.num_nodes))
 
 
 def first_plan(recipe: Recipe, batch: BatchPlan) -> LaunchPlan:

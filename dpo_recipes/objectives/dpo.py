@@ -12,18 +12,20 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.head import prepare_head
-from dpo_recipes.engine.parallel import ParallelBatches
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import add_reference
+from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.evaluate.metrics import name_as_test
+from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 
 
-class PretokenizedDPOTrainer(ParallelBatches, DPOTrainer):
+class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
     `_prepare_dataset` and `_precompute_ref_logps` are private upstream; tests/integration/test_upstream.py fails when
@@ -94,7 +96,10 @@ def build_trainer(
     training = recipe.training
     check_longest_pair(datasets, training.max_tokens_per_pass)
     prepare_head(bundle.device)
-    sharing = share_prefixes(bundle.policy, training.prefix_sharing, training.max_tokens_per_pass)
+    # Each pass brings sharded weights together in all processes, which must therefore make equally many of a batch.
+    is_sharded = run.launch is not None and run.launch.strategy in SHARDS_WEIGHTS
+    most = None if is_sharded else training.max_tokens_per_pass
+    sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
     trainer = PretokenizedDPOTrainer(
         model=bundle.policy,
@@ -107,6 +112,7 @@ def build_trainer(
         processes=run.processes,
     )
     trainer.prefix_sharing = sharing
+    trainer.max_tokens = max_tokens(recipe)
     sharing.prove()  # where the reference was known already, no batch has been computed yet
     # TRL 1.16 makes an adapter on a quantized base bfloat16, where steps of a usual size get lost in rounding.
     model: Any = trainer.model

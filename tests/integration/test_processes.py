@@ -108,6 +108,13 @@ def test_two_processes_take_the_steps_of_one(alone: Run, both: Run) -> None:
         assert both.result["base_metrics"][name] == pytest.approx(base[name], rel=1e-5), name
 
 
+def test_two_processes_share_passes_that_are_filled_by_tokens(run: Callable[..., Run], alone: Run) -> None:
+    other = run(2, "training.max_tokens_per_pass=80")
+    assert_same_steps(alone, other)
+    assert other.read("launch.json")["max_tokens"] == 80
+    assert other.result["pairs_per_second"] > 0
+
+
 def test_accumulation_makes_up_for_the_second_process_and_it_is_said(both: Run) -> None:
     plan = both.read("launch.json")
     assert {name: plan[name] for name in ("num_processes", "micro_batch_size", "gradient_accumulation_steps")} == {
@@ -174,6 +181,13 @@ def test_deepspeed_takes_the_same_steps(run: Callable[..., Run], alone: Run, str
     assert other.result["model"]["processes"] == f"2 with {strategy}"
     assert other.reference.keys() == one.reference.keys()
     assert_same_weights(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["deepspeed-zero2", "deepspeed-zero3"])
+def test_deepspeed_takes_passes_that_are_filled_by_tokens(run: Callable[..., Run], alone: Run, strategy: str) -> None:
+    pytest.importorskip("deepspeed")
+    assert_same_steps(alone, run(2, f"launch.strategy={strategy}", "training.max_tokens_per_pass=80"))
 
 
 @pytest.mark.slow

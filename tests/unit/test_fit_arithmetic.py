@@ -72,6 +72,30 @@ def test_the_longest_pairs_may_meet_in_one_micro_batch() -> None:
     assert workload.tokens("train") == lengths.sum()
 
 
+def test_a_budget_of_tokens_bounds_the_largest_micro_batch() -> None:
+    lengths = np.array([[10, 1, 1], [50, 20, 30], [5, 5, 5], [40, 9, 9], [20, 10, 11]])
+    workload = Workload({"train": 5}, {"train": lengths})
+    by_tokens = recipe(micro_batch_size=1, gradient_accumulation_steps=4, max_tokens_per_pass=130)
+    assert workload.longest(by_tokens).tolist() == [[50, 20, 30], [5, 5, 5], [10, 1, 1]]
+    assert len(workload.typical(by_tokens)) == 2  # of 46 tokens each
+    assert (
+        len(workload.longest(recipe(micro_batch_size=1, gradient_accumulation_steps=2, max_tokens_per_pass=130))) == 2
+    )
+
+
+def test_less_memory_is_a_smaller_budget_and_never_less_than_a_pair_may_have() -> None:
+    by_tokens = recipe(micro_batch_size=2, gradient_accumulation_steps=4, max_tokens_per_pass=9000)
+    tried: list[Recipe] = []
+
+    def try_(variant: Recipe) -> Outcome:
+        tried.append(variant)
+        return Outcome(1, 1.0, fits=variant.training.max_tokens_per_pass == 2 * variant.data.max_length)
+
+    change = next(find_changes(by_tokens, try_, is_cuda=True))
+    assert change.settings == {"training.max_tokens_per_pass": 2 * by_tokens.data.max_length}
+    assert [variant.training.max_tokens_per_pass for variant in tried][:3] == [4500, 2250, 2048]
+
+
 def test_data_that_are_not_read_are_as_long_as_the_recipe_lets_them_be() -> None:
     plain = minimal_recipe()
     plain["data"] = {"train": [{"path": "a/b", "limit": 100}, {"path": "c/d", "select": {"top": 30, "by": "x"}}]}

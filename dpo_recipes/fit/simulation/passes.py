@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dpo_recipes.engine.attention import register
 from dpo_recipes.engine.head import tile_tokens
 from dpo_recipes.engine.packing import PairLengths
-from dpo_recipes.engine.prefix_sharing import WORTH_PACKING, forward_packed
+from dpo_recipes.engine.prefix_sharing import forward_packed, is_worth_packing
 from dpo_recipes.engine.prefix_trial import objection
 from dpo_recipes.fit.simulation.skeleton import Skeleton, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
@@ -106,7 +106,7 @@ def packs(skeleton: Skeleton, base: Any, batch: Batch) -> bool:
     """Whether a batch is computed with each distinct token once, as `engine.prefix_sharing` decides it."""
     if skeleton.recipe.training.prefix_sharing == "off" or objection(base) is not None:
         return False
-    return sum(batch.lengths.distinct) <= WORTH_PACKING * batch.lengths.num_padded
+    return is_worth_packing(sum(batch.lengths.distinct), batch.lengths.num_padded)
 
 
 def _score(base: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,281 @@
+"""Micro-batches by tokens: the pairs of each optimizer step in as few passes as a token budget lets them.
+
+The trainer is given all pairs of a step as one batch. What comes out of its data loader are the passes that one process
+computes of them: longest pairs first, so that equally many passes of about equal size fall to each process. Which pairs
+a step has is as with micro-batches of equally many pairs, and its loss is the mean over them: another one only where an
+epoch ends with a short micro-batch, whose pairs the trainer counts for more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from accelerate.utils import DistributedType
+from torch.utils.data import BatchSampler, RandomSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.engine.parallel import ParallelBatches
+from dpo_recipes.engine.prefix_sharing import is_worth_packing
+from dpo_recipes.engine.rounds import ROUND, RowsOfRank
+
+PASSES = "passes"
+"""The key under which a step's batch carries its micro-batches."""
+Lengths = Sequence[tuple[int, int, int]]
+"""Tokens of prompt, chosen and rejected answer of some pairs."""
+
+
+class _Filling:
+    """A pass that pairs are added to, and what it costs."""
+
+    def __init__(self, max_tokens: int, *, shares: bool) -> None:
+        self.places: list[int] = []
+        self._max_tokens = max_tokens
+        self._shares = shares
+        self._distinct = self._width = 0
+
+    def add(self, place: int, pair: tuple[int, int, int]) -> bool:
+        """Add a pair where it fits beside those that are there; the first one always does."""
+        prompt, chosen, rejected = pair
+        distinct = self._distinct + prompt + chosen + rejected
+        width = max(self._width, prompt + max(chosen, rejected))
+        padded = 2 * (len(self.places) + 1) * width
+        computed = distinct if self._shares and is_worth_packing(distinct, padded) else padded
+        if self.places and computed > self._max_tokens:
+            return False
+        self.places.append(place)
+        self._distinct, self._width = distinct, width
+        return True
+
+
+def fill(lengths: Lengths, max_tokens: int, *, shares: bool) -> list[list[int]]:
+    """Which pairs, by their place, go through the model together: longest first, at most `max_tokens` in each pass, a
+    longer pair alone. `shares` says whether a pair's prompt is computed once, without padding."""
+    passes: list[_Filling] = []
+    for place in _longest_first(lengths):
+        if not passes or not passes[-1].add(place, lengths[place]):
+            passes.append(_Filling(max_tokens, shares=shares))
+            passes[-1].add(place, lengths[place])
+    return [pass_.places for pass_ in passes]
+
+
+def fullest(lengths: Lengths, max_tokens: int, max_pairs: int, *, shares: bool) -> list[int]:
+    """The pairs, by their place, of the largest pass that chance may bring together in a step of `max_pairs`."""
+    pass_ = _Filling(max_tokens, shares=shares)
+    for place in _longest_first(lengths):
+        if pass_.add(place, lengths[place]) and len(pass_.places) == max_pairs:
+            break
+    return pass_.places
+
+
+def _longest_first(lengths: Lengths) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda place: -sum(lengths[place]))
+
+
+def as_lengths(array: Any) -> Lengths:
+    """The lengths of `data.lengths.pair_lengths`, [pairs, 3], as plain numbers."""
+    return [(int(prompt), int(chosen), int(rejected)) for prompt, chosen, rejected in array]
+
+
+def even_out(passes: list[list[int]], lengths: Lengths, num_processes: int) -> list[list[int]]:
+    """The passes in a number that the processes divide, the largest first: those with the most tokens are divided until
+    it is reached; what is missing when each has one pair is empty."""
+
+    def num_tokens(pass_: list[int]) -> int:
+        return sum(sum(lengths[place]) for place in pass_)
+
+    passes = list(passes)
+    while len(passes) % num_processes and any(len(pass_) > 1 for pass_ in passes):
+        largest = max((pass_ for pass_ in passes if len(pass_) > 1), key=num_tokens)
+        passes.remove(largest)
+        passes += [largest[::2], largest[1::2]]
+    empty: list[list[int]] = [[] for _ in range(-len(passes) % num_processes)]
+    return sorted(passes, key=num_tokens, reverse=True) + empty
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of each process, in the place of a `Round` of equal micro-batches."""
+
+    number: int
+    """Of the step's passes, each process's counted by itself."""
+    sizes: tuple[int, ...]
+    """Pairs of each process; 0 where one has none and computes a pair for form's sake."""
+    pairs_in_step: int
+    num_tokens: tuple[int, int]
+    """In the chosen and the rejected answers of all processes."""
+    num_batches = 1
+    """How often it counts in metrics before `TokenBatches` has weighed the step's passes."""
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all processes have equally many pairs."""
+        return len(set(self.sizes)) == 1
+
+    def weight_in(self, metric: str) -> int:
+        """What a metric of TRL 1.16's DPOTrainer is a mean over in this pass: tokens of answers, or pairs."""
+        chosen, rejected = self.num_tokens
+        of_tokens = {"entropy": chosen + rejected, "mean_token_accuracy": chosen}
+        of_tokens |= {"logits/chosen": chosen, "logits/rejected": rejected}
+        return of_tokens.get(metric, sum(self.sizes))
+
+    def row_weight(self, rank: int) -> float:
+        """1: in a mean over all rows, each pair counts as much."""
+        return 1.0
+
+    def weight_of(self, rank: int) -> float:
+        """The factor of one process's loss, a mean over its pairs: processes' gradients are averaged, passes' added."""
+        return self.sizes[rank] * len(self.sizes) / self.pairs_in_step
+
+
+class StepIndices(list[int]):
+    """The pairs that one process computes in an optimizer step, pass after pass."""
+
+    passes: list[Pass]
+    """Of each of them, the pass it belongs to."""
+
+
+class StepSampler(BatchRebalanceSampler):
+    """The optimizer steps of an epoch, each as what one process computes of it.
+
+    Nothing of the base class is used but its name: transformers 5.23 gives a sampler of that kind to its data loader
+    as one that knows its rank.
+    """
+
+    drop_last = False
+
+    def __init__(
+        self, lengths: Lengths, pairs_per_step: int, max_tokens: int, num_processes: int, rank: int, *, shares: bool
+    ) -> None:
+        self.lengths = lengths
+        self.pairs_per_step = pairs_per_step
+        self.max_tokens = max_tokens
+        self.num_processes = num_processes
+        self.rank = rank
+        self.shares = shares
+        self.sampler: Any = RandomSampler(range(len(self.lengths)))
+        """The order of pairs; accelerate puts one in its place that follows from the seed and the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Decide about the order."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.pairs_per_step)
+
+    def __iter__(self) -> Generator[StepIndices]:
+        for pairs in BatchSampler(self.sampler, self.pairs_per_step, drop_last=False):
+            yield self._share(pairs)
+
+    def _share(self, pairs: list[int]) -> StepIndices:
+        lengths = [self.lengths[pair] for pair in pairs]
+        passes = even_out(fill(lengths, self.max_tokens, shares=self.shares), lengths, self.num_processes)
+        indices = StepIndices()
+        indices.passes = []
+        for number in range(len(passes) // self.num_processes):
+            of_all = passes[number * self.num_processes : (number + 1) * self.num_processes]
+            chosen, rejected = (sum(lengths[place][part] for pass_ in of_all for place in pass_) for part in (1, 2))
+            own = [pairs[place] for place in of_all[self.rank]] or pairs[:1]
+            indices += own
+            indices.passes += [Pass(number, tuple(map(len, of_all)), len(pairs), (chosen, rejected))] * len(own)
+        return indices
+
+
+class RowsOfStep(RowsOfRank):
+    """A dataset whose rows carry the pass they were asked for in."""
+
+    def __getitems__(self, indices: StepIndices) -> list[dict[str, Any]]:
+        """The rows of a step."""
+        return [{**self.pairs[index], ROUND: pass_} for index, pass_ in zip(indices, indices.passes, strict=True)]
+
+
+@dataclass(frozen=True)
+class StepCollator:
+    """A collator that makes one micro-batch of each pass of a step."""
+
+    collate: Any
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The micro-batches of some rows."""
+        passes = []
+        for pass_, group in groupby(rows, key=itemgetter(ROUND)):
+            plain = [{name: value for name, value in row.items() if name != ROUND} for row in group]
+            passes.append({**self.collate(plain), ROUND: pass_})
+        return {PASSES: passes}
+
+
+class TokenBatches(ParallelBatches):
+    """Before a TRL trainer in the bases of a class: with `max_tokens`, its batches are optimizer steps, and each is
+    computed in passes of at most so many tokens."""
+
+    max_tokens: int | None = None
+    """None: the trainer's micro-batches are left as they are."""
+    prefix_sharing: Any
+    train_dataset: Any
+
+    def _get_dataloader(
+        self: Any, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None,
+        is_training: bool = False, *rest: Any, **more: Any,
+    ) -> Any:  # fmt: skip
+        if self.max_tokens is None or not is_training:
+            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, *rest, **more)  # type: ignore[misc]
+        sampler = StepSampler(
+            as_lengths(pair_lengths(dataset)),
+            batch_size * self.processes.count,
+            self.max_tokens,
+            self.processes.count,
+            self.processes.place.rank,
+            shares=self.prefix_sharing.is_active,
+        )
+        rows = RowsOfStep(self._remove_unused_columns(dataset, description=description))
+        collator, self.data_collator = self.data_collator, StepCollator(self.data_collator)
+        try:
+            past = super(ParallelBatches, self)
+            loader = past._get_dataloader(rows, description, batch_size, lambda _: sampler, is_training, *rest, **more)  # type: ignore[misc]
+        finally:
+            self.data_collator = collator
+        if self.processes.count > 1:
+            loader.batch_sampler.even_batches = False
+        return loader
+
+    def training_step(self: Any, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        """The loss of a step, with the gradients of all its passes."""
+        passes = inputs.get(PASSES)
+        if passes is None:
+            return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
+        before = {name: len(values) for name, values in self._metrics["train"].items()}
+        rounds = [batch[ROUND] for batch in passes]
+        loss: Any = 0.0
+        for number, batch in enumerate(passes, 1):
+            is_last = number == len(passes)
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            exchanges = is_last or self.accelerator.distributed_type == DistributedType.DEEPSPEED
+            with nullcontext() if exchanges else self.accelerator.no_sync(model=model):
+                loss += super().training_step(model, batch, *rest, **more)  # type: ignore[misc]
+            if not is_last:
+                self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
+        self._weigh_metrics(before, rounds)
+        return loss
+
+    def _weigh_metrics(self, before: dict[str, int], passes: list[Pass]) -> None:
+        """Make of each metric's values of a step's passes their mean over the step, as often as the step would have
+        had micro-batches of equally many pairs: TRL averages over steps that were not full as well."""
+        num_batches = math.ceil(passes[0].pairs_in_step / self.args.per_device_eval_batch_size)
+        for name, values in self._metrics["train"].items():
+            if name != "num_tokens":  # a sum, which stands there once
+                start = before.get(name, 0)
+                weights = [pass_.weight_in(name) for pass_ in passes]
+                total = sum(value * weight for value, weight in zip(values[start:], weights, strict=True))
+                values[start:] = [total / sum(weights)] * num_batches
+
+    def floating_point_ops(self: Any, inputs: dict[str, Any]) -> int:
+        """Of all passes."""
+        count = super().floating_point_ops  # type: ignore[misc]
+        return sum(map(count, inputs[PASSES])) if PASSES in inputs else count(inputs)
