@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import shutil
@@ -169,15 +170,34 @@ def num_out_of_memory_kills() -> int:
     return max(counts)
 
 
-def control_groups() -> list[Path]:
-    """The folders of this process's control group for memory, version 2 and 1, and of the containers around it."""
+def num_cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than its control groups give it the time of.
+
+    A container with two cores' time on a machine of 64 sees 64, and threads for all of them wait for one another.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = []
+    for folder in control_groups("cpu"):
+        with contextlib.suppress(OSError, ValueError):  # `max` is no number: no limit
+            quota, period = (folder / "cpu.max").read_text().split()
+            quotas.append(int(quota) / int(period))
+        with contextlib.suppress(OSError, ValueError):
+            quota = int((folder / "cpu.cfs_quota_us").read_text())
+            if quota > 0:  # -1: no limit
+                quotas.append(quota / int((folder / "cpu.cfs_period_us").read_text()))
+    return max(1, min([bound, *map(math.ceil, quotas)]))
+
+
+def control_groups(controller: str = "memory") -> list[Path]:
+    """The folders of this process's control group, version 2, or version 1 of a controller, and of the containers
+    around it."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
     own = [line.split(":", 2) for line in lines]
-    roots = {"": CONTROL_GROUPS, "memory": CONTROL_GROUPS / "memory"}
-    groups = [roots[names] / path.lstrip("/") for _, names, path in own if names in roots]
+    roots = {"": CONTROL_GROUPS, controller: CONTROL_GROUPS / controller}
+    groups = [roots[n] / path.lstrip("/") for _, names, path in own for n in names.split(",") if n in roots]
     # In a container that sees its own group as the root, the path that the kernel tells is not there.
     return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(CONTROL_GROUPS)]
 

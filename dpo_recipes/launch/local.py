@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from dpo_recipes.hardware.machine import gpu_names
+from dpo_recipes.hardware.machine import gpu_names, num_cores
 from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
 from dpo_recipes.recipe.schema import Recipe
 
@@ -46,12 +46,16 @@ def command(order: Order) -> list[str]:
     return [sys.executable, *worker_arguments(order)]
 
 
-def worker_environment(recipe: Recipe) -> dict[str, str]:
-    """This process's environment with what a worker of this recipe needs; a person's own allocator settings stay."""
+def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str]:
+    """This process's environment with what each of a machine's workers of this recipe needs; a person's own settings
+    of allocator and threads stay."""
     allocator = cpu_allocator() if recipe.hardware.device == "cpu" or not gpu_names() else {}
     environment = {**allocator, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     if recipe.launch.num_threads:
         environment["OMP_NUM_THREADS"] = str(recipe.launch.num_threads)
+    elif processes_here > 1 or num_cores() < (os.cpu_count() or 1):
+        # Else the choice is left to torch, which tells cores from hyper-threads on some processors.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // processes_here)))
     if recipe.tracking.project or "WANDB_PROJECT" not in environment:
         # transformers' W&B callback reads its project from here only.
         environment["WANDB_PROJECT"] = recipe.tracking.project or recipe.name

@@ -70,9 +70,7 @@ def start_agent(order: Order, make_command: Callable[[Order], list[str]]) -> Tor
 
 def environment(order: Order) -> dict[str, str]:
     """A worker's environment; the machine's cores are shared out among its processes."""
-    result = worker_environment(order.recipe)
-    threads = max(1, (os.cpu_count() or 1) // (order.num_processes // order.num_nodes))
-    return {"OMP_NUM_THREADS": str(threads), **result}
+    return worker_environment(order.recipe, order.num_processes // order.num_nodes)
 
 
 class TorchrunJob(ProcessJob):

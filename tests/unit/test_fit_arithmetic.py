@@ -215,6 +215,29 @@ def test_limits_of_control_groups_are_read(
     assert machine._container_limit_bytes() is None
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 16),
+        ({"inner/cpu.max": "max 100000", "cpu.max": "max 100000"}, 16),
+        ({"inner/cpu.max": "max 100000", "cpu.max": "250000 100000"}, 3),
+        ({"inner/cpu.max": "50000 100000"}, 1),
+        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, 16),
+        ({"cpu.cfs_quota_us": "400000", "cpu.cfs_period_us": "100000"}, 4),
+    ],
+    ids=str,
+)
+def test_cores_are_those_that_control_groups_give_time_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    (tmp_path / "inner").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(machine, "control_groups", lambda controller: [tmp_path / "inner", tmp_path])
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    assert machine.num_cores() == expected
+
+
 def test_kills_for_memory_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "control_groups", lambda: [tmp_path])
     assert machine.num_out_of_memory_kills() == 0

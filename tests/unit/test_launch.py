@@ -49,6 +49,19 @@ def test_gpu_workers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not set(CPU_ALLOCATOR_SMALL_PAGES) & set(_environment())
 
 
+def test_no_more_threads_than_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(local, "num_cores", lambda: 2)
+    assert _environment()["OMP_NUM_THREADS"] == "2"
+    assert _environment(launch={"num_threads": 3})["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setattr(local, "num_cores", lambda: 64)
+    assert "OMP_NUM_THREADS" not in _environment()
+    monkeypatch.setattr(local, "num_cores", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert _environment()["OMP_NUM_THREADS"] == "5"
+
+
 def test_threads_and_project_reach_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     assert _environment(launch={"num_threads": 3})["OMP_NUM_THREADS"] == "3"

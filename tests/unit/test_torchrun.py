@@ -69,7 +69,7 @@ def test_or_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_cores_are_shared_out_but_a_persons_number_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(local, "num_cores", lambda: 12)
     assert torchrun.environment(order(tmp_path, 4))["OMP_NUM_THREADS"] == "3"
     assert torchrun.environment(order(tmp_path, 8, 2))["OMP_NUM_THREADS"] == "3"
     assert torchrun.environment(order(tmp_path, 64))["OMP_NUM_THREADS"] == "1"

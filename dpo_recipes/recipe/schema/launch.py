@@ -62,7 +62,7 @@ class Launch(Section):
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads of a process for matrix products. Absent: the machine's cores, divided by its "
-        "processes.",
+        description="CPU threads of a process for matrix products. Absent: the cores that it may use, divided "
+        "by the machine's processes.",
     )
     slurm: Slurm = Field(default_factory=Slurm, description="What a SLURM job asks for.")
