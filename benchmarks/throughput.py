@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
     parser.add_argument("--against", default="trl", help="comma-separated: trl, trl-best")
+    parser.add_argument("--best-steps", type=int, help="fewer steps for trl-best, of which only the rate counts")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--output", type=Path, help="a results file; this job's entry in it is replaced")
@@ -147,6 +148,8 @@ def main() -> None:
         folder = Path(name)
         (folder / "recipe.json").write_text(recipe.model_dump_json(by_alias=True))
         (folder / "pairs.json").write_text(json.dumps(tokenized(recipe, options)))
+        if options.best_steps:
+            (folder / "limits.json").write_text(json.dumps({"trl-best": options.best_steps}))
         for _ in range(options.repeats):
             for side in sides:
                 runs[side].append(measure(side, recipe, folder))

@@ -1,6 +1,7 @@
 """One side of benchmarks/throughput.py in a process of its own: `python throughput_side.py SIDE FOLDER`.
 
-Reads recipe.json and pairs.json from the folder; prints one line of JSON.
+Reads recipe.json, pairs.json and, where a side shall do fewer steps, limits.json from the folder; prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ def main() -> None:
     side, folder = sys.argv[1], Path(sys.argv[2])
     recipe = Recipe.model_validate_json((folder / "recipe.json").read_text())
     pairs = datasets.Dataset.from_list(json.loads((folder / "pairs.json").read_text()))
+    limits = folder / "limits.json"
+    most = json.loads(limits.read_text()).get(side) if limits.exists() else None
+    if most is not None:
+        pairs = pairs.select(range(min(len(pairs), most * recipe.training.micro_batch_size)))
     datasets.disable_caching()
     bundle = load_model(recipe)
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,6 +104,7 @@ def main() -> None:
                 "training_s": ended - built,
                 "cpu_s": cpu_ended - cpu_started,
                 "peak_bytes": peak_memory_bytes(),
+                "steps": len(losses),
                 "losses": losses,
             }
         )

@@ -153,10 +153,10 @@ _ATTENTION = (
     ),
     Rule(
         "flash-attention-not-installed",
-        lambda device, ask: ask.uses_flash and ask.lacks("flash_attn", "flash_attn_interface", "kernels"),
-        "neither flash-attn nor kernels, which fetches a built one, is installed",
+        lambda device, ask: ask.uses_flash and ask.lacks("flash_attn", "flash_attn_interface"),
+        "flash-attn is not installed",
         f"{_TRANSFORMERS}/utils/import_utils.py#L1306",
-        ("write `attn_implementation: sdpa`", "pip install flash-attn --no-build-isolation, or pip install kernels"),
+        ("write `attn_implementation: sdpa`", "pip install flash-attn --no-build-isolation"),
     ),
     Rule(
         "flex-attention-cannot-train-here",
@@ -197,14 +197,14 @@ _STRATEGY = (
         lambda device, ask: ask.shards_weights and ask.bits == 8,
         "FSDP and ZeRO-3 shard floating-point weights, and LLM.int8 stores integers",
         "https://huggingface.co/docs/bitsandbytes/main/en/fsdp_qlora",
-        ("write `bits: 4` with `quant_storage` equal to the dtype", "take DDP, ZeRO-1 or ZeRO-2"),
+        ("take DDP, ZeRO-1 or ZeRO-2: each process holds its whole base", "remove `model.quantization`"),
     ),
     Rule(
         "sharded-4-bit-needs-float-storage",
         lambda device, ask: ask.shards_weights and ask.bits == 4 and not ask.stores_4_bit_as_float,
         "a 4-bit base is sharded only if its bytes are stored as the floating-point type of the other weights",
         "https://huggingface.co/docs/bitsandbytes/main/en/fsdp_qlora",
-        ("set the 4-bit base's `quant_storage` to the dtype", "take DDP: each process holds its whole 4-bit base"),
+        ("take DDP, ZeRO-1 or ZeRO-2: each process holds its whole base", "remove `model.quantization`"),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,7 +51,8 @@ def check_profile(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R314, and the warning R393: precision, quantization, attention and optimizer on the device that is named."""
+    """R314, and the warning R393: precision, quantization, attention, optimizer and torch itself on the device that is
+    named, and on a Mac its limits of memory."""
     model, device = recipe.model, described_device(recipe)
     if model.attn_implementation == "flash_attention_2" and model.dtype == "float32":
         yield Finding(
@@ -62,7 +64,13 @@ def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         )
     if device is None:
         return
-    from dpo_recipes.hardware.rules import supports_attention, supports_dtype, supports_optimizer, supports_quantization
+    from dpo_recipes.hardware.rules import (
+        supports_attention,
+        supports_dtype,
+        supports_optimizer,
+        supports_quantization,
+        supports_torch,
+    )
 
     asked: list[tuple[DataPath, str, Verdict]] = []
     if model.dtype != "auto":
@@ -76,9 +84,26 @@ def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         asked.append((("model", "attn_implementation"), attention, verdict))
     optimizer = recipe.training.optimizer
     asked.append((("training", "optimizer"), optimizer, supports_optimizer(device, optimizer)))
+    named_by = "profile" if recipe.hardware.profile else "device"
+    asked.append((("hardware", named_by), "torch as the package index has it", supports_torch(device)))
+    if device.kind == "mps" and platform.system() == "Darwin":
+        asked.append((("hardware", named_by), "its limit of memory", _mps_limit(device)))
     for at, what, verdict in asked:
         if verdict.outcome != "yes":
             yield _finding(composed, at, what, device.name if recipe.hardware.profile else device.kind, verdict)
+
+
+def _mps_limit(device: Device) -> Verdict:
+    """Whether the variables that torch reads its limits from keep it within the Mac's memory."""
+    from dpo_recipes.hardware.rules import supports_memory_limit
+
+    ratios: dict[str, float | None] = {}
+    for name in ("HIGH", "LOW"):
+        try:
+            ratios[name] = float(os.environ[f"PYTORCH_MPS_{name}_WATERMARK_RATIO"])
+        except (KeyError, ValueError):
+            ratios[name] = None
+    return supports_memory_limit(device, ratios["HIGH"], ratios["LOW"])
 
 
 def _finding(composed: Composed, at: DataPath, what: str, device: str, verdict: Verdict) -> Finding:

@@ -264,6 +264,8 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "add `eval: {fraction: 0.05}` under `data`",
                 "warning",
             )
+        if recipe.checkpoints.keep_best:
+            yield _best_of_nothing(composed, "there are no held-out pairs to measure it on", "add `data.eval`")
         if recipe.training.eval_steps is not None:
             yield Finding(
                 "R309",
@@ -272,6 +274,14 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "there is nothing to evaluate on",
                 "add `data.eval`, or remove `eval_steps`",
             )
+    elif recipe.checkpoints.keep_best and recipe.training.eval_steps is None:
+        why = "the model is measured at the end of training only, so that there is one to choose from"
+        yield _best_of_nothing(composed, why, "add `training.eval_steps`")
+
+
+def _best_of_nothing(composed: Composed, why: str, fix: str) -> Finding:
+    at = composed.where(("checkpoints", "keep_best"), key=True)
+    return Finding("R327", "`keep_best` does nothing here", at, why, f"{fix}, or remove `keep_best`")
 
 
 def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed: Composed) -> Iterator[Finding]:

@@ -210,7 +210,7 @@ def test_libraries_that_are_known_to_be_missing_are_named_and_unknown_ones_are_n
     flash = "flash_attention_2"
     assert supports_attention(device, flash, "bfloat16", installed=nothing).rule == "flash-attention-not-installed"
     assert supports_attention(device, flash, "bfloat16", installed=all_there).outcome == "yes"
-    assert supports_attention(device, flash, "bfloat16", installed=frozenset({"kernels"})).outcome == "yes"
+    assert supports_attention(device, flash, "bfloat16", installed=frozenset({"flash_attn"})).outcome == "yes"
     # A device that could not use the library is the reason to give, not that it is missing.
     assert supports_optimizer(PROFILES["mps-16gb"], "adamw_8bit", installed=nothing).rule == "no-bitsandbytes-on-mps"
 

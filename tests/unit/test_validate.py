@@ -237,3 +237,33 @@ def test_settings_that_do_not_go_together(check: Check, overrides: list[str], co
     except RecipeError as error:
         found = sorted(finding.code for finding in error.findings)
     assert found == codes
+
+
+def test_an_old_gpu_is_told_that_torch_needs_another_build(check: Check) -> None:
+    (finding,) = check("hardware.profile=v100-16gb", "model.dtype=float16").warnings
+    assert finding.code == "R393"
+    assert "CUDA 13" in (finding.why or "")
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "codes"),
+    [
+        (None, None, ["R393"]),
+        ("1.0", "0.9", []),
+        ("0.0", None, ["R393"]),
+        ("1.0", None, ["R314"]),
+        ("1", "2", ["R314"]),
+    ],
+)
+def test_a_macs_limits_of_memory_are_looked_at(
+    check: Check, monkeypatch: pytest.MonkeyPatch, high: str | None, low: str | None, codes: list[str]
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    for name, value in (("HIGH", high), ("LOW", low)):
+        monkeypatch.delenv(f"PYTORCH_MPS_{name}_WATERMARK_RATIO", raising=False)
+        if value is not None:
+            monkeypatch.setenv(f"PYTORCH_MPS_{name}_WATERMARK_RATIO", value)
+    if codes == ["R314"]:
+        assert _finding(check, "hardware.device=mps").code == "R314"
+    else:
+        assert [finding.code for finding in check("hardware.device=mps").warnings] == codes

@@ -24,5 +24,6 @@ class Checkpoints(Section):
     )
     keep_best: bool = Field(
         default=False,
-        description="Also keep the checkpoint with the lowest held-out loss; its model is saved at the end.",
+        description="Also keep the checkpoint with the lowest held-out loss, of those that `training.eval_steps` "
+        "measures; its model is saved at the end where the last one is worse.",
     )

@@ -32,7 +32,8 @@ class Model(Section):
     dtype: Dtype = Field(
         default="auto",
         description="Precision of the forward and backward pass. `auto` is the fastest that the device does well: "
-        "bfloat16 on CUDA from Ampere on, float16 on Volta and Turing, float32 elsewhere (docs/hardware.md).",
+        "bfloat16 on CUDA from Ampere on, float16 on Volta and Turing, bfloat16 on CPUs with matrix units for it, "
+        "float32 elsewhere (docs/hardware.md).",
     )
     quantization: Quantization | None = Field(
         default=None,
