@@ -36,7 +36,8 @@ def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
                 "T603",
                 "the run is out of memory",
                 why=text.splitlines()[0] + _prediction(run),
-                fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; then "
+                fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve "
+                "`max_tokens_per_pass`; then "
                 "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this by itself",
             )
         if len(known_ranks(run)) > 1 and any(sign in text for sign in _LOST):

@@ -164,7 +164,8 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
             "T603",
             "the system ended the run because memory ran out",
             why=f"the kernel killed {_who(rank, run)}",
-            fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`; `--fit` does it by itself",
+            fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve "
+            "`max_tokens_per_pass`; `--fit` does it by itself",
         )
     if shutil.disk_usage(run.path).free < _NO_SPACE_BYTES:
         return RunError.of(
@@ -225,7 +226,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
             f"{_who(rank, run)} was killed (SIGKILL)",
             why="by somebody, or by the system because memory ran out; " + _where_it_goes_on(run),
             fix="run the recipe again. When memory is short: halve `training.micro_batch_size` and double "
-            "`gradient_accumulation_steps`",
+            "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
         )
     return RunError.of(
         "T605",

@@ -24,8 +24,9 @@ from dpo_recipes.failures import known_failure
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
+from dpo_recipes.launch.parent import end_with_parent
 from dpo_recipes.launch.ranks import Place, events_path, keep_output_apart, record_process
-from dpo_recipes.launch.stacks import end_with_parent, stacks_on_request
+from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.resume import held

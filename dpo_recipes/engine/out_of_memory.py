@@ -50,16 +50,17 @@ class StepMark(TrainerCallback):
         self.trainer = trainer
         self.counts: Counts | None = None
         """None before the first step."""
+        self.step = 0
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remember."""
-        self.counts = take_counts(self.trainer)
+        self.counts, self.step = take_counts(self.trainer), state.global_step
 
     def restore(self) -> None:
-        """Forget what came after."""
-        if self.counts is not None:
+        """Forget what came after, unless the step was finished and memory ran out in an evaluation."""
+        if self.counts is not None and self.trainer.state.global_step == self.step:
             put_back(self.trainer, self.counts)
 
 
@@ -89,6 +90,7 @@ def _change_size(trainer: Any, size: int) -> str:
     total = args.per_device_train_batch_size * args.gradient_accumulation_steps
     args.per_device_train_batch_size = trainer._train_batch_size = size
     args.gradient_accumulation_steps = total // size
+    args.per_device_eval_batch_size = min(size, args.per_device_eval_batch_size)
     return f"micro_batch_size {size} and gradient_accumulation_steps {args.gradient_accumulation_steps}"
 
 
@@ -96,6 +98,7 @@ def _set_aside(trainer: Any) -> None:
     """Write a checkpoint of the last whole step, none before the first, and free what the failed one had made."""
     trainer.model.zero_grad(set_to_none=True)
     if trainer.state.global_step:
+        trainer.checkpoint_state.owe_evaluation(trainer.control.should_evaluate)
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.checkpoints.wait()
         trainer.checkpoint_state.checkpoint = next(newest_first(trainer.checkpoints.folder))

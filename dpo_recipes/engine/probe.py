@@ -47,7 +47,8 @@ def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
     lengths = pair_lengths(pairs)
     longest = np.argsort(-lengths.sum(axis=1), kind="stable")[:size]
     if trainer.max_tokens is not None:
-        longest = fullest(as_lengths(lengths), trainer.max_tokens, size, shares=trainer.prefix_sharing.is_active)
+        pairs_in_step = size * trainer.processes.count  # any process may get the pass with the most pairs
+        longest = fullest(as_lengths(lengths), trainer.max_tokens, pairs_in_step, shares=trainer.shares)
     rows = [trainer.train_dataset[int(index)] for index in longest]
     return trainer._prepare_inputs(trainer.data_collator(rows))
 

@@ -104,7 +104,7 @@ def reference_logps(trainer: Any, pairs: Any) -> np.ndarray:
     logps = np.zeros((2, len(pairs)), dtype=np.float32)
     training = [module for module in model.modules() if module.training]
     model.eval()  # an adapter that is the reference must not drop anything out
-    batches = list(batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_train_batch_size))
+    batches = list(batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_eval_batch_size))
     try:
         for rows, counts in share_of(batches, processes.place.rank, processes.count):
             batch = trainer.data_collator([pairs[row] for row in rows])

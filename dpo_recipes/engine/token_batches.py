@@ -27,6 +27,9 @@ from dpo_recipes.engine.rounds import ROUND, RowsOfRank
 
 PASSES = "passes"
 """The key under which a step's batch carries its micro-batches."""
+MOST_PADDED = 3
+"""A pass's padded positions, as a multiple of its budget: the head sees hidden states in padded rows, and a row of
+thousands of tokens must not make rows of that length of a hundred short ones."""
 Lengths = Sequence[tuple[int, int, int]]
 """Tokens of prompt, chosen and rejected answer of some pairs."""
 
@@ -47,7 +50,7 @@ class _Filling:
         width = max(self._width, prompt + max(chosen, rejected))
         padded = 2 * (len(self.places) + 1) * width
         computed = distinct if self._shares and is_worth_packing(distinct, padded) else padded
-        if self.places and computed > self._max_tokens:
+        if self.places and (computed > self._max_tokens or padded > MOST_PADDED * self._max_tokens):
             return False
         self.places.append(place)
         self._distinct, self._width = distinct, width
@@ -83,19 +86,27 @@ def as_lengths(array: Any) -> Lengths:
     return [(int(prompt), int(chosen), int(rejected)) for prompt, chosen, rejected in array]
 
 
-def even_out(passes: list[list[int]], lengths: Lengths, num_processes: int) -> list[list[int]]:
-    """The passes in a number that the processes divide, the largest first: those with the most tokens are divided until
-    it is reached; what is missing when each has one pair is empty."""
+def deal(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool) -> list[list[int]]:
+    """The passes of `fill` for several processes: as few as these divide, of about equal size, the largest first. Where
+    there are more than pairs, the last are empty."""
+    passes = fill(lengths, max_tokens, shares=shares)
+    if num_processes == 1:
+        return passes
+    count = -(-len(passes) // num_processes) * num_processes
+    low, high = 1, max_tokens
+    while low < high:  # the smallest budget with which there are no more
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(fill(lengths, middle, shares=shares)) <= count else (middle + 1, high)
+    passes = fill(lengths, high, shares=shares)
 
     def num_tokens(pass_: list[int]) -> int:
         return sum(sum(lengths[place]) for place in pass_)
 
-    passes = list(passes)
-    while len(passes) % num_processes and any(len(pass_) > 1 for pass_ in passes):
+    while len(passes) < count and any(len(pass_) > 1 for pass_ in passes):
         largest = max((pass_ for pass_ in passes if len(pass_) > 1), key=num_tokens)
         passes.remove(largest)
         passes += [largest[::2], largest[1::2]]
-    empty: list[list[int]] = [[] for _ in range(-len(passes) % num_processes)]
+    empty: list[list[int]] = [[] for _ in range(count - len(passes))]
     return sorted(passes, key=num_tokens, reverse=True) + empty
 
 
@@ -176,7 +187,7 @@ class StepSampler(BatchRebalanceSampler):
 
     def _share(self, pairs: list[int]) -> StepIndices:
         lengths = [self.lengths[pair] for pair in pairs]
-        passes = even_out(fill(lengths, self.max_tokens, shares=self.shares), lengths, self.num_processes)
+        passes = deal(lengths, self.max_tokens, self.num_processes, shares=self.shares)
         indices = StepIndices()
         indices.passes = []
         for number in range(len(passes) // self.num_processes):
@@ -219,6 +230,13 @@ class TokenBatches(ParallelBatches):
     """None: the trainer's micro-batches are left as they are."""
     prefix_sharing: Any
     train_dataset: Any
+    aux_loss_enabled: bool = False
+
+    @property
+    def shares(self) -> bool:
+        """Whether passes are computed with each distinct token once. Not with a balancing loss of a mixture of experts,
+        which asks for all positions."""
+        return self.prefix_sharing.is_active and not self.aux_loss_enabled
 
     def _get_dataloader(
         self: Any, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None,
@@ -232,7 +250,7 @@ class TokenBatches(ParallelBatches):
             self.max_tokens,
             self.processes.count,
             self.processes.place.rank,
-            shares=self.prefix_sharing.is_active,
+            shares=self.shares,
         )
         rows = RowsOfStep(self._remove_unused_columns(dataset, description=description))
         collator, self.data_collator = self.data_collator, StepCollator(self.data_collator)
@@ -252,11 +270,14 @@ class TokenBatches(ParallelBatches):
             return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         rounds = [batch[ROUND] for batch in passes]
+        # As transformers decides it for its own micro-batches.
+        exchanges_each = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        exchanges_each |= self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         loss: Any = 0.0
         for number, batch in enumerate(passes, 1):
             is_last = number == len(passes)
             self.accelerator.gradient_state._set_sync_gradients(is_last)
-            exchanges = is_last or self.accelerator.distributed_type == DistributedType.DEEPSPEED
+            exchanges = is_last or exchanges_each
             with nullcontext() if exchanges else self.accelerator.no_sync(model=model):
                 loss += super().training_step(model, batch, *rest, **more)  # type: ignore[misc]
             if not is_last:

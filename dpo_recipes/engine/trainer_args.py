@@ -39,6 +39,7 @@ def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
         # The reference never changes, so each pair meets it once: no second model stays in memory, and epochs and
         # evaluations reuse the numbers.
         precompute_ref_log_probs=True,
+        precompute_ref_batch_size=recipe.training.micro_batch_size,
         disable_dropout=False,  # the base's is off already; see model.build
     )
 

@@ -8,7 +8,7 @@ from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.fit.simulation.trace import Rates
-from dpo_recipes.fit.workload import Workload
+from dpo_recipes.fit.workload import Lengths
 from dpo_recipes.launch.batch import batch_of
 
 _ANSWERS_AT_ONCE = 8
@@ -33,11 +33,10 @@ class Duration:
 
 
 def estimate_duration(
-    skeleton: Skeleton, weights: Weights, workload: Workload, facts: JobFacts, rates: Rates
+    skeleton: Skeleton, weights: Weights, typical: Lengths, facts: JobFacts, rates: Rates
 ) -> Duration:
-    """The time of reference pass, training, evaluations and sample answers."""
+    """The time of reference pass, training, evaluations and sample answers, from that of a typical micro-batch."""
     recipe = skeleton.recipe
-    typical = workload.typical(recipe)
     batch = Batch.of(*typical.T)
     forward = simulate(skeleton, batch, rates, trains=False)
     step = simulate(skeleton, batch, rates)

@@ -10,6 +10,7 @@ from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.fit.simulation.trace import Rates, Trace
+from dpo_recipes.launch.batch import batch_of
 
 MIB = 2**20
 # Python with torch, transformers, TRL and datasets: resident on a CPU (benchmarks/memory.py measures it).
@@ -103,7 +104,7 @@ def _overhead(skeleton: Skeleton) -> int:
 def _training(skeleton: Skeleton, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:
     """Forward and backward pass of the last micro-batch of a step that is not the first: gradients of those before are
     there, and the optimizer's state."""
-    accumulates = skeleton.recipe.training.gradient_accumulation_steps > 1
+    accumulates = batch_of(skeleton.recipe).accumulates
     activations, new_gradients = step.peak
     kept = min(step.kept, activations)
     return {

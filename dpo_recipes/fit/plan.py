@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_recipes.data.report import SplitReport
+from dpo_recipes.engine.prefix_trial import objection
 from dpo_recipes.fit.changes import Change, Outcome, apply, as_written, find_changes
 from dpo_recipes.fit.disk import estimate_disk
 from dpo_recipes.fit.duration import Duration, estimate_duration
@@ -15,7 +16,7 @@ from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights, load_skeleton, weigh
 from dpo_recipes.fit.target import Target
-from dpo_recipes.fit.workload import Workload
+from dpo_recipes.fit.workload import Lengths, Workload
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe
@@ -105,11 +106,13 @@ class Planner:
         self._skeleton = self._skeleton.with_dtype(dtype)
         self._rates = target.rates(dtype)
         self._weights: dict[str, Weights] = {}
+        self._shares = True
+        """Whether the base can be computed with each distinct token once, as far as its configuration tells."""
 
     def plan(self, recipe: Recipe, *, with_changes: bool = True) -> JobPlan:
         """The plan of a variant of the recipe; of what would make it fit only where it does not."""
         skeleton, weights = self._variant(recipe)
-        longest = Batch.of(*self._workload.longest(recipe).T)
+        longest = self._longest(recipe)
         memory = estimate_memory(skeleton, weights, longest, self._rates, self._sharding)
         facts = self._workload.facts(recipe, self._sharding.num_processes)
         changes: tuple[Change, ...] = ()
@@ -125,7 +128,7 @@ class Planner:
             facts,
             longest,
             memory,
-            estimate_duration(skeleton, weights, self._workload, facts, self._rates),
+            estimate_duration(skeleton, weights, self._typical(recipe), facts, self._rates),
             estimate_disk(skeleton, weights),
             changes,
         )
@@ -140,15 +143,21 @@ class Planner:
         skeleton = self._skeleton.with_recipe(recipe)
         key = recipe.model.model_dump_json()
         if key not in self._weights:
-            self._weights[key] = weigh(skeleton, skeleton.meta_model())
+            model = skeleton.meta_model()
+            self._weights[key] = weigh(skeleton, model)
+            self._shares = objection(model) is None
         return skeleton, self._weights[key]
+
+    def _longest(self, recipe: Recipe) -> Batch:
+        return Batch.of(*self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares).T)
+
+    def _typical(self, recipe: Recipe) -> Lengths:
+        return self._workload.typical(recipe, shares=self._shares)
 
     def _try(self, recipe: Recipe) -> Outcome:
         skeleton, weights = self._variant(recipe)
-        workload = self._workload
-        longest = Batch.of(*workload.longest(recipe).T)
-        peak = estimate_memory(skeleton, weights, longest, self._rates, self._sharding).peak_bytes
-        typical = workload.typical(recipe)
+        peak = estimate_memory(skeleton, weights, self._longest(recipe), self._rates, self._sharding).peak_bytes
+        typical = self._typical(recipe)
         passes = batch_of(recipe).pairs_per_step / len(typical)
         step_s = simulate(skeleton, Batch.of(*typical.T), self._rates).seconds * passes
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)

@@ -37,25 +37,28 @@ class Workload:
         counts = (self.num_pairs.get(split) for split in ("train", "eval", "test"))
         return JobFacts(recipe, *counts, num_processes=num_processes)
 
-    def longest(self, recipe: Recipe) -> Lengths:
+    def longest(self, recipe: Recipe, num_processes: int = 1, *, shares: bool = True) -> Lengths:
         """The pairs of the micro-batch with the most tokens that can come together; of shape [micro-batch, 3].
 
-        Chance may bring the longest pairs together, whatever the order.
+        Chance may bring the longest pairs together, whatever the order. `shares` says whether the model can be computed
+        with each distinct token once; of several processes any may get the pass with the most pairs of a step.
         """
         size, _ = batch_of(recipe).trainer_batch
+        if max_tokens(recipe) is not None:
+            size *= num_processes
         if self.lengths is None:
             prompt = recipe.data.max_length // 2
             answer = recipe.data.max_length - prompt
-            return _together(recipe, np.tile([prompt, answer, answer], (size, 1)), size)
-        return _together(recipe, self.lengths["train"], size)
+            return _together(recipe, np.tile([prompt, answer, answer], (size, 1)), size, shares=shares)
+        return _together(recipe, self.lengths["train"], size, shares=shares)
 
-    def typical(self, recipe: Recipe) -> Lengths:
+    def typical(self, recipe: Recipe, *, shares: bool = True) -> Lengths:
         """A micro-batch of pairs of the mean length."""
         if self.lengths is None:
-            return self.longest(recipe)
+            return self.longest(recipe, shares=shares)
         size, _ = batch_of(recipe).trainer_batch
         mean = np.maximum(1, np.rint(self.lengths["train"].mean(axis=0))).astype(int)
-        return _together(recipe, np.tile(mean, (size, 1)), size)
+        return _together(recipe, np.tile(mean, (size, 1)), size, shares=shares)
 
     def tokens(self, split: str) -> int | None:
         """Distinct tokens of a split: of each pair the prompt once and both answers."""
@@ -64,12 +67,13 @@ class Workload:
         return None
 
 
-def _together(recipe: Recipe, rows: Lengths, size: int) -> Lengths:
+def _together(recipe: Recipe, rows: Lengths, size: int, *, shares: bool) -> Lengths:
     """The longest of some pairs that are computed together: so many, or as many as a pass may have tokens."""
     most = max_tokens(recipe)
     if most is None:
         return rows[np.argsort(-rows.sum(axis=1), kind="stable")[:size]]
-    return rows[fullest(as_lengths(rows), most, size, shares=recipe.training.prefix_sharing != "off")]
+    shares = shares and recipe.training.prefix_sharing != "off"
+    return rows[fullest(as_lengths(rows), most, size, shares=shares)]
 
 
 def read_workload(datasets: dict[str, Any]) -> Workload:

@@ -33,6 +33,13 @@ class BatchPlan:
         return self.micro_batch_size, self.gradient_accumulation_steps
 
     @property
+    def accumulates(self) -> bool:
+        """Whether a process may compute several micro-batches in a step, so that gradients of earlier ones stay."""
+        if self.max_tokens is not None:
+            return self.pairs_per_step > self.num_processes
+        return self.gradient_accumulation_steps > 1
+
+    @property
     def pairs_per_step(self) -> int:
         """The effective batch: pairs that one optimizer step sees."""
         return self.num_processes * self.micro_batch_size * self.gradient_accumulation_steps

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.launch.site import Site
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
@@ -45,14 +46,14 @@ def worker_arguments(order: Order) -> list[str]:
 
 def spawn(order: Order, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent; what it
-    prints is added to run.log."""
+    prints is added to run.log. Its workers end with this process."""
     with order.run.log.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment, PARENT: str(os.getpid())},
             start_new_session=True,
         )
 

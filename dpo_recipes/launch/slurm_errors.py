@@ -83,7 +83,7 @@ def ended_badly(view: JobView, log: Path) -> RunError:
             "the job used more memory than it had asked for",
             why=said + "; this is the computer's memory, not the GPU's",
             fix="raise `launch.slurm.memory`; on a CPU also halve `training.micro_batch_size` and double "
-            "`gradient_accumulation_steps`",
+            "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
         )
     if view.state in ("NODE_FAIL", "BOOT_FAIL"):
         return RunError.of("T635", "a node of the job failed", why=said, fix=again)

@@ -1,11 +1,9 @@
-"""Stacks of a run's processes on request, when nobody knows where they are; and how they end with their parent."""
+"""Stacks of a run's processes on request, when nobody knows where they are."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
-import platform
 import re
 import signal
 import time
@@ -17,7 +15,6 @@ from dpo_recipes.run_dir import RunDirectory
 
 _STACKS = "stacks.txt"
 _DUMP_S = 2.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
 
 
@@ -30,12 +27,6 @@ def stacks_on_request(run: RunDirectory, place: Place) -> Iterator[None]:
             yield
         finally:
             faulthandler.unregister(signal.SIGUSR1)
-
-
-def end_with_parent() -> None:
-    """Ask the system for SIGTERM when the parent process dies, also of SIGKILL: nobody would stop this one then."""
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def dump_stacks(run: RunDirectory) -> list[str]:

@@ -28,8 +28,8 @@ from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
-    `_prepare_dataset` and `_precompute_ref_logps` are private upstream; tests/integration/test_upstream.py fails when
-    they move.
+    `_prepare_dataset`, `_precompute_ref_logps` and `_prepare_input` are private upstream;
+    tests/integration/test_upstream.py fails when they move.
     """
 
     test_dataset: Any = None
@@ -58,6 +58,11 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
             return super()._precompute_ref_logps(dataset, name, batch_size)
         with_reference, self.reference_known[name] = add_reference(self, dataset)
         return with_reference
+
+    def _prepare_input(self, data: Any) -> Any:
+        # Under DeepSpeed transformers 5.23 would round floating-point inputs to the model's precision. Here these are
+        # the reference's log-probabilities, sums over whole answers: in bfloat16 one of -300 is known to the nearest 2.
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Past TRL's own method, which writes a model card of its own for each checkpoint.

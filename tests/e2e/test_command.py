@@ -103,6 +103,22 @@ def test_a_killed_worker_is_reported(recipe: Path, tmp_path: Path) -> None:
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_workers_write_a_checkpoint_when_the_command_is_killed(recipe: Path, tmp_path: Path, processes: str) -> None:
+    """As when its terminal is closed: under torchrun the workers' own parent lives on."""
+    import psutil
+
+    arguments = [str(PROGRAM), "run", "tiny.yaml", "--set=training.max_steps=100000", "--num-processes", processes]
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        _wait_for(lambda: _last_step(tmp_path) > 0)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
+    (checkpoint,) = (_run_directory(tmp_path) / "checkpoints").glob("checkpoint-*")
+    assert (checkpoint / "manifest.json").exists()
+
+
 def test_a_killed_worker_is_started_again_where_that_was_asked_for(recipe: Path, tmp_path: Path) -> None:
     import psutil
 

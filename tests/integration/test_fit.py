@@ -25,6 +25,7 @@ from dpo_recipes.fit.target import Target
 from dpo_recipes.fit.workload import assume_workload
 from dpo_recipes.hardware.profiles import profile
 from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
@@ -352,6 +353,27 @@ def test_out_of_memory_under_fit_goes_on_with_the_same_steps(
         numbers, expected = ([row[name] for row in logged(run) if "loss" in row] for run in (outcome, whole))
         assert numbers == pytest.approx(expected, rel=1e-4), name
     assert [row["step"] for row in logged(outcome) if "loss" in row] == [1, 2, 3]
+
+
+def test_out_of_memory_in_an_evaluation_counts_no_step_twice(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe_text(tiny_model, pairs).replace("logging_steps: 1", "logging_steps: 1, eval_steps: 1")
+    expected = work(text, "hardware.fit=true")
+    whole = PretokenizedDPOTrainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not model.training and self.state.global_step == 2 and len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(PretokenizedDPOTrainer, "compute_loss", compute_loss)
+    outcome = work(text, "hardware.fit=true")
+    for name in ("loss", "eval_loss"):
+        found, wanted = ({row["step"]: row[name] for row in logged(run) if name in row} for run in (outcome, expected))
+        assert found == pytest.approx(wanted, rel=1e-4), name
+    assert [row["step"] for row in logged(outcome) if "loss" in row] == [1, 2, 3]
+    assert outcome.result["metrics"]["train_loss"] == pytest.approx(expected.result["metrics"]["train_loss"], rel=1e-4)
 
 
 def test_out_of_memory_otherwise_says_what_was_predicted(

@@ -15,7 +15,7 @@ from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.checkpoints.choice import find_start
-from dpo_recipes.engine.checkpoints.folder import Checkpoint, newest_first
+from dpo_recipes.engine.checkpoints.folder import Checkpoint, newest_first, read
 from dpo_recipes.errors import EXIT_RESUMABLE, RunError
 from dpo_recipes.run_dir import RunDirectory
 
@@ -106,6 +106,24 @@ def test_an_evaluation_that_the_stop_left_out_is_made_up_for(
     assert [row["step"] for row in rows(stopped) if "eval_loss" in row] == [0]
     again = work(recipe, resume=True)
     assert rows(again) == rows(calm)
+
+
+def test_the_best_of_an_evaluation_that_is_made_up_for(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    """The held-out loss belongs to the step that the run was stopped after, not to the next that is saved."""
+    recipe = text(tiny_model, pairs, extra="checkpoints: {save_steps: 3, save_total_limit: 9, keep_best: true}")
+    calm = work(recipe)
+    stop_at(3)  # the run ends after step 4, which is due for an evaluation
+    work(recipe)
+    again = work(recipe, resume=True)
+    best = [
+        {path.name: read(path).facts.get("eval_loss") for path in newest_first(outcome.run.checkpoints)}
+        for outcome in (again, calm)
+    ]
+    assert best[1]["checkpoint-4"] is not None
+    assert best[0] == best[1]
+    assert (weights(again), rows(again)) == (weights(calm), rows(calm))
 
 
 def test_a_stop_at_the_end_of_an_epoch(

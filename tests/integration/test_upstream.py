@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
 from sharing import make_model
-from transformers import AttentionInterface
+from transformers import AttentionInterface, Trainer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl.kernels import chunked_logprob
 from trl.trainer.dpo_config import DPOConfig
@@ -28,6 +29,17 @@ def test_the_methods_that_are_overridden_exist_with_the_same_arguments(name: str
     theirs = inspect.signature(getattr(DPOTrainer, name)).parameters
     assert list(ours) == list(theirs)
     assert f"self.{name}(" in inspect.getsource(DPOTrainer.__init__)
+
+
+def test_inputs_keep_their_precision_where_transformers_would_round_them() -> None:
+    """Under DeepSpeed it gives floating-point inputs the model's precision; ours are sums of log-probabilities."""
+    assert "deepspeed_plugin" in inspect.getsource(Trainer._prepare_input)
+    trainer = object.__new__(PretokenizedDPOTrainer)
+    trainer.args = SimpleNamespace(device=torch.device("cpu"))
+    trainer.is_deepspeed_enabled = True
+    prepared = trainer._prepare_input({"ref_chosen_logps": torch.tensor([-300.7]), "ids": [torch.tensor([1])]})
+    assert prepared["ref_chosen_logps"].dtype == torch.float32
+    assert prepared["ids"][0].tolist() == [1]
 
 
 def test_the_reference_pass_of_a_batch_is_still_trls() -> None:
@@ -169,8 +181,6 @@ def test_the_variable_length_kernel_takes_the_arguments_that_it_is_given() -> No
 
 def test_the_trainers_count_under_the_names_that_checkpoints_keep() -> None:
     """engine/counts.py and engine/checkpoints/loop_state.py read and set them."""
-    from transformers import Trainer
-
     loop = inspect.getsource(Trainer._inner_training_loop)
     for name in ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step"):
         assert f"self.{name} = " in loop, name

@@ -76,7 +76,9 @@ def test_a_budget_of_tokens_bounds_the_largest_micro_batch() -> None:
     lengths = np.array([[10, 1, 1], [50, 20, 30], [5, 5, 5], [40, 9, 9], [20, 10, 11]])
     workload = Workload({"train": 5}, {"train": lengths})
     by_tokens = recipe(micro_batch_size=1, gradient_accumulation_steps=4, max_tokens_per_pass=130)
-    assert workload.longest(by_tokens).tolist() == [[50, 20, 30], [5, 5, 5], [10, 1, 1]]
+    assert workload.longest(by_tokens).tolist() == [[50, 20, 30], [5, 5, 5]]
+    assert len(workload.longest(by_tokens, shares=False)) == 1  # 160 positions, more than a pass may have
+    assert len(workload.longest(recipe(micro_batch_size=1, max_tokens_per_pass=500), 4)) == 4
     assert len(workload.typical(by_tokens)) == 2  # of 46 tokens each
     assert (
         len(workload.longest(recipe(micro_batch_size=1, gradient_accumulation_steps=2, max_tokens_per_pass=130))) == 2

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dpo_recipes.engine.token_batches import StepIndices, StepSampler, even_out, fill, fullest
+from dpo_recipes.engine.token_batches import StepIndices, StepSampler, deal, fill, fullest
 
 
 def _lengths(count: int, seed: int = 0) -> list[tuple[int, int, int]]:
@@ -39,16 +39,36 @@ def test_passes_are_well_filled() -> None:
     assert len(passes) <= 1.2 * sum(map(sum, lengths)) / 2000
 
 
+@pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("processes", [2, 3, 8])
 @pytest.mark.parametrize("count", [1, 5, 16, 64])
-def test_every_process_gets_equally_many_passes_of_about_equal_size(count: int, processes: int) -> None:
+def test_every_process_gets_equally_many_passes(count: int, processes: int, shares: bool) -> None:
     lengths = _lengths(count)
-    passes = even_out(fill(lengths, 1000, shares=True), lengths, processes)
+    passes = deal(lengths, 1000, processes, shares=shares)
     assert len(passes) % processes == 0
+    assert len(passes) - len(fill(lengths, 1000, shares=shares)) < processes
     assert sorted(place for pass_ in passes for place in pass_) == list(range(count))
-    assert all(passes) or count < processes * (len(passes) // processes)
-    sizes = [sum(sum(lengths[place]) for place in pass_) for pass_ in passes]
-    assert sizes == sorted(sizes, reverse=True)
+    for pass_ in passes:
+        assert len(pass_) < 2 or _positions([lengths[place] for place in pass_], shares=shares) <= 1000
+    assert all(passes) or all(len(pass_) <= 1 for pass_ in passes)
+
+
+def test_passes_of_several_processes_are_of_about_equal_size() -> None:
+    """15 pairs and one would be within the budget too, and one process would wait for the other."""
+    passes = deal([(100, 20, 20)] * 16, 15 * 140, 2, shares=True)
+    assert [len(pass_) for pass_ in passes] == [8, 8]
+    lengths = _lengths(64)
+    sizes = [sum(sum(lengths[place]) for place in pass_) for pass_ in deal(lengths, 2000, 4, shares=True)]
+    assert max(sizes) <= 1.5 * min(sizes)
+
+
+def test_one_long_row_does_not_make_long_rows_of_many_short_ones() -> None:
+    """The head sees hidden states in padded rows, however few distinct tokens there are."""
+    lengths = [(4000, 96, 96), *[(20, 10, 10)] * 60]
+    assert sum(map(sum, lengths)) < 8000
+    for pass_ in fill(lengths, 8000, shares=True):
+        width = max(prompt + max(chosen, rejected) for prompt, chosen, rejected in (lengths[place] for place in pass_))
+        assert 2 * len(pass_) * width <= 3 * 8000
 
 
 def test_the_fullest_pass_is_no_smaller_than_any_that_comes() -> None:

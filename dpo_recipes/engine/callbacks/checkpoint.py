@@ -71,6 +71,11 @@ class CheckpointCallback(TrainerCallback):
         self.earlier_s = earlier["trained_s"]
         if earlier["is_evaluation_due"]:
             self.trainer.evaluate()
+            if self._best_loss is not None:
+                # transformers forgets a wish to save before the next step, and only then puts random numbers back.
+                self.trainer._load_rng_state(str(self.checkpoint))
+                self.trainer._save_checkpoint(self.trainer.model, trial=None)
+                self.trainer.checkpoints.wait()  # it takes the place of the one that is still being read
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide; all processes decide the same."""
@@ -120,14 +125,19 @@ class CheckpointCallback(TrainerCallback):
             "base_metrics": self.base.metrics,
         }
 
+    def owe_evaluation(self, is_due: bool) -> None:
+        """Note in the checkpoint that is written next whether an evaluation is to be made up for."""
+        self._is_evaluation_due = is_due
+
     def take_facts(self) -> dict[str, Any]:
         """What its manifest tells."""
         loss, self._best_loss = self._best_loss, None
         return {} if loss is None else {"is_best": True, "eval_loss": loss}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Start the clock anew."""
+        """Start the clock anew. A step that was saved as the best one is not saved again at its epoch's end."""
         self._last = time.monotonic()
+        self._waiting = False
 
     def _is_due(self, state: TrainerState) -> bool:
         if self.settings.save_steps is not None:

@@ -46,8 +46,12 @@ def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
     write_json(written / _MANIFEST, {"step": step, "facts": facts, "files": sizes})
     for path in (*files, *(folder for folder in written.rglob("*") if folder.is_dir()), written):
         _sync(path)
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    replaced = target.with_name(f"{WRITING}-{target.name}")
+    if target.exists():  # one of the same step, damaged or from before an evaluation that made it the best
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
     written.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
     _sync(target.parent)
     damage = find_damage(target)
     if damage:

@@ -17,6 +17,7 @@ from dpo_recipes.engine.prefix_sharing import forward_packed, is_worth_packing
 from dpo_recipes.engine.prefix_trial import objection
 from dpo_recipes.fit.simulation.skeleton import Skeleton, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
+from dpo_recipes.launch.batch import batch_of
 
 _METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
 """What TRL's DPOTrainer asks of its LM head."""
@@ -73,7 +74,7 @@ def _trace(skeleton: Skeleton, num_layers: int | None, batch: Batch, rates: Rate
             if base is not model:
                 model.enable_input_require_grads()
         with mode, _head_of(skeleton.device):
-            if trains and training.gradient_accumulation_steps > 1:
+            if trains and batch_of(skeleton.recipe).accumulates:
                 resident += _earlier_gradients(model)
             ids = torch.zeros((batch.num_rows, batch.lengths.width), dtype=torch.long)
             tracer = Tracer([*resident, ids], rates)
