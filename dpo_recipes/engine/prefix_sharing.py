@@ -98,6 +98,8 @@ class PrefixSharing:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The backbone's forward as the model calls it."""
+        if len(args) == 1 and "input_ids" not in kwargs:  # as a classification head calls it, which is a reward model's
+            args, kwargs = (), {"input_ids": args[0], **kwargs}
         lengths = self._lengths(args, kwargs)
         if lengths is None:
             return self.plain(*args, **kwargs)
