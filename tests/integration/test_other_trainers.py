@@ -16,7 +16,7 @@ from dpo_recipes.engine.prefix_sharing import PrefixSharing, share_prefixes
 SETTINGS = {
     "per_device_train_batch_size": 4, "max_steps": 5, "learning_rate": 1e-3, "logging_steps": 1, "use_cpu": True,
     "report_to": "none", "save_strategy": "no", "max_length": 64, "bf16": False, "disable_tqdm": True,
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
 }  # fmt: skip
 
 
