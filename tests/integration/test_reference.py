@@ -112,7 +112,7 @@ def test_the_model_is_in_training_mode_again_afterwards(tmp_path: Path) -> None:
         is_deepspeed_enabled = False
         processes = Processes()
         data_collator = staticmethod(lambda rows: {})
-        args = type("Arguments", (), {"per_device_train_batch_size": 4})
+        args = type("Arguments", (), {"per_device_eval_batch_size": 4})
 
         @staticmethod
         def compute_ref_log_probs(of: Any, batch: Any) -> Any:

@@ -78,7 +78,8 @@ def test_a_budget_of_tokens_bounds_the_largest_micro_batch() -> None:
     by_tokens = recipe(micro_batch_size=1, gradient_accumulation_steps=4, max_tokens_per_pass=130)
     assert workload.longest(by_tokens).tolist() == [[50, 20, 30], [5, 5, 5]]
     assert len(workload.longest(by_tokens, shares=False)) == 1  # 160 positions, more than a pass may have
-    assert len(workload.longest(recipe(micro_batch_size=1, max_tokens_per_pass=500), 4)) == 4
+    one = recipe(micro_batch_size=1, gradient_accumulation_steps=1, max_tokens_per_pass=500)
+    assert [len(workload.longest(one, processes)) for processes in (1, 4)] == [1, 4]
     assert len(workload.typical(by_tokens)) == 2  # of 46 tokens each
     assert (
         len(workload.longest(recipe(micro_batch_size=1, gradient_accumulation_steps=2, max_tokens_per_pass=130))) == 2
