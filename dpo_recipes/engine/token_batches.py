@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 from dpo_recipes.data.lengths import pair_lengths
 from dpo_recipes.engine.parallel import ParallelBatches
 from dpo_recipes.engine.prefix_sharing import is_worth_packing
-from dpo_recipes.engine.rounds import ROUND, RowsOfRank
+from dpo_recipes.engine.rounds import ROUND, RoundCollator, RowsOfRank
 
 PASSES = "passes"
 """The key under which a step's batch carries its micro-batches."""
@@ -215,11 +215,8 @@ class StepCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The micro-batches of some rows."""
-        passes = []
-        for pass_, group in groupby(rows, key=itemgetter(ROUND)):
-            plain = [{name: value for name, value in row.items() if name != ROUND} for row in group]
-            passes.append({**self.collate(plain), ROUND: pass_})
-        return {PASSES: passes}
+        collate = RoundCollator(self.collate)
+        return {PASSES: [collate(list(of_pass)) for _, of_pass in groupby(rows, key=itemgetter(ROUND))]}
 
 
 class TokenBatches(ParallelBatches):
@@ -229,7 +226,6 @@ class TokenBatches(ParallelBatches):
     max_tokens: int | None = None
     """None: the trainer's micro-batches are left as they are."""
     prefix_sharing: Any
-    train_dataset: Any
     aux_loss_enabled: bool = False
 
     @property

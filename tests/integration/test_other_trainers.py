@@ -66,9 +66,7 @@ def _scorer() -> Any:
 
 
 @pytest.mark.parametrize("kind", ["orpo", "simpo", "reward model"])
-def test_losses_are_the_same(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_losses_are_the_same(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     build = {"orpo": _orpo, "simpo": _cpo, "reward model": _reward}[kind]
     losses: list[list[float]] = []
