@@ -59,17 +59,21 @@ class ParallelBatches:
         if self.processes.count == 1:
             return super()._get_dataloader(dataset, description, batch_size, *rest, **more)  # type: ignore[misc]
         rounds = Rounds(len(dataset), batch_size, self.args.gradient_accumulation_steps, self.processes.count)
-        collator, self.data_collator = self.data_collator, RoundCollator(self.data_collator)
-        try:
-            rows = RowsOfRank(self._remove_unused_columns(dataset, description=description))
-            loader = super()._get_dataloader(rows, description, batch_size, *rest, **more)  # type: ignore[misc]
-        finally:
-            self.data_collator = collator
+        rows = RowsOfRank(self._remove_unused_columns(dataset, description=description))
+        loader = self._load(rows, RoundCollator(self.data_collator), description, batch_size, *rest, **more)
         shard = loader.batch_sampler
         shard.batch_sampler = BatchesOfRank(shard.batch_sampler, rounds, self.processes.place.rank)
         # It hands on what it gets: the batches below are this process's already.
         shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
+
+    def _load(self: Any, rows: Any, collator: Any, *rest: Any, **more: Any) -> Any:
+        """The trainer's own data loader of rows that carry a mark, which the collator takes out."""
+        own, self.data_collator = self.data_collator, collator
+        try:
+            return super()._get_dataloader(rows, *rest, **more)  # type: ignore[misc]
+        finally:
+            self.data_collator = own
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         return data_collator  # the columns are removed from the dataset below

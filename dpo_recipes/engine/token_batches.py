@@ -249,12 +249,8 @@ class TokenBatches(ParallelBatches):
             shares=self.shares,
         )
         rows = RowsOfStep(self._remove_unused_columns(dataset, description=description))
-        collator, self.data_collator = self.data_collator, StepCollator(self.data_collator)
-        try:
-            past = super(ParallelBatches, self)
-            loader = past._get_dataloader(rows, description, batch_size, lambda _: sampler, is_training, *rest, **more)  # type: ignore[misc]
-        finally:
-            self.data_collator = collator
+        collator = StepCollator(self.data_collator)
+        loader = self._load(rows, collator, description, batch_size, lambda _: sampler, is_training, *rest, **more)
         if self.processes.count > 1:
             loader.batch_sampler.even_batches = False
         return loader
