@@ -11,23 +11,27 @@ from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
 from dpo_recipes.recipe.schema import Recipe
 
 # glibc takes memory of large tensors from the system for each use and gives it back: on a CPU, half the time of a
-# training step went into page faults (2 million a step; benchmarks/allocator.py, docs/adr/0006). With pages of 2 MiB
-# there are so few that each large tensor can have its own, and the process holds no more than is in use. Without such
-# pages, memory is kept instead, which costs an eighth more of it, in pieces that nothing fits into.
-# Documented in mallopt(3) and the glibc manual, "Memory Allocation Tunables".
-_COMMON = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0"}
+# training step went into page faults (2 million a step; benchmarks/allocator.py, docs/adr/0006). So memory is kept, in
+# pages of 2 MiB where the kernel gives such, and only what lies at the heap's end is given back, or was larger than
+# anything that was free. Documented in mallopt(3), the glibc manual ("Memory Allocation Tunables") and torch's
+# c10/core/impl/alloc_cpu.cpp, which begins tensors from 2 MiB on at such a page: fewer pieces that nothing fits into.
+_COMMON = {
+    "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 CPU_ALLOCATOR_LARGE_PAGES = {
     **_COMMON,
     "MALLOC_MMAP_MAX_": "1000000",
-    "MALLOC_MMAP_THRESHOLD_": "1048576",
-    "MALLOC_TRIM_THRESHOLD_": "1048576",
-    "MALLOC_TOP_PAD_": "16777216",
+    "MALLOC_MMAP_THRESHOLD_": "8388608",
+    "MALLOC_TRIM_THRESHOLD_": "4194304",
+    "MALLOC_TOP_PAD_": "1048576",
 }
 CPU_ALLOCATOR_SMALL_PAGES = {
     **_COMMON,
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_TOP_PAD_": "16777216",
 }
 _LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
