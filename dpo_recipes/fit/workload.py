@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,13 @@ class Workload:
             prompt = recipe.data.max_length // 2
             answer = recipe.data.max_length - prompt
             return _together(recipe, np.tile([prompt, answer, answer], (size, 1)), size, shares=shares)
-        return _together(recipe, self.lengths["train"], size, shares=shares)
+        return _together(recipe, self._longest_first, size, shares=shares)
+
+    @cached_property
+    def _longest_first(self) -> Lengths:
+        """Training pairs, ordered once for all the variants of a recipe that `--fit` tries."""
+        rows = (self.lengths or {})["train"]
+        return rows[np.argsort(-rows.sum(axis=1), kind="stable")]
 
     def typical(self, recipe: Recipe, *, shares: bool = True) -> Lengths:
         """A micro-batch of pairs of the mean length."""
@@ -68,10 +75,11 @@ class Workload:
 
 
 def _together(recipe: Recipe, rows: Lengths, size: int, *, shares: bool) -> Lengths:
-    """The longest of some pairs that are computed together: so many, or as many as a pass may have tokens."""
+    """The first of some pairs, longest first, that are computed together: so many, or as many as a pass may have
+    tokens."""
     most = max_tokens(recipe)
     if most is None:
-        return rows[np.argsort(-rows.sum(axis=1), kind="stable")[:size]]
+        return rows[:size]
     shares = shares and recipe.training.prefix_sharing != "off"
     return rows[fullest(as_lengths(rows), most, size, shares=shares)]
 
