@@ -129,10 +129,6 @@ CODES = {
     "R390": entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
-    "R391": entry(
-        "warning: an effective batch of one",
-        "micro_batch_size x gradient_accumulation_steps is 1; the gradient is mostly noise.",
-    ),
     "R392": entry(
         "warning: a format's name promises another template",
         "Axolotl's chatml.* and llama3.* formats name a template too. Here they say only what the columns mean.",

@@ -171,20 +171,6 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         )
 
 
-def check_training(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R391: an effective batch of one pair."""
-    training, is_alone = recipe.training, recipe.launch.num_processes in (1, "auto")
-    if training.micro_batch_size * training.gradient_accumulation_steps == 1 and is_alone:
-        yield Finding(
-            "R391",
-            "each optimizer step sees a single pair",
-            composed.where(("training", "gradient_accumulation_steps")),
-            "the gradient of one preference is mostly noise; published DPO runs use 32 to 128 pairs",
-            "raise `gradient_accumulation_steps`; it costs no memory",
-            "warning",
-        )
-
-
 def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R316: the libraries of the trackers asked for are installed."""
     for index, name in enumerate(recipe.tracking.report_to):
@@ -206,6 +192,5 @@ RULES: tuple[Rule, ...] = (
     check_objective,
     *device_checks.RULES,
     *launch_checks.RULES,
-    check_training,
     check_tracking,
 )
