@@ -215,7 +215,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
     name = signal.Signals(number).name
     if number in (signal.SIGINT, signal.SIGTERM):
         return Interrupted.of(
-            "I101" if any(newest_first(run.checkpoints)) else "I130",
+            "I101",
             "the run was interrupted",
             why=f"{name} came before the worker was ready",
             fix="run the recipe again",

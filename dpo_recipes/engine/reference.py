@@ -1,7 +1,8 @@
 """Log-probabilities of the reference, once for each pair, and kept by content.
 
 They depend on the reference's weights, the token ids and the precision computed in, and on nothing else of a recipe:
-later epochs, runs that go on, and trials of a sweep over learning rates, losses or adapters find them in the cache.
+later epochs, runs that go on, and trials of a sweep over learning rates, losses or adapters find them in the cache. A
+pass that is ended leaves what it has computed (engine/reference_parts.py), and the next one computes the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from dpo_recipes.cache import cache_folder, content_key, get_or_build, is_whole
 from dpo_recipes.engine.processes import Processes
+from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import RunError
 
 _VERSION = 1
@@ -36,15 +38,19 @@ def add_reference(trainer: Any, pairs: Any) -> tuple[Any, bool]:
     tokens = hash_pairs(pairs)
     if len(set(processes.gather(tokens))) > 1:
         raise _other_pairs(processes)
-    key = known = None
-    if processes.is_main:
-        key = content_key(_VERSION, describe_computation(trainer), weights_of(trainer), tokens)
-        known = is_whole(cache_folder() / "reference" / key)
-    known = processes.share(known)
-    logps = None if known else reference_logps(trainer, pairs)
-    chosen, rejected = processes.share(None if key is None else _keep(key, logps))
+    key, known = processes.share(_find(trainer, tokens) if processes.is_main else None)
+    parts = ReferenceParts(key, processes.place.rank)
+    logps = None if known else reference_logps(trainer, pairs, parts)
+    chosen, rejected = processes.share(_keep(key, logps) if processes.is_main else None)
+    parts.remove()
     with_chosen = pairs.add_column("ref_chosen_logps", chosen.tolist())
-    return with_chosen.add_column("ref_rejected_logps", rejected.tolist()), bool(known)
+    return with_chosen.add_column("ref_rejected_logps", rejected.tolist()), known
+
+
+def _find(trainer: Any, tokens: str) -> tuple[str, bool]:
+    """The key of the cache's entry for some pairs, and whether there is one."""
+    key = content_key(_VERSION, describe_computation(trainer), weights_of(trainer), tokens)
+    return key, is_whole(cache_folder() / "reference" / key)
 
 
 def describe_computation(trainer: Any) -> dict[str, Any]:
@@ -94,28 +100,37 @@ def weights_of(trainer: Any) -> str:
 
 
 @torch.no_grad()
-def reference_logps(trainer: Any, pairs: Any) -> np.ndarray:
+def reference_logps(trainer: Any, pairs: Any, parts: ReferenceParts) -> np.ndarray:
     """[2, rows] in 32 bits: of each pair the chosen and the rejected answer's log-probability under the reference.
 
     Pairs are taken in order of length, as many at a time as have the tokens of an average micro-batch, so that no batch
-    takes more memory than training does. Of several processes each takes every so-manieth of these batches.
+    takes more memory than training does. Of several processes each takes every so-manieth of these batches. Batches are
+    the same after an interruption, and so are the results to the bit.
     """
     model, processes = reference_model(trainer), trainer.processes
-    logps = np.zeros((2, len(pairs)), dtype=np.float32)
+    known = processes.share(parts.read(len(pairs)) if processes.is_main else None)
+    logps = known.copy()
     training = [module for module in model.modules() if module.training]
     model.eval()  # an adapter that is the reference must not drop anything out
-    batches = list(batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_eval_batch_size))
+    batches = batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_eval_batch_size)
+    missing = [rows for rows in batches if not known.is_known[rows].all()]
     try:
-        for rows, counts in share_of(batches, processes.place.rank, processes.count):
+        for rows, counts in share_of(missing, processes.place.rank, processes.count):
             batch = trainer.data_collator([pairs[row] for row in rows])
             batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
-            chosen, rejected = trainer.compute_ref_log_probs(model, batch)
+            of_rows = torch.stack(trainer.compute_ref_log_probs(model, batch)).float().cpu().numpy()
             if counts:
-                logps[0, rows], logps[1, rows] = chosen.float().cpu().numpy(), rejected.float().cpu().numpy()
+                logps.add(rows, of_rows)
+                parts.keep(logps)
+    except BaseException:
+        parts.write(logps)
+        raise
     finally:
         for module in training:
             module.training = True
-    return np.array(processes.total(logps.ravel()), dtype=np.float32).reshape(logps.shape)
+    computed = np.where(known.is_known, 0.0, logps.values)
+    total = np.array(processes.total(computed.ravel()), dtype=np.float32)
+    return np.where(known.is_known, known.values, total.reshape(known.values.shape))
 
 
 def share_of(batches: list[list[int]], rank: int, num_processes: int) -> Iterator[tuple[list[int], bool]]:
@@ -145,18 +160,18 @@ def pair_tokens(pairs: Any) -> np.ndarray:
     return np.array([sum(len(pair[column]) for column in _COLUMNS) for pair in pairs])
 
 
-def batches_by_tokens(tokens: np.ndarray, pairs_per_batch: int) -> Iterator[list[int]]:
+def batches_by_tokens(tokens: np.ndarray, pairs_per_batch: int) -> list[list[int]]:
     """Rows in order of length, in batches of at most the tokens that `pairs_per_batch` average pairs have."""
     budget = pairs_per_batch * float(tokens.mean())
-    batch: list[int] = []
+    batches: list[list[int]] = []
     total = 0
     for row in np.argsort(-tokens, kind="stable").tolist():  # the longest first: what does not fit shows at once
-        if batch and total + tokens[row] > budget:
-            yield batch
-            batch, total = [], 0
-        batch.append(row)
+        if not batches or total + tokens[row] > budget:
+            batches.append([])
+            total = 0
+        batches[-1].append(row)
         total += int(tokens[row])
-    yield batch
+    return batches
 
 
 def hash_weights(trainer: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 import torch
 from sharing import lora, make_model, make_pairs, recipe, train_ours, train_trls
 
-from dpo_recipes.engine.processes import Processes
-from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens
+from dpo_recipes.cache import cache_folder
+from dpo_recipes.engine import reference, reference_parts
+from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens, reference_logps
+from dpo_recipes.engine.reference_parts import ReferenceParts
+from dpo_recipes.launch.ranks import Place
 
 PAIRS = make_pairs(12)
 JOB = {"max_steps": 1}
@@ -100,36 +105,132 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
     assert np.array_equal(_logps(first), _logps(second))
 
 
-def test_the_model_is_in_training_mode_again_afterwards(tmp_path: Path) -> None:
+class Ended(Exception):
+    """What ends a pass."""
+
+
+class Referee:
+    """As much of a trainer as a reference pass asks for. A pair's log-probabilities are its number and its half; the
+    pass ends in the batch of number `ends_in`, and `seen` are the pairs of those before."""
+
+    ref_model = None
+    is_deepspeed_enabled = False
+    args = SimpleNamespace(per_device_eval_batch_size=2)
+    accelerator = SimpleNamespace(device="cpu")
+
+    def __init__(self, model: Any, ends_in: int | None = None, processes: Processes = ALONE) -> None:
+        self.model, self.processes, self.ends_in = model, processes, ends_in
+        self.seen: list[list[int]] = []
+        self.modes: list[list[bool]] = []
+
+    def data_collator(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor([PAIRS.index(row) for row in rows])}
+
+    def compute_ref_log_probs(self, of: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self.modes.append([module.training for module in of.modules()])
+        if len(self.seen) == self.ends_in:
+            raise Ended
+        self.seen.append(batch["number"].tolist())
+        return batch["number"], batch["number"] / 2
+
+    def compute(self) -> np.ndarray:
+        trainer: Any = self
+        return reference_logps(trainer, PAIRS, ReferenceParts("key", self.processes.place.rank))
+
+
+WHOLE = np.array([range(len(PAIRS)), [number / 2 for number in range(len(PAIRS))]])
+
+
+def test_the_model_is_in_training_mode_again_afterwards() -> None:
     model = make_model().train()
     model.base_model.layers[0].eval()
     modes = [module.training for module in model.modules()]
-    seen: list[list[bool]] = []
-    from dpo_recipes.engine import reference
-
-    class Trainer:
-        ref_model = None
-        is_deepspeed_enabled = False
-        processes = Processes()
-        data_collator = staticmethod(lambda rows: {})
-        args = type("Arguments", (), {"per_device_eval_batch_size": 4})
-
-        @staticmethod
-        def compute_ref_log_probs(of: Any, batch: Any) -> Any:
-            seen.append([module.training for module in of.modules()])
-            raise RuntimeError("out of something")
-
-    trainer: Any = Trainer()
-    trainer.model = model
-    with pytest.raises(RuntimeError):
-        reference.reference_logps(trainer, PAIRS)
-    assert not any(seen[0])
+    referee = Referee(model, ends_in=0)
+    with pytest.raises(Ended):
+        referee.compute()
+    assert not any(referee.modes[0])
     assert [module.training for module in model.modules()] == modes
+
+
+def test_a_pass_that_was_ended_goes_on_with_the_same_batches() -> None:
+    model = make_model()
+    (undisturbed := Referee(model)).compute()
+    ReferenceParts("key", 0).remove()
+    for ends_in in (1, 0, 2):
+        with pytest.raises(Ended):
+            Referee(model, ends_in).compute()
+    last = Referee(model)
+    assert np.array_equal(last.compute(), WHOLE)
+    assert last.seen == undisturbed.seen[3:]
+
+
+def test_it_goes_on_after_a_kill_from_what_was_written_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    monkeypatch.setattr(reference_parts, "_KEPT_EVERY_S", 0.0)
+    monkeypatch.setattr(reference, "BaseException", GeneratorExit, raising=False)  # a kill gives no time to write
+    with pytest.raises(Ended):
+        Referee(model, ends_in=2).compute()
+    monkeypatch.setattr(reference_parts, "_KEPT_EVERY_S", 60.0)
+    with pytest.raises(Ended):
+        Referee(model, ends_in=1).compute()
+    last = Referee(model)
+    assert np.array_equal(last.compute(), WHOLE)
+    assert len(last.seen) == len(list(batches_by_tokens(pair_tokens(PAIRS), 2))) - 2
+
+
+def test_other_numbers_of_processes_share_what_there_is() -> None:
+    model = make_model()
+    for rank in (0, 1):
+        of_two: Any = Processes(Place(rank=rank, num_processes=2))
+        object.__setattr__(of_two, "share", lambda value: reference_parts.Logps(len(PAIRS)))
+        with pytest.raises(Ended):
+            Referee(model, ends_in=1, processes=of_two).compute()
+    first, second = batches_by_tokens(pair_tokens(PAIRS), 2)[:2]
+    found = ReferenceParts("key", 0).read(len(PAIRS))
+    assert found.is_known.nonzero()[0].tolist() == sorted(first + second)
+    last = Referee(model)
+    assert np.array_equal(last.compute(), WHOLE)
+    assert not {*first, *second} & {pair for batch in last.seen for pair in batch}
+
+
+def _cut(data: bytes) -> bytes:
+    return data[:-30]
+
+
+def _flip(data: bytes) -> bytes:
+    return data[:200] + bytes([data[200] ^ 1]) + data[201:]
+
+
+def _empty(_: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _empty])
+def test_damaged_parts_are_computed_again(damage: Callable[[bytes], bytes]) -> None:
+    model = make_model()
+    with pytest.raises(Ended):
+        Referee(model, ends_in=2).compute()
+    (path,) = cache_folder().glob("reference/key.parts/0.npz")
+    path.write_bytes(damage(path.read_bytes()))
+    assert np.array_equal(Referee(model).compute(), WHOLE)
+
+
+def test_a_cache_that_cannot_be_written_ends_no_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DPO_RECIPE_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(reference_parts, "_KEPT_EVERY_S", 0.0)
+    assert np.array_equal(Referee(make_model()).compute(), WHOLE)
+
+
+def test_parts_are_removed_when_the_pass_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_parts, "_KEPT_EVERY_S", 0.0)
+    _train(tmp_path)
+    assert [path.suffix for path in (tmp_path / "cache" / "reference").iterdir()] == [""]
 
 
 def test_batches_have_every_row_once_the_longest_first_and_no_more_tokens_than_an_average_batch() -> None:
     tokens = np.array([10, 500, 20, 30, 20, 20])
-    batches = list(batches_by_tokens(tokens, 2))  # two average pairs have 200 tokens
+    batches = batches_by_tokens(tokens, 2)  # two average pairs have 200 tokens
     assert batches == [[1], [3, 2, 4, 5, 0]]
     assert sorted(row for batch in batches for row in batch) == list(range(6))
 

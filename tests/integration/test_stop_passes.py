@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from dpo_recipes.data.sources import read_rows
 from dpo_recipes.data.template import Renderer, find_template
-from dpo_recipes.engine.callbacks.stop import interrupted
+from dpo_recipes.engine.callbacks.stop import StopRequest, interrupted
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.sources import ModelLocation
@@ -35,3 +36,17 @@ def test_while_a_dataset_is_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("datasets.load_dataset", _stop)
     with pytest.raises(Interrupted):
         list(read_rows(Source(path="some/dataset")))
+
+
+def test_a_stop_before_training_ends_at_once_with_the_code_that_says_run_it_again(tmp_path: Path) -> None:
+    request = StopRequest(tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        request._on_signal(signal.SIGTERM, None)
+    assert (caught.value.findings[0].code, caught.value.exit_code) == ("I101", 75)
+
+
+def test_a_stop_while_training_waits_for_the_step(tmp_path: Path) -> None:
+    request = StopRequest(tmp_path)
+    request.training = True
+    request._on_signal(signal.SIGINT, None)
+    assert request.is_set

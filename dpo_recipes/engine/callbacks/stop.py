@@ -35,12 +35,7 @@ class StopRequest:
     def _error(self) -> Interrupted:
         if self.checkpoints is not None and any(newest_first(self.checkpoints)):
             return interrupted("after its last checkpoint")
-        return Interrupted.of(
-            "I130",
-            "the run was stopped before it had anything to go on from",
-            why="training had not begun; what is finished of data and reference log-probabilities stays in the cache",
-            fix="run the recipe again",
-        )
+        return interrupted("training had not begun; what is finished of data and reference log-probabilities is kept")
 
 
 def interrupted(why: str) -> Interrupted:
