@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dpo_recipes.launch.choose import (
     choose_batch,
     command_of,
     count_gpus,
+    flags_of_retry,
     prepare_launcher,
 )
 from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
@@ -29,7 +31,7 @@ from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.resume import find_unfinished, nothing_to_resume
-from dpo_recipes.run_dir import create_run_directory, write_json, write_text_atomically
+from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically
 from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
 
@@ -78,9 +80,10 @@ def prepare_run(
     trust_remote_code: bool = False,
     flags: LaunchFlags | None = None,
     resume: bool | None = False,
+    again: RunDirectory | None = None,
 ) -> tuple[Order, RunPlan, bool]:
-    """Make the run directory with all that the worker needs, or find the one to go on with; the order to start it, its
-    plan, and whether it is an earlier one.
+    """Make the run directory with all that the worker needs, or find the one to go on with, which may be given with
+    `again`; the order to start it, its plan, and whether it is an earlier one.
 
     Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341 (numbers
     of processes that cannot be) and R347 (no place to meet), `RunError` M507 (too few GPUs), T601, T602, and with
@@ -104,7 +107,7 @@ def prepare_run(
     if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # else a job asks for as many as it needs
         check_devices(recipe, batch, num_gpus)
     output_dir = Path(recipe.output_dir).expanduser().resolve()
-    earlier = None if resume is False else find_unfinished(recipe, output_dir)
+    earlier = again or (None if resume is False else find_unfinished(recipe, output_dir))
     if resume and earlier is None:
         raise nothing_to_resume(recipe, output_dir)
     run = earlier or create_run_directory(output_dir, recipe.name)
@@ -141,23 +144,31 @@ def run_recipe(  # noqa: PLR0913
 
     An unfinished run of the same recipe is gone on with, unless `resume` is False; with True there must be one. After a
     failure that may not come again, such as a killed process or a hang, the job is started again, up to `retries`
-    times. `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan", "resumed"}`.
+    times, without GPUs that have failed. `listen` gets each event of the worker, after a first one
+    `{"event": "run", "dir", "plan", "resumed"}`.
     Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
     """
     validated = validate(path, overrides)
-    order, plan, is_resumed = prepare_run(validated, trust_remote_code=trust_remote_code, flags=flags, resume=resume)
-    order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
+    prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code)
+    order, plan, is_resumed = prepare(flags=flags, resume=resume)
     listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
-    start: Callable[[Order], Job] = registry.load("launchers", plan.backend)
+    num_gpus = count_gpus()
     while True:
+        order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
         order.run.clear_events()
+        start: Callable[[Order], Job] = registry.load("launchers", plan.backend)
         try:
             follow(start(order), order, listen)
         except (RunError, WorkerBug) as error:
-            if retries == 0 or not may_not_come_again(error):
+            is_without_gpus = num_gpus > 0 and count_gpus() == 0  # a CPU would be a bad stand-in
+            if retries == 0 or is_without_gpus or not may_not_come_again(error):
                 raise
             retries -= 1
             listen({"event": "retry", "error": error, "left": retries})
+            before = order.num_processes
+            order, plan, _ = prepare(flags=flags_of_retry(validated.recipe, flags, before), again=order.run)
+            if order.num_processes != before:
+                listen({"event": "note", "text": f"{order.num_processes} processes in the place of {before}"})
         else:
             break
     if not order.run.result.exists():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.errors import RunError
 from dpo_recipes.hardware.machine import gpu_names
-from dpo_recipes.launch.batch import BatchPlan, count_processes, plan_batch, with_batch
+from dpo_recipes.launch.batch import BatchPlan, count_processes, effective_batch, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import Order
 from dpo_recipes.recipe.schema import Recipe
@@ -35,6 +35,17 @@ def choose_batch(recipe: Recipe, flags: LaunchFlags, num_gpus: int | None = None
     gpus = count_gpus() if num_gpus is None else num_gpus
     counts = count_processes(recipe, gpus, num_processes=flags.num_processes, num_nodes=flags.num_nodes)
     return plan_batch(recipe, *counts)
+
+
+def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int) -> LaunchFlags:
+    """The flags to start a job of so many processes with again. Where nobody has said how many on a machine, GPUs that
+    have failed meanwhile are left out: as many as are there and divide the effective batch."""
+    flags, num_gpus = flags or LaunchFlags(), count_gpus()
+    is_given = flags.num_processes is not None or recipe.launch.num_processes != "auto"
+    if is_given or (flags.num_nodes or recipe.launch.num_nodes) > 1 or num_gpus >= num_processes:
+        return flags
+    divides = (count for count in range(num_gpus, 0, -1) if effective_batch(recipe) % count == 0)
+    return replace(flags, num_processes=next(divides, None))
 
 
 def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:

@@ -1,0 +1,97 @@
+"""A job that is started again after a failure, by as many processes as there are devices then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_recipes import workflow
+from dpo_recipes.errors import RunError
+from dpo_recipes.launch import choose
+from dpo_recipes.launch.choose import LaunchFlags
+from dpo_recipes.launch.job import Order
+
+TEXT = """\
+schema: 1
+name: job
+model: {path: owner/model}
+data:
+  train: [{path: owner/pairs}]
+  eval: {count: 10}
+training: {micro_batch_size: 2, gradient_accumulation_steps: 16}
+launch: {num_processes: %s}
+output_dir: %s
+"""
+
+
+class Machine:
+    """GPUs that fail one attempt after the other, and what is started on them."""
+
+    def __init__(self, gpus: list[int]) -> None:
+        self.gpus = gpus
+        self.started: list[tuple[str, int]] = []
+
+    def count(self) -> int:
+        return self.gpus[min(len(self.started), len(self.gpus) - 1)]
+
+    def launcher(self, _: str, name: str) -> Any:
+        return lambda order: self.started.append((name, order.num_processes))
+
+    def follow(self, _: Any, order: Order, listen: Any) -> None:
+        if len(self.started) < len(self.gpus):
+            raise RunError.of("T605", "rank 3 died", why="its GPU has fallen off the bus", fix="run it again")
+        order.run.result.write_text('{"status": "finished"}')
+
+
+def _run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[int],
+    processes: str = "auto",
+    flags: LaunchFlags | None = None,
+    retries: int = 5,
+) -> Machine:
+    machine = Machine(gpus)
+    monkeypatch.setattr(workflow, "count_gpus", machine.count)
+    monkeypatch.setattr(choose, "count_gpus", machine.count)
+    monkeypatch.setattr(workflow.registry, "load", machine.launcher)
+    monkeypatch.setattr(workflow, "follow", machine.follow)
+    monkeypatch.setattr(workflow, "prepare_launcher", lambda *_: None)
+    monkeypatch.setattr(workflow, "command_of", lambda *_: ["worker"])
+    tmp_path.mkdir(exist_ok=True)
+    path = tmp_path / "job.yaml"
+    path.write_text(TEXT % (processes, tmp_path / "runs"))
+    try:
+        workflow.run_recipe(path, [], lambda event: None, retries=retries, flags=flags)
+    finally:
+        assert len(list((tmp_path / "runs" / "job").iterdir())) == 1  # the same run each time
+    return machine
+
+
+def test_gpus_that_failed_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 pairs a step are no multiple of 7, and one process needs no launcher for several."""
+    machine = _run(tmp_path, monkeypatch, [8, 7, 1])
+    assert machine.started == [("torchrun", 8), ("torchrun", 4), ("local", 1)]
+
+
+def test_a_number_that_was_given_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="M507"):
+        _run(tmp_path, monkeypatch, [8, 7], processes="8")
+
+
+def test_a_number_on_the_command_line_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _run(tmp_path, monkeypatch, [8, 8], flags=LaunchFlags(num_processes=2))
+    assert machine.started == [("torchrun", 2), ("torchrun", 2)]
+
+
+def test_the_processor_does_not_stand_in_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="T605"):
+        _run(tmp_path, monkeypatch, [8, 0, 8])
+
+
+def test_no_more_often_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="T605"):
+        _run(tmp_path, monkeypatch, [8, 8, 8], retries=1)
+    assert _run(tmp_path / "2", monkeypatch, [8, 8, 8], retries=2).started == [("torchrun", 8)] * 3
