@@ -51,6 +51,8 @@ class Progress:
             self._line(Finding.from_json(event["finding"]).render())
         elif kind == "retry":
             self._line(f"{event['error']}\nretry     starting again, {event['left']} retries left")
+        elif kind == "share":
+            self._now(f"{event['name']:<9} {event['detail']} {event['done']:.0%}  ETA {_duration(event['eta_s'])}")
         elif kind == "step":
             self._step(event)
 
@@ -81,10 +83,6 @@ class Progress:
         self._line(f"report    {_short(str(Path(result['model_dir']).parent / 'report.html'))}")
 
     def _step(self, event: dict[str, Any]) -> None:
-        is_last = event["step"] == event["total"]
-        if not self._live and not is_last and time.monotonic() - self._last_plain < _PLAIN_EVERY_S:
-            return
-        self._last_plain = time.monotonic()
         metrics = event["metrics"]
         parts = [f"train     step {event['step']}/{event['total']}"]
         for name, label in (("loss", "loss"), ("rewards/accuracies", "accuracy"), ("rewards/margins", "margin")):
@@ -92,7 +90,13 @@ class Progress:
                 parts.append(f"{label} {metrics[name]:.3f}")
         parts.append(f"{event['tokens_per_second']:.0f} tokens/s")
         parts.append(f"ETA {_duration(event['eta_s'])}")
-        text = "  ".join(parts)
+        self._now("  ".join(parts), is_last=event["step"] == event["total"])
+
+    def _now(self, text: str, *, is_last: bool = False) -> None:
+        """How far a stage is, in the place of what was told before; elsewhere than on a terminal not every time."""
+        if not self._live and not is_last and time.monotonic() - self._last_plain < _PLAIN_EVERY_S:
+            return
+        self._last_plain = time.monotonic()
         if self._live:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ _NEEDS_FIXED_SHAPES = ("neuron", "xla")
 """Devices that compile anew for each number of positions, for whose sake TRL scores all of them."""
 _CPU_TILE_TOKENS = 128
 """Positions in a tile of logits. TRL's 4,096 are made for GPUs: with 32,768 words a tile takes 512 MB, and the passes
-over it several times that, where these take 16 MB each. Results are equal to the bit, in a tenth less of time."""
+over it several times that, where these take 16 MB each. Results are equal to rounding, in a tenth less of time."""
 
 _TRL_TILE_TOKENS = chunked_logprob.TOKEN_CHUNK_SIZE
 

@@ -28,8 +28,9 @@ _FILE = "logps.npy"
 _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
-def add_reference(trainer: Any, pairs: Any) -> tuple[Any, bool]:
-    """`pairs` with the columns `ref_chosen_logps` and `ref_rejected_logps`, and whether they were known already.
+def add_reference(trainer: Any, pairs: Any, split: str) -> tuple[Any, bool]:
+    """The `pairs` of a split with the columns `ref_chosen_logps` and `ref_rejected_logps`, and whether they were known
+    already.
 
     The values are sums over an answer's tokens, in nats. Several processes compute a share each, and the first one
     keeps the cache; its key is the same for any number of them. Raises `RunError` T622 where they have other pairs.
@@ -40,7 +41,7 @@ def add_reference(trainer: Any, pairs: Any) -> tuple[Any, bool]:
         raise _other_pairs(processes)
     key, known = processes.share(_find(trainer, tokens) if processes.is_main else None)
     parts = ReferenceParts(key, processes.place.rank)
-    logps = None if known else reference_logps(trainer, pairs, parts)
+    logps = None if known else reference_logps(trainer, pairs, split, parts)
     chosen, rejected = processes.share(_keep(key, logps) if processes.is_main else None)
     parts.remove()
     with_chosen = pairs.add_column("ref_chosen_logps", chosen.tolist())
@@ -100,7 +101,7 @@ def weights_of(trainer: Any) -> str:
 
 
 @torch.no_grad()
-def reference_logps(trainer: Any, pairs: Any, parts: ReferenceParts) -> np.ndarray:
+def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts) -> np.ndarray:
     """[2, rows] in 32 bits: of each pair the chosen and the rejected answer's log-probability under the reference.
 
     Pairs are taken in order of length, as many at a time as have the tokens of an average micro-batch, so that no batch
@@ -112,8 +113,10 @@ def reference_logps(trainer: Any, pairs: Any, parts: ReferenceParts) -> np.ndarr
     logps = known.copy()
     training = [module for module in model.modules() if module.training]
     model.eval()  # an adapter that is the reference must not drop anything out
-    batches = batches_by_tokens(pair_tokens(pairs), trainer.args.per_device_eval_batch_size)
+    tokens = pair_tokens(pairs)
+    batches = batches_by_tokens(tokens, trainer.args.per_device_eval_batch_size)
     missing = [rows for rows in batches if not known.is_known[rows].all()]
+    trainer.reference_progress.begin(split, int(tokens.sum()), int(tokens[known.is_known].sum()))
     try:
         for rows, counts in share_of(missing, processes.place.rank, processes.count):
             batch = trainer.data_collator([pairs[row] for row in rows])
@@ -122,6 +125,7 @@ def reference_logps(trainer: Any, pairs: Any, parts: ReferenceParts) -> np.ndarr
             if counts:
                 logps.add(rows, of_rows)
                 parts.keep(logps)
+                trainer.reference_progress.add(int(tokens[rows].sum()) * processes.count)
     except BaseException:
         parts.write(logps)
         raise

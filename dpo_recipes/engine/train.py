@@ -40,12 +40,13 @@ def prepare_trainer(
     datasets: dict[str, Any],
     callbacks: list[Any],
     team: Team | None = None,
+    events: EventLog | None = None,
 ) -> Any:
     """The objective's trainer; the bundle's stack then tells the trainable parameters and how batches are computed."""
     from transformers import PrinterCallback
 
     team = team or Team()
-    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch)
+    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch, events)
     trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
     trainer.remove_callback(PrinterCallback)
     parameters = list(trainer.model.parameters())
@@ -96,7 +97,7 @@ def train(  # noqa: PLR0913
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [saving, metrics, DivergenceCallback(), probe]
-    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team)
+    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team, events)
     probe.trainer = saving.trainer = trainer
     trainer.checkpoint_state = saving
     trainer.checkpoints = CheckpointWriter(

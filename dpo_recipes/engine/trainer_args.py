@@ -9,6 +9,7 @@ from typing import Any
 from trl.trainer.dpo_config import DPOConfig
 
 from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.recipe.schema import Recipe
@@ -24,6 +25,8 @@ class RunArguments:
     processes: Processes = ALONE
     launch: LaunchPlan | None = None
     """What several processes share; none for one that shares nothing."""
+    events: EventLog | None = None
+    """Where to tell how far the reference pass is."""
 
 
 def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:

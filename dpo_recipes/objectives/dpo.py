@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
+from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
@@ -44,8 +45,9 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     reference_weights: str | None = None
     """A digest of what the reference was computed with."""
 
-    def __init__(self, *args: Any, processes: Processes, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, processes: Processes, reference_progress: ReferenceProgress, **kwargs: Any) -> None:
         self.processes = processes
+        self.reference_progress = reference_progress
         self.reference_known = {}  # filled by the constructor upstream
         super().__init__(*args, **kwargs)
         self.deal_batches()
@@ -56,7 +58,7 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if self.is_fsdp_enabled:  # TRL shards a reference for it and gathers the results
             return super()._precompute_ref_logps(dataset, name, batch_size)
-        with_reference, self.reference_known[name] = add_reference(self, dataset)
+        with_reference, self.reference_known[name] = add_reference(self, dataset, name)
         return with_reference
 
     def _prepare_input(self, data: Any) -> Any:
@@ -115,6 +117,7 @@ def build_trainer(
         peft_config=bundle.adapter_config,
         callbacks=callbacks,
         processes=run.processes,
+        reference_progress=ReferenceProgress(run.events),
     )
     trainer.prefix_sharing = sharing
     trainer.max_tokens = max_tokens(recipe)

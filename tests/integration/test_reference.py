@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +16,12 @@ from sharing import lora, make_model, make_pairs, recipe, train_ours, train_trls
 
 from dpo_recipes.cache import cache_folder
 from dpo_recipes.engine import reference, reference_parts
+from dpo_recipes.engine.callbacks import progress
+from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens, reference_logps
 from dpo_recipes.engine.reference_parts import ReferenceParts
+from dpo_recipes.events import EventLog
 from dpo_recipes.launch.ranks import Place
 
 PAIRS = make_pairs(12)
@@ -120,6 +125,7 @@ class Referee:
 
     def __init__(self, model: Any, ends_in: int | None = None, processes: Processes = ALONE) -> None:
         self.model, self.processes, self.ends_in = model, processes, ends_in
+        self.reference_progress = ReferenceProgress()
         self.seen: list[list[int]] = []
         self.modes: list[list[bool]] = []
 
@@ -135,7 +141,7 @@ class Referee:
 
     def compute(self) -> np.ndarray:
         trainer: Any = self
-        return reference_logps(trainer, PAIRS, ReferenceParts("key", self.processes.place.rank))
+        return reference_logps(trainer, PAIRS, "train", ReferenceParts("key", self.processes.place.rank))
 
 
 WHOLE = np.array([range(len(PAIRS)), [number / 2 for number in range(len(PAIRS))]])
@@ -162,6 +168,23 @@ def test_a_pass_that_was_ended_goes_on_with_the_same_batches() -> None:
     last = Referee(model)
     assert np.array_equal(last.compute(), WHOLE)
     assert last.seen == undisturbed.seen[3:]
+
+
+def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SHARE_EVERY_S", 0.0)
+    model = make_model()
+    shares: list[list[float]] = []
+    for ends_in in (2, None):
+        referee = Referee(model, ends_in)
+        with EventLog(tmp_path / "events.jsonl") as events, contextlib.suppress(Ended):
+            referee.reference_progress = ReferenceProgress(events)
+            referee.compute()
+        told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+        assert {(event["event"], event["name"], event["detail"]) for event in told} == {("share", "reference", "train")}
+        shares.append([event["done"] for event in told])
+    tokens = pair_tokens(PAIRS)
+    of_batches = [tokens[rows].sum() / tokens.sum() for rows in batches_by_tokens(tokens, 2)]
+    assert shares[0] + shares[1] == pytest.approx(np.cumsum(of_batches), abs=1e-4)
 
 
 def test_it_goes_on_after_a_kill_from_what_was_written_last(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl, and progress events for the parent process."""
+"""metrics.jsonl, and events for the parent process that tell how far the run is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,37 @@ from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
 
 _ALIVE_EVERY_S = 5.0
+_SHARE_EVERY_S = 2.0
 _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
+
+
+class ReferenceProgress:
+    """Tells the parent how much of a split's reference pass is done, by tokens."""
+
+    def __init__(self, events: EventLog | None = None) -> None:
+        self._events = events
+        self._told = -math.inf
+
+    def begin(self, split: str, total: int, known: int) -> None:
+        """A pass over so many tokens, of which some were computed earlier."""
+        self._split, self._total, self._known, self._done = split, total, known, known
+        self._started = time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        """So many more are done, in all processes."""
+        self._done = min(self._done + tokens, self._total)
+        now = time.monotonic()
+        if self._events is None or now - self._told < _SHARE_EVERY_S:
+            return
+        self._told = now
+        per_token_s = (now - self._started) / max(1, self._done - self._known)
+        self._events.emit(
+            "share",
+            name="reference",
+            detail=self._split,
+            done=round(self._done / self._total, 4),
+            eta_s=round(per_token_s * (self._total - self._done), 1),
+        )
 
 
 class MetricsCallback(TrainerCallback):
