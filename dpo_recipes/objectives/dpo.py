@@ -19,6 +19,7 @@ from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import add_reference
 from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.model.build import ModelBundle
@@ -29,7 +30,7 @@ from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
-    `_prepare_dataset`, `_precompute_ref_logps` and `_prepare_input` are private upstream;
+    `_prepare_dataset`, `_precompute_ref_logps`, `_prepare_input` and `_evaluate` are private upstream;
     tests/integration/test_upstream.py fails when they move.
     """
 
@@ -83,6 +84,15 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
         """As TRL does it, without touching the random numbers of training: how often is evaluated changes nothing."""
         with torch.random.fork_rng(devices=cuda_devices()):
             return super().evaluate(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # What a step is followed by; `evaluate` is called for the base and for an evaluation that is made up for too.
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except Interrupted:
+            self._metrics["eval"].clear()
+            self.checkpoint_state.leave_evaluation(self.control)
+            return {}
 
     def evaluate_test(self) -> dict[str, float]:
         """The metrics on the test pairs, named `test_...`."""

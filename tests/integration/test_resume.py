@@ -45,6 +45,23 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return arrange
 
 
+@pytest.fixture
+def stop_while_evaluating(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has this process get SIGTERM in the first evaluation after a step, once."""
+    original = MetricsCallback.on_prediction_step
+
+    def arrange() -> None:
+        def on_prediction_step(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            original(self, args, state, control, **kwargs)
+            if state.global_step:
+                monkeypatch.setattr(MetricsCallback, "on_prediction_step", original)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(MetricsCallback, "on_prediction_step", on_prediction_step)
+
+    return arrange
+
+
 def text(model: Path, pairs: Path, adapter: str = "{kind: lora, r: 4, dropout: 0.2}", extra: str = "") -> str:
     long = recipe_text(model, pairs, extra, adapter).replace("max_steps: 3", "num_epochs: 2, eval_steps: 4")
     return long.replace("logging_steps: 1", "logging_steps: 3")
@@ -106,6 +123,24 @@ def test_an_evaluation_that_the_stop_left_out_is_made_up_for(
     assert [row["step"] for row in rows(stopped) if "eval_loss" in row] == [0]
     again = work(recipe, resume=True)
     assert rows(again) == rows(calm)
+
+
+@pytest.mark.parametrize("eval_steps", ["4", "epoch"])
+def test_an_evaluation_that_is_going_on_is_left_and_made_up_for(
+    work: Work, tiny_model: Path, pairs: Path, stop_while_evaluating: Callable[[], None], eval_steps: str
+) -> None:
+    recipe = text(tiny_model, pairs).replace("eval_steps: 4", f"eval_steps: {eval_steps}")
+    calm = work(recipe)
+    first = next(row["step"] for row in rows(calm) if "eval_loss" in row and row["step"])
+    stop_while_evaluating()
+    stopped = work(recipe)
+    assert (stopped.exit_code, stopped.codes) == (EXIT_RESUMABLE, ["I101"])
+    assert [row["step"] for row in rows(stopped) if "eval_loss" in row] == [0]
+    stop_while_evaluating()  # now in the one that is made up for
+    assert work(recipe, resume=True).exit_code == EXIT_RESUMABLE
+    again = work(recipe, resume=True)
+    assert again.result["resumed_from_step"] == first
+    assert (weights(again), rows(again)) == (weights(calm), rows(calm))
 
 
 def test_the_best_of_an_evaluation_that_is_made_up_for(

@@ -31,6 +31,12 @@ def test_the_methods_that_are_overridden_exist_with_the_same_arguments(name: str
     assert f"self.{name}(" in inspect.getsource(DPOTrainer.__init__)
 
 
+def test_a_step_is_followed_by_an_evaluation_that_may_be_left() -> None:
+    source = inspect.getsource(Trainer._maybe_log_save_evaluate)
+    evaluates, saves = source.index("metrics = self._evaluate("), source.index("if self.control.should_save:")
+    assert evaluates < saves
+
+
 def test_inputs_keep_their_precision_where_transformers_would_round_them() -> None:
     """Under DeepSpeed it gives floating-point inputs the model's precision; ours are sums of log-probabilities."""
     assert "deepspeed_plugin" in inspect.getsource(Trainer._prepare_input)

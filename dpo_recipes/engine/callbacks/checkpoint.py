@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from dpo_recipes.engine.callbacks.stop import StopRequest
+from dpo_recipes.engine.callbacks.stop import StopRequest, interrupted
 from dpo_recipes.engine.checkpoints.choice import Start
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
 from dpo_recipes.engine.processes import Processes
@@ -97,6 +97,18 @@ class CheckpointCallback(TrainerCallback):
         control.should_save, self._waiting = self._waiting, False
         if self.stop.is_set:
             control.should_evaluate = False
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave an evaluation when a stop was requested: a cluster's notice may be shorter. Raises `Interrupted`."""
+        if self.stop.training and self.processes.any(self.stop.is_set):
+            self.stop.is_set = True
+            raise interrupted("it was being evaluated after its last checkpoint")
+
+    def leave_evaluation(self, control: TrainerControl) -> None:
+        """One that a step was followed by has been left: save that step, and note that it is to be made up for."""
+        self._is_evaluation_due = control.should_save = control.should_training_stop = True
 
     def on_evaluate(
         self,
