@@ -15,6 +15,7 @@ from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.engine.counts import Counts, put_back, take_counts
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
+from dpo_recipes.launch.batch import divisors
 
 
 def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any:
@@ -73,9 +74,8 @@ def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
         return partial(_change_budget, trainer, budget) if budget < trainer.max_tokens else None
     args = trainer.args
     total = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    sizes = (size for size in range(args.per_device_train_batch_size - 1, 0, -1) if total % size == 0)
-    size = next(sizes, None)
-    return None if size is None else partial(_change_size, trainer, size)
+    sizes = divisors(total, args.per_device_train_batch_size - 1)
+    return partial(_change_size, trainer, sizes[0]) if sizes else None
 
 
 def _change_budget(trainer: Any, max_tokens: int) -> str:

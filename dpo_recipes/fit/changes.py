@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_recipes.launch.batch import max_tokens
+from dpo_recipes.launch.batch import divisors, max_tokens
 from dpo_recipes.recipe.schema import Recipe
 
 Settings = dict[str, Any]
@@ -121,7 +121,7 @@ def _smaller_micro_batches(recipe: Recipe) -> list[Settings]:
             budgets.append(max(least, budgets[-1] // 2))
         return [{} if budget == most else {"training.max_tokens_per_pass": budget} for budget in budgets]
     total = training.micro_batch_size * training.gradient_accumulation_steps
-    sizes = [size for size in range(training.micro_batch_size, 0, -1) if total % size == 0]
+    sizes = divisors(total, training.micro_batch_size)
     return [
         {}
         if size == training.micro_batch_size

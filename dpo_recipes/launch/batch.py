@@ -72,6 +72,11 @@ def effective_batch(recipe: Recipe) -> int:
     return training.micro_batch_size * training.gradient_accumulation_steps * (1 if meant == "auto" else meant)
 
 
+def divisors(total: int, most: int) -> list[int]:
+    """The whole numbers up to `most` that divide a number of pairs, the largest first."""
+    return [number for number in range(most, 0, -1) if total % number == 0]
+
+
 def count_processes(
     recipe: Recipe, num_gpus: int, *, num_processes: int | None = None, num_nodes: int | None = None
 ) -> tuple[int, int]:
@@ -99,8 +104,7 @@ def plan_batch(recipe: Recipe, num_processes: int, num_nodes: int = 1) -> BatchP
     if total % num_processes:
         raise _indivisible(recipe, num_processes)
     share = total // num_processes
-    largest = min(recipe.training.micro_batch_size, share)
-    micro = next(size for size in range(largest, 0, -1) if share % size == 0)
+    micro = divisors(share, min(recipe.training.micro_batch_size, share))[0]
     return BatchPlan(num_processes, num_nodes, micro, share // micro, max_tokens(recipe))
 
 
@@ -144,9 +148,8 @@ def uneven_nodes(num_processes: int, num_nodes: int) -> RecipeError:
 
 def _indivisible(recipe: Recipe, num_processes: int) -> RecipeError:
     training, total = recipe.training, effective_batch(recipe)
-    fitting = [count for count in range(1, total + 1) if total % count == 0]
-    below = max(count for count in fitting if count < num_processes)
-    above = min((count for count in fitting if count > num_processes), default=None)
+    below = divisors(total, num_processes)[0]
+    above = min((count for count in divisors(total, total) if count > num_processes), default=None)
     counts = f"{below} or {above}" if above else f"{below}"
     step = training.micro_batch_size * (1 if recipe.launch.num_processes == "auto" else recipe.launch.num_processes)
     accumulation = next(n for n in range(training.gradient_accumulation_steps, 10**9) if step * n % num_processes == 0)

@@ -11,7 +11,7 @@ from typing import Any
 from dpo_recipes import registry
 from dpo_recipes.errors import RunError
 from dpo_recipes.hardware.machine import gpu_names
-from dpo_recipes.launch.batch import BatchPlan, count_processes, effective_batch, plan_batch, with_batch
+from dpo_recipes.launch.batch import BatchPlan, count_processes, divisors, effective_batch, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import Order
 from dpo_recipes.recipe.schema import Recipe
@@ -44,8 +44,8 @@ def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int
     is_given = flags.num_processes is not None or recipe.launch.num_processes != "auto"
     if is_given or (flags.num_nodes or recipe.launch.num_nodes) > 1 or num_gpus >= num_processes:
         return flags
-    divides = (count for count in range(num_gpus, 0, -1) if effective_batch(recipe) % count == 0)
-    return replace(flags, num_processes=next(divides, None))
+    left = divisors(effective_batch(recipe), num_gpus)
+    return replace(flags, num_processes=left[0]) if left else flags
 
 
 def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
