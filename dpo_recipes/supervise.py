@@ -19,7 +19,7 @@ from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
 from dpo_recipes.launch.job import Job, Order
-from dpo_recipes.launch.ranks import LOST_EACH_OTHER, first_failure, known_ranks, last_step
+from dpo_recipes.launch.ranks import first_failure, known_ranks, last_step, may_be_consequence
 from dpo_recipes.launch.stacks import dump_stacks
 from dpo_recipes.run_dir import RunDirectory
 
@@ -154,8 +154,9 @@ def _stopped_at_once(run: RunDirectory) -> Interrupted:
 def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = False) -> Exception:
     """The error for a job that ended badly: what its first failing process told, else what the system did to it."""
     failure, rank = first_failure(run)
-    is_lost = bool(failure and failure["findings"] and failure["findings"][0]["code"] == LOST_EACH_OTHER)
-    if failure and failure["findings"] and not (is_lost and returncode < 0):
+    codes = [finding["code"] for finding in failure["findings"]] if failure else []
+    was_killed = returncode < 0 and -returncode not in (signal.SIGINT, signal.SIGTERM)
+    if failure and codes and not ((was_killed or was_out_of_memory) and may_be_consequence(codes[0])):
         findings = [Finding.from_json(plain) for plain in failure["findings"]]
         # The code of the finding, not of the process: torchrun makes 1 of whatever its workers end with.
         return _class_of(findings[0].code)(*findings)
@@ -215,7 +216,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
     name = signal.Signals(number).name
     if number in (signal.SIGINT, signal.SIGTERM):
         return Interrupted.of(
-            "I101",
+            "I101" if any(newest_first(run.checkpoints)) else "I130",
             "the run was interrupted",
             why=f"{name} came before the worker was ready",
             fix="run the recipe again",

@@ -23,7 +23,7 @@ from dpo_recipes.launch.choose import (
     flags_of_retry,
     prepare_launcher,
 )
-from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
+from dpo_recipes.launch.files import LaunchPlan, first_plan, read_launch, write_launch
 from dpo_recipes.launch.job import Job, Order
 from dpo_recipes.launch.site import Site
 from dpo_recipes.launch.slurm_script import gpus_of_node
@@ -152,7 +152,7 @@ def run_recipe(  # noqa: PLR0913
     prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code)
     order, plan, is_resumed = prepare(flags=flags, resume=resume)
     listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
-    num_gpus = count_gpus()
+    at_first, uses_gpus = order.num_processes, plan.backend != "slurm" and count_gpus() > 0
     while True:
         order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
         order.run.clear_events()
@@ -160,13 +160,14 @@ def run_recipe(  # noqa: PLR0913
         try:
             follow(start(order), order, listen)
         except (RunError, WorkerBug) as error:
-            is_without_gpus = num_gpus > 0 and count_gpus() == 0  # a CPU would be a bad stand-in
+            is_without_gpus = uses_gpus and count_gpus() == 0  # a CPU would be a bad stand-in
             if retries == 0 or is_without_gpus or not may_not_come_again(error):
                 raise
             retries -= 1
             listen({"event": "retry", "error": error, "left": retries})
-            before = order.num_processes
-            order, plan, _ = prepare(flags=flags_of_retry(validated.recipe, flags, before), again=order.run)
+            before, strategy = order.num_processes, read_launch(order.run, order.recipe).strategy
+            again = flags_of_retry(validated.recipe, flags, at_first, strategy)
+            order, plan, _ = prepare(flags=again, again=order.run)
             if order.num_processes != before:
                 listen({"event": "note", "text": f"{order.num_processes} processes in the place of {before}"})
         else:

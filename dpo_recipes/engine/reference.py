@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from dpo_recipes.cache import cache_folder, content_key, get_or_build, is_whole
+from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference_parts import ReferenceParts
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import Interrupted, RunError
 
 _VERSION = 1
 """Raise it when what is computed changes, and no entry of before is used again."""
@@ -105,8 +106,8 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     """[2, rows] in 32 bits: of each pair the chosen and the rejected answer's log-probability under the reference.
 
     Pairs are taken in order of length, as many at a time as have the tokens of an average micro-batch, so that no batch
-    takes more memory than training does. Of several processes each takes every so-manieth of these batches. Batches are
-    the same after an interruption, and so are the results to the bit.
+    takes more memory than training does. Of several processes each takes every so-manieth of these batches. With the
+    same micro-batch, batches are the same after an interruption, and results to the bit.
     """
     model, processes = reference_model(trainer), trainer.processes
     known = processes.share(parts.read(len(pairs)) if processes.is_main else None)
@@ -126,8 +127,11 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
                 logps.add(rows, of_rows)
                 parts.keep(logps)
                 trainer.reference_progress.add(int(tokens[rows].sum()) * processes.count)
-    except BaseException:
+        parts.write(logps)  # others may fail yet
+    except BaseException as error:
         parts.write(logps)
+        if isinstance(error, Interrupted) and logps.is_known.sum() > known.is_known.sum():
+            raise interrupted("in the reference pass; what it has computed is kept") from None
         raise
     finally:
         for module in training:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import shutil
 import time
 import zipfile
@@ -52,7 +52,8 @@ class ReferenceParts:
 
     def __init__(self, key: str, rank: int) -> None:
         self._folder = cache_folder() / "reference" / f"{key}.parts"
-        self._path = self._folder / f"{rank}{_SUFFIX}"
+        # A name that no other attempt has: of several runs with the same pass none may undo what another has kept.
+        self._path = self._folder / f"{rank}-{secrets.token_hex(4)}{_SUFFIX}"
         self._kept_at = time.monotonic()
 
     def read(self, num_pairs: int) -> Logps:
@@ -73,7 +74,7 @@ class ReferenceParts:
 
     def write(self, logps: Logps) -> None:
         """Write what is known, in the place of what this process has written before."""
-        aside = self._path.with_name(f"{self._path.stem}.{os.getpid()}.tmp")
+        aside = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:

@@ -116,7 +116,7 @@ def train(  # noqa: PLR0913
     # Where one process runs out of memory, the others wait for it in vain.
     adjusts = recipe.hardware.fit is True and team.processes.count == 1
     output = train_within_memory(trainer, events, adjusts=adjusts)
-    stop.training = False
+    stop.training, stop.trained = False, True
     trainer.checkpoints.wait()
     if stop.is_set:
         raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")

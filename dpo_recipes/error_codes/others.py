@@ -7,12 +7,13 @@ CODES = {
     "I101": entry(
         "interrupted",
         "The run was stopped on request, by Ctrl-C, SIGTERM or a scheduler: in training after a full step and with a "
-        "checkpoint, in other stages at once, with what was finished of them.",
+        "checkpoint, in the reference pass with what it has computed.",
         "The same command goes on from there; exit code 75 says so.",
     ),
     "I130": entry(
         "stopped at once",
-        "By a second signal. The same command goes on from the last checkpoint, if there is one.",
+        "By a second signal, or by the first one before there was anything to go on from. The same command goes on "
+        "from the last checkpoint, if there is one.",
     ),
     "U401": entry("a file exists already", "Nothing is ever overwritten."),
     "U402": entry("a file cannot be written", "Choose another folder, or change its permissions."),

@@ -112,12 +112,17 @@ def first_failure(run: RunDirectory) -> tuple[dict[str, Any] | None, int | None]
     errors = [
         (event, rank) for rank in known_ranks(run) for event in read_events(run, rank) if event["event"] == "error"
     ]
-    # Where one fails, others lose their connection to it and fail too: the reason is what is not that.
+    # Where one fails, others lose their connection to it or are asked to end: the reason is what is not that.
     return min(errors, key=lambda told: (_is_consequence(told[0]), told[0]["time"]), default=(None, None))
 
 
 def _is_consequence(event: dict[str, Any]) -> bool:
-    return any(finding["code"] == LOST_EACH_OTHER for finding in event["findings"])
+    return any(may_be_consequence(finding["code"]) for finding in event["findings"])
+
+
+def may_be_consequence(code: str) -> bool:
+    """Whether a process may have ended with this error because another one has ended."""
+    return code == LOST_EACH_OTHER or code.startswith("I")
 
 
 def known_ranks(run: RunDirectory) -> list[int]:

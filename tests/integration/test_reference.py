@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,11 @@ from dpo_recipes.cache import cache_folder
 from dpo_recipes.engine import reference, reference_parts
 from dpo_recipes.engine.callbacks import progress
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
+from dpo_recipes.engine.callbacks.stop import StopRequest
 from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens, reference_logps
 from dpo_recipes.engine.reference_parts import ReferenceParts
+from dpo_recipes.errors import Interrupted
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.ranks import Place
 
@@ -123,8 +126,10 @@ class Referee:
     args = SimpleNamespace(per_device_eval_batch_size=2)
     accelerator = SimpleNamespace(device="cpu")
 
-    def __init__(self, model: Any, ends_in: int | None = None, processes: Processes = ALONE) -> None:
-        self.model, self.processes, self.ends_in = model, processes, ends_in
+    def __init__(
+        self, model: Any, ends_in: int | None = None, processes: Processes = ALONE, stop: StopRequest | None = None
+    ) -> None:
+        self.model, self.processes, self.ends_in, self.stop = model, processes, ends_in, stop
         self.reference_progress = ReferenceProgress()
         self.seen: list[list[int]] = []
         self.modes: list[list[bool]] = []
@@ -135,6 +140,8 @@ class Referee:
     def compute_ref_log_probs(self, of: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         self.modes.append([module.training for module in of.modules()])
         if len(self.seen) == self.ends_in:
+            if self.stop:
+                self.stop._on_signal(signal.SIGTERM, None)
             raise Ended
         self.seen.append(batch["number"].tolist())
         return batch["number"], batch["number"] / 2
@@ -156,6 +163,18 @@ def test_the_model_is_in_training_mode_again_afterwards() -> None:
         referee.compute()
     assert not any(referee.modes[0])
     assert [module.training for module in model.modules()] == modes
+
+
+def test_a_pass_that_was_stopped_can_be_gone_on_with() -> None:
+    """Exit code 75 where it has computed anything in this attempt, else the one of a stop with nothing to show."""
+    model = make_model()
+    request = StopRequest()
+    for ends_in, code in ((1, "I101"), (0, "I130")):
+        request.is_set = False
+        with pytest.raises(Interrupted) as caught:
+            Referee(model, ends_in, stop=request).compute()
+        assert caught.value.findings[0].code == code
+    assert np.array_equal(Referee(model).compute(), WHOLE)
 
 
 def test_a_pass_that_was_ended_goes_on_with_the_same_batches() -> None:
@@ -233,7 +252,7 @@ def test_damaged_parts_are_computed_again(damage: Callable[[bytes], bytes]) -> N
     model = make_model()
     with pytest.raises(Ended):
         Referee(model, ends_in=2).compute()
-    (path,) = cache_folder().glob("reference/key.parts/0.npz")
+    (path,) = cache_folder().glob("reference/key.parts/0-*.npz")
     path.write_bytes(damage(path.read_bytes()))
     assert np.array_equal(Referee(model).compute(), WHOLE)
 

@@ -38,11 +38,15 @@ def test_while_a_dataset_is_taken_from_the_hub(monkeypatch: pytest.MonkeyPatch) 
         list(read_rows(Source(path="some/dataset")))
 
 
-def test_a_stop_before_training_ends_at_once_with_the_code_that_says_run_it_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_stop_before_or_after_training_ends_at_once_and_once(tmp_path: Path, trained: bool) -> None:
     request = StopRequest(tmp_path)
+    request.trained = trained
     with pytest.raises(Interrupted) as caught:
         request._on_signal(signal.SIGTERM, None)
-    assert (caught.value.findings[0].code, caught.value.exit_code) == ("I101", 75)
+    assert (caught.value.findings[0].code, caught.value.exit_code) == ("I130", 130)
+    assert ("training was over" in str(caught.value)) == trained
+    request._on_signal(signal.SIGTERM, None)  # what keeps something after the first is not disturbed
 
 
 def test_a_stop_while_training_waits_for_the_step(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dpo_recipes import workflow
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch import choose
-from dpo_recipes.launch.choose import LaunchFlags
+from dpo_recipes.launch.choose import LaunchFlags, flags_of_retry
 from dpo_recipes.launch.job import Order
+from dpo_recipes.recipe.schema import Recipe
 
 TEXT = """\
 schema: 1
@@ -74,6 +76,25 @@ def test_gpus_that_failed_are_left_out(tmp_path: Path, monkeypatch: pytest.Monke
     """32 pairs a step are no multiple of 7, and one process needs no launcher for several."""
     machine = _run(tmp_path, monkeypatch, [8, 7, 1])
     assert machine.started == [("torchrun", 8), ("torchrun", 4), ("local", 1)]
+
+
+def test_those_that_come_back_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _run(tmp_path, monkeypatch, [8, 7, 7, 8])
+    assert [count for _, count in machine.started] == [8, 4, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("launch", "strategy"), [("backend: slurm, num_processes: auto", "ddp"), ("num_processes: auto", "deepspeed-zero2")]
+)
+def test_where_the_number_cannot_change_it_stays(launch: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "count_gpus", lambda: 1)
+    recipe = {
+        "name": "r",
+        "model": {"path": "a/b"},
+        "data": {"train": [{"path": "a/b"}]},
+        "launch": yaml.safe_load(f"{{{launch}}}"),
+    }
+    assert flags_of_retry(Recipe.model_validate({"schema": 1, **recipe}), None, 4, strategy) == LaunchFlags()
 
 
 def test_a_number_that_was_given_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

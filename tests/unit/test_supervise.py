@@ -124,6 +124,16 @@ def test_a_kill_by_the_kernel_for_memory_is_told_apart(run: RunDirectory) -> Non
     assert "T605" in str(explain(-9, run))
 
 
+@pytest.mark.parametrize("code", ["I101", "I130"])
+def test_the_launchers_signal_to_the_others_hides_no_kill(run: RunDirectory, code: str) -> None:
+    """Before training they end at once when torchrun asks them to, and say that they were interrupted."""
+    tell(run, 0, error(code, at=1.0))
+    assert "T605" in str(explain(-9, run))
+    assert "T603" in str(explain(-9, run, was_out_of_memory=True))
+    tell(run, 1, error("T602", at=2.0))
+    assert "T602" in str(explain(1, run))
+
+
 def test_interruptions_keep_their_code_whatever_the_launcher_ends_with(run: RunDirectory) -> None:
     tell(run, 0, error("I101", at=1.0))
     failure = explain(1, run)

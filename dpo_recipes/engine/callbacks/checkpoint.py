@@ -52,7 +52,7 @@ class CheckpointCallback(TrainerCallback):
         self.earlier_s = 0.0
         """Seconds of training before this process."""
         self._began = self._last = time.monotonic()
-        self._waiting = False
+        self._waiting = self._is_stopped = False
         self._is_evaluation_due = False
         self._lowest_loss = math.inf if start.best is None else start.best.facts["eval_loss"]
         self._best_loss: float | None = None
@@ -80,22 +80,22 @@ class CheckpointCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide; all processes decide the same."""
         wishes = self.processes.highest([self.stop.is_set, self._is_due(state)])
-        is_stopped, is_due = map(bool, wishes)
-        if is_stopped:
+        self._is_stopped, is_due = map(bool, wishes)
+        if self._is_stopped:
             self.stop.is_set = control.should_training_stop = True
             # Whoever stops a run may not wait for an evaluation: it is made up for by the run that goes on.
             after_epoch = _ends_epoch(state) and args.eval_strategy == IntervalStrategy.EPOCH
             self._is_evaluation_due = control.should_evaluate or after_epoch
             control.should_evaluate = False
-        self._waiting = is_due and _ends_epoch(state) and not is_stopped
-        control.should_save = is_stopped or (is_due and not self._waiting)
+        self._waiting = is_due and _ends_epoch(state) and not self._is_stopped
+        control.should_save = self._is_stopped or (is_due and not self._waiting)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save what was decided in the epoch's last step."""
         control.should_save, self._waiting = self._waiting, False
-        if self.stop.is_set:
+        if self._is_stopped:  # as agreed after the step; one that was asked to stop since leaves the evaluation
             control.should_evaluate = False
 
     def on_prediction_step(

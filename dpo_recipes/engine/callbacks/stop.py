@@ -21,6 +21,8 @@ class StopRequest:
         self.checkpoints = checkpoints
         self.is_set = False
         self.training = False
+        self.trained = False
+        """Whether training is over."""
 
     def install(self) -> None:
         """Take over both signals for this process."""
@@ -28,14 +30,20 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.is_set = True
-        if not self.training:
+        # Once: torchrun's agent signals workers that were asked already, and what follows the first must not be lost.
+        is_first, self.is_set = not self.is_set, True
+        if is_first and not self.training:
             raise self._error()
 
     def _error(self) -> Interrupted:
         if self.checkpoints is not None and any(newest_first(self.checkpoints)):
             return interrupted("after its last checkpoint")
-        return interrupted("training had not begun; what is finished of data and reference log-probabilities is kept")
+        why = "training had not begun; what is finished of data and reference log-probabilities stays in the cache"
+        if self.trained:
+            why = "training was over, but `checkpoints` asked for none that could be gone on from"
+        return Interrupted.of(
+            "I130", "the run was stopped before it had anything to go on from", why=why, fix="run the recipe again"
+        )
 
 
 def interrupted(why: str) -> Interrupted:
