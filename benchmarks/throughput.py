@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.cache import cache_folder
-from dpo_recipes.hardware.machine import describe_machine, package_versions
+from dpo_recipes.hardware.machine import describe_machine, num_cores, package_versions
 from dpo_recipes.launch.local import worker_environment
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
@@ -104,7 +104,8 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for side in (side for side in sides if side != "ours"):
         prefix = "" if side == "trl" else side.removeprefix("trl-") + "_"
         report[f"{prefix}speedup"] = round(ours["pairs_per_second"] / sides[side]["pairs_per_second"], 3)
-        report[f"{prefix}cpu_time_ratio"] = round(ours["cpu_s"] / sides[side]["cpu_s"], 3)
+        per_step = [row["cpu_s"] / row["steps"] for row in (ours, sides[side])]
+        report[f"{prefix}cpu_time_ratio"] = round(per_step[0] / per_step[1], 3)
         report[f"{prefix}memory_ratio"] = round(ours["peak_bytes"] / sides[side]["peak_bytes"], 3)
     if "trl" in runs:
         losses = zip(runs["ours"][0]["losses"], runs["trl"][0]["losses"], strict=True)
@@ -156,6 +157,7 @@ def main() -> None:
                 print(f"{side}: {runs[side][-1]['pairs_per_second']:.3f} pairs/s", file=sys.stderr)
     keys = ("model", "batch", "max_length", "epochs", "checkpointing", "adapter")
     job = {"data": Path(options.data).name, **{key: getattr(options, key) for key in keys}}
+    job["threads"] = int(os.environ.get("OMP_NUM_THREADS", num_cores()))
     described = describe_machine()
     report = {"job": job, "machine": described["machine"], "packages": package_versions(), **compare(runs)}
     if options.output:
