@@ -18,5 +18,5 @@ def test_killed_and_gone_on_is_the_same_to_the_bit(adapter: str, processes: int)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "killed 3 times" in done.stdout
+    assert "3 kills in" in done.stdout  # of one run, or of two where the first was quicker than its killer
     assert "the same to the bit" in done.stdout
