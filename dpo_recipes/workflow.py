@@ -152,7 +152,8 @@ def run_recipe(  # noqa: PLR0913
     prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code)
     order, plan, is_resumed = prepare(flags=flags, resume=resume)
     listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
-    at_first, uses_gpus = order.num_processes, plan.backend != "slurm" and count_gpus() > 0
+    at_first = order.num_processes
+    uses_gpus = retries > 0 and plan.backend != "slurm" and count_gpus() > 0
     while True:
         order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
         order.run.clear_events()
@@ -160,8 +161,9 @@ def run_recipe(  # noqa: PLR0913
         try:
             follow(start(order), order, listen)
         except (RunError, WorkerBug) as error:
-            is_without_gpus = uses_gpus and count_gpus() == 0  # a CPU would be a bad stand-in
-            if retries == 0 or is_without_gpus or not may_not_come_again(error):
+            if retries == 0 or not may_not_come_again(error):
+                raise
+            if uses_gpus and count_gpus() == 0:  # a CPU would be a bad stand-in
                 raise
             retries -= 1
             listen({"event": "retry", "error": error, "left": retries})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     """
     model, processes = reference_model(trainer), trainer.processes
     known = processes.share(parts.read(len(pairs)) if processes.is_main else None)
-    logps = known.copy()
+    logps = deepcopy(known)
     training = [module for module in model.modules() if module.training]
     model.eval()  # an adapter that is the reference must not drop anything out
     tokens = pair_tokens(pairs)

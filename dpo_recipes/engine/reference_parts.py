@@ -37,12 +37,6 @@ class Logps:
         self.values[:, pairs] = values
         self.is_known[pairs] = True
 
-    def copy(self) -> Logps:
-        """The same, to be added to."""
-        other = Logps(len(self.is_known))
-        other.values[:], other.is_known[:] = self.values, self.is_known
-        return other
-
 
 class ReferenceParts:
     """The files of one pass, one for each process, in a folder beside the cache's entries.

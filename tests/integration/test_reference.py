@@ -217,7 +217,7 @@ def test_it_goes_on_after_a_kill_from_what_was_written_last(monkeypatch: pytest.
         Referee(model, ends_in=1).compute()
     last = Referee(model)
     assert np.array_equal(last.compute(), WHOLE)
-    assert len(last.seen) == len(list(batches_by_tokens(pair_tokens(PAIRS), 2))) - 2
+    assert len(last.seen) == len(batches_by_tokens(pair_tokens(PAIRS), 2)) - 2
 
 
 def test_other_numbers_of_processes_share_what_there_is() -> None:
