@@ -37,8 +37,8 @@ test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they st
 
 test-kill: $(VENV)/.dev  ## 50 kills at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 20 --runs 4
-	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --adapter full
-	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --processes 2
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --seed 1 --adapter full
+	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --seed 2 --processes 2
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff check .

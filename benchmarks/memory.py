@@ -51,7 +51,7 @@ MODELS = {
 }  # fmt: skip
 TUNINGS = ("full", "lora", "qlora")
 LENGTHS = (192, 512, 1024)
-BATCHES = (1, 3)
+BATCHES = (1, 2)
 
 
 def make_recipe(folder: str, tuning: str, length: int, batch: int, *, checkpointing: bool, device: str) -> Recipe:

@@ -19,6 +19,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,29 +96,36 @@ def wait_for(run: RunDirectory, process: int, moment: str, count: int) -> bool:
     raise SystemExit(f"nothing happened in {run.path}")
 
 
+def all_moments(draw: random.Random) -> Iterator[str]:
+    """Moments without end: each of them once, in a random order, then each of them again."""
+    while True:
+        yield from draw.sample(list(MOMENTS), len(MOMENTS))
+
+
 def disturbed(
-    recipe: Path, folder: Path, draw: random.Random, kills: int, count: int
+    recipe: Path, folder: Path, draw: random.Random, moments: Iterator[str], kills: int, count: int
 ) -> tuple[RunDirectory, list[str]]:
-    """A run that was killed at least `kills` times before it finished, and where."""
+    """A run that was killed `kills` times, or fewer where it finished before, and where."""
     run = new_run(recipe, folder, count)
     where: list[str] = []
     while True:
         processes = start(run, folder / "cache", count)
-        is_killed = False
+        aim = None
         if len(where) < kills:
-            moment = draw.choice(list(MOMENTS))
+            moment = next(moments)
             times = draw.randint(1, 6) if moment in ("step", "saving") else 1
             if wait_for(run, processes[0], moment, times):
                 time.sleep(draw.uniform(0, MOMENTS[moment][2]))
                 for process in draw.sample(processes, count):
                     os.kill(process, signal.SIGKILL)
                     time.sleep(draw.uniform(0, 0.2) if count > 1 else 0)
-                where.append(moment)
-                is_killed = True
+                aim = moment
         codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-        if codes == [0] * count:
+        if codes == [0] * count:  # also where the kill came too late
             return run, where
-        if not is_killed:
+        if aim and -signal.SIGKILL in codes:
+            where.append(aim)
+        else:
             raise SystemExit(f"attempt ended with {codes}:\n{run.log.read_text()[-3000:]}")
 
 
@@ -155,16 +164,18 @@ def main() -> int:
     import dpo_recipes.objectives.dpo  # noqa: F401  (loaded here once, for all forks)
 
     draw = random.Random(options.seed)
+    moments, seen = all_moments(draw), Counter[str]()
     failures = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = make_job(folder, options.adapter)
-        expected = outcome(disturbed(recipe, folder / "calm", draw, 0, options.processes)[0])
-        number = total = 0
-        while total < options.kills:  # a run that was too quick for its killer does not count for much
-            share = min(-(-options.kills // options.runs), options.kills - total)
-            run, where = disturbed(recipe, folder / f"run{number}", draw, share, options.processes)
-            number, total = number + 1, total + len(where)
+        expected = outcome(disturbed(recipe, folder / "calm", draw, moments, 0, options.processes)[0])
+        number = 0
+        while seen.total() < options.kills:  # a run that was too quick for its killer does not count for much
+            share = min(-(-options.kills // options.runs), options.kills - seen.total())
+            run, where = disturbed(recipe, folder / f"run{number}", draw, moments, share, options.processes)
+            number += 1
+            seen.update(where)
             found = outcome(run)
             wrong = [part for part in expected if found[part] != expected[part]]
             failures += bool(wrong)
@@ -172,7 +183,8 @@ def main() -> int:
             print(f"run {number}: killed {len(where)} times ({', '.join(where)}): {verdict}", flush=True)
             if wrong:
                 shutil.copytree(run.path, Path(tempfile.mkdtemp()) / "run")
-        print(f"{total} kills in {number} runs", flush=True)
+        spread = ", ".join(f"{moment} {seen[moment]}" for moment in MOMENTS)
+        print(f"{seen.total()} kills in {number} runs: {spread}", flush=True)
     return 1 if failures else 0
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(("adapter", "processes"), [("lora", 1), ("full", 1), ("lora", 2)])
-def test_killed_and_gone_on_is_the_same_to_the_bit(adapter: str, processes: int) -> None:
+@pytest.mark.parametrize(("seed", "adapter", "processes"), [(1, "lora", 1), (2, "full", 1), (3, "lora", 2)])
+def test_killed_and_gone_on_is_the_same_to_the_bit(seed: int, adapter: str, processes: int) -> None:
     program = Path(__file__).with_name("kill.py")
-    arguments = ["--kills", "3", "--runs", "1", "--seed", "1", "--adapter", adapter]
+    arguments = ["--kills", "3", "--runs", "1", "--seed", str(seed), "--adapter", adapter]
     arguments += ["--processes", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, env=environment)
