@@ -29,6 +29,7 @@ from dpo_recipes.launch.ranks import Place, events_path, keep_output_apart, reco
 from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 from dpo_recipes.resume import held
 from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 
@@ -134,8 +135,9 @@ class Worker:
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
-            self.recipe, prepared.location, prepared.tokenizer, prepared.chat, trust_remote_code=self.trust_remote_code
-        )
+            self.recipe, prepared.location, prepared.tokenizer, prepared.chat,
+            trust_remote_code=self.trust_remote_code, is_to_be_sharded=self.launch.strategy in SHARDS_WEIGHTS,
+        )  # fmt: skip
         return bundle, pairs
 
     def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:
@@ -168,12 +170,13 @@ class Worker:
 
         team, is_main = Team(self.processes, self.launch), self.place.is_main
         samples = Samples.choose(pairs, self.recipe.evaluation)
-        self.events.stage("base", f"answering {len(samples.rows)} prompts")
-        if is_main:  # no weight is cut up yet
+        if is_main and not team.all_go_forward:
+            self.events.stage("base", f"answering {len(samples.rows)} prompts")
             samples.ask("base", bundle.policy, bundle)
         trained = train(
-            self.recipe, bundle, self.run, pairs, self.events, stop, reserve_bytes=self.reserve_bytes, team=team
-        )
+            self.recipe, bundle, self.run, pairs, samples, self.events, stop,
+            reserve_bytes=self.reserve_bytes, team=team,
+        )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_pairs(trained.trainer)
         if is_main or team.all_go_forward:

@@ -20,6 +20,7 @@ import torch
 
 from dpo_recipes.cache import cache_folder, content_key, get_or_build, is_whole
 from dpo_recipes.engine.callbacks.stop import interrupted
+from dpo_recipes.engine.fsdp import shard_policy
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
@@ -153,6 +154,8 @@ def share_of(batches: list[list[int]], rank: int, num_processes: int) -> Iterato
 def reference_model(trainer: Any) -> Any:
     """The model that gives the reference, where it can be computed with."""
     model = trainer.ref_model or trainer.model
+    if trainer.is_fsdp_enabled:
+        return shard_policy(trainer)
     if not trainer.is_deepspeed_enabled:
         return model
     if trainer.accelerator.state.deepspeed_plugin.zero_stage < 3:
@@ -162,6 +165,15 @@ def reference_model(trainer: Any) -> Any:
 
         trainer._precompute_engine = prepare_deepspeed(trainer.model, trainer.accelerator)
     return trainer._precompute_engine
+
+
+def try_one_pair(trainer: Any) -> None:
+    """Send a pair through a model whose weights are cut into pieces, so that prefix sharing has had its trial, which
+    only a whole forward pass of all processes can be, also where the reference was known. Raises `RunError` T606."""
+    if trainer.prefix_sharing.is_active and not trainer.prefix_sharing.is_proven:
+        batch = trainer.data_collator([trainer.train_dataset[0]])
+        batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
+        trainer.compute_ref_log_probs(reference_model(trainer), batch)
 
 
 def pair_tokens(pairs: Any) -> np.ndarray:

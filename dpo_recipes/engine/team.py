@@ -1,5 +1,5 @@
-"""The processes of a run together with what they share, and what depends on both: when the base is measured, and how
-weights that are cut into pieces are put together again."""
+"""The processes of a run together with what they share, and how weights that are cut into pieces are put together
+again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from dpo_recipes.engine.processes import ALONE, Processes, check_wrapped
-from dpo_recipes.evaluate.metrics import evaluate_pairs
-from dpo_recipes.events import EventLog
+from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.launch.files import LaunchPlan
 from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 
@@ -39,43 +35,6 @@ class Team:
         if self.processes.count == 1 and self.strategy == "ddp":
             return "1"
         return f"{self.processes.count} with {self.strategy}"
-
-
-class BaseCallback(TrainerCallback):
-    """Looks at what the trainer has made of the model, and measures the untouched base.
-
-    One process alone does that at once. With several it must wait until training begins: accelerate 1.15 marks a model
-    that was evaluated as prepared (`Accelerator.prepare_model`) and then trains it without DDP, each on its own;
-    and DeepSpeed and FSDP can be evaluated only in what training makes of the model.
-    """
-
-    def __init__(
-        self, trainer: Any, team: Team, events: EventLog, *, evaluates: bool, known: dict[str, float] | None = None
-    ) -> None:
-        self.trainer = trainer
-        self.team = team
-        self.events = events
-        self.evaluates = evaluates and known is None
-        self.metrics = known or {}
-        """Of the base."""
-        self.waits = team.processes.count > 1 or team.strategy != "ddp"
-        if not self.waits:
-            self._evaluate()
-        trainer.callback_handler.callbacks.insert(0, self)  # ahead of whatever computes with the model
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Raises `RunError` T620 and T621 where processes or model are not what was asked for."""
-        trainer, team = self.trainer, self.team
-        check_wrapped(trainer.model_wrapped, team.strategy, team.processes.count, trainer.accelerator.num_processes)
-        if self.waits and not state.global_step:
-            self._evaluate()
-
-    def _evaluate(self) -> None:
-        if self.evaluates:
-            self.events.stage("base", "evaluating the untouched base")
-            self.metrics = evaluate_pairs(self.trainer)
 
 
 @contextmanager

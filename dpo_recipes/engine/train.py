@@ -7,6 +7,7 @@ from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.data.tokenize import TokenizedSplits
+from dpo_recipes.engine.callbacks.base import BaseCallback
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
@@ -15,8 +16,9 @@ from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
-from dpo_recipes.engine.team import BaseCallback, Team
+from dpo_recipes.engine.team import Team
 from dpo_recipes.engine.trainer_args import RunArguments
+from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
@@ -72,6 +74,7 @@ def train(  # noqa: PLR0913
     bundle: ModelBundle,
     run: RunDirectory,
     tokenized: TokenizedSplits,
+    samples: Samples,
     events: EventLog,
     stop: StopRequest,
     *,
@@ -79,7 +82,8 @@ def train(  # noqa: PLR0913
     team: Team | None = None,
 ) -> TrainResult:
     """Train to the end, from the newest whole checkpoint where the run directory has one; `reserve_bytes` are what the
-    optimizer will need beside the first micro-batch.
+    optimizer will need beside the first micro-batch. Where weights are cut into pieces, the base answers the `samples`
+    on the way.
 
     Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss), T616 (a
     checkpoint of other data) and T617 (of another strategy).
@@ -110,7 +114,7 @@ def train(  # noqa: PLR0913
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, team.processes)
     if trainer.prefix_sharing.refusal:
         events.emit("note", text=f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
-    saving.base = BaseCallback(trainer, team, events, evaluates=len(datasets) > 1, known=start.base_metrics)
+    saving.base = BaseCallback(trainer, team, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base)
     where = f", from step {start.step}" if start.step else ""
     events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}{where}")
     # Where one process runs out of memory, the others wait for it in vain.

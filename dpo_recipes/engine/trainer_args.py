@@ -101,6 +101,5 @@ def _parallel_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
     if "deepspeed.json" in configs:
         arguments["deepspeed"] = configs["deepspeed.json"]
     if "fsdp.json" in configs:
-        # FSDP recomputes activations itself; both together are refused.
-        arguments |= {"fsdp": True, "fsdp_config": configs["fsdp.json"], "activation_checkpointing": False}
+        arguments |= {"fsdp": True, "fsdp_config": configs["fsdp.json"]}
     return arguments

@@ -70,7 +70,7 @@ def _as_text(messages: Sequence[Message]) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # FSDP would keep tensors of an inference mode for the training that follows
 def generate_answers(model: Any, bundle: ModelBundle, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
     """The model's greedy answer to each rendered prompt, without special tokens."""
     model.eval()

@@ -36,9 +36,16 @@ class ModelBundle:
 
 
 def build_model(
-    recipe: Recipe, location: ModelLocation, tokenizer: Any, chat: Any, *, trust_remote_code: bool
+    recipe: Recipe,
+    location: ModelLocation,
+    tokenizer: Any,
+    chat: Any,
+    *,
+    trust_remote_code: bool,
+    is_to_be_sharded: bool = False,
 ) -> ModelBundle:
-    """Load the base model for training, with embeddings for all tokens.
+    """Load the base model for training, with embeddings for all tokens, onto its device; one that is to be sharded is
+    left in the computer's memory, as the whole of it need not fit onto one device.
 
     Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M514."""
     device = choose_device(recipe.hardware.device)
@@ -51,6 +58,8 @@ def build_model(
     policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     _switch_off_dropout(policy)
     _embed_all(tokenizer, policy, recipe.training.seed)
+    if policy.device.type != device and not is_to_be_sharded:
+        policy.to(device)
     # What is generated from the saved model must end where the template ends a turn.
     policy.generation_config.eos_token_id = sorted(chat.end_ids)
     policy.generation_config.pad_token_id = tokenizer.pad_token_id

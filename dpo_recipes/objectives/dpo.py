@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
+from dpo_recipes.engine.fsdp import reshard, shard_policy
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.processes import Processes
-from dpo_recipes.engine.reference import add_reference
+from dpo_recipes.engine.reference import add_reference, try_one_pair
 from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.errors import Interrupted
@@ -49,18 +53,26 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     def __init__(self, *args: Any, processes: Processes, reference_progress: ReferenceProgress, **kwargs: Any) -> None:
         self.processes = processes
         self.reference_progress = reference_progress
-        self.reference_known = {}  # filled by the constructor upstream
-        super().__init__(*args, **kwargs)
+        self.reference_known = {}
+        with _no_reference_upstream():
+            super().__init__(*args, **kwargs)
         self.deal_batches()
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        if self.is_fsdp_enabled:  # TRL shards a reference for it and gathers the results
-            return super()._precompute_ref_logps(dataset, name, batch_size)
-        with_reference, self.reference_known[name] = add_reference(self, dataset, name)
-        return with_reference
+        return dataset  # `compute_reference` adds them when the trainer is whole
+
+    def compute_reference(self) -> None:
+        """Give all pairs their reference log-probabilities."""
+        self.train_dataset = self._with_reference("train", self.train_dataset)
+        held_out: Any = self.eval_dataset or {}
+        self.eval_dataset = {name: self._with_reference(name, pairs) for name, pairs in held_out.items()} or None
+
+    def _with_reference(self, name: str, pairs: Any) -> Any:
+        pairs, self.reference_known[name] = add_reference(self, pairs, name)
+        return pairs
 
     def _prepare_input(self, data: Any) -> Any:
         # Under DeepSpeed transformers 5.23 would round floating-point inputs to the model's precision. Here these are
@@ -103,6 +115,19 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
             self.eval_dataset = held_out
 
 
+@contextmanager
+def _no_reference_upstream() -> Iterator[None]:
+    """TRL 1.16's constructor would load a second model under FSDP, by its name alone, and hash all weights in all
+    processes for a cache of its own."""
+    upstream: Any = dpo_trainer
+    own = upstream.create_model_from_path, upstream.hash_module
+    upstream.create_model_from_path = upstream.hash_module = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        upstream.create_model_from_path, upstream.hash_module = own
+
+
 def build_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunArguments, datasets: dict[str, Any], callbacks: list[TrainerCallback]
 ) -> PretokenizedDPOTrainer:
@@ -131,13 +156,19 @@ def build_trainer(
     )
     trainer.prefix_sharing = sharing
     trainer.max_tokens = max_tokens(recipe)
-    sharing.prove()  # where the reference was known already, no batch has been computed yet
     # TRL 1.16 makes an adapter on a quantized base bfloat16, where steps of a usual size get lost in rounding.
     model: Any = trainer.model
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    # TRL computes the reference for all of them here, and would evaluate on all of them while training.
+    trainer.compute_reference()
+    if is_sharded:
+        try_one_pair(trainer)
+    else:
+        sharing.prove()  # where the reference was known already, no batch has been computed yet
+    if trainer.is_fsdp_enabled:
+        reshard(shard_policy(trainer))
+    # TRL would evaluate on all of them while training.
     with_reference: Any = trainer.eval_dataset or {}
     trainer.eval_dataset, trainer.test_dataset = with_reference.get("eval"), with_reference.get("test")
     return trainer

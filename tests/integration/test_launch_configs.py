@@ -75,9 +75,9 @@ def test_transformers_and_accelerate_read_the_fsdp_configuration(tmp_path: Path)
     plugin = FullyShardedDataParallelPlugin(**arguments._process_fsdp_args())
     assert plugin.fsdp_version == 2
     assert plugin.cpu_offload
-    assert plugin.activation_checkpointing
     assert plugin.reshard_after_forward is False
-    assert not arguments.activation_checkpointing  # both together are refused upstream
+    assert arguments.activation_checkpointing
+    assert not plugin.activation_checkpointing  # both together are refused upstream
     assert type(plugin.state_dict_type).__name__ == "StateDictType"
 
 

@@ -216,3 +216,27 @@ def test_a_base_that_is_quantized_already(
     assert why in outcome.events[-1]["findings"][0]["why"]
     whole = work(recipe_text(folder, pairs, adapter="null"))
     assert "cannot be trained" in whole.events[-1]["findings"][0]["why"]
+
+
+@pytest.mark.parametrize(("is_to_be_sharded", "device"), [(False, "meta"), (True, "cpu")])
+def test_the_base_goes_to_its_device_at_once_unless_it_is_to_be_cut_up(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, is_to_be_sharded: bool, device: str
+) -> None:
+    """`meta` stands for a GPU: what the base answers before training must not be computed on the CPU."""
+    from types import SimpleNamespace
+
+    from dpo_recipes.model import build
+    from dpo_recipes.model.sources import ModelLocation
+    from dpo_recipes.model.tokenizer import load_tokenizer
+    from dpo_recipes.recipe.schema import Recipe
+
+    monkeypatch.setattr(build, "choose_device", lambda wanted: "meta")
+    monkeypatch.setattr(build, "choose_dtype", lambda *arguments: "float32")
+    monkeypatch.setattr(build, "choose_attention", lambda *arguments: None)
+    location, model = ModelLocation(str(tiny_model)), {"path": str(tiny_model), "adapter": {"kind": "lora"}}
+    recipe = Recipe.model_validate({"schema": 1, "name": "x", "model": model, "data": {"train": [{"path": "x.jsonl"}]}})
+    bundle = build.build_model(
+        recipe, location, load_tokenizer(location, trust_remote_code=False),
+        SimpleNamespace(end_ids=[0], added_ids=[]), trust_remote_code=False, is_to_be_sharded=is_to_be_sharded,
+    )  # fmt: skip
+    assert bundle.policy.device.type == device

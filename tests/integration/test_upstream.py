@@ -13,6 +13,7 @@ from sharing import make_model
 from transformers import AttentionInterface, Trainer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl.kernels import chunked_logprob
+from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -29,6 +30,13 @@ def test_the_methods_that_are_overridden_exist_with_the_same_arguments(name: str
     theirs = inspect.signature(getattr(DPOTrainer, name)).parameters
     assert list(ours) == list(theirs)
     assert f"self.{name}(" in inspect.getsource(DPOTrainer.__init__)
+
+
+def test_the_constructor_upstream_has_a_reference_of_its_own_to_be_kept_from() -> None:
+    source = inspect.getsource(DPOTrainer.__init__)
+    assert "self.ref_model = create_model_from_path(" in source
+    assert "hash_module(" in source
+    assert {"create_model_from_path", "hash_module"} <= vars(dpo_trainer).keys()
 
 
 def test_a_step_is_followed_by_an_evaluation_that_may_be_left() -> None:

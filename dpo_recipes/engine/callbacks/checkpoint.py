@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class CheckpointCallback(TrainerCallback):
         """Set when it exists; transformers passes callbacks the model but not itself."""
         self.processes = processes
         self.base: Any = None
-        """What has measured the untouched base (`engine.team`): a run that goes on does not measure it again."""
+        """What has measured the untouched base (callbacks/base.py): a run that goes on does not do so again."""
         self.earlier_s = 0.0
         """Seconds of training before this process."""
         self._began = self._last = time.monotonic()
@@ -134,7 +135,7 @@ class CheckpointCallback(TrainerCallback):
             "trained_s": self.earlier_s + time.monotonic() - self._began,
             "is_evaluation_due": due,
             "metrics_bytes": self.metrics.stat().st_size if self.metrics.exists() else 0,
-            "base_metrics": self.base.metrics,
+            "base": asdict(self.base.results),
         }
 
     def owe_evaluation(self, is_due: bool) -> None:

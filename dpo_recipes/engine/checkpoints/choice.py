@@ -16,6 +16,14 @@ from dpo_recipes.run_dir import RunDirectory
 
 
 @dataclass(frozen=True)
+class BaseResults:
+    """What was measured of the untouched base."""
+
+    metrics: dict[str, float]
+    answers: list[str]
+
+
+@dataclass(frozen=True)
 class Start:
     """Where training begins."""
 
@@ -24,8 +32,8 @@ class Start:
     step: int | None = None
     metrics_bytes: int = 0
     """How much of metrics.jsonl was written before it."""
-    base_metrics: dict[str, float] | None = None
-    """Of the untouched base, where they have been measured."""
+    base: BaseResults | None = None
+    """Where it has been measured."""
     best: Checkpoint | None = None
     """The best one on held-out pairs so far, where that is looked for."""
 
@@ -62,7 +70,7 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
         )
     _check_readable(checkpoint, team)
     state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
-    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], state["base_metrics"], best)
+    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], BaseResults(**state["base"]), best)
 
 
 def _check_readable(checkpoint: Checkpoint, team: Team) -> None:

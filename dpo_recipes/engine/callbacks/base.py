@@ -1,0 +1,75 @@
+"""When the untouched base is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dpo_recipes.engine.checkpoints.choice import BaseResults
+from dpo_recipes.engine.processes import check_wrapped
+from dpo_recipes.engine.team import Team
+from dpo_recipes.evaluate.metrics import evaluate_pairs
+from dpo_recipes.evaluate.samples import Samples
+from dpo_recipes.events import EventLog
+from dpo_recipes.model.build import ModelBundle
+
+
+class BaseCallback(TrainerCallback):
+    """Looks at what the trainer has made of the model, and measures the untouched base on the held-out pairs.
+
+    One process alone does that at once. With several it must wait until training begins: accelerate 1.15 marks a model
+    that was evaluated as prepared (`Accelerator.prepare_model`) and then trains it without DDP, each on its own;
+    and DeepSpeed and FSDP can be evaluated only in what training makes of the model. Where weights are cut into pieces,
+    that is also where the base answers prompts: before, they are in the computer's memory and not on the device.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        team: Team,
+        events: EventLog,
+        samples: Samples,
+        bundle: ModelBundle,
+        *,
+        evaluates: bool,
+        known: BaseResults | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.team = team
+        self.events = events
+        self.samples = samples
+        self.bundle = bundle
+        self.evaluates = evaluates and known is None
+        self.metrics = known.metrics if known else {}
+        """Of the base."""
+        if known and team.all_go_forward:
+            samples.answers["base"] = known.answers
+        self.waits = team.processes.count > 1 or team.strategy != "ddp"
+        if not self.waits:
+            self._evaluate()
+        trainer.callback_handler.callbacks.insert(0, self)  # ahead of whatever computes with the model
+
+    @property
+    def results(self) -> BaseResults:
+        """What a run that goes on need not measure again."""
+        return BaseResults(self.metrics, self.samples.answers.get("base", []))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises `RunError` T620 and T621 where processes or model are not what was asked for."""
+        trainer, team = self.trainer, self.team
+        check_wrapped(trainer.model_wrapped, team.strategy, team.processes.count, trainer.accelerator.num_processes)
+        if state.global_step:
+            return
+        if team.all_go_forward:
+            self.events.stage("base", f"answering {len(self.samples.rows)} prompts")
+            self.samples.ask("base", trainer.model, self.bundle)
+        if self.waits:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        if self.evaluates:
+            self.events.stage("base", "evaluating the untouched base")
+            self.metrics = evaluate_pairs(self.trainer)

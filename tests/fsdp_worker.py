@@ -1,0 +1,44 @@
+"""A worker in which FSDP2 is in force on a CPU: `python -m fsdp_worker RUN_DIR`.
+
+torch's `fully_shard` computes on a CPU, over gloo; only accelerate 1.15 makes DDP of it there (accelerate/state.py,
+`AcceleratorState`), and so our rules refuse it. Both are told otherwise here, and all else is as on GPUs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+from dpo_recipes import worker
+from dpo_recipes.hardware import rule_table
+from dpo_recipes.launch.parent import end_with_parent
+
+_OWN = AcceleratorState.__init__
+
+
+def allow_fsdp_on_cpu(rules: dict[Any, Any]) -> None:
+    """Take the rule that stands against it out of `hardware.rule_table.RULES`."""
+    kept = tuple(rule for rule in rules["strategy"] if rule.name != "no-fsdp-on-cpu")
+    assert len(kept) == len(rules["strategy"]) - 1
+    rules["strategy"] = kept
+
+
+def _with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+    _OWN(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+        # What accelerate does with GPUs.
+        self.distributed_type = DistributedType.FSDP
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
+        self.fsdp_plugin = fsdp_plugin
+        PartialState._shared_state["distributed_type"] = self.distributed_type
+
+
+if __name__ == "__main__":
+    allow_fsdp_on_cpu(rule_table.RULES)  # pyright: ignore[reportArgumentType]
+    AcceleratorState.__init__ = _with_fsdp
+    end_with_parent()
+    sys.exit(worker.main())

@@ -1,0 +1,101 @@
+"""Runs of several processes on this machine's CPU, started as `dpo-recipe run --num-processes` starts them, and what of
+them must be the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import recipe_text, write_pairs
+
+from dpo_recipes.launch.choose import LaunchFlags
+from dpo_recipes.workflow import run_recipe
+
+STEPS = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "num_tokens")
+# Not `logits/*`, `entropy` and `mean_token_accuracy`: TRL takes these over all tokens of a pass, and processes that
+# compute together make one pass of what is several for one.
+# 17 pairs to train on and 6 held out, in micro-batches of 2, 2 to a step: the last step has a single pair, so that one
+# of two processes has none; and 3 held-out micro-batches are no even number.
+SETTINGS = ("training.max_steps=null", "training.num_epochs=2", "training.learning_rate=1e-3")
+
+
+@dataclass
+class Run:
+    """A finished run and the cache it used."""
+
+    result: dict[str, Any]
+    cache: Path
+
+    @property
+    def path(self) -> Path:
+        return Path(self.result["model_dir"]).parent
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        rows = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return [row for row in rows if "loss" in row]
+
+    @property
+    def reference(self) -> dict[str, np.ndarray]:
+        return {path.parent.name: np.load(path) for path in (self.cache / "reference").glob("*/logps.npy")}
+
+
+@dataclass
+class Runner:
+    """Runs a recipe of a tiny model, each time with a cache of its own."""
+
+    folder: Path
+    model: Path
+
+    def __call__(
+        self,
+        num_processes: int,
+        *overrides: str,
+        adapter: str = "null",
+        listen: Callable[[Any], None] | None = None,
+        resume: bool = False,
+        cache: Path | None = None,
+    ) -> Run:
+        data = write_pairs(self.folder / "pairs.jsonl", 23)
+        recipe = self.folder / "recipe.yaml"
+        recipe.write_text(recipe_text(self.model, data, adapter=adapter), encoding="utf-8")
+        cache = cache or self.folder / f"cache-{time.monotonic_ns()}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DPO_RECIPE_CACHE", str(cache))
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.setenv("DS_ACCELERATOR", "cpu")
+            settings = [*SETTINGS, f"output_dir={self.folder / 'runs'}", *overrides]
+            flags = LaunchFlags(num_processes=num_processes)
+            return Run(run_recipe(recipe, settings, listen or (lambda event: None), flags=flags, resume=resume), cache)
+
+
+def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5) -> None:
+    assert len(one.steps) == len(other.steps) == 10
+    for mine, theirs in zip(one.steps, other.steps, strict=True):
+        for name in STEPS:
+            assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), (name, mine["step"])
+    for name, value in one.result["metrics"].items():
+        assert other.result["metrics"][name] == pytest.approx(value, rel=tolerance, abs=1e-5), name
+
+
+def assert_same_weights(one: Run, other: Run) -> None:
+    from safetensors.numpy import load_file
+
+    (mine,), (theirs,) = ([*Path(run.result["model_dir"]).glob("*.safetensors")] for run in (one, other))
+    ours, others = load_file(mine), load_file(theirs)
+    assert ours.keys() == others.keys()
+    for name, weight in ours.items():
+        np.testing.assert_allclose(others[name], weight, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def base_answers(run: Run) -> list[str]:
+    return [sample["base"] for sample in run.result["samples"]]
