@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.export.card import render_card
@@ -40,6 +44,7 @@ def save_model(
         merged = _merge(model, recipe, bundle, partial, state) if kind == "merged" else model
         whole = {} if kind == "merged" else {"state_dict": state}
         merged.save_pretrained(partial, safe_serialization=True, **whole)
+    _check_saved(partial)
     bundle.tokenizer.save_pretrained(partial)
     (partial / "README.md").write_text(render_card(recipe, {**result, "saved": kind}), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
@@ -53,19 +58,39 @@ def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any
     One that began with a part of the base's weights (PiSSA, OLoRA) is saved as the difference to its start, which is in
     the model as the reference `ref`; its rank doubles.
     """
-    # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
-    arguments: dict[str, Any] = {"selected_adapters": ["default"], "save_embedding_layers": False}
-    if state is not None:
-        arguments["state_dict"] = state
     adapter = recipe.model.adapter
+    # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
     if adapter is None or adapter.path is not None or adapter.init in (*AT_ZERO, "loftq"):
-        model.save_pretrained(folder, safe_serialization=True, **arguments)
-        return
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        start = Path(scratch) / "start"
-        model.save_pretrained(scratch, selected_adapters=["ref"], save_embedding_layers=False)
-        (Path(scratch) / "ref").rename(start)
-        model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start), **arguments)
+        whole = {} if state is None else {"state_dict": state}
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, **whole)
+    else:
+        _save_difference(model, folder, state)
+
+
+def _save_difference(model: Any, folder: Path, state: dict[str, Any] | None) -> None:
+    """Save the adapter less its reference as one of twice the rank: B A - B0 A0 = [B, -B0] [A; A0].
+
+    peft 0.21 does this too (`path_initial_model_for_weight_conversion`), but needs the weights in the model itself, and
+    leaves out what is no factor: modules that were trained whole.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    tuned, start = (
+        get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
+        for name in ("default", "ref")
+    )
+    for name, weight in tuned.items():
+        if ".lora_A." in name:
+            tuned[name] = torch.cat([weight, start[name]], dim=0)
+        elif ".lora_B." in name:
+            tuned[name] = torch.cat([weight, -start[name]], dim=1)
+    config = deepcopy(model.peft_config["default"])
+    config.r, config.inference_mode = 2 * config.r, True
+    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2  # the scale is alpha / r, or alpha / sqrt(r)
+    folder.mkdir(parents=True)
+    config.save_pretrained(folder)
+    save_file({name: weight.contiguous() for name, weight in tuned.items()}, folder / "adapter_model.safetensors")
 
 
 def _merge(model: Any, recipe: Recipe, bundle: ModelBundle, scratch: Path, state: dict[str, Any] | None) -> Any:
@@ -94,6 +119,16 @@ def saved_kind(recipe: Recipe, bundle: ModelBundle) -> str:
     if adapter.save_as != "auto":
         return adapter.save_as
     return "merged" if bundle.location.gguf_file else "adapter"
+
+
+def _check_saved(folder: Path) -> None:
+    """Libraries that do not find the weights by their names save none, and say nothing."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            if not list(file.keys()):
+                raise RuntimeError(f"{path.name} was saved without weights")
 
 
 def _check_space(model: Any, run_dir: Path, kind: str) -> None:
