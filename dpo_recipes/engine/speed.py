@@ -74,8 +74,10 @@ def flops_per_token(model: Any, num_parameters: int, trainable: int) -> float:
     Two for each weight forward, two for the gradient of its input, and two for its own where it is trained. The
     head, which only answers go through, and attention's scores are left out, so that shares are rather too low.
     """
-    embeddings = {id(e): e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}
-    weights = {id(e.weight): e.weight.numel() for e in embeddings.values()}  # tied ones count once
+    embeddings = [e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None]
+    # By the parameters and not by `weight`, which an adapter of added tokens computes; tied ones count once.
+    largest = [max(module.parameters(), key=lambda parameter: parameter.numel()) for module in embeddings]
+    weights = {id(weight): weight.numel() for weight in largest}
     body = num_parameters - sum(weights.values())
     return 4.0 * body + 2.0 * min(trainable, body)
 

@@ -52,8 +52,8 @@ CODES = {
     ),
     "T617": entry(
         "a checkpoint of other processes",
-        "Checkpoints of `ddp` can be read by any number of processes; those of DeepSpeed and FSDP hold a piece for",
-        "each process, and as many must read them with the same strategy.",
+        "Checkpoints of `ddp` and `fsdp` can be read by any number of processes; those of DeepSpeed hold a piece for",
+        "each, and as many must read them. The strategy must be the same.",
     ),
     "T618": entry(
         "a node does not see the checkpoint",

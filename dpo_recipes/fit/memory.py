@@ -19,8 +19,11 @@ _CPU_PROCESS = 620 * MIB
 _CPU_BITSANDBYTES = 190 * MIB
 # cuBLAS keeps a workspace (8 MiB, 32 from Hopper on; CUBLAS_WORKSPACE_CONFIG); the context is in Device.usable_bytes.
 _CUDA_PROCESS = 64 * MIB
-# What an allocator holds beyond what is in use: pieces too small for the next tensor. benchmarks/memory.py.
-_FRAGMENTATION = {"cpu": 0.12, "cuda": 0.05, "mps": 0.05}
+# What an allocator holds beyond what is in use, pieces too small for the next tensor: on a GPU a share of all that
+# comes and goes; on a CPU a share of the activations, and what the LM head leaves to the layers or they to it, whose
+# peaks come one after the other (benchmarks/memory.py: up to 150 MiB, as soon as there is so much to leave).
+_FRAGMENTATION = {"cpu": 0.10, "cuda": 0.05, "mps": 0.05}
+_CPU_LEFT = 120 * MIB
 
 
 @dataclass(frozen=True)
@@ -135,4 +138,8 @@ def _loading(skeleton: Skeleton, weights: Weights, resident: dict[str, int]) -> 
 def _with_fragmentation(phase: Phase, device: str) -> Phase:
     moving = sum(size for name, size in phase.parts.items() if name not in ("weights", "adapter", "overhead"))
     parts = {name: size for name, size in phase.parts.items() if size}
-    return Phase(phase.name, {**parts, "fragmentation": int(moving * _FRAGMENTATION[device])})
+    if device == "cpu":
+        held = min(_CPU_LEFT, moving) + _FRAGMENTATION[device] * parts.get("activations", 0)
+    else:
+        held = _FRAGMENTATION[device] * moving
+    return Phase(phase.name, {**parts, "fragmentation": int(held)})

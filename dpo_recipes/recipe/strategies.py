@@ -11,5 +11,8 @@ SHARDS_GRADIENTS = ("fsdp", "deepspeed-zero2", "deepspeed-zero3")
 SHARDS_WEIGHTS = ("fsdp", "deepspeed-zero3")
 """With these every process must go through the model as often as every other."""
 
+SAVES_PIECES = ("deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
+"""A checkpoint of these has a file of each process's share, and is read by as many; FSDP's state is put together."""
+
 IN_RULES = {"fsdp": "fsdp2", "deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3"}
 """The names that `hardware.rules.supports_strategy` takes."""

@@ -41,6 +41,7 @@ def _base(folder: Path, **arguments: Any) -> Any:
         "{kind: lora, r: 4, init: orthogonal}",
         "{kind: lora, r: 4, init: pissa}",
         "{kind: lora, r: 4, init: olora}",
+        "{kind: lora, r: 4, init: olora, modules_to_save: [lm_head]}",
         "{kind: lora, r: 4, target_modules: [q_proj, v_proj], modules_to_save: [lm_head]}",
     ],
 )

@@ -11,7 +11,7 @@ from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
 from dpo_recipes.engine.team import Team
 from dpo_recipes.errors import RunError
 from dpo_recipes.events import EventLog
-from dpo_recipes.recipe.strategies import SHARDS_OPTIMIZER
+from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.run_dir import RunDirectory
 
 
@@ -75,14 +75,13 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
 
 def _check_readable(checkpoint: Checkpoint, team: Team) -> None:
     strategy, count = checkpoint.facts["strategy"], checkpoint.facts["num_processes"]
-    # Where the optimizer's state is cut up, a checkpoint holds each process's piece of it.
-    if strategy == team.strategy and (count == team.processes.count or strategy not in SHARDS_OPTIMIZER):
+    if strategy == team.strategy and (count == team.processes.count or strategy not in SAVES_PIECES):
         return
     raise RunError.of(
         "T617",
         f"{checkpoint.path.name} was written by {count} processes with `{strategy}`, and cannot be read by "
         f"{team.processes.count} with `{team.strategy}`",
-        why="each process of DeepSpeed and FSDP writes its own piece of the optimizer's state",
+        why="each strategy writes the optimizer's state in its own way, and with DeepSpeed each process its own piece",
         fix=f"go on with `--num-processes {count} --set launch.strategy={strategy}`, or begin anew with `--no-resume`",
     )
 
