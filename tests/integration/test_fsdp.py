@@ -45,6 +45,14 @@ def assert_same_run(one: Run, other: Run, num_processes: int = 2) -> None:
     assert other.result["positions_saved"] == pytest.approx(one.result["positions_saved"], abs=0.01)
 
 
+def test_an_adapter_and_a_head_that_is_trained_whole_take_the_steps_of_one_process(run: Runner) -> None:
+    """With recomputation: accelerate's own would have the adapter saved empty."""
+    adapter = "{kind: lora, r: 4, modules_to_save: [lm_head]}"
+    settings = ("training.gradient_checkpointing=true",)
+    assert_same_run(run(1, *settings, adapter=adapter), run(2, FSDP, *settings, adapter=adapter))
+
+
+@pytest.mark.slow
 def test_an_adapter_is_trained_in_16_bits_as_by_one_process(run: Runner) -> None:
     """Frozen weights of 16 bits beside trained ones of 32; log-probabilities are not rounded to 16."""
     settings = ("hardware.device=cpu", "model.dtype=bfloat16", "training.gradient_checkpointing=true")

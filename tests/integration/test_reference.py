@@ -122,7 +122,7 @@ class Referee:
     pass ends in the batch of number `ends_in`, and `seen` are the pairs of those before."""
 
     ref_model = None
-    is_deepspeed_enabled = False
+    is_deepspeed_enabled = is_fsdp_enabled = False
     args = SimpleNamespace(per_device_eval_batch_size=2)
     accelerator = SimpleNamespace(device="cpu")
 
