@@ -29,7 +29,6 @@ from dpo_recipes.launch.ranks import Place, events_path, keep_output_apart, reco
 from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 from dpo_recipes.resume import held
 from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 
@@ -136,7 +135,7 @@ class Worker:
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
             self.recipe, prepared.location, prepared.tokenizer, prepared.chat,
-            trust_remote_code=self.trust_remote_code, is_to_be_sharded=self.launch.strategy in SHARDS_WEIGHTS,
+            trust_remote_code=self.trust_remote_code, is_to_be_sharded=self.launch.shards_weights,
         )  # fmt: skip
         return bundle, pairs
 
@@ -170,9 +169,6 @@ class Worker:
 
         team, is_main = Team(self.processes, self.launch), self.place.is_main
         samples = Samples.choose(pairs, self.recipe.evaluation)
-        if is_main and not team.all_go_forward:
-            self.events.stage("base", f"answering {len(samples.rows)} prompts")
-            samples.ask("base", bundle.policy, bundle)
         trained = train(
             self.recipe, bundle, self.run, pairs, samples, self.events, stop,
             reserve_bytes=self.reserve_bytes, team=team,

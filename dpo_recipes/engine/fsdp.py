@@ -21,7 +21,6 @@ def shard_policy(trainer: Any) -> Any:
     if isinstance(model, FSDPModule):
         return model
     plugin = accelerator.state.fsdp_plugin
-    plugin.set_auto_wrap_policy(model)
     if plugin.mixed_precision_policy is not None:
         # accelerate would also round log-probabilities and the sums of gradients to 16 bits.
         exact = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None)

@@ -122,9 +122,7 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     trainer.reference_progress.begin(split, int(tokens.sum()), int(tokens[known.is_known].sum()))
     try:
         for rows, counts in share_of(missing, processes.place.rank, processes.count):
-            batch = trainer.data_collator([pairs[row] for row in rows])
-            batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
-            of_rows = torch.stack(trainer.compute_ref_log_probs(model, batch)).float().cpu().numpy()
+            of_rows = _logps(trainer, model, [pairs[row] for row in rows])
             if counts:
                 logps.add(rows, of_rows)
                 parts.keep(logps)
@@ -141,6 +139,12 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     computed = np.where(known.is_known, 0.0, logps.values)
     total = np.array(processes.total(computed.ravel()), dtype=np.float32)
     return np.where(known.is_known, known.values, total.reshape(known.values.shape))
+
+
+def _logps(trainer: Any, model: Any, pairs: list[Any]) -> np.ndarray:
+    """[2, rows] of one batch."""
+    batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in trainer.data_collator(pairs).items()}
+    return torch.stack(trainer.compute_ref_log_probs(model, batch)).float().cpu().numpy()
 
 
 def share_of(batches: list[list[int]], rank: int, num_processes: int) -> Iterator[tuple[list[int], bool]]:
@@ -171,9 +175,7 @@ def try_one_pair(trainer: Any) -> None:
     """Send a pair through a model whose weights are cut into pieces, so that prefix sharing has had its trial, which
     only a whole forward pass of all processes can be, also where the reference was known. Raises `RunError` T606."""
     if trainer.prefix_sharing.is_active and not trainer.prefix_sharing.is_proven:
-        batch = trainer.data_collator([trainer.train_dataset[0]])
-        batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in batch.items()}
-        trainer.compute_ref_log_probs(reference_model(trainer), batch)
+        _logps(trainer, reference_model(trainer), [trainer.train_dataset[0]])
 
 
 def pair_tokens(pairs: Any) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 
 from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.launch.files import LaunchPlan
-from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Team:
     @property
     def all_go_forward(self) -> bool:
         """Whether the model computes only when all processes take part, as each holds a piece of its weights."""
-        return self.strategy in SHARDS_WEIGHTS
+        return self.launch is not None and self.launch.shards_weights
 
     def describe(self) -> str:
         """What is in force, in words."""

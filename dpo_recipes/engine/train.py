@@ -7,7 +7,7 @@ from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.data.tokenize import TokenizedSplits
-from dpo_recipes.engine.callbacks.base import BaseCallback
+from dpo_recipes.engine.callbacks.base import BaseCallback, answer_as_base
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
@@ -82,14 +82,18 @@ def train(  # noqa: PLR0913
     team: Team | None = None,
 ) -> TrainResult:
     """Train to the end, from the newest whole checkpoint where the run directory has one; `reserve_bytes` are what the
-    optimizer will need beside the first micro-batch. Where weights are cut into pieces, the base answers the `samples`
-    on the way.
+    optimizer will need beside the first micro-batch. The base answers the `samples` on the way, unless the checkpoint
+    has its answers.
 
     Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss), T616 (a
     checkpoint of other data) and T617 (of another strategy).
     """
     team = team or Team()
     start = find_start(run, tokenized.key, team, events, keeps_best=recipe.checkpoints.keep_best)
+    if start.base and start.base.answers:
+        samples.answers["base"] = start.base.answers
+    elif team.processes.is_main and not team.all_go_forward:
+        answer_as_base(samples, bundle.policy, bundle, events)
     datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
     datasets["train"] = seen_pairs(recipe, datasets["train"], team.processes.count)
     report = tokenized.reports["train"]

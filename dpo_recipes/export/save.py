@@ -61,8 +61,7 @@ def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any
     adapter = recipe.model.adapter
     # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
     if adapter is None or adapter.path is not None or adapter.init in (*AT_ZERO, "loftq"):
-        whole = {} if state is None else {"state_dict": state}
-        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, **whole)
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, state_dict=state)
     else:
         _save_difference(model, folder, state)
 

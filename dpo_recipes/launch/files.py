@@ -11,6 +11,7 @@ from dpo_recipes.launch.batch import BatchPlan, batch_of, plan_batch
 from dpo_recipes.launch.deepspeed import deepspeed_config, stage_of
 from dpo_recipes.launch.fsdp import fsdp_config
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 from dpo_recipes.run_dir import RunDirectory, write_json
 
 
@@ -23,6 +24,11 @@ class LaunchPlan:
     """`auto` until the worker knows whether the whole job fits each device."""
     reason: str = "the recipe says so"
     """Why it is that strategy."""
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether each process holds a piece of the weights, so that the model computes only when all take part."""
+        return self.strategy in SHARDS_WEIGHTS
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""

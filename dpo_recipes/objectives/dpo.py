@@ -28,7 +28,6 @@ from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 
 
 class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
@@ -139,7 +138,7 @@ def build_trainer(
     check_longest_pair(datasets, training.max_tokens_per_pass)
     prepare_head(bundle.device)
     # Each pass brings sharded weights together in all processes, which must therefore make equally many of a batch.
-    is_sharded = run.launch is not None and run.launch.strategy in SHARDS_WEIGHTS
+    is_sharded = run.launch is not None and run.launch.shards_weights
     most = None if is_sharded else training.max_tokens_per_pass
     sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}

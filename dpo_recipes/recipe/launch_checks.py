@@ -13,7 +13,7 @@ from dpo_recipes.recipe.device_checks import described_device
 from dpo_recipes.recipe.launch_keys import ACCELERATE, DEEPSPEED, DEEPSPEED_ZERO, FSDP, SAID_ELSEWHERE
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.strategies import IN_RULES
+from dpo_recipes.recipe.strategies import IN_RULES, ZERO
 
 
 def is_installed(package: str) -> bool:
@@ -124,8 +124,7 @@ def check_offload(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 def check_extras(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R344: further settings of the libraries are known, belong to the strategy, and contradict nothing."""
     launch = recipe.launch
-    stages = ("deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3", "auto")
-    strategies = {"deepspeed": stages, "fsdp": ("fsdp", "auto")}
+    strategies = {"deepspeed": (*ZERO, "auto"), "fsdp": ("fsdp", "auto")}
     for section in ("deepspeed", "fsdp", "accelerate"):
         extra = getattr(launch, section)
         if extra and launch.strategy not in strategies.get(section, (launch.strategy,)):

@@ -6,12 +6,13 @@ https://arxiv.org/abs/1910.02054, table 1); FSDP is stage 3.
 
 from __future__ import annotations
 
-SHARDS_OPTIMIZER = ("fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
+ZERO = ("deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
+SHARDS_OPTIMIZER = ("fsdp", *ZERO)
 SHARDS_GRADIENTS = ("fsdp", "deepspeed-zero2", "deepspeed-zero3")
 SHARDS_WEIGHTS = ("fsdp", "deepspeed-zero3")
 """With these every process must go through the model as often as every other."""
 
-SAVES_PIECES = ("deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3")
+SAVES_PIECES = ZERO
 """A checkpoint of these has a file of each process's share, and is read by as many; FSDP's state is put together."""
 
 IN_RULES = {"fsdp": "fsdp2", "deepspeed-zero1": "zero1", "deepspeed-zero2": "zero2", "deepspeed-zero3": "zero3"}

@@ -15,6 +15,12 @@ from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
 
 
+def answer_as_base(samples: Samples, model: Any, bundle: ModelBundle, events: EventLog) -> None:
+    """Let the untouched base answer the prompts."""
+    events.stage("base", f"answering {len(samples.rows)} prompts")
+    samples.ask("base", model, bundle)
+
+
 class BaseCallback(TrainerCallback):
     """Looks at what the trainer has made of the model, and measures the untouched base on the held-out pairs.
 
@@ -43,8 +49,6 @@ class BaseCallback(TrainerCallback):
         self.evaluates = evaluates and known is None
         self.metrics = known.metrics if known else {}
         """Of the base."""
-        if known and team.all_go_forward:
-            samples.answers["base"] = known.answers
         self.waits = team.processes.count > 1 or team.strategy != "ddp"
         if not self.waits:
             self._evaluate()
@@ -64,8 +68,7 @@ class BaseCallback(TrainerCallback):
         if state.global_step:
             return
         if team.all_go_forward:
-            self.events.stage("base", f"answering {len(self.samples.rows)} prompts")
-            self.samples.ask("base", trainer.model, self.bundle)
+            answer_as_base(self.samples, trainer.model, self.bundle, self.events)
         if self.waits:
             self._evaluate()
 
