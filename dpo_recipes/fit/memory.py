@@ -15,15 +15,19 @@ from dpo_recipes.launch.batch import batch_of
 MIB = 2**20
 # Python with torch, transformers, TRL and datasets: resident on a CPU (benchmarks/memory.py measures it).
 _CPU_PROCESS = 620 * MIB
-# And what bitsandbytes brings along there once it computes (benchmarks/memory.py: 180 to 210 MiB).
+# And what a quantized base leaves resident there: bitsandbytes, and pages of files that were read, which the system can
+# take back (benchmarks/memory.py: 160 to 210 MiB).
 _CPU_BITSANDBYTES = 190 * MIB
 # cuBLAS keeps a workspace (8 MiB, 32 from Hopper on; CUBLAS_WORKSPACE_CONFIG); the context is in Device.usable_bytes.
 _CUDA_PROCESS = 64 * MIB
 # What an allocator holds beyond what is in use, pieces too small for the next tensor: on a GPU a share of all that
-# comes and goes; on a CPU a share of the activations, and what the LM head leaves to the layers or they to it, whose
-# peaks come one after the other (benchmarks/memory.py: up to 150 MiB, as soon as there is so much to leave).
+# comes and goes. On a CPU (glibc) what a layer keeps splits what it frees, so that one to two pieces of the size of its
+# hidden states stay unused a layer: a share of the activations, and more than all of them where layers keep nothing
+# else. And the LM head's tiles leave free what the layers cannot use, as far as no larger tensors come that can.
 _FRAGMENTATION = {"cpu": 0.10, "cuda": 0.05, "mps": 0.05}
+_CPU_CHECKPOINTED = 1.5
 _CPU_LEFT = 120 * MIB
+_CPU_TILES_AND_LEFT = 300 * MIB
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def estimate_memory(
             },
         ),
     )
-    return MemoryEstimate(tuple(_with_fragmentation(phase, skeleton.device) for phase in phases), step)
+    return MemoryEstimate(tuple(_with_fragmentation(phase, skeleton) for phase in phases), step)
 
 
 def _overhead(skeleton: Skeleton) -> int:
@@ -135,11 +139,15 @@ def _loading(skeleton: Skeleton, weights: Weights, resident: dict[str, int]) -> 
     return {**resident, "unpacked": _unpacked(skeleton, weights)}
 
 
-def _with_fragmentation(phase: Phase, device: str) -> Phase:
+def _with_fragmentation(phase: Phase, skeleton: Skeleton) -> Phase:
     moving = sum(size for name, size in phase.parts.items() if name not in ("weights", "adapter", "overhead"))
     parts = {name: size for name, size in phase.parts.items() if size}
-    if device == "cpu":
-        held = min(_CPU_LEFT, moving) + _FRAGMENTATION[device] * parts.get("activations", 0)
+    share = _FRAGMENTATION[skeleton.device]
+    if skeleton.device == "cpu":
+        checkpoints = phase.name == "training" and skeleton.recipe.training.gradient_checkpointing
+        left = max(0, _CPU_TILES_AND_LEFT - parts.get("head_or_layer", 0))
+        share = _CPU_CHECKPOINTED if checkpoints else share
+        held = min(_CPU_LEFT, left, moving) + share * parts.get("activations", 0)
     else:
-        held = _FRAGMENTATION[device] * moving
+        held = share * moving
     return Phase(phase.name, {**parts, "fragmentation": int(held)})
