@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_recipes import hub
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.failures import known_failure
@@ -123,6 +124,9 @@ class Worker:
         with self.processes.one_first():
             prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
         pairs = prepared.splits
+        if hub.was_left_alone():
+            text = f"{hub.endpoint()} does not answer: what was downloaded before is used"
+            self.events.emit("note", text=text)
         if self.place.is_main:
             write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
         self.events.findings(pairs.warnings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from dpo_recipes import hub
 from dpo_recipes.cli.options import JsonOption
 from dpo_recipes.hardware import machine
 
@@ -18,7 +19,7 @@ def doctor(json_: JsonOption = False) -> None:
         **machine.describe_machine(),
         "torch": machine.describe_torch(),
         "packages": machine.package_versions(),
-        "hub_reachable": machine.hub_reachable(),
+        "hub_reachable": hub.is_reachable(),
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
     }
     if json_:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dpo_recipes import hub
 from dpo_recipes.data.rows import RowIterator, SourceRow
 from dpo_recipes.errors import DataError, DpoRecipeError
 from dpo_recipes.recipe.schema.data import Source
@@ -20,6 +21,7 @@ def load(source: Source) -> Any:
     """The split as a `datasets.Dataset`, or an `IterableDataset` with `streaming`. Raises `DataError` D410."""
     from datasets import load_dataset
 
+    hub.is_left_alone()
     try:
         return load_dataset(
             source.path,
@@ -50,6 +52,8 @@ def fingerprint(source: Source) -> str | None:
 def _commit(source: Source) -> str | None:
     from huggingface_hub import HfApi
 
+    if hub.is_left_alone():
+        return None
     try:
         return HfApi().dataset_info(source.path, revision=source.revision).sha
     except Exception:  # without it the rows are read anew each time; whether they can be is found then

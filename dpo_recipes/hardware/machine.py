@@ -108,21 +108,6 @@ def describe_torch() -> dict[str, Any]:
     }
 
 
-def hub_reachable(timeout_s: float = 3.0) -> bool:
-    """Whether the Hugging Face hub (or the mirror in HF_ENDPOINT) answers."""
-    import urllib.error
-    import urllib.request
-
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        urllib.request.urlopen(endpoint + "/api/models?limit=1", timeout=timeout_s).close()
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def free_memory_bytes(kind: str) -> int:
     """What a new process can have of the memory of this machine's device of a kind: `cuda`, `mps` or `cpu`."""
     import psutil

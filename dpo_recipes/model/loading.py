@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dpo_recipes import hub
 from dpo_recipes.errors import DpoRecipeError, RunError, causes
 from dpo_recipes.model.sources import ModelLocation
 
@@ -16,6 +17,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
     files are refused, M513."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    is_left_alone = not Path(location.path).is_absolute() and hub.is_left_alone()
     try:
         yield
     except DpoRecipeError:  # ours already, or a requested stop that came in the middle
@@ -46,6 +48,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
                     "(`dpo-recipe doctor`), or give a local folder as `model.path`"
                 ),
             )
+            why = f"{hub.endpoint()} does not answer" if is_left_alone else why
         raise RunError.of(code, f"cannot load {what} {location.path}", why=why, fix=fix) from error
 
 

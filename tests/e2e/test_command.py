@@ -189,6 +189,7 @@ def test_a_hub_model_without_a_network(command: Command, recipe: Path, tmp_path:
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
     done = command("run", "tiny.yaml", "--set", "model.path=nobody/nothing", env=environment)
     assert (done.returncode, "error[M509]" in done.stderr) == (6, True), done.stderr
+    assert "http://127.0.0.1:9 does not answer" in done.stderr
     assert "Traceback" not in done.stderr
 
 

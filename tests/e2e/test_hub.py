@@ -58,6 +58,8 @@ def test_a_hub_model_is_downloaded_once_and_pinned(
     hub.server_close()
     second = command("run", "hub.yaml", "--json", env=environment)
     assert second.returncode == 0, second.stderr
+    assert json.loads(second.stdout)["model"]["revision"] == COMMIT
+    assert f"http://127.0.0.1:{hub.server_address[1]} does not answer" in second.stderr
 
 
 def test_a_model_that_the_hub_does_not_know(command: Command, environment: dict[str, str], tmp_path: Path) -> None:

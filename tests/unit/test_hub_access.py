@@ -1,0 +1,68 @@
+"""The hub is left alone where it does not answer, and only there."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import constants
+
+from dpo_recipes import hub
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_PAUSE_S", 0.0)
+    hub.is_reachable.cache_clear()
+    hub.is_left_alone.cache_clear()
+    yield
+    hub.is_reachable.cache_clear()
+    hub.is_left_alone.cache_clear()
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()
+
+
+def test_one_that_answers_with_an_error_is_there(server: HTTPServer) -> None:
+    assert not hub.was_left_alone()
+    assert not hub.is_left_alone()
+    assert hub.is_reachable()
+    assert not constants.HF_HUB_OFFLINE
+    assert not hub.was_left_alone()
+
+
+def test_all_libraries_are_told_where_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = SimpleNamespace(config=SimpleNamespace(HF_HUB_OFFLINE=False))
+    monkeypatch.setitem(sys.modules, "datasets", datasets)  # type: ignore[arg-type]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        assert hub.is_left_alone()
+    assert hub.was_left_alone()
+    assert constants.HF_HUB_OFFLINE
+    assert datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_person_who_has_switched_it_off_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not hub.is_left_alone()
