@@ -127,13 +127,12 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
                 logps.add(rows, of_rows)
                 parts.keep(logps)
                 trainer.reference_progress.add(int(tokens[rows].sum()) * processes.count)
-        parts.write(logps)  # others may fail yet
-    except BaseException as error:
-        parts.write(logps)
-        if isinstance(error, Interrupted) and logps.is_known.sum() > known.is_known.sum():
+    except Interrupted:
+        if logps.is_known.sum() > known.is_known.sum():
             raise interrupted("in the reference pass; what it has computed is kept") from None
         raise
     finally:
+        parts.write(logps)  # also at the end: another process may fail yet
         for module in training:
             module.training = True
     computed = np.where(known.is_known, 0.0, logps.values)

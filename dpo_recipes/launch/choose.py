@@ -15,7 +15,7 @@ from dpo_recipes.launch.batch import BatchPlan, count_processes, divisors, effec
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import Order
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.strategies import SHARDS_OPTIMIZER
+from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.run_dir import RunDirectory
 
 
@@ -40,15 +40,18 @@ def choose_batch(recipe: Recipe, flags: LaunchFlags, num_gpus: int | None = None
 
 def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int, strategy: str) -> LaunchFlags:
     """The flags to start a job again that had so many processes at first. Where nobody has said how many, GPUs of this
-    machine that have failed meanwhile are left out: as many as are there and divide the effective batch. Checkpoints of
-    strategies that share the optimizer's state (`strategy` is what was in force) want as many processes as before."""
+    machine that have failed meanwhile are left out: as many as are there and divide the effective batch.
+
+    `strategy` is what was in force: DeepSpeed's checkpoints want as many processes as before, and FSDP's want FSDP,
+    which one process is not.
+    """
     flags, num_gpus = flags or LaunchFlags(), count_gpus()
     is_given = flags.num_processes is not None or recipe.launch.num_processes != "auto"
     is_elsewhere = recipe.launch.backend == "slurm" or (flags.num_nodes or recipe.launch.num_nodes) > 1
-    if is_given or is_elsewhere or strategy in SHARDS_OPTIMIZER or num_gpus >= num_processes:
+    if is_given or is_elsewhere or strategy in SAVES_PIECES or num_gpus >= num_processes:
         return flags
     left = divisors(effective_batch(recipe), num_gpus)
-    return replace(flags, num_processes=left[0]) if left else flags
+    return replace(flags, num_processes=left[0]) if left and (left[0] > 1 or strategy != "fsdp") else flags
 
 
 def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:

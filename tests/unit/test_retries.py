@@ -84,17 +84,27 @@ def test_those_that_come_back_are_used_again(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("launch", "strategy"), [("backend: slurm, num_processes: auto", "ddp"), ("num_processes: auto", "deepspeed-zero2")]
+    ("launch", "strategy", "gpus", "processes"),
+    [
+        ("backend: slurm, num_processes: auto", "ddp", 1, None),
+        ("num_processes: auto", "deepspeed-zero2", 2, None),
+        ("num_processes: auto", "fsdp", 2, 2),
+        ("num_processes: auto", "fsdp", 1, None),
+        ("num_processes: auto", "ddp", 1, 1),
+    ],
 )
-def test_where_the_number_cannot_change_it_stays(launch: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "count_gpus", lambda: 1)
+def test_only_checkpoints_that_fewer_can_read_are_gone_on_from_by_fewer(
+    launch: str, strategy: str, gpus: int, processes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "count_gpus", lambda: gpus)
     recipe = {
         "name": "r",
         "model": {"path": "a/b"},
         "data": {"train": [{"path": "a/b"}]},
         "launch": yaml.safe_load(f"{{{launch}}}"),
     }
-    assert flags_of_retry(Recipe.model_validate({"schema": 1, **recipe}), None, 4, strategy) == LaunchFlags()
+    flags = flags_of_retry(Recipe.model_validate({"schema": 1, **recipe}), None, 4, strategy)
+    assert flags == LaunchFlags(num_processes=processes)
 
 
 def test_a_number_that_was_given_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
