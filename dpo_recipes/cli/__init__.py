@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 # Most of a short command's time is spent making the objects of imported modules; collecting among them in vain
@@ -54,6 +55,7 @@ def main() -> None:
     try:
         app()
     except DpoRecipeError as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C finds nothing left to stop
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:

@@ -88,6 +88,29 @@ def test_a_second_interrupt_stops_at_once(recipe: Path, tmp_path: Path) -> None:
     assert not (_run_directory(tmp_path) / "result.json").exists()
 
 
+def test_an_interrupt_while_the_command_ends_changes_nothing(tmp_path: Path) -> None:
+    """When the first one has ended the run, a second may come in the midst of the last words, or after them."""
+    script = """
+import atexit, os, signal
+from dpo_recipes import cli
+from dpo_recipes.errors import Interrupted
+
+class LastWords(Interrupted):
+    def __str__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return "the last words"
+
+def app():
+    raise LastWords.of("I130", "stopped")
+
+cli.app = app
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "the last words\n")
+
+
 def test_a_killed_worker_is_reported(recipe: Path, tmp_path: Path) -> None:
     import psutil
 
