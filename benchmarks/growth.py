@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,22 @@ def measure_point(point: dict[str, int]) -> dict[str, Any]:
     return {"point": point, "sides": sides, "loss_max_rel_diff": apart}
 
 
+def along(axis: str, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points where only this quantity is not as in `BASE`, in its order."""
+    others = {name: value for name, value in BASE.items() if name != axis}
+    return sorted((p for p in points if others.items() <= p["point"].items()), key=lambda p: p["point"][axis])
+
+
 def plot(result: dict[str, Any], to: Path) -> None:
-    """Processor seconds above, peak memory below, a column for each axis."""
+    """Processor seconds above, peak memory below, a column for each axis that has been measured."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, rows = plt.subplots(2, len(AXES), figsize=(16, 6.4), sharey="row", layout="constrained")
-    for column, axis in enumerate(AXES):
-        others = {name: value for name, value in BASE.items() if name != axis}
-        points = [p for p in result["points"] if others.items() <= p["point"].items()]
-        points.sort(key=lambda p: p["point"][axis])
+    varied = {axis: points for axis in AXES if len(points := along(axis, result["points"])) > 1}
+    figure, rows = plt.subplots(2, len(varied), figsize=(3.4 * len(varied), 6.4), sharey="row", layout="constrained")
+    for column, (axis, points) in enumerate(varied.items()):
         xs = [p["point"][axis] for p in points]
         for side, style in zip(SIDES, ("o-", "s--"), strict=True):
             seconds = [p["sides"][side]["cpu_s"] / p["point"]["pairs"] for p in points]
@@ -105,13 +110,15 @@ def plot(result: dict[str, Any], to: Path) -> None:
             rows[row][column].set_xticks(xs, [str(x) for x in xs], minor=False)
             rows[row][column].grid(alpha=0.3)
         rows[1][column].set_xlabel(LABELS[axis])
-    rows[0][0].set_yscale("log")
+    rows[0][0].set_yscale("log", base=2)
+    rows[0][0].yaxis.set_major_formatter("{x:g}")
     rows[0][0].set_ylabel("processor seconds a pair")
     rows[1][0].set_ylabel("peak memory, GiB")
     rows[1][0].set_ylim(bottom=0)
     rows[0][0].legend()
     base = ", ".join(f"{LABELS[name]} {value}" for name, value in BASE.items())
-    figure.suptitle(f"One quantity varied, the others: {base}\n{result['machine']['machine']}", fontsize=10)
+    title = f"One quantity varied, the others: {base}. {result['machine']['machine']}"
+    figure.suptitle(textwrap.fill(title, 45 * len(varied)), fontsize=10)
     figure.savefig(to, dpi=110)
 
 

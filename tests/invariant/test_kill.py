@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(("seed", "adapter", "processes"), [(1, "lora", 1), (2, "full", 1), (3, "lora", 2)])
+@pytest.mark.parametrize(
+    ("seed", "adapter", "processes"),
+    [(1, "lora", 1), pytest.param(2, "full", 1, marks=pytest.mark.slow), (3, "lora", 2)],
+)
 def test_killed_and_gone_on_is_the_same_to_the_bit(seed: int, adapter: str, processes: int) -> None:
     program = Path(__file__).with_name("kill.py")
     arguments = ["--kills", "3", "--runs", "1", "--seed", str(seed), "--adapter", adapter]
