@@ -17,7 +17,6 @@ def endpoint() -> str:
     return constants.ENDPOINT
 
 
-@cache
 def is_reachable() -> bool:
     """Whether it answers, be it with an error; false too where HF_HUB_OFFLINE is set."""
     from huggingface_hub import get_session

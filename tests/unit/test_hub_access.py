@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
+from hub_server import serve_hub
 from huggingface_hub import constants
 
 from dpo_recipes import hub
@@ -19,34 +18,17 @@ from dpo_recipes import hub
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_PAUSE_S", 0.0)
-    hub.is_reachable.cache_clear()
     hub.is_left_alone.cache_clear()
     yield
-    hub.is_reachable.cache_clear()
     hub.is_left_alone.cache_clear()
 
 
-class _Refuses(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_error(500)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
-    with HTTPServer(("127.0.0.1", 0), _Refuses) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        yield server
-        server.shutdown()
-
-
-def test_one_that_answers_with_an_error_is_there(server: HTTPServer) -> None:
-    assert not hub.was_left_alone()
-    assert not hub.is_left_alone()
-    assert hub.is_reachable()
+def test_one_that_answers_with_an_error_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_hub({}) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        assert not hub.was_left_alone()
+        assert not hub.is_left_alone()
+        assert hub.is_reachable()
     assert not constants.HF_HUB_OFFLINE
     assert not hub.was_left_alone()
 

@@ -21,7 +21,7 @@ class BaseResults:
 
     metrics: dict[str, float]
     answers: list[str]
-    """None in a process that has asked nothing."""
+    """Empty in a process that has asked nothing."""
 
 
 @dataclass(frozen=True)
