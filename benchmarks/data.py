@@ -163,7 +163,9 @@ def measure_memory(count: int, reference: str) -> dict[str, Any]:
             from dpo_recipes.cache import cache_folder
 
             (Path(folder) / "cache").mkdir()
-            (Path(folder) / "cache" / "models").symlink_to(cache_folder() / "models")
+            models = cache_folder() / "models"
+            models.mkdir(parents=True, exist_ok=True)  # none yet on a new machine
+            (Path(folder) / "cache" / "models").symlink_to(models)
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         return {"rows": count, "file_bytes": path.stat().st_size, **json.loads(done.stdout.splitlines()[-1])}
 

@@ -80,7 +80,9 @@ def measure(side: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
     environment = worker_environment(recipe) if side == "ours" else dict(os.environ)
     # A cache of its own with the models in it, so that no reference is known from an earlier run.
     with tempfile.TemporaryDirectory() as cache:
-        (Path(cache) / "models").symlink_to(cache_folder() / "models")
+        models = cache_folder() / "models"
+        models.mkdir(parents=True, exist_ok=True)  # none yet on a new machine
+        (Path(cache) / "models").symlink_to(models)
         environment["DPO_RECIPE_CACHE"] = cache
         return _run_side(side, folder, environment)
 
