@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import sys
 
@@ -52,6 +53,8 @@ def version_option(
 
 def main() -> None:
     """The console script: runs a command and turns our errors into text and an exit code."""
+    # What libraries log would mix with our words: bitsandbytes 0.50 warns of a kernel as soon as it is imported.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except DpoRecipeError as error:

@@ -16,7 +16,9 @@ from dpo_recipes.model.build import ModelBundle
 
 
 def answer_as_base(samples: Samples, model: Any, bundle: ModelBundle, events: EventLog) -> None:
-    """Let the untouched base answer the prompts."""
+    """Let the untouched base answer the prompts, where there are any."""
+    if not samples.rows:
+        return
     events.stage("base", f"answering {len(samples.rows)} prompts")
     samples.ask("base", model, bundle)
 
