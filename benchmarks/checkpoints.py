@@ -31,7 +31,7 @@ def measure(adapter: str, steps: int, folder: Path, *, saves: bool) -> dict[str,
         recipe_paths()["quickstart"],
         [
             *ADAPTERS[adapter], checkpoints, f"training.max_steps={steps}", f"output_dir={folder}",
-            "data.eval.sources=null", "evaluation.num_samples=0",
+            "data.eval.sources[0].limit=4", "evaluation.num_samples=0",
         ],
         lambda event: None,
         resume=False,

@@ -114,6 +114,7 @@ def train(  # noqa: PLR0913
         {"data": tokenized.key, "strategy": team.strategy, "num_processes": team.processes.count},
         team.processes,
         best=start.best,
+        damaged=start.damaged,
     )
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, team.processes)
     if trainer.prefix_sharing.refusal:
@@ -126,6 +127,9 @@ def train(  # noqa: PLR0913
     output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training, stop.trained = False, True
     trainer.checkpoints.wait()
+    # The first process seals. Once another has ended, torchrun (2.13) grants it half a minute, and a checkpoint of
+    # many gigabytes takes longer.
+    team.processes.wait()
     if stop.is_set:
         raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")
     if recipe.checkpoints.keep_best:

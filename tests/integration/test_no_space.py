@@ -58,7 +58,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
     assert not (stopped.run.checkpoints / WRITING).exists()
     newest, damaged = find_newest(stopped.run.checkpoints)
     assert newest is not None
-    assert (newest.step, damaged) == (4, [])
+    assert (newest.step, damaged) == (4, {})
     for name in ("filler", "crumbs"):
         (small_disk / name).unlink()
     again = work(text, f"output_dir={small_disk}", resume=True)

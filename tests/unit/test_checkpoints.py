@@ -15,6 +15,8 @@ from dpo_recipes.engine.checkpoints.folder import (
     find_newest,
     newest_first,
     prune,
+    read,
+    remove_unfinished,
     seal,
 )
 
@@ -38,7 +40,7 @@ def test_a_sealed_checkpoint_is_whole_and_knows_what_it_was_made_of(make: Callab
     assert find_damage(path) is None
     newest, damaged = find_newest(tmp_path)
     assert newest is not None
-    assert (newest.path, newest.step, newest.facts, damaged) == (path, 3, {"data": "abc"}, [])
+    assert (newest.path, newest.step, newest.facts, damaged) == (path, 3, {"data": "abc"}, {})
 
 
 @pytest.mark.parametrize(
@@ -62,9 +64,8 @@ def test_damage_is_found_and_the_one_before_is_taken(
     newest, damaged = find_newest(tmp_path)
     assert newest is not None
     assert newest.path == older
-    assert len(damaged) == 1
-    assert said in damaged[0]
-    assert damaged[0].startswith("checkpoint-3 is damaged and is not used: ")
+    assert list(damaged) == ["checkpoint-3"]
+    assert said in damaged["checkpoint-3"]
 
 
 def test_order_is_by_number_and_other_folders_do_not_count(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_order_is_by_number_and_other_folders_do_not_count(make: Callable[..., P
     (tmp_path / "checkpoint-x").mkdir()
     (tmp_path / WRITING / "checkpoint-99").mkdir(parents=True)
     assert [path.name for path in newest_first(tmp_path)] == ["checkpoint-10", "checkpoint-9", "checkpoint-2"]
-    assert find_newest(tmp_path / "nosuch") == (None, [])
+    assert find_newest(tmp_path / "nosuch") == (None, {})
 
 
 def test_the_last_and_the_best_are_kept(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -82,9 +83,32 @@ def test_the_last_and_the_best_are_kept(make: Callable[..., Path], tmp_path: Pat
     best = find_best(tmp_path)
     assert best is not None
     assert best.step == 2
-    prune(tmp_path, keep=2, best=best.path.name)
+    prune(tmp_path, keep=2, newest=read(tmp_path / "checkpoint-5"), best=best.path.name)
     assert [path.name for path in newest_first(tmp_path)] == ["checkpoint-5", "checkpoint-4", "checkpoint-2"]
     assert not list(tmp_path.glob(f"{WRITING}-*"))
+
+
+def test_a_damaged_one_counts_for_none(make: Callable[..., Path], tmp_path: Path) -> None:
+    for step in (4, 5, 9, 10):
+        make(step)
+    damaged = ["checkpoint-9", "checkpoint-10"]
+    make(6)
+    prune(tmp_path, keep=1, newest=read(tmp_path / "checkpoint-6"), best=None, damaged=damaged)
+    assert [path.name for path in newest_first(tmp_path)] == ["checkpoint-10", "checkpoint-9", "checkpoint-6"]
+    make(11)
+    prune(tmp_path, keep=2, newest=read(tmp_path / "checkpoint-11"), best=None, damaged=damaged)
+    assert [path.name for path in newest_first(tmp_path)] == ["checkpoint-11", "checkpoint-6"]
+
+
+def test_one_that_is_being_replaced_is_not_lost(make: Callable[..., Path], tmp_path: Path) -> None:
+    first = make(3)
+    first.rename(tmp_path / f".replaced-{first.name}")  # the process was killed between the two names
+    remove_unfinished(tmp_path)
+    assert find_damage(first) is None
+    first.rename(tmp_path / f".replaced-{first.name}")
+    make(3)
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != WRITING] == ["checkpoint-3"]
 
 
 def test_a_damaged_one_of_the_same_step_is_replaced(make: Callable[..., Path]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest
+from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest, remove_unfinished
 from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
 from dpo_recipes.engine.team import Team
 from dpo_recipes.errors import RunError
@@ -37,6 +37,8 @@ class Start:
     """Where it has been measured."""
     best: Checkpoint | None = None
     """The best one on held-out pairs so far, where that is looked for."""
+    damaged: tuple[str, ...] = ()
+    """Names of those that were passed over."""
 
 
 def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, keeps_best: bool) -> Start:
@@ -45,16 +47,10 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
     Raises `RunError` T616 where it was trained on other data, T617 where the processes cannot read it, and T618 where a
     machine does not see it.
     """
-    checkpoint: Checkpoint | None = None
-    best: Checkpoint | None = None
-    if team.processes.is_main:
-        checkpoint, damaged = find_newest(run.checkpoints)
-        for sentence in damaged:
-            events.emit("note", text=sentence)
-        best = find_best(run.checkpoints) if keeps_best else None
-    checkpoint, best = team.processes.share((checkpoint, best))
+    found = _look(run.checkpoints, events, keeps_best=keeps_best) if team.processes.is_main else None
+    checkpoint, best, damaged = team.processes.share(found)
     if checkpoint is None:
-        return Start()
+        return Start(damaged=damaged)
     if not checkpoint.path.is_dir():
         raise RunError.of(
             "T618",
@@ -71,7 +67,18 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
         )
     _check_readable(checkpoint, team)
     state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
-    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], BaseResults(**state["base"]), best)
+    base = BaseResults(**state["base"])
+    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], base, best, damaged)
+
+
+def _look(
+    folder: Path, events: EventLog, *, keeps_best: bool
+) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
+    remove_unfinished(folder)
+    newest, damaged = find_newest(folder)
+    for name, damage in damaged.items():
+        events.emit("note", text=f"{name} is damaged and is not used: {damage}")
+    return newest, find_best(folder) if keeps_best else None, tuple(damaged)
 
 
 def _check_readable(checkpoint: Checkpoint, team: Team) -> None:

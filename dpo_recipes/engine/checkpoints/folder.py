@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ PREFIX = "checkpoint-"
 """Folders are named as transformers names them, so that its tools find them."""
 WRITING = ".writing"
 """Where a checkpoint is written; whatever is in it was never finished."""
+_REPLACED = ".replaced-"
+"""Before the name of a checkpoint that another one of the same step is taking the place of."""
 _MANIFEST = "manifest.json"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What a manifest raises that is not there, cut off, or no manifest."""
@@ -36,26 +38,27 @@ class Checkpoint:
 
 
 def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
-    """Give a written checkpoint its manifest, bring all of it to the disk, and move it to its name. Then read it back.
+    """Give a written checkpoint its manifest, bring all of it to the disk, read it back, and move it to its name.
 
-    Raises `OSError` where a step fails, also when what is read back is not what was written; nothing has the name then.
+    Raises `OSError` where a step fails, also when what is read back is not what was written; nothing new has the name
+    then.
     """
     files = sorted(path for path in written.rglob("*") if path.is_file())
     sizes = {str(path.relative_to(written)): [path.stat().st_size, file_digest(path)] for path in files}
-    step = int(target.name.removeprefix(PREFIX))
+    step = _step(target)
     write_json(written / _MANIFEST, {"step": step, "facts": facts, "files": sizes})
     for path in (*files, *(folder for folder in written.rglob("*") if folder.is_dir()), written):
         _sync(path)
-    replaced = target.with_name(f"{WRITING}-{target.name}")
+    damage = find_damage(written)
+    if damage:
+        raise OSError(f"{target.name} could not be read back: {damage}")
+    replaced = target.with_name(f"{_REPLACED}{target.name}")
     if target.exists():  # one of the same step, damaged or from before an evaluation that made it the best
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
     written.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
     _sync(target.parent)
-    damage = find_damage(target)
-    if damage:
-        raise OSError(f"{target.name} could not be read back: {damage}")
+    shutil.rmtree(replaced, ignore_errors=True)
     return Checkpoint(target, step, facts)
 
 
@@ -79,17 +82,17 @@ def find_damage(folder: Path) -> str | None:
 def newest_first(folder: Path) -> Iterator[Path]:
     """The folders of checkpoints below `folder`, whole or damaged."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
-    yield from sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+    yield from sorted(found, key=_step, reverse=True)
 
 
-def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and a sentence for each newer one that is damaged."""
-    damaged: list[str] = []
+def find_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
+    """The newest whole checkpoint, and by name what is wrong with each newer one."""
+    damaged: dict[str, str] = {}
     for path in newest_first(folder):
         damage = find_damage(path)
         if damage is None:
             return read(path), damaged
-        damaged.append(f"{path.name} is damaged and is not used: {damage}")
+        damaged[path.name] = damage
     return None, damaged
 
 
@@ -112,10 +115,16 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest["facts"])
 
 
-def prune(folder: Path, keep: int, best: str | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the one named `best`; the newest must have been read back."""
-    for path in list(newest_first(folder))[keep:]:
-        if path.name != best:
+def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged: Collection[str] = ()) -> None:
+    """Remove all but the last `keep` checkpoints, of which `newest` has been read back, and the one named `best`.
+
+    Those that are known to be damaged count for none. Of a later step than `newest`, they stay until the run has come
+    there again.
+    """
+    found = [path for path in newest_first(folder) if _step(path) <= newest.step]
+    kept = {best, *[path.name for path in found if path.name not in damaged][:keep]}
+    for path in found:
+        if path.name not in kept:
             # Not a checkpoint any more from here on, also when the process ends while it is being removed.
             gone = path.with_name(f"{WRITING}-{path.name}")
             shutil.rmtree(gone, ignore_errors=True)
@@ -124,9 +133,19 @@ def prune(folder: Path, keep: int, best: str | None) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process had not finished writing or removing."""
+    """Remove what a killed process had not finished writing or removing, and put back what it had only half replaced."""
+    for path in folder.glob(f"{_REPLACED}*"):
+        name = folder / path.name.removeprefix(_REPLACED)
+        if name.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(name)
     for path in folder.glob(f"{WRITING}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def _sync(path: Path) -> None:

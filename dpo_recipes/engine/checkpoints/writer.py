@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class CheckpointWriter:
         facts: dict[str, Any],
         processes: Processes = ALONE,
         best: Checkpoint | None = None,
+        damaged: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.keep = keep
@@ -36,6 +37,8 @@ class CheckpointWriter:
         self.processes = processes
         self.best = best
         """The one with the lowest held-out loss, where that is looked for. The first process alone keeps it up."""
+        self.damaged = set(damaged)
+        """Names of those that were found so when the run went on."""
         self.blocked_s = 0.0
         """How long training has waited for checkpoints."""
         self.last_s = 0.0
@@ -89,7 +92,8 @@ class CheckpointWriter:
             written.parent.rmdir()
             if facts.get("is_best"):
                 self.best = sealed
-            prune(self.folder, self.keep, self.best.path.name if self.best else None)
+            self.damaged.discard(sealed.path.name)
+            prune(self.folder, self.keep, sealed, self.best.path.name if self.best else None, self.damaged)
         except OSError as error:  # a thread has nobody to raise to: `wait` does it
             self._failure = error
         self.last_s = time.monotonic() - began
