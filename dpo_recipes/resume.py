@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.launch.batch import effective_batch
+from dpo_recipes.launch.ranks import followed_processes, processes_here
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
@@ -19,18 +21,30 @@ from dpo_recipes.run_dir import RunDirectory
 
 _NO_PART_OF_THE_RESULT = ("summary", "launch", "checkpoints", "tracking", "accept_advice", "output_dir")
 """Sections that may change in the middle of a run: the weights come out the same."""
+_LOOK_EVERY_S = 0.2
 
 
-def find_unfinished(recipe: Recipe, output_dir: Path) -> RunDirectory | None:
-    """The newest run of this recipe that nobody is working on and that has no result; none where there is no such."""
+def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None]) -> RunDirectory | None:
+    """The newest run of this recipe that nobody is working on and that has no result; none where there is no such.
+
+    One whose command was killed, so that its workers are writing their last checkpoint, is waited for.
+    """
     folder = output_dir / recipe.name
     runs = [RunDirectory(path) for path in sorted(folder.glob("*-*"), reverse=True) if path.is_dir()]
     for run in runs:
-        if run.result.exists() or is_running(run):
+        earlier = None if run.result.exists() else read_recipe(run)
+        if earlier is None or differences(earlier, recipe):
             continue
-        earlier = read_recipe(run)
-        if earlier is not None and not differences(earlier, recipe):
-            return run
+        if is_orphaned(run):
+            tell(f"the command of {run.path} is gone, and its workers are ending with a checkpoint: waiting for them")
+            while is_running(run) or any(processes_here(run)):
+                time.sleep(_LOOK_EVERY_S)
+            if run.result.exists():
+                continue
+        if is_running(run):
+            tell(f"another run of this recipe is being executed in {run.path}")
+            continue
+        return run
     return None
 
 
@@ -51,7 +65,7 @@ def nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:
         return RunError.of(
             "T615",
             f"the run in {run.path} is still being executed",
-            why="its worker holds run.lock",
+            why="its command or its worker holds a lock there",
             fix="wait for it, or stop it first; `--no-resume` begins another run beside it",
         )
     earlier = read_recipe(run)
@@ -75,12 +89,13 @@ def read_recipe(run: RunDirectory) -> Recipe | None:
 
 def differences(earlier: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     """The values that decide about the result and differ, as (path, earlier, now)."""
-    before, after = (dict(_leaves(_identity(recipe))) for recipe in (earlier, now))
+    before, after = (dict(_leaves(identity(recipe))) for recipe in (earlier, now))
     paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
     return [(path, before.get(path), after.get(path)) for path in paths]
 
 
-def _identity(recipe: Recipe) -> dict[str, Any]:
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What decides about the result, as plain data."""
     kept = {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
     return {**kept, "pairs a step": effective_batch(recipe)}
 
@@ -97,31 +112,41 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def held(run: RunDirectory) -> Iterator[None]:
-    """Hold a run directory while working in it; the system lets go of it however the process ends.
+def held(path: Path) -> Iterator[None]:
+    """Hold one of a run directory's locks while working in it; the system lets go of it however the process ends.
 
     Raises `RunError` T615 where another process holds it.
     """
-    with run.lock.open("a") as lock:
+    with path.open("a") as lock:
         if not _lock(lock):
             raise RunError.of(
                 "T615",
-                f"another process is working in {run.path}",
-                why="it holds run.lock",
+                f"another process is working in {path.parent}",
+                why=f"it holds {path.name}",
                 fix="wait for it, or stop it first",
             )
         yield
 
 
 def is_running(run: RunDirectory) -> bool:
-    """Whether a process holds the run directory."""
-    if not run.lock.exists():
+    """Whether a command or a worker holds the run directory."""
+    return _is_held(run.lock) or _is_held(run.command_lock)
+
+
+def is_orphaned(run: RunDirectory) -> bool:
+    """Whether workers of this machine are still in a run whose command, which they end with, is gone."""
+    return _is_held(run.lock) and not _is_held(run.command_lock) and any(followed_processes(run))
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("r+b") as lock:  # for writing, without which NFS grants no lock
+            return not _lock(lock)
+    except OSError:  # there is none, or it cannot be written to, and neither can the run
         return False
-    with run.lock.open("a") as lock:
-        return not _lock(lock)
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: IO[Any]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

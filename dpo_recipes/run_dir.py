@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,8 +88,13 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """Held by whoever executes the run."""
+        """Held by the worker that executes the run, the first of several."""
         return self.path / "run.lock"
+
+    @property
+    def command_lock(self) -> Path:
+        """Held by the command that starts and follows the workers."""
+        return self.path / "command.lock"
 
     def clear_events(self) -> None:
         """Forget what workers of before have told; run.log keeps what they printed."""
@@ -117,6 +125,21 @@ def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
             fix="free some space, or choose another folder with `--set output_dir=...`",
         )
     return RunDirectory(path)
+
+
+@contextlib.contextmanager
+def written_to(run: RunDirectory) -> Iterator[None]:
+    """What the system says when a run directory cannot be written to becomes `RunError` T601 or T602."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = error.strerror or str(error)
+        if is_full:
+            fix = "free some space and run it again"
+            raise RunError.of("T602", f"no space left while writing to {run.path}", why=why, fix=fix) from error
+        fix = "change its permissions, or begin a new run elsewhere with `--set output_dir=...`"
+        raise RunError.of("T601", f"cannot write to {run.path}", why=why, fix=fix) from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -51,10 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args(arguments)
     run, place = RunDirectory(options.run_dir), Place.of(os.environ)
+    if run.result.exists():  # a job that was queued twice
+        print(f"{run.result} is there: nothing is left to do", file=sys.stderr)
+        return EXIT_DONE
     try:
         with contextlib.ExitStack() as stack:
             if place.is_main:
-                stack.enter_context(held(run))
+                stack.enter_context(held(run.lock))
             record_process(run, place)
             keep_output_apart(run, place)
             stack.enter_context(stacks_on_request(run, place))
@@ -149,12 +152,14 @@ class Worker:
 
         Gives what all processes go by: the recipe, what they share, and the bytes that the optimizer will need.
         """
+        from dpo_recipes.engine.checkpoints.choice import decided_before
         from dpo_recipes.fit.decision import decide
         from dpo_recipes.fit.disk import check_space
 
         self.events.stage("plan", "memory and time")
         trust = self.trust_remote_code
-        decided = decide(self.recipe, self.launch, self.place, prepared, trust_remote_code=trust)
+        before = decided_before(self.run)
+        decided = decide(self.recipe, self.launch, self.place, prepared, trust_remote_code=trust, before=before)
         launch, prediction = decided.launch, decided.plan.to_json()
         write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
         write_json(self.run.plan, {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": prediction})
@@ -236,7 +241,11 @@ def _iso(seconds: float) -> str:
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):  # what a power cut has torn; the report is worth more than one row
+            rows.append(json.loads(line))
+    return rows
 
 
 def _read_json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -30,8 +31,8 @@ from dpo_recipes.launch.slurm_script import gpus_of_node
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.resume import find_unfinished, nothing_to_resume
-from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically
+from dpo_recipes.resume import find_unfinished, held, nothing_to_resume
+from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically, written_to
 from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
 
@@ -81,9 +82,12 @@ def prepare_run(
     flags: LaunchFlags | None = None,
     resume: bool | None = False,
     again: RunDirectory | None = None,
+    stack: contextlib.ExitStack | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Order, RunPlan, bool]:
     """Make the run directory with all that the worker needs, or find the one to go on with, which may be given with
-    `again`; the order to start it, its plan, and whether it is an earlier one.
+    `again`; the order to start it, its plan, and whether it is an earlier one. No other command can work there until
+    the `stack` is left.
 
     Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341 (numbers
     of processes that cannot be) and R347 (no place to meet), `RunError` M507 (too few GPUs), T601, T602, and with
@@ -107,10 +111,13 @@ def prepare_run(
     if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # else a job asks for as many as it needs
         check_devices(recipe, batch, num_gpus)
     output_dir = Path(recipe.output_dir).expanduser().resolve()
-    earlier = again or (None if resume is False else find_unfinished(recipe, output_dir))
+    earlier = again or (None if resume is False else find_unfinished(recipe, output_dir, tell))
     if resume and earlier is None:
         raise nothing_to_resume(recipe, output_dir)
     run = earlier or create_run_directory(output_dir, recipe.name)
+    if stack is not None:
+        with written_to(run):
+            stack.enter_context(held(run.command_lock))
     counts = (batch.num_processes, batch.num_nodes)
     order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
     backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
@@ -121,11 +128,12 @@ def prepare_run(
         if earlier is None:  # nothing was begun
             shutil.rmtree(run.path)
         raise
-    write_launch(run, recipe, launch)
-    write_text_atomically(run.given_recipe, validated.composed.text)
-    write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
-    write_json(run.plan, plan.to_json())
-    write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
+    with written_to(run):
+        write_launch(run, recipe, launch)
+        write_text_atomically(run.given_recipe, validated.composed.text)
+        write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
+        write_json(run.plan, plan.to_json())
+        write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
     return order, plan, earlier is not None
 
 
@@ -149,31 +157,37 @@ def run_recipe(  # noqa: PLR0913
     Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
     """
     validated = validate(path, overrides)
-    prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code)
-    order, plan, is_resumed = prepare(flags=flags, resume=resume)
-    listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
-    at_first = order.num_processes
-    uses_gpus = retries > 0 and plan.backend != "slurm" and count_gpus() > 0
-    while True:
-        order = replace(order, site=site or Site(), tell=lambda text: listen({"event": "note", "text": text}))
-        order.run.clear_events()
-        start: Callable[[Order], Job] = registry.load("launchers", plan.backend)
-        try:
-            follow(start(order), order, listen)
-        except (RunError, WorkerBug) as error:
-            if retries == 0 or not may_not_come_again(error):
-                raise
-            if uses_gpus and count_gpus() == 0:  # a CPU would be a bad stand-in
-                raise
-            retries -= 1
-            listen({"event": "retry", "error": error, "left": retries})
-            before, strategy = order.num_processes, read_launch(order.run, order.recipe).strategy
-            again = flags_of_retry(validated.recipe, flags, at_first, strategy)
-            order, plan, _ = prepare(flags=again, again=order.run)
-            if order.num_processes != before:
-                listen({"event": "note", "text": f"{order.num_processes} processes in the place of {before}"})
-        else:
-            break
+
+    def tell(text: str) -> None:
+        listen({"event": "note", "text": text})
+
+    prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code, tell=tell)
+    with contextlib.ExitStack() as stack:
+        order, plan, is_resumed = prepare(flags=flags, resume=resume, stack=stack)
+        listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
+        at_first = order.num_processes
+        uses_gpus = retries > 0 and plan.backend != "slurm" and count_gpus() > 0
+        while True:
+            order = replace(order, site=site or Site(), tell=tell)
+            with written_to(order.run):
+                order.run.clear_events()
+            start: Callable[[Order], Job] = registry.load("launchers", plan.backend)
+            try:
+                follow(start(order), order, listen)
+            except (RunError, WorkerBug) as error:
+                if retries == 0 or not may_not_come_again(error):
+                    raise
+                if uses_gpus and count_gpus() == 0:  # a CPU would be a bad stand-in
+                    raise
+                retries -= 1
+                listen({"event": "retry", "error": error, "left": retries})
+                before, strategy = order.num_processes, read_launch(order.run, order.recipe).strategy
+                again = flags_of_retry(validated.recipe, flags, at_first, strategy)
+                order, plan, _ = prepare(flags=again, again=order.run)
+                if order.num_processes != before:
+                    tell(f"{order.num_processes} processes in the place of {before}")
+            else:
+                break
     if not order.run.result.exists():
         return {"status": "finished", "result": "on the node of the first process"}
     return json.loads(order.run.result.read_text(encoding="utf-8"))

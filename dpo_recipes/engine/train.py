@@ -11,7 +11,7 @@ from dpo_recipes.engine.callbacks.base import BaseCallback, answer_as_base
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
-from dpo_recipes.engine.checkpoints.choice import find_start, take_best
+from dpo_recipes.engine.checkpoints.choice import check_base, digest_of_base, facts_of, find_start, take_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
@@ -86,7 +86,7 @@ def train(  # noqa: PLR0913
     has its answers.
 
     Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss), T616 (a
-    checkpoint of other data) and T617 (of another strategy).
+    checkpoint of other data), T617 (of another strategy) and T619 (of another base).
     """
     team = team or Team()
     start = find_start(run, tokenized.key, team, events, keeps_best=recipe.checkpoints.keep_best)
@@ -108,10 +108,12 @@ def train(  # noqa: PLR0913
     trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team, events)
     probe.trainer = saving.trainer = trainer
     trainer.checkpoint_state = saving
+    weights = team.processes.share(digest_of_base(trainer, bundle))
+    check_base(start, weights)
     trainer.checkpoints = CheckpointWriter(
         run.checkpoints,
         recipe.checkpoints.save_total_limit,
-        {"data": tokenized.key, "strategy": team.strategy, "num_processes": team.processes.count},
+        facts_of(recipe, run, team, tokenized.key, weights),
         team.processes,
         best=start.best,
         damaged=start.damaged,

@@ -59,6 +59,11 @@ CODES = {
         "a node does not see the checkpoint",
         "To go on, a run of several nodes needs its run directory on a shared file system.",
     ),
+    "T619": entry(
+        "the base has changed since the run began",
+        "A checkpoint remembers a digest of the weights that training began with; steps on other ones would be another",
+        "run's. `model.revision` pins a base from the hub.",
+    ),
     "T620": entry(
         "another number of processes than planned",
         "Each process computes its share of a step; with another number of them, it would be another step. The command",

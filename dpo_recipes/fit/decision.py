@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dpo_recipes.errors import Finding
+from dpo_recipes.engine.checkpoints.choice import Decided
+from dpo_recipes.errors import Finding, RunError
 from dpo_recipes.fit.advice import advise
 from dpo_recipes.fit.check import check_fit
 from dpo_recipes.fit.plan import JobPlan, facts_of
@@ -35,9 +36,20 @@ class Decision:
 
 
 def decide(
-    recipe: Recipe, launch: LaunchPlan, place: Place, prepared: PreparedPairs, *, trust_remote_code: bool
+    recipe: Recipe,
+    launch: LaunchPlan,
+    place: Place,
+    prepared: PreparedPairs,
+    *,
+    trust_remote_code: bool,
+    before: Decided | None = None,
 ) -> Decision:
-    """Plan the run with the lengths it has. Raises `FitError` F701."""
+    """Plan the run with the lengths it has. One that goes on keeps to what was decided `before`, as long as that fits.
+
+    Raises `FitError` F701 and `RunError` T617 (its checkpoint's optimizer fits no more).
+    """
+    if before is not None:
+        recipe = _keep_to(before, recipe, place.num_processes)
     checked = check_fit(
         recipe,
         prepared.location,
@@ -46,6 +58,30 @@ def decide(
         num_processes=place.num_processes,
         processes_here=place.processes_here,
     )
+    if before is not None and checked.recipe.training.optimizer != before.training["optimizer"]:
+        raise _other_optimizer(before.training["optimizer"], checked.recipe.training.optimizer)
     decided = LaunchPlan(launch.batch, checked.plan.sharding.strategy, checked.reason).with_batch_of(checked.recipe)
     advice = advise(facts_of(checked.plan, prepared.splits.reports))
     return Decision(checked.recipe, decided, checked.plan, (*checked.findings, *advice))
+
+
+def _keep_to(before: Decided, recipe: Recipe, num_processes: int) -> Recipe:
+    """The recipe with what was left open in it as it was decided when the run began; what belongs to a number of
+    processes only where there are as many."""
+    if recipe.launch.strategy == "auto" and num_processes > 1:
+        recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"strategy": before.strategy})})
+    if not recipe.hardware.fit:
+        return recipe
+    is_as_many = num_processes == before.num_processes
+    names = before.training if is_as_many else ("optimizer", "gradient_checkpointing", "max_tokens_per_pass")
+    settings = {name: before.training[name] for name in names}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=settings)})
+
+
+def _other_optimizer(earlier: str, now: str) -> RunError:
+    return RunError.of(
+        "T617",
+        f"the checkpoint has the state of `{earlier}`, and now only `{now}` would fit",
+        why="less memory is free than when the run began, and one optimizer cannot go on with another one's state",
+        fix="free the memory that others take (`nvidia-smi` shows them), or begin anew with `--no-resume`",
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.run_dir import RunDirectory, write_json
 
 LOST_EACH_OTHER = "T613"
@@ -58,7 +59,7 @@ def record_process(run: RunDirectory, place: Place) -> None:
 
     began = psutil.Process().create_time()
     record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "began": began}
-    record["host"] = socket.gethostname()
+    record |= {"host": socket.gethostname(), "is_followed": PARENT in os.environ}
     write_json(folder / "process.json", record)
 
 
@@ -76,13 +77,22 @@ def keep_output_apart(run: RunDirectory, place: Place) -> None:
 
 def processes_here(run: RunDirectory) -> Iterator[int]:
     """The ids of a run's processes on this machine."""
+    yield from (record["pid"] for record in _records_here(run))
+
+
+def followed_processes(run: RunDirectory) -> Iterator[int]:
+    """Of those the ones that a command has started, with which they end."""
+    yield from (record["pid"] for record in _records_here(run) if record.get("is_followed"))
+
+
+def _records_here(run: RunDirectory) -> Iterator[dict[str, Any]]:
     for path in sorted(run.ranks.glob("*/process.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # it is being written
             continue
         if record["host"] == socket.gethostname() and _is_alive(record["pid"], record["began"]):
-            yield record["pid"]
+            yield record
 
 
 def _is_alive(pid: int, began: float) -> bool:
@@ -90,7 +100,8 @@ def _is_alive(pid: int, began: float) -> bool:
     import psutil
 
     try:
-        return abs(psutil.Process(pid).create_time() - began) < 1
+        process = psutil.Process(pid)
+        return abs(process.create_time() - began) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.checkpoints.choice import find_start
 from dpo_recipes.engine.checkpoints.folder import Checkpoint, newest_first, read
 from dpo_recipes.errors import EXIT_RESUMABLE, RunError
+from dpo_recipes.fit import target
 from dpo_recipes.run_dir import RunDirectory
 
 Work = Callable[..., "Outcome"]  # noqa: F821
@@ -217,6 +220,53 @@ def test_other_data_are_refused(work: Work, tiny_model: Path, pairs: Path, stop_
     assert (again.exit_code, again.codes) == (6, ["T616"])
 
 
+def test_another_base_is_refused(
+    work: Work, tiny_model: Path, pairs: Path, tmp_path: Path, stop_at: Callable[[int], None]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    recipe = text(base, pairs)
+    stop_at(6)
+    work(recipe)
+    weights_file = base / "model.safetensors"
+    save_file({name: 1.5 * tensor for name, tensor in load_file(weights_file).items()}, weights_file, {"format": "pt"})
+    again = work(recipe, resume=True)
+    assert (again.exit_code, again.codes) == (6, ["T619"])
+
+
+def test_metrics_that_a_power_cut_has_torn(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    recipe = text(tiny_model, pairs)
+    calm = work(recipe)
+    stop_at(6)
+    stopped = work(recipe)
+    written = stopped.run.metrics.read_bytes()
+    stopped.run.metrics.write_bytes(written[: len(written) // 2])
+    again = work(recipe, resume=True)
+    assert (again.exit_code, again.codes) == (0, [])
+    assert weights(again) == weights(calm)
+    assert 0 < len(rows(again)) < len(rows(calm))
+
+
+def test_what_was_decided_for_want_of_memory_stays(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--fit` a run that goes on keeps the settings it began with, whatever is free by then."""
+    recipe = text(tiny_model, pairs)
+    first = work(recipe, "training.num_epochs=0.1")
+    needed = json.loads(first.run.plan.read_text())["prediction"]["peak_bytes"]
+    with monkeypatch.context() as tight:
+        tight.setattr(target, "free_memory_bytes", lambda kind: needed - 2**18)
+        stop_at(6)
+        stopped = work(recipe, "hardware.fit=true")
+    settings = read(next(newest_first(stopped.run.checkpoints))).facts["training"]
+    assert (settings["micro_batch_size"], settings["gradient_checkpointing"]) != (2, False)
+    again = work(recipe, "hardware.fit=true", "checkpoints={save_steps: 9}", resume=True)
+    assert again.exit_code == 0
+    assert read(next(newest_first(again.run.checkpoints))).facts["training"] == settings
+
+
 def test_the_last_and_the_best_checkpoints_stay(work: Work, tiny_model: Path, pairs: Path) -> None:
     """A learning rate that is far too high makes the held-out loss worse after a while: the best model is saved."""
     recipe = text(tiny_model, pairs, extra="checkpoints: {save_steps: 1, save_total_limit: 1, keep_best: true}")
@@ -243,6 +293,6 @@ def test_a_step_that_was_not_asked_to_stop_leaves_no_word_of_it(work: Work, tiny
 
 def test_a_node_that_does_not_see_the_checkpoint_says_so(tmp_path: Path) -> None:
     elsewhere = Checkpoint(tmp_path / "nosuch" / "checkpoint-3", 3, {"data": "abc"})
-    processes = SimpleNamespace(is_main=False, share=lambda mine: (elsewhere, None))
+    processes = SimpleNamespace(is_main=False, share=lambda mine: (elsewhere, None, ()))
     with pytest.raises(RunError, match="T618"):
         find_start(RunDirectory(tmp_path), "abc", SimpleNamespace(processes=processes), None, keeps_best=False)

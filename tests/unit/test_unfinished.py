@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,11 @@ from typing import Any
 import pytest
 
 from dpo_recipes.errors import RunError
+from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.resume import differences, find_unfinished, held, is_running, nothing_to_resume
-from dpo_recipes.run_dir import RunDirectory, create_run_directory
+from dpo_recipes.run_dir import RunDirectory, create_run_directory, written_to
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -27,13 +32,13 @@ def begin(folder: Path, of: Recipe) -> RunDirectory:
 
 
 def test_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
-    assert find_unfinished(recipe(), tmp_path) is None
+    assert find_unfinished(recipe(), tmp_path, print) is None
     begin(tmp_path, recipe())
     time.sleep(1.1)  # names carry the second
     newer = begin(tmp_path, recipe())
-    assert find_unfinished(recipe(), tmp_path) == newer
+    assert find_unfinished(recipe(), tmp_path, print) == newer
     newer.result.write_text("{}")
-    older = find_unfinished(recipe(), tmp_path)
+    older = find_unfinished(recipe(), tmp_path, print)
     assert older is not None
     assert older != newer
 
@@ -42,7 +47,7 @@ def test_another_recipe_or_broken_folder_is_not_gone_on_with(tmp_path: Path) -> 
     begin(tmp_path, recipe(training={"learning_rate": 1e-4}))
     begin(tmp_path, recipe()).resolved_recipe.write_text("{", encoding="utf-8")
     begin(tmp_path, recipe()).resolved_recipe.unlink()
-    assert find_unfinished(recipe(), tmp_path) is None
+    assert find_unfinished(recipe(), tmp_path, print) is None
 
 
 def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:
@@ -55,11 +60,11 @@ def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:
         launch={"num_threads": 2, "strategy": "ddp"},
         accept_advice=["F795"],
     )
-    assert find_unfinished(now, tmp_path) == run
+    assert find_unfinished(now, tmp_path, print) == run
     # A number of processes in the recipe multiplies the effective batch; the flag of the command keeps it.
     several = recipe(launch={"num_processes": 2})
     assert differences(recipe(), several) == [("pairs a step", 16, 32)]
-    assert find_unfinished(several, tmp_path) is None
+    assert find_unfinished(several, tmp_path, print) is None
 
 
 def test_differences_are_named_by_path() -> None:
@@ -73,15 +78,59 @@ def test_differences_are_named_by_path() -> None:
 
 def test_a_run_that_somebody_works_in_is_left_alone(tmp_path: Path) -> None:
     run = begin(tmp_path, recipe())
-    with held(run):
+    with held(run.lock):
         assert is_running(run)
-        assert find_unfinished(recipe(), tmp_path) is None
+        assert find_unfinished(recipe(), tmp_path, print) is None
         assert nothing_to_resume(recipe(), tmp_path).findings[0].code == "T615"
-        with pytest.raises(RunError) as caught, held(run):
+        with pytest.raises(RunError) as caught, held(run.lock):
             pass
         assert caught.value.findings[0].code == "T615"
     assert not is_running(run)
-    assert find_unfinished(recipe(), tmp_path) == run
+    assert find_unfinished(recipe(), tmp_path, print) == run
+
+
+@pytest.mark.parametrize("lock", ["lock", "command_lock"])
+def test_the_run_beside_which_another_begins_is_named(
+    tmp_path: Path, lock: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin(tmp_path, recipe())
+    with held(getattr(run, lock)):
+        assert find_unfinished(recipe(), tmp_path, print) is None
+    assert capsys.readouterr().out == f"another run of this recipe is being executed in {run.path}\n"
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from dpo_recipes.launch.ranks import Place, record_process
+from dpo_recipes.resume import held
+from dpo_recipes.run_dir import RunDirectory
+run = RunDirectory(Path(sys.argv[1]))
+record_process(run, Place())
+with held(run.lock):
+    print("ready", flush=True)
+    time.sleep(2)
+"""
+
+
+def test_workers_that_end_without_their_command_are_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begin(tmp_path, recipe())
+    command = [sys.executable, "-c", WORKER, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, PARENT: "1"}) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        assert find_unfinished(recipe(), tmp_path, print) == run
+        assert "its workers are ending with a checkpoint: waiting for them" in capsys.readouterr().out
+        assert worker.poll() is not None or not is_running(run)
+
+
+def test_a_run_that_cannot_be_written_to_is_no_traceback(tmp_path: Path) -> None:
+    run = begin(tmp_path, recipe())
+    for number, code in ((errno.EROFS, "T601"), (errno.ENOSPC, "T602")):
+        with pytest.raises(RunError, match=code), written_to(run):
+            raise OSError(number, os.strerror(number))
 
 
 def test_why_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +131,9 @@ class CheckpointCallback(TrainerCallback):
     def take_state(self) -> dict[str, Any]:
         """What a checkpoint that is being written keeps for `on_train_begin`."""
         self.events.emit("saving")
+        if self.processes.is_main and self.metrics.exists():
+            with self.metrics.open("rb") as file:
+                os.fsync(file.fileno())  # a checkpoint that outlives a power cut counts on these rows
         due, self._is_evaluation_due = self._is_evaluation_due, False
         return {
             "trained_s": self.earlier_s + time.monotonic() - self._began,

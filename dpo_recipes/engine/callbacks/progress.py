@@ -55,8 +55,7 @@ class MetricsCallback(TrainerCallback):
         self.path = path
         """None in all processes but the first: they take part in the counting and write nothing."""
         if path is not None:
-            with path.open("ab") as file:
-                file.truncate(keep_bytes)  # rows after the checkpoint that a run goes on from will come once more
+            _keep_rows(path, keep_bytes)
         self.events = events
         self.tokens_per_pair = tokens_per_pair
         self.latest: dict[str, float] = {}
@@ -126,6 +125,14 @@ class MetricsCallback(TrainerCallback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}
+
+
+def _keep_rows(path: Path, num_bytes: int) -> None:
+    """Leave the rows that were there when a checkpoint was written: those after it will come once more. A power cut
+    may have left fewer."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read(num_bytes).rfind(b"\n") + 1)
 
 
 def _plain(value: Any) -> Any:

@@ -6,13 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest, remove_unfinished
+from dpo_recipes.cache import content_key
+from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest, read_facts, remove_unfinished
 from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
 from dpo_recipes.engine.team import Team
 from dpo_recipes.errors import RunError
 from dpo_recipes.events import EventLog
+from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.model.precision import describe_device
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SAVES_PIECES
+from dpo_recipes.resume import identity, read_recipe
 from dpo_recipes.run_dir import RunDirectory
+
+_DECIDED = (
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "max_tokens_per_pass",
+    "gradient_checkpointing",
+    "optimizer",
+)
+"""Of `training`: what `--fit` may change."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,39 @@ class Start:
     """The best one on held-out pairs so far, where that is looked for."""
     damaged: tuple[str, ...] = ()
     """Names of those that were passed over."""
+    base_weights: dict[str, str] | None = None
+    """Of the base that it was trained on: as `facts_of` notes it."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a run has decided by the memory that was free when it began; one that goes on keeps to it."""
+
+    strategy: str
+    num_processes: int
+    training: dict[str, Any]
+    """Settings of that section, as each process executed them."""
+
+
+def decided_before(run: RunDirectory) -> Decided | None:
+    """By the last checkpoint's manifest; none without a checkpoint."""
+    facts = read_facts(run.checkpoints)
+    return Decided(facts["strategy"], facts["num_processes"], facts["training"]) if facts else None
+
+
+def facts_of(
+    recipe: Recipe, run: RunDirectory, team: Team, data: str, weights: dict[str, str] | None
+) -> dict[str, Any]:
+    """What the manifest of each checkpoint tells: of what and how it was made."""
+    given, training = read_recipe(run), recipe.training.model_dump()
+    return {
+        "data": data,
+        "base_weights": weights,
+        "recipe": content_key(identity(given)) if given else None,
+        "strategy": team.strategy,
+        "num_processes": team.processes.count,
+        "training": {name: training[name] for name in _DECIDED},
+    }
 
 
 def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, keeps_best: bool) -> Start:
@@ -68,7 +115,32 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
     _check_readable(checkpoint, team)
     state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
     base = BaseResults(**state["base"])
-    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], base, best, damaged)
+    weights = checkpoint.facts["base_weights"]
+    return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], base, best, damaged, weights)
+
+
+def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
+    """The digest of the weights that the reference was computed with, and on what and in which precision they lie: only
+    there it must be the same. None where an adapter has moved the base on a way whose last bits are chance."""
+    adapter = bundle.adapter_config
+    if getattr(adapter, "init_lora_weights", None) in ("pissa", "olora", "loftq"):
+        return None
+    place = f"{describe_device(bundle.device).name}, {bundle.dtype}"
+    return {"digest": trainer.reference_weights, "place": place}
+
+
+def check_base(start: Start, weights: dict[str, str] | None) -> None:
+    """Raise `RunError` T619 where the base is not the one that the checkpoint was trained on."""
+    earlier = start.base_weights
+    if earlier is None or weights is None or earlier["place"] != weights["place"] or earlier == weights:
+        return
+    assert start.path is not None, "digests come with a checkpoint"
+    raise RunError.of(
+        "T619",
+        f"the base is not the one that {start.path.name} was trained on",
+        why="its weights have changed since: a folder was written to, or the hub has a new revision",
+        fix="put the old weights back (`model.revision` pins those of the hub), or begin anew with `--no-resume`",
+    )
 
 
 def _look(

@@ -115,6 +115,16 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest["facts"])
 
 
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """What the newest manifest that can be read tells; its checkpoint's files are not looked at."""
+    for path in newest_first(folder):
+        try:
+            return read(path).facts
+        except _UNREADABLE:
+            continue
+    return None
+
+
 def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged: Collection[str] = ()) -> None:
     """Remove all but the last `keep` checkpoints, of which `newest` has been read back, and the one named `best`.
 
@@ -133,7 +143,7 @@ def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process had not finished writing or removing, and put back what it had only half replaced."""
+    """Remove what a killed process had not finished writing or removing; put back what it had only half replaced."""
     for path in folder.glob(f"{_REPLACED}*"):
         name = folder / path.name.removeprefix(_REPLACED)
         if name.exists():
