@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.launch.batch import effective_batch
 from dpo_recipes.launch.ranks import followed_processes, processes_here
+from dpo_recipes.launch.slurm import is_executed
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
@@ -129,8 +130,8 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_running(run: RunDirectory) -> bool:
-    """Whether a command or a worker holds the run directory."""
-    return _is_held(run.lock) or _is_held(run.command_lock)
+    """Whether a command or a worker holds the run directory, or SLURM executes it."""
+    return _is_held(run.lock) or _is_held(run.command_lock) or is_executed(run)
 
 
 def is_orphaned(run: RunDirectory) -> bool:

@@ -19,7 +19,7 @@ from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
 from dpo_recipes.launch.job import Job, Order
-from dpo_recipes.launch.ranks import first_failure, known_ranks, last_step, may_be_consequence
+from dpo_recipes.launch.ranks import LOST_EACH_OTHER, first_failure, known_ranks, last_step, may_be_consequence
 from dpo_recipes.launch.stacks import dump_stacks
 from dpo_recipes.run_dir import RunDirectory
 
@@ -30,6 +30,10 @@ _MEDIANS = 20
 """A step that takes so many times the median of those before is no slow step any more."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
 """What torchrun 2.13 writes of the process that failed first (torch/distributed/elastic/multiprocessing/errors)."""
+
+
+_NCCL_TIMEOUT = re.compile(r"Watchdog caught collective operation timeout: (.{1,300})")
+"""What torch 2.13 prints before it aborts a process (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp)."""
 
 
 class WorkerBug(Exception):
@@ -49,6 +53,8 @@ def follow(job: Job, order: Order, listen: Listener) -> None:
                 watchdog.see(event)
                 listen(event)
             if returncode is None:
+                if not job.is_executing:
+                    watchdog.wait()
                 if watchdog.is_hanging():
                     raise _end_hanging(job, run, watchdog)
                 time.sleep(_POLL_S)
@@ -69,7 +75,8 @@ class Watchdog:
     _last_sign: float = 0.0
 
     def see(self, event: dict[str, Any]) -> None:
-        """Take note of an event. Between steps, evaluations tell `alive`, and `saving` takes as long as it takes."""
+        """Take note of an event. Between steps, evaluations tell `alive`; what comes between `saving` and `saved` takes
+        as long as it takes, and a step is timed from there."""
         now, kind = time.monotonic(), event["event"]
         if kind == "step":
             if self._last_step is not None:
@@ -77,8 +84,14 @@ class Watchdog:
             self._last_step = self._last_sign = now
         elif kind == "alive":
             self._last_sign = now
+        elif kind == "saved":
+            self._last_step = self._last_sign = now
         elif kind in ("stage", "saving"):
-            self._last_step = None
+            self.wait()
+
+    def wait(self) -> None:
+        """Expect nothing until the next step."""
+        self._last_step = None
 
     @property
     def silent_s(self) -> float:
@@ -189,6 +202,16 @@ def _rank_that_died(run: RunDirectory) -> int | None:
     return int(died[1]) if died else None
 
 
+def _collective_timeout(run: RunDirectory) -> str | None:
+    """What NCCL's watchdog has printed before it ended a process; none where it has not."""
+    for path in (run.log, *sorted(run.ranks.glob("*/run.log"))):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        found = _NCCL_TIMEOUT.search(text)
+        if found:
+            return found[1]
+    return None
+
+
 def may_not_come_again(error: Exception) -> bool:
     """Whether starting the same job again may help: not where the loss diverged, memory or the disk is too small."""
     return isinstance(error, WorkerBug) or (
@@ -228,6 +251,15 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
             why="by somebody, or by the system because memory ran out; " + _where_it_goes_on(run),
             fix="run the recipe again. When memory is short: halve `training.micro_batch_size` and double "
             "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
+        )
+    waited = _collective_timeout(run)
+    if waited is not None:
+        return RunError.of(
+            LOST_EACH_OTHER,
+            "the processes waited for one another in vain",
+            why=f"NCCL gave up: {waited}",
+            fix="look for the one that stood still first, in ranks/*/run.log, and at the network between the nodes; "
+            "where a stage only takes long, raise `launch.timeout_minutes`",
         )
     return RunError.of(
         "T605",

@@ -21,6 +21,7 @@ from dpo_recipes.launch.choose import (
     choose_batch,
     command_of,
     count_gpus,
+    describe_idle,
     flags_of_retry,
     prepare_launcher,
 )
@@ -110,6 +111,10 @@ def prepare_run(
     batch = choose_batch(recipe, flags, num_gpus)
     if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # else a job asks for as many as it needs
         check_devices(recipe, batch, num_gpus)
+    backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
+    idle = describe_idle(recipe, batch, flags, num_gpus)
+    if idle:
+        tell(idle)
     output_dir = Path(recipe.output_dir).expanduser().resolve()
     earlier = again or (None if resume is False else find_unfinished(recipe, output_dir, tell))
     if resume and earlier is None:
@@ -120,7 +125,6 @@ def prepare_run(
             stack.enter_context(held(run.command_lock))
     counts = (batch.num_processes, batch.num_nodes)
     order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
-    backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
     try:
         plan = RunPlan(recipe.name, backend, command_of(backend, order), launch, warnings=validated.warnings)
         prepare_launcher(backend, order)

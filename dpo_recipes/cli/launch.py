@@ -9,6 +9,7 @@ import typer
 
 from dpo_recipes import registry
 from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument, SetOption, write_output
+from dpo_recipes.launch.batch import count_processes, plan_batch
 from dpo_recipes.launch.manifest import ExportOrder
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.workflow import find_recipe
@@ -43,6 +44,9 @@ def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         claim,
         tuple(secret or ()),
     )
+    processes = order.num_processes or order.num_nodes
+    counts = count_processes(validated.recipe, 0, num_processes=processes, num_nodes=order.num_nodes)
+    plan_batch(validated.recipe, *counts)  # what would be refused there is refused here
     try:
         text = registry.load("exporters", export)(order)
     except KeyError as error:

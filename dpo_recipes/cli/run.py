@@ -13,6 +13,7 @@ from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, Re
 from dpo_recipes.errors import EXIT_BUG
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.site import read_site
+from dpo_recipes.recipe.validate import validate
 from dpo_recipes.supervise import WorkerBug
 from dpo_recipes.workflow import find_recipe, run_recipe
 
@@ -60,6 +61,8 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
 
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     overrides += [f"launch.backend={via}"] if via else []
+    if (slurm or slurm_setup) and (via or validate(find_recipe(recipe), set_).recipe.launch.backend) != "slurm":
+        raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
     site = read_site(slurm or [], slurm_setup)
     with Progress() as progress:
         try:

@@ -29,8 +29,7 @@ def accelerate_config(order: Order) -> dict[str, Any]:
         "use_cpu": False,
         "debug": False,
         "enable_cpu_affinity": False,
-        "same_network": True,
-        "rdzv_backend": "static" if order.num_nodes == 1 else "c10d",
+        "same_network": order.num_nodes == 1,  # else the nodes' agents would be given no place to meet
         "main_training_function": "main",
     }
     if order.num_nodes > 1:
@@ -57,7 +56,9 @@ def prepare(order: Order) -> None:
 def command(order: Order) -> list[str]:
     """The command that executes a prepared run directory, the same on every node; a person can run it by hand."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(order))]
-    return [*launcher, *worker_arguments(order)]
+    # Of the configuration file accelerate 1.15 takes only what has no default on the command line.
+    meeting = ["--rdzv_backend", "c10d"] if order.num_nodes > 1 else []
+    return [*launcher, *meeting, *worker_arguments(order)]
 
 
 def _path(order: Order) -> Path:

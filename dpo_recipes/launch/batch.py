@@ -81,14 +81,16 @@ def count_processes(
     recipe: Recipe, num_gpus: int, *, num_processes: int | None = None, num_nodes: int | None = None
 ) -> tuple[int, int]:
     """Processes and nodes that run: what the command line says, else the recipe; `auto` is one for each GPU of each
-    node, and one a node without GPUs.
+    node, as far as they divide the pairs of a step, and one a node without GPUs.
 
     Raises `RecipeError` R341 where nodes would have different numbers of processes.
     """
     nodes = num_nodes or recipe.launch.num_nodes
     processes = num_processes or recipe.launch.num_processes
     if processes == "auto":
-        processes = nodes * (num_gpus if num_gpus and recipe.hardware.device in ("auto", "cuda") else 1)
+        most = num_gpus if num_gpus and recipe.hardware.device in ("auto", "cuda") else 1
+        total = effective_batch(recipe)
+        processes = nodes * next((count for count in range(most, 0, -1) if total % (nodes * count) == 0), most)
     if processes % nodes:
         raise uneven_nodes(processes, nodes)
     return processes, nodes

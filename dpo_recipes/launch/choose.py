@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes import registry
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.batch import BatchPlan, count_processes, divisors, effective_batch, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
@@ -67,11 +67,32 @@ def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
         )
 
 
+def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus: int) -> str | None:
+    """Which GPUs `num_processes: auto` leaves out, and why; none where it takes all."""
+    is_given = flags.num_processes is not None or recipe.launch.num_processes != "auto"
+    idle = num_gpus - batch.processes_per_node
+    if is_given or idle <= 0 or recipe.hardware.device not in ("auto", "cuda"):
+        return None
+    where = " of each node" if batch.num_nodes > 1 else ""
+    return (
+        f"{idle} of {num_gpus} GPUs{where} are left out: the {batch.pairs_per_step} pairs of a step are not divisible "
+        f"by {num_gpus * batch.num_nodes} (`training.gradient_accumulation_steps` changes them)"
+    )
+
+
 def choose_backend(recipe: Recipe, batch: BatchPlan) -> str:
     """The launcher: the one that the recipe names, else `local` for one process that shares nothing, else `torchrun`.
 
-    DeepSpeed and FSDP want a process group also where one process offloads to the computer's memory.
+    DeepSpeed and FSDP want a process group also where one process offloads to the computer's memory. Raises
+    `RecipeError` R345 where the launcher that the recipe names starts one process.
     """
+    if recipe.launch.backend == "local" and batch.num_processes > 1:
+        raise RecipeError.of(
+            "R345",
+            f"`backend: local` is one process, and {batch.num_processes} are asked for",
+            why="it starts the worker without anything that would bring several together",
+            fix="leave `backend: auto`, which takes torchrun, or add `--num-processes 1`",
+        )
     if recipe.launch.backend != "auto":
         return recipe.launch.backend
     is_alone = batch.num_processes == 1 and recipe.launch.strategy in ("auto", "ddp")

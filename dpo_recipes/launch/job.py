@@ -65,6 +65,11 @@ class Job(Protocol):
         """Their exit code, negative for a signal; none while they run."""
         ...
 
+    @property
+    def is_executing(self) -> bool:
+        """Whether they are on their devices, and not in a queue or suspended."""
+        ...
+
     def interrupt(self) -> None:
         """Ask them to finish their step, write a checkpoint and end."""
         ...
@@ -83,6 +88,11 @@ class ProcessJob:
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; none while it runs."""
         return self._process.poll()
+
+    @property
+    def is_executing(self) -> bool:
+        """It was started at once."""
+        return True
 
     def interrupt(self) -> None:
         """Send it SIGINT."""

@@ -9,7 +9,7 @@ import hashlib
 import re
 from typing import Any
 
-from dpo_recipes.errors import EXIT_BUG, EXIT_DATA, EXIT_FIT, EXIT_RECIPE, EXIT_USAGE, RecipeError
+from dpo_recipes.errors import EXIT_DATA, EXIT_FIT, EXIT_RECIPE, EXIT_USAGE, RecipeError
 from dpo_recipes.launch.manifest import RENDEZVOUS_PORT, ExportOrder, dump_documents, travelling_recipe
 
 CONTAINER = "dpo-recipe"
@@ -88,7 +88,7 @@ def _job(order: ExportOrder, name: str) -> dict[str, Any]:
                     "onExitCodes": {
                         "containerName": CONTAINER,
                         "operator": "In",
-                        "values": [EXIT_BUG, EXIT_USAGE, EXIT_RECIPE, EXIT_DATA, EXIT_FIT],
+                        "values": [EXIT_USAGE, EXIT_RECIPE, EXIT_DATA, EXIT_FIT],
                     },
                 },
             ]

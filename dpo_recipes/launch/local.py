@@ -33,6 +33,8 @@ CPU_ALLOCATOR_SMALL_PAGES = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "16777216",
 }
+_OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""What a launcher tells a process of its place. Some platforms set them for a whole pod: no worker's place."""
 _LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -54,7 +56,8 @@ def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str
     """This process's environment with what each of a machine's workers of this recipe needs; a person's own settings
     of allocator and threads stay."""
     allocator = cpu_allocator() if recipe.hardware.device == "cpu" or not gpu_names() else {}
-    environment = {**allocator, **os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
+    own = {name: value for name, value in os.environ.items() if name not in _OF_LAUNCHERS}
+    environment = {**allocator, **own, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     if recipe.launch.num_threads:
         environment["OMP_NUM_THREADS"] = str(recipe.launch.num_threads)
     elif processes_here > 1 or num_cores() < (os.cpu_count() or 1):

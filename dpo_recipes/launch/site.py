@@ -27,6 +27,7 @@ _OURS = {
     "chdir": "the run directory is given by its whole path",
     "cpus-per-task": "write `launch.slurm.cpus_per_task`, or `--set` it",
     "error": "everything goes to run.log",
+    "gpus-per-task": "each process must see all GPUs of its node: `launch.slurm.gpus_per_node`, or `--set` it",
     "gpus-per-node": "write `launch.slurm.gpus_per_node`, or `--set` it; a kind of GPU is `gres` or `constraint`",
     "input": "the workers read nothing",
     "job-name": "it is the recipe's name",

@@ -34,8 +34,18 @@ def command(order: Order) -> list[str]:
 
 
 def start(order: Order) -> SlurmJob:
-    """Write the script to `RUN/launch/job.sbatch` and submit it. Raises `RunError` T630 and T631."""
-    script = write_script(order)
+    """Write the script to `RUN/launch/job.sbatch` and submit it; one that is in the queue since an earlier command is
+    taken up again. Raises `RunError` T630 and T631."""
+    script, meant = _script_path(order.run), batch_script([order], order.site)
+    earlier = script.read_text(encoding="utf-8") if script.exists() else None
+    waiting = _waiting_job(order.run)
+    if waiting is not None and earlier == meant:
+        order.tell(f"SLURM job {waiting} is in the queue already")
+        return SlurmJob(order, waiting)
+    if waiting is not None:
+        _call("scancel", str(waiting))
+        order.tell(f"SLURM job {waiting}, which was to start otherwise, has left the queue")
+    write_script(order)
     for name in _COMMANDS:
         if shutil.which(name) is None:
             raise RunError.of(
@@ -48,6 +58,7 @@ def start(order: Order) -> SlurmJob:
     number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
     if done.returncode or number is None:
         raise refused(done.stderr.strip() or done.stdout.strip(), script)
+    write_text_atomically(_number_path(order.run), number[1])
     order.tell(f"SLURM job {number[1]} from {script}")
     return SlurmJob(order, int(number[1]))
 
@@ -58,6 +69,38 @@ def write_script(order: Order) -> Path:
     script.parent.mkdir(exist_ok=True)
     write_text_atomically(script, batch_script([order], order.site))
     return script
+
+
+def is_executed(run: RunDirectory) -> bool:
+    """Whether a job that was submitted for this run is on its nodes, whose locks not every file system shows here."""
+    number = _submitted(run)
+    view = _look_up(number, run) if number is not None else None
+    return view is not None and not view.has_ended and not view.waits
+
+
+def _waiting_job(run: RunDirectory) -> int | None:
+    """The number of the run's job where that is still in the queue."""
+    number = _submitted(run)
+    view = _look_up(number, run) if number is not None else None
+    return number if view is not None and view.waits else None
+
+
+def _submitted(run: RunDirectory) -> int | None:
+    try:
+        return int(_number_path(run).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _look_up(number: int, run: RunDirectory) -> JobView | None:
+    """A job as SLURM sees it, as long as it is this run's: numbers begin again when a cluster is set up anew."""
+    done = _call("scontrol", "--oneliner", "show", "job", str(number), timeout_s=5)
+    is_ours = done.returncode == 0 and "JobState=" in done.stdout and f"Command={_script_path(run)}" in done.stdout
+    return parse_job(done.stdout) if is_ours else None
+
+
+def _number_path(run: RunDirectory) -> Path:
+    return launch_folder(run) / "slurm_job"
 
 
 def _script_path(run: RunDirectory) -> Path:
@@ -76,6 +119,7 @@ class SlurmJob:
         self._told = ""
         self._restarts = 0
         self._exit_code: int | None = None
+        self._is_executing = False
         self._look_at = self._ask_at = 0.0
         self._ask_after_s = _ASK_SLURM_S[0]
 
@@ -99,6 +143,11 @@ class SlurmJob:
         self._ask_at = time.monotonic() + self._ask_after_s
         self._ask_after_s = min(self._ask_after_s * 1.5, _ASK_SLURM_S[1])
         return ending
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether it was on its nodes when SLURM was asked last, for the same time as before."""
+        return self._is_executing
 
     def interrupt(self) -> None:
         """Ask the workers to write a checkpoint and end; a job that still waits leaves the queue."""
@@ -128,6 +177,7 @@ class SlurmJob:
                 return self._exit_code or 0
             raise lost(self._number)
         view = parse_job(done.stdout)
+        self._is_executing = view.runs and view.restarts == self._restarts
         if view.restarts > self._restarts:
             self._restarts = view.restarts
             self._say(f"SLURM job {self._number} is queued again (restart {view.restarts})")

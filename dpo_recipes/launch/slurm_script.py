@@ -23,7 +23,7 @@ EXIT_RUN_NOT_VISIBLE = 72
 
 _STOPPED = {"resumable": EXIT_RESUMABLE, "interrupted": EXIT_INTERRUPTED}
 
-_GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket", "gpus-per-task"}
+_GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket"}
 # A process is given what torchrun would give it. srun is the launcher here: it passes signals and exit codes on, which
 # torchrun does not (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; one that has
 # stopped on request has not failed, and the others may still be writing.

@@ -105,8 +105,28 @@ def test_accelerate_reads_its_configuration(tmp_path: Path, monkeypatch: pytest.
     command = accelerate_launcher.command(order)
     config: Any = load_config_from_file(command[command.index("--config_file") + 1])
     assert (config.num_processes, config.num_machines, config.distributed_type.value) == (8, 2, "MULTI_GPU")
-    assert (config.main_process_ip, config.main_process_port, config.rdzv_backend) == ("first", 2900, "c10d")
     assert command[-3:] == ["-m", "dpo_recipes.worker", str(tmp_path)]
+
+
+def test_nodes_that_accelerate_starts_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun, which `accelerate launch` runs, is told in the end."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+    from torch.distributed.run import config_from_args, get_args_parser
+
+    monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
+    order = Order(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
+    accelerate_launcher.prepare(order)
+    words = accelerate_launcher.command(order)
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[3:]))
+    prepare_multi_gpu_env(arguments)
+    defaults = get_args_parser().parse_args(["script"])
+    for name, value in vars(arguments).items():
+        if hasattr(defaults, name):
+            setattr(defaults, name, value)
+    config, _, _ = config_from_args(defaults)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 4)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "first:2900")
 
 
 def test_accelerate_is_refused_where_it_would_start_one_process(tmp_path: Path) -> None:

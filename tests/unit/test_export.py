@@ -223,6 +223,16 @@ def test_the_verb_writes_to_stdout_or_to_a_file(recipe: Path, tmp_path: Path) ->
     _check_task(target.read_text())
 
 
+@pytest.mark.parametrize(("processes", "nodes", "code"), [("3", "2", "R341"), ("3", "1", "R340")])
+def test_numbers_that_would_be_refused_there_are_refused_here(
+    recipe: Path, processes: str, nodes: str, code: str
+) -> None:
+    flags = ["--export", "skypilot", "--num-processes", processes, "--num-nodes", nodes]
+    refused = CliRunner().invoke(app, ["launch", str(recipe), *flags])
+    assert isinstance(refused.exception, RecipeError)
+    assert refused.exception.findings[0].code == code
+
+
 def test_an_unknown_system_is_answered_with_the_known_ones(recipe: Path) -> None:
     asked = CliRunner().invoke(app, ["launch", str(recipe), "--export", "nosuch"])
     assert asked.exit_code == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.job import Order
-from dpo_recipes.launch.slurm import command, start
+from dpo_recipes.launch.slurm import command, is_executed, start
 from dpo_recipes.launch.slurm_errors import ended_badly, refused
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
 from dpo_recipes.recipe.schema import Recipe
@@ -103,8 +104,39 @@ def test_without_slurm_the_script_is_there_to_be_taken_elsewhere(order: Order, m
 def test_a_cluster_that_adds_its_name_to_the_number(
     order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, text in {"sbatch": "echo '17;big'", "scancel": ":", "scontrol": f"echo '{_shown('COMPLETED')}'"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    _stand_ins(tmp_path, monkeypatch, sbatch="echo '17;big'", scontrol=f"echo '{_shown('COMPLETED')}'")
     assert start(order).poll() == 0
+
+
+def test_a_job_that_is_in_the_queue_is_not_submitted_again(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = f"{tmp_path}/launch/job.sbatch"
+    shown = _shown("PENDING", "Priority").replace("/runs/JobState=FAILED", mine)
+    noted = {name: f'echo {name} "$@" >>{tmp_path}/called' for name in ("sbatch", "scancel")}
+    noted["sbatch"] += "; echo 17"
+    _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{shown}'")
+    said: list[str] = []
+    first = replace(order, tell=said.append)
+    start(first)
+    start(first)
+    assert said == [f"SLURM job 17 from {mine}", "SLURM job 17 is in the queue already"]
+    start(replace(first, num_processes=2))
+    assert said[2:] == ["SLURM job 17, which was to start otherwise, has left the queue", f"SLURM job 17 from {mine}"]
+    assert [line.split()[0] for line in (tmp_path / "called").read_text().splitlines()] == [
+        "sbatch",
+        "scancel",
+        "sbatch",
+    ]
+    _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{shown.replace('PENDING', 'RUNNING')}'")
+    assert is_executed(order.run)
+    _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{_shown('RUNNING')}'")
+    assert not is_executed(order.run), "a number that is another job's by now"
+
+
+def _stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    """Puts shell lines in the place of SLURM's commands."""
+    for name, text in {"scancel": ":", **commands}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -193,6 +193,8 @@ def test_an_option_that_slurm_would_read_otherwise_is_refused(text: str) -> None
 def test_what_follows_from_the_recipe_is_not_set_beside_it() -> None:
     with pytest.raises(RecipeError, match=r"launch.slurm.time_limit"):
         read_site(["time=1:00"], None, {})
+    with pytest.raises(RecipeError, match=r"each process must see all GPUs of its node"):
+        read_site(["gpus-per-task=1"], None, {})
 
 
 def test_a_setup_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_a_run_that_evaluates_saves_or_has_just_begun_does_not_hang(clock: Clock
     watchdog.see({"event": "saving"})
     clock.now += 10_000
     assert not watchdog.is_hanging()
+    watchdog.see({"event": "saved"})
+    clock.now += 61
+    assert watchdog.is_hanging(), "also where each step is saved"
     after_steps(clock, watchdog, 1, each_s=1.0)
     watchdog.see({"event": "stage", "name": "evaluate"})
     clock.now += 10_000
@@ -117,6 +120,18 @@ def test_a_rank_that_was_killed_is_named_with_its_last_step(run: RunDirectory) -
     failure = explain(-9, run)
     assert "rank 1 after step 7 was killed (SIGKILL)" in str(failure)
     assert "T605" in str(failure)
+
+
+def test_a_collective_that_nccl_gave_up_is_no_crash_of_a_library(run: RunDirectory) -> None:
+    assert "T605" in str(explain(-6, run))
+    (run.ranks / "1" / "run.log").write_text(
+        "[rank1]:[E1218 20:27:21 ProcessGroupNCCL.cpp:629] [Rank 1] Watchdog caught collective operation timeout: "
+        "WorkNCCL(SeqNum=7, OpType=ALLREDUCE, Timeout(ms)=600000) ran for 600081 milliseconds before timing out.\n"
+    )
+    failure = explain(-6, run)
+    assert "T613" in str(failure)
+    assert "OpType=ALLREDUCE" in str(failure)
+    assert may_not_come_again(failure)
 
 
 def test_a_kill_by_the_kernel_for_memory_is_told_apart(run: RunDirectory) -> None:
@@ -167,6 +182,32 @@ with stacks_on_request(run, place), run.events.open("w") as events:
         time.sleep(0.15)
     wait_for_nobody()
 """
+
+
+class Queued:
+    """A job that ran, and was queued again by its cluster; it ends when the clock stands at some time."""
+
+    def __init__(self, clock: Clock, ends_at: float) -> None:
+        self.clock, self.ends_at, self.is_executing = clock, ends_at, True
+
+    def poll(self) -> int | None:
+        self.clock.now += 100
+        self.is_executing = False
+        return 0 if self.clock.now >= self.ends_at else None
+
+    def interrupt(self) -> None: ...
+
+    def kill(self) -> None:
+        raise AssertionError("it waits, and does not hang")
+
+
+def test_a_job_that_waits_in_a_queue_does_not_hang(
+    run: RunDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise.time, "sleep", lambda seconds: None)
+    tell(run, 0, *({"event": "step", "step": step} for step in range(9)))
+    run.result.write_text("{}")
+    follow(Queued(clock, clock.now + 5_000), Order(Recipe.model_validate(PLAIN), run), lambda event: None)
 
 
 def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ class CheckpointCallback(TrainerCallback):
         """Start the clock anew. A step that was saved as the best one is not saved again at its epoch's end."""
         self._last = time.monotonic()
         self._waiting = False
+        self.events.emit("saved")
 
     def _is_due(self, state: TrainerState) -> bool:
         if self.settings.save_steps is not None:
