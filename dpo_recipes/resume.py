@@ -33,7 +33,7 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
     folder = output_dir / recipe.name
     runs = [RunDirectory(path) for path in sorted(folder.glob("*-*"), reverse=True) if path.is_dir()]
     for run in runs:
-        earlier = None if run.result.exists() else read_recipe(run)
+        earlier = None if run.result.exists() or run.part_of.exists() else read_recipe(run)
         if earlier is None or differences(earlier, recipe):
             continue
         if is_orphaned(run):
@@ -54,6 +54,7 @@ def nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:
     folder = output_dir / recipe.name
     unfinished = [RunDirectory(path) for path in sorted(folder.glob("*-*"), reverse=True)]
     unfinished = [run for run in unfinished if run.resolved_recipe.exists() and not run.result.exists()]
+    unfinished = [run for run in unfinished if not run.part_of.exists()]
     if not unfinished:
         return RunError.of(
             "T614",

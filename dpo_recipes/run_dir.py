@@ -96,6 +96,11 @@ class RunDirectory:
         """Held by the command that starts and follows the workers."""
         return self.path / "command.lock"
 
+    @property
+    def part_of(self) -> Path:
+        """Names the run directory that has the result, where this one is only of another of several nodes."""
+        return self.path / "part_of.json"
+
     def clear_events(self) -> None:
         """Forget what workers of before have told; run.log keeps what they printed."""
         self.events.unlink(missing_ok=True)

@@ -93,7 +93,9 @@ class Worker:
         self.launch = read_launch(run, recipe)
         self.recipe = with_batch(recipe, self.launch.batch)
         self.place = place
-        self.run = run
+        self.run = self.home = run
+        """What this node tells, and what belongs to the run as a whole; two only where several nodes were given one
+        each."""
         self.events = events
         # Both the recipe's author and the person who runs it must want it.
         self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
@@ -108,11 +110,15 @@ class Worker:
         """
         self.events.stage("start", "loading libraries")
         from dpo_recipes.engine.callbacks.stop import StopRequest
+        from dpo_recipes.engine.home import find_home
         from dpo_recipes.engine.processes import join, leave
 
         stop = StopRequest(self.run.checkpoints)
         stop.install()
         self.processes = join(self.place, self.recipe, self.launch.batch.num_processes)
+        if self.launch.batch.num_nodes > 1:
+            self.home = find_home(self.run, self.processes, self.events)
+        stop.checkpoints = self.home.checkpoints
         bundle, pairs = self._prepare()
         result = self._train(bundle, pairs, stop)
         if self.place.is_main:
@@ -131,7 +137,7 @@ class Worker:
             text = f"{hub.endpoint()} does not answer: what was downloaded before is used"
             self.events.emit("note", text=text)
         if self.place.is_main:
-            write_json(self.run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
+            write_json(self.home.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
             if report.dropped or report.truncated:
@@ -158,7 +164,7 @@ class Worker:
 
         self.events.stage("plan", "memory and time")
         trust = self.trust_remote_code
-        before = decided_before(self.run)
+        before = decided_before(self.home)
         decided = decide(self.recipe, self.launch, self.place, prepared, trust_remote_code=trust, before=before)
         launch, prediction = decided.launch, decided.plan.to_json()
         write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
@@ -179,7 +185,7 @@ class Worker:
         team, is_main = Team(self.processes, self.launch), self.place.is_main
         samples = Samples.choose(pairs, self.recipe.evaluation)
         trained = train(
-            self.recipe, bundle, self.run, pairs, samples, self.events, stop,
+            self.recipe, bundle, self.home, pairs, samples, self.events, stop,
             reserve_bytes=self.reserve_bytes, team=team,
         )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
@@ -192,7 +198,7 @@ class Worker:
         self.events.stage("save", "model, card and report")
         with whole_weights(trained.trainer, team) as state:
             if is_main:
-                folder, kind = save_model(trained.trainer.model, bundle, self.recipe, self.run.path, result, state)
+                folder, kind = save_model(trained.trainer.model, bundle, self.recipe, self.home.path, result, state)
                 result |= {"model_dir": str(folder), "saved": kind}
         return result
 
@@ -220,12 +226,12 @@ class Worker:
 
         finished = time.time()
         result = {**result, "finished_at": _iso(finished), "wall_s": round(finished - self.started, 1)}
-        metrics = _read_jsonl(self.run.metrics)
-        recipe_text = self.run.resolved_recipe.read_text(encoding="utf-8")
-        data_report = _read_json(self.run.data_report)
-        write_text_atomically(self.run.report, render_report(result, metrics, recipe_text, data_report))
-        write_json(self.run.result, result)
-        self.events.emit("done", result=str(self.run.result))
+        metrics = _read_jsonl(self.home.metrics)
+        recipe_text = self.home.resolved_recipe.read_text(encoding="utf-8")
+        data_report = _read_json(self.home.data_report)
+        write_text_atomically(self.home.report, render_report(result, metrics, recipe_text, data_report))
+        write_json(self.home.result, result)
+        self.events.emit("done", result=str(self.home.result))
 
 
 def describe_briefly(prediction: dict[str, Any]) -> str:

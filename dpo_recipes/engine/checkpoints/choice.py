@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_recipes.cache import content_key
 from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest, read_facts, remove_unfinished
-from dpo_recipes.engine.checkpoints.loop_state import read_loop_state
+from dpo_recipes.engine.checkpoints.loop_state import count_loop_states, read_loop_state
 from dpo_recipes.engine.team import Team
 from dpo_recipes.errors import RunError
 from dpo_recipes.events import EventLog
@@ -99,12 +99,7 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
     if checkpoint is None:
         return Start(damaged=damaged)
     if not checkpoint.path.is_dir():
-        raise RunError.of(
-            "T618",
-            f"this machine does not see {checkpoint.path}",
-            why="a run of several nodes goes on from a checkpoint that all of them read, and the first node has it",
-            fix="put `output_dir` on a file system that the nodes share, or begin anew with `--no-resume`",
-        )
+        raise not_seen(checkpoint.path)
     if checkpoint.facts["data"] != data:
         raise RunError.of(
             "T616",
@@ -113,6 +108,8 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
             fix="put the old data back, or begin anew with `--no-resume`",
         )
     _check_readable(checkpoint, team)
+    if count_loop_states(checkpoint.path) < checkpoint.facts["num_processes"]:
+        raise not_seen(f"the state of all processes in {checkpoint.path}")
     state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
     base = BaseResults(**state["base"])
     weights = checkpoint.facts["base_weights"]
@@ -140,6 +137,16 @@ def check_base(start: Start, weights: dict[str, str] | None) -> None:
         f"the base is not the one that {start.path.name} was trained on",
         why="its weights have changed since: a folder was written to, or the hub has a new revision",
         fix="put the old weights back (`model.revision` pins those of the hub), or begin anew with `--no-resume`",
+    )
+
+
+def not_seen(what: Path | str) -> RunError:
+    """T618."""
+    return RunError.of(
+        "T618",
+        f"this machine does not see {what}",
+        why="a run of several nodes goes on from a checkpoint that all of them have written to and can read",
+        fix="put `output_dir` on a file system that the nodes share, or begin anew with `--no-resume`",
     )
 
 

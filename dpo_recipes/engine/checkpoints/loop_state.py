@@ -49,6 +49,11 @@ def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
     return state
 
 
+def count_loop_states(folder: Path) -> int:
+    """Of how many processes a checkpoint has the state."""
+    return len(list(folder.glob(_FILE.format(rank="*"))))
+
+
 def read_loop_state(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
     """The state of a process; where as many did not write it, that of the first with the mean loss of all."""
     states = [json.loads(path.read_text(encoding="utf-8")) for path in _in_order(folder.glob(_FILE.format(rank="*")))]

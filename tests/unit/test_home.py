@@ -1,0 +1,59 @@
+"""In which run directory several nodes keep what belongs to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dpo_recipes.engine.home import find_home
+from dpo_recipes.errors import RunError
+from dpo_recipes.events import EventLog
+from dpo_recipes.run_dir import RunDirectory
+
+
+def directory(path: Path, *, begun: bool = False) -> RunDirectory:
+    (path / "checkpoints" / "checkpoint-3" if begun else path).mkdir(parents=True)
+    return RunDirectory(path)
+
+
+def processes(*others: tuple[RunDirectory, bool], sees: bool = True) -> Any:
+    """This process first, then others with their run directories and whether these have checkpoints."""
+
+    def gather(value: Any) -> list[Any]:
+        if isinstance(value, bool):
+            return [value, *(sees for _ in others)]
+        return [value, *((str(run.path), has) for run, has in others)]
+
+    return SimpleNamespace(gather=gather, place=SimpleNamespace(local_rank=0))
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Iterator[EventLog]:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        yield log
+
+
+def test_the_one_with_checkpoints_is_the_home_of_all(tmp_path: Path, events: EventLog) -> None:
+    new, begun = directory(tmp_path / "b"), directory(tmp_path / "a", begun=True)
+    assert find_home(new, processes((begun, True)), events) == begun
+    assert new.part_of.exists()
+    assert find_home(begun, processes((new, False)), events) == begun
+    assert not begun.part_of.exists()
+
+
+def test_at_first_it_is_that_of_the_first_process(tmp_path: Path, events: EventLog) -> None:
+    first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
+    assert find_home(first, processes((second, False)), events) == first
+    assert not first.part_of.exists()
+
+
+def test_without_common_files_each_keeps_its_own_and_is_told(tmp_path: Path, events: EventLog) -> None:
+    first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
+    assert find_home(first, processes((second, False), sees=False), events) == first
+    assert "cannot be gone on with" in (tmp_path / "events.jsonl").read_text()
+    with pytest.raises(RunError, match="T618"):
+        find_home(directory(tmp_path / "c", begun=True), processes((second, False), sees=False), events)
