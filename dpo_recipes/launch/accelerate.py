@@ -15,6 +15,8 @@ from dpo_recipes.launch.job import Order, worker_arguments
 from dpo_recipes.launch.torchrun import TorchrunJob, meeting_place, start_agent
 from dpo_recipes.run_dir import write_text_atomically
 
+_NAME = "accelerate.yaml"
+
 
 def accelerate_config(order: Order) -> dict[str, Any]:
     """accelerate 1.15's configuration file. It starts processes and nothing else: strategy and precision are handed to
@@ -36,6 +38,11 @@ def accelerate_config(order: Order) -> dict[str, Any]:
         host, _, port = meeting_place(order).rpartition(":")
         config |= {"main_process_ip": host, "main_process_port": int(port)}
     return config
+
+
+def configuration(order: Order) -> dict[str, dict[str, Any]]:
+    """The file that `prepare` writes, by its name."""
+    return {_NAME: accelerate_config(order)}
 
 
 def prepare(order: Order) -> None:
@@ -62,7 +69,7 @@ def command(order: Order) -> list[str]:
 
 
 def _path(order: Order) -> Path:
-    return launch_folder(order.run) / "accelerate.yaml"
+    return launch_folder(order.run) / _NAME
 
 
 def start(order: Order) -> TorchrunJob:

@@ -117,7 +117,8 @@ def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, 
     plan = LaunchPlan(batch, strategy, reason)
     order = Order(recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500")
     backend = choose_backend(recipe, batch)
-    return LaunchSketch(plan, command_of(backend, order), configurations(with_batch(recipe, batch), plan, dtype))
+    files = {**_configuration_of(backend, order), **configurations(with_batch(recipe, batch), plan, dtype)}
+    return LaunchSketch(plan, command_of(backend, order), files)
 
 
 def prepare_launcher(backend: str, order: Order) -> None:
@@ -125,6 +126,12 @@ def prepare_launcher(backend: str, order: Order) -> None:
     prepare = getattr(_module(backend), "prepare", None)
     if prepare is not None:
         prepare(order)
+
+
+def _configuration_of(backend: str, order: Order) -> dict[str, dict[str, Any]]:
+    """What a launcher reads, by the name of its file."""
+    describe = getattr(_module(backend), "configuration", None)
+    return describe(order) if describe is not None else {}
 
 
 def command_of(backend: str, order: Order) -> list[str]:

@@ -116,6 +116,9 @@ def test_a_sketch_shows_command_and_configurations() -> None:
     assert "--rdzv-endpoint=HOST:29500" in sketch["command"]
     config = sketch["configurations"]["deepspeed.json"]
     assert (config["train_batch_size"], config["gradient_accumulation_steps"]) == (16, 2)
+    given = recipe(backend="accelerate")
+    sketch = sketch_launch(given, BatchPlan(4, 1, 2, 2), "ddp", "the whole job fits", "bfloat16")
+    assert sketch.configurations["accelerate.yaml"]["num_processes"] == 4
 
 
 def test_the_worker_reads_what_was_planned(tmp_path: Path) -> None:
