@@ -164,7 +164,10 @@ def build_trainer(
     if is_sharded:
         try_one_pair(trainer)
     else:
-        sharing.prove()  # where the reference was known already, no batch has been computed yet
+        # Where the reference was known already, no batch has been computed yet. Under autocast as batches are: modules
+        # that are trained whole have 32 bits beside a base of 16, and do not go together without it.
+        with trainer.accelerator.autocast():
+            sharing.prove()
     if trainer.is_fsdp_enabled:
         reshard(shard_policy(trainer))
     # TRL would evaluate on all of them while training.

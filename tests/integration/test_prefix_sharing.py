@@ -312,3 +312,49 @@ def test_a_pair_longer_than_a_pass_ends_the_run_before_it_trains(
     text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"))
     refused = work(text, "training.max_tokens_per_pass=20")
     assert (refused.exit_code, refused.codes) == (6, ["T607"])
+
+
+@pytest.mark.parametrize("modules", [["embed_tokens", "lm_head"], ["norm"]])
+def test_modules_trained_whole_beside_a_16_bit_base_are_shared_with_a_known_reference(
+    tmp_path: Path, modules: list[str]
+) -> None:
+    """They have 32 bits, so that the trial needs autocast, as batches do; the second run has it without a batch."""
+    from peft import LoraConfig
+
+    for is_known in (False, True):
+        adapter = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=modules, task_type="CAUSAL_LM")
+        base = make_model().to(torch.bfloat16)
+        ours = train_ours(tmp_path, base, MIXED, recipe({"max_steps": 1}), adapter, dtype="bfloat16").trainer
+        assert ours.reference_known == {"train": is_known}
+        assert (ours.prefix_sharing.describe(), ours.prefix_sharing.trained.packed_batches) == ("on", 1)
+
+
+class _OddError(Exception):
+    pass
+
+
+def _fails_when_packed(model: Any) -> None:
+    plain = model.base_model.layers[0].forward
+
+    def forward(hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(hidden) == 1:
+            raise _OddError
+        return plain(hidden, *args, **kwargs)
+
+    model.base_model.layers[0].forward = forward
+
+
+def test_whatever_the_packed_pass_raises_is_a_reason_to_compute_the_plain_way() -> None:
+    model = make_model()
+    _fails_when_packed(model)
+    sharing = share_prefixes(model, "auto")
+    sharing.prove()
+    assert sharing.describe() == "off: its layers do not take a packed row (_OddError: without a word)"
+
+
+def test_a_model_that_cannot_be_computed_at_all_is_not_blamed_on_packed_rows() -> None:
+    model = make_model()
+    model.base_model.layers[0].self_attn.q_proj.to(torch.float16)
+    sharing = share_prefixes(model, "auto")
+    with pytest.raises(RuntimeError, match="dtype"):
+        sharing.prove()
