@@ -34,6 +34,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3NextConfig",
         {**GROUPED, "layer_types": ["linear_attention", "full_attention"], "num_experts": 0, "head_dim": 8},
     ),
+    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
 }  # fmt: skip
 
 

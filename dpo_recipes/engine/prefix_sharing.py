@@ -8,6 +8,7 @@ with its losses, metrics and head sees no difference. docs/adr/0011-prefix-shari
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ WORTH_PACKING = 0.97
 """Above this share of distinct positions a batch is computed padded: packing would cost what it saves."""
 
 _PLAIN_ARGUMENTS = {"input_ids", "attention_mask", "use_cache", "return_dict"}
-"""A call with any other argument that is set is not a trainer's, and goes the plain way."""
+"""A batch that is computed with any other argument that is set goes the plain way."""
 
 
 def is_worth_packing(distinct: int, padded: int) -> bool:
@@ -71,6 +72,10 @@ class PrefixSharing:
     max_tokens_per_pass: int | None = None
     refusal: str | None = None
     """Why the model is computed the plain way; none while nothing speaks against sharing."""
+    exception: str | None = None
+    """What the first batch was like that could not be packed though the model can; none where all could."""
+    tell: Callable[[str], None] = lambda text: None
+    """Called once with the words for an exception."""
     is_proven: bool = False
     """Whether a trial batch gave the same hidden states both ways, on this device and in this precision."""
     trained: Positions = field(default_factory=Positions)
@@ -90,7 +95,11 @@ class PrefixSharing:
         if self.refusal:
             return f"off: {self.refusal}"
         budget = f", at most {self.max_tokens_per_pass} tokens a pass" if self.max_tokens_per_pass else ""
-        return f"on{budget}"
+        exception = f"; {self._describe_exception()}" if self.exception else ""
+        return f"on{budget}{exception}"
+
+    def _describe_exception(self) -> str:
+        return f"batches were computed the plain way where {self.exception}"
 
     def remove(self) -> None:
         """Give the backbone its own forward back."""
@@ -100,26 +109,38 @@ class PrefixSharing:
         """The backbone's forward as the model calls it."""
         if len(args) == 1 and "input_ids" not in kwargs:  # as a classification head calls it, which is a reward model's
             args, kwargs = (), {"input_ids": args[0], **kwargs}
-        lengths = self._lengths(args, kwargs)
-        if lengths is None:
+        # What a trainer's batch is told by; any other call is a step of generation, for example.
+        if not self.is_active or args or "input_ids" not in kwargs or kwargs.get("use_cache") is not False:
             return self.plain(*args, **kwargs)
-        self._prove(kwargs["input_ids"].device)
-        distinct = sum(lengths.distinct)
-        packs = self.refusal is None and is_worth_packing(distinct, lengths.num_padded)
+        ids = kwargs["input_ids"]
+        lengths = self._lengths(ids, kwargs)
+        if lengths is None:
+            return self.plain(**kwargs)
+        self._prove(ids.device)
+        packs = self.refusal is None and is_worth_packing(sum(lengths.distinct), lengths.num_padded)
         (self.trained if torch.is_grad_enabled() else self.measured).count(lengths, packed=packs)
         if not packs:
-            return self.plain(*args, **kwargs)
-        return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
+            return self.plain(**kwargs)
+        return forward_packed(self.plain, ids, lengths, self.max_tokens_per_pass)
 
-    def _lengths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PairLengths | None:
-        """The lengths of a trainer's batch; none for any other call, such as a step of generation."""
-        ids = kwargs.get("input_ids")
-        others = (value for name, value in kwargs.items() if name not in _PLAIN_ARGUMENTS)
-        if not self.is_active or args or ids is None or kwargs.get("use_cache") is not False:
-            return None
-        if any(value is not None and value is not False for value in others):
-            return None
-        return measure_pairs(ids, kwargs.get("attention_mask"))
+    def _lengths(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> PairLengths | None:
+        """The lengths of a batch that can be packed; of another one the reason is kept. Raises `RunError` T606 for that
+        where the mode is `on`."""
+        others = [name for name in kwargs if name not in _PLAIN_ARGUMENTS]
+        asked = [f"`{name}`" for name in others if kwargs[name] is not None and kwargs[name] is not False]
+        if asked:
+            return self._leave_out(f"the trainer asks for {', '.join(asked)}")
+        if len(ids) % 2:
+            return self._leave_out(f"their rows are no pairs ({len(ids)} of them)")
+        lengths = measure_pairs(ids, kwargs.get("attention_mask"))
+        return lengths or self._leave_out("rows are not padded on the right alone")
+
+    def _leave_out(self, why: str) -> None:
+        if self.exception is None:
+            self.exception = why
+            if self.mode == "on":
+                raise refused(why, whose="a batch")
+            self.tell(f"prefixes are not shared in all batches: {self._describe_exception()}")
 
     def prove(self) -> None:
         """Have the trial now, with the model where it is, not before the first batch. Raises `RunError` T606."""
@@ -152,11 +173,11 @@ def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = Non
     return sharing
 
 
-def refused(why: str) -> RunError:
-    """The error for `training.prefix_sharing: on` with a model that cannot."""
+def refused(why: str, whose: str = "this model") -> RunError:
+    """The error for `training.prefix_sharing: on` with a model that cannot, or with a batch."""
     return RunError.of(
         "T606",
-        "`training.prefix_sharing` is on, but this model cannot be computed that way",
+        f"`training.prefix_sharing` is on, but {whose} cannot be computed that way",
         why=why,
         fix="write `prefix_sharing: auto`, which then computes it the plain way and says so",
     )

@@ -32,6 +32,9 @@ def objection(model: Any) -> str | None:
     )
     if kinds:
         return f"it has layers of the kind {', '.join(kinds)}"
+    # What TRL 1.16's trainers decide by whether they ask for it.
+    if hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0.0) != 0.0:
+        return "its balancing loss over the experts (`router_aux_loss_coef`) is a mean over all positions"
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder and a decoder"
     return "it is not causal" if getattr(config, "is_causal", True) is False else None

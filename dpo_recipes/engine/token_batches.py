@@ -226,13 +226,11 @@ class TokenBatches(ParallelBatches):
     max_tokens: int | None = None
     """None: the trainer's micro-batches are left as they are."""
     prefix_sharing: Any
-    aux_loss_enabled: bool = False
 
     @property
     def shares(self) -> bool:
-        """Whether passes are computed with each distinct token once. Not with a balancing loss of a mixture of experts,
-        which asks for all positions."""
-        return self.prefix_sharing.is_active and not self.aux_loss_enabled
+        """Whether passes are computed with each distinct token once."""
+        return self.prefix_sharing.is_active
 
     def _get_dataloader(
         self: Any, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None,

@@ -136,6 +136,7 @@ def train(  # noqa: PLR0913
         raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")
     if recipe.checkpoints.keep_best:
         take_best(trainer, events)
+    bundle.stack["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
     runtime_s = saving.earlier_s + output.metrics["train_runtime"]
     summary = {
         **_rates(trainer, len(datasets["train"]), tokens_per_pair, runtime_s),

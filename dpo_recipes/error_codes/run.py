@@ -24,7 +24,8 @@ CODES = {
     "T606": entry(
         "prefix sharing does not fit the model",
         "Packed rows need causal attention through SDPA or flash attention, without soft-capped scores or state that",
-        "passes from token to token in another way. `prefix_sharing: auto` computes such models the plain way.",
+        "passes from token to token in another way, and no balancing loss over a mixture of experts. `prefix_sharing:",
+        "auto` computes such models the plain way.",
     ),
     "T607": entry(
         "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."

@@ -25,6 +25,7 @@ from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
+from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
@@ -127,6 +128,10 @@ def _no_reference_upstream() -> Iterator[None]:
         upstream.create_model_from_path, upstream.hash_module = own
 
 
+def _note(events: EventLog, text: str) -> None:
+    events.emit("note", text=text)
+
+
 def build_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunArguments, datasets: dict[str, Any], callbacks: list[TrainerCallback]
 ) -> PretokenizedDPOTrainer:
@@ -141,6 +146,8 @@ def build_trainer(
     is_sharded = run.launch is not None and run.launch.shards_weights
     most = None if is_sharded else training.max_tokens_per_pass
     sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
+    if run.events is not None:
+        sharing.tell = partial(_note, run.events)
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
     trainer = PretokenizedDPOTrainer(
         model=bundle.policy,

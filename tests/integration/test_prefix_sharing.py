@@ -173,7 +173,12 @@ def test_off_leaves_the_model_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "why"), [("gemma2, soft-capped", "eager"), ("qwen3-next, linear attention", "linear_attention")]
+    ("architecture", "why"),
+    [
+        ("gemma2, soft-capped", "eager"),
+        ("qwen3-next, linear attention", "linear_attention"),
+        ("mixtral", "router_aux_loss_coef"),
+    ],
 )
 def test_architectures_that_cannot_are_computed_the_plain_way_and_say_why(architecture: str, why: str) -> None:
     model = make_model(architecture)
@@ -358,3 +363,43 @@ def test_a_model_that_cannot_be_computed_at_all_is_not_blamed_on_packed_rows() -
     sharing = share_prefixes(model, "auto")
     with pytest.raises(RuntimeError, match="dtype"):
         sharing.prove()
+
+
+def test_a_mixture_of_experts_is_shared_where_no_balancing_loss_asks_for_all_positions(tmp_path: Path) -> None:
+    for coefficient, words in ((0.0, "on"), (0.02, "off: its balancing loss")):
+        bases = [make_model("mixtral", router_aux_loss_coef=coefficient) for _ in range(2)]
+        job = recipe({"max_steps": 3, "optimizer": "sgd", "learning_rate": 1e-2})
+        ours = train_ours(tmp_path, bases[0], MIXED, job)
+        assert_same_training(ours, train_trls(tmp_path, bases[1], MIXED, job))
+        assert ours.trainer.prefix_sharing.describe().startswith(words)
+        assert (ours.trainer.prefix_sharing.trained.packed_batches > 0) == (words == "on")
+
+
+_ROWS = torch.arange(3, 23)[None].repeat(2, 1)
+LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
+    "no pairs": ({"input_ids": _ROWS[:1]}, "their rows are no pairs (1 of them)"),
+    "padded on the left": ({"attention_mask": (torch.arange(20) > 3).long().repeat(2, 1)}, "not padded on the right"),
+    "asked for more": ({"output_attentions": True}, "`output_attentions`"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_a_batch_that_cannot_be_packed_is_told_once(case: str) -> None:
+    change, why = LEFT_OUT[case]
+    for mode in ("auto", "on"):
+        model = make_model()
+        batch = {"input_ids": _ROWS, "use_cache": False, **change}
+        expected = model.base_model(**batch).last_hidden_state
+        sharing, told = share_prefixes(model, mode), list[str]()  # type: ignore[arg-type]
+        sharing.tell = told.append
+        model.base_model(input_ids=_ROWS, use_cache=False)
+        assert (sharing.describe(), told) == ("on", [])
+        if mode == "on":
+            with pytest.raises(RunError, match="T606"):
+                model.base_model(**batch)
+            continue
+        for _ in range(2):
+            assert torch.equal(model.base_model(**batch).last_hidden_state, expected)
+        assert why in sharing.describe()
+        assert len(told) == 1
+        assert why in told[0]
