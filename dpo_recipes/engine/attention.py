@@ -90,9 +90,22 @@ def attend_packed(
         raise UnsupportedAttentionError("a layer attends to something else than the packed row")
     if packing.windows_seen is not None:
         packing.windows_seen.append(sliding_window)
+    query, key, value = _in_one_precision(query, key, value)
     if _has_varlen_kernel(query, value) and not dropout:
         return _varlen(query, key, value, packing, scaling, sliding_window)
     return _by_span(query, key, value, packing, scaling, sliding_window, dropout)
+
+
+def _in_one_precision(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Queries, keys and values as autocast has SDPA compute them, without it as values are.
+
+    With 32-bit weights under autocast, rotary embeddings make queries and keys 32 bits wide beside values of 16, which
+    no kernel for variable lengths takes; transformers' flash attention casts them too.
+    """
+    kind, dtype = tensors[-1].device.type, tensors[-1].dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 def _by_span(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from sharing import make_model
 from torch.nn import functional
 
 from dpo_recipes.engine import attention
 from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask, varlen_layout
 from dpo_recipes.engine.packing import Packing, PairLengths, divide, measure_pairs, pack
+from dpo_recipes.engine.prefix_sharing import share_prefixes
 
 # Rows of three pairs: a shared prompt of 3 with answers that begin alike, no shared prefix, and a row that is the
 # beginning of the other.
@@ -175,6 +179,28 @@ def test_the_layout_for_cuda_kernels_is_the_same_attention(window: int | None, m
     output.pow(2).sum().backward()
     for mine, theirs in zip([output, *_gradients(query, key, value)], _attend_densely(packing, window), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_under_autocast_the_kernel_gets_16_bits_of_32_bit_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotary embeddings make queries and keys 32 bits wide, and values stay as autocast has computed them."""
+    from torch.nn.attention import varlen
+
+    handed: list[set[torch.dtype]] = []
+
+    def kernel(*tensors: Any, **more: Any) -> torch.Tensor:
+        handed.append({tensor.dtype for tensor in tensors[:3]})
+        return _varlen_reference(*tensors, **more)
+
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda query, value: query.dtype.itemsize == 2)
+    model = make_model()
+    sharing = share_prefixes(model, "on")
+    ids, mask = _padded(CHOSEN + REJECTED)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        shared = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        plain = sharing.plain(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    assert handed == [{torch.bfloat16}] * 4  # two layers, in the trial and in the batch
+    torch.testing.assert_close(shared[mask.bool()], plain[mask.bool()], rtol=0.05, atol=0.05)
 
 
 def test_the_cuda_layout_copies_each_prefix_before_its_rejected_tail() -> None:
