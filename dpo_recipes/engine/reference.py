@@ -8,6 +8,7 @@ pass that is ended leaves what it has computed (engine/reference_parts.py), and 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from copy import deepcopy
@@ -16,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import torch
+import transformers
+import trl
 
-from dpo_recipes.cache import cache_folder, content_key, get_or_build, is_whole
+from dpo_recipes.cache import cache_folder, content_key, file_digest, get_or_build, is_whole
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.fsdp import shard_policy
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when what is computed changes, and no entry of before is used again."""
 _FILE = "logps.npy"
 _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -67,13 +71,32 @@ def describe_computation(trainer: Any) -> dict[str, Any]:
             name: value for name, value in config.items() if name not in ("_name_or_path", "transformers_version")
         },
         "attention": model.config._attn_implementation,
-        "adapter": [adapter.r, adapter.lora_alpha, adapter.use_rslora, adapter.use_dora] if adapter else None,
+        "code": _foreign_code(model),
+        "adapter": _describe_adapter(adapter.to_dict()) if adapter else None,
         "weights": str(model.dtype),
         "autocast": trainer.accelerator.mixed_precision,
         "device": trainer.accelerator.device.type,
         "length_desensitized": trainer.ld_alpha,
-        "torch": torch.__version__,
+        "versions": {library.__name__: library.__version__ for library in (torch, transformers, peft, trl)},
     }
+
+
+_NAMES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
+"""In an adapter's configuration, what says where it comes from and nothing of what it computes."""
+
+
+def _describe_adapter(config: dict[str, Any]) -> dict[str, Any]:
+    """An adapter's whole configuration as plain data, the same in every process: each of its numbers may decide."""
+    as_plain = json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    return {name: value for name, value in json.loads(as_plain).items() if name not in _NAMES}
+
+
+def _foreign_code(model: Any) -> list[str] | None:
+    """Digests of the files beside a model's class, where that is none of transformers'; these go by the version."""
+    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    if kind.__module__.startswith("transformers."):
+        return None
+    return [file_digest(path) for path in sorted(Path(inspect.getfile(kind)).parent.glob("*.py"))]
 
 
 def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import signal
 import sys
@@ -103,6 +104,42 @@ def test_a_run_that_has_another_reference_does_not(tmp_path: Path, change: Calla
     first, second = _train(tmp_path), _train(tmp_path, **change())
     assert second.reference_known == {"train": False}
     assert not np.array_equal(_logps(first), _logps(second))
+
+
+def test_another_alpha_of_some_modules_is_another_reference(tmp_path: Path) -> None:
+    """The weights of an adapter that is continued are the same; what they are multiplied with is not."""
+    from peft import LoraConfig, get_peft_model
+
+    found = []
+    for alphas in ({}, {"v_proj": 64}, {}):
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", alpha_pattern=alphas)
+        torch.manual_seed(3)
+        model = get_peft_model(make_model(), config)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight)
+        found.append(train_ours(tmp_path, model, PAIRS, recipe(JOB)).trainer)
+    assert [trainer.reference_known["train"] for trainer in found] == [False, False, True]
+    assert not np.array_equal(_logps(found[0]), _logps(found[1]))
+    assert np.array_equal(_logps(found[0]), _logps(found[2]))
+
+
+def test_code_that_comes_with_a_model_counts(tmp_path: Path) -> None:
+    """transformers keeps such code in modules of its own; the same class with other lines beside it."""
+    found = []
+    for line in ("FACTOR = 1", "FACTOR = 2"):
+        path = tmp_path / "foreign_model.py"
+        path.write_text(f"from transformers import LlamaForCausalLM\n{line}\nclass Foreign(LlamaForCausalLM): pass\n")
+        spec = importlib.util.spec_from_file_location("foreign_model", path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["foreign_model"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        model = make_model()
+        model.__class__ = module.Foreign
+        found.append(_train(tmp_path, model=model).reference_known["train"])
+    del sys.modules["foreign_model"]
+    assert found == [False, False]
 
 
 def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
