@@ -41,4 +41,7 @@ CODES = {
         "weights in pickle files", "Opening one can run any code that is in it. `model.allow_pickle` allows it."
     ),
     "M514": entry("LoftQ without a CUDA GPU", "peft computes LoftQ's start on the GPU and nowhere else."),
+    "M515": entry(
+        "the adapter is no LoRA", "LoRA, rsLoRA and DoRA can be continued; merge any other kind into its base first."
+    ),
 }

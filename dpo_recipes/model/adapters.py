@@ -31,7 +31,8 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
     """The policy with the recipe's adapter.
 
     Where the adapter does not begin at zero, it is put on here and its start is the reference: TRL 1.16 copies an
-    adapter that it is given as `ref`. Raises `RunError` M512 (an adapter that does not fit) and M504, M509 (loading).
+    adapter that it is given as `ref`. Raises `RunError` M512 (an adapter that does not fit), M515 (no LoRA) and M504,
+    M509 (loading).
     """
     adapter = recipe.model.adapter
     if adapter is None:
@@ -55,7 +56,7 @@ def adapter_config(recipe: Recipe, base: Any) -> Any | None:
     """peft's configuration of the recipe's adapter on `base`, as far as shapes go; none for full fine-tuning.
 
     Nothing of the base is moved into it, and of one that is continued only the configuration is read. Raises
-    `RunError` M504 and M509.
+    `RunError` M504, M509 and M515.
     """
     adapter = recipe.model.adapter
     if adapter is None:
@@ -65,6 +66,7 @@ def adapter_config(recipe: Recipe, base: Any) -> Any | None:
 
         with loading_errors("the adapter", ModelLocation(adapter.path)):
             config = PeftConfig.from_pretrained(adapter.path)
+        _check_kind(adapter.path, config)
         config.inference_mode = False
     else:
         config = _lora_config(adapter, base, [])
@@ -97,6 +99,7 @@ def _continued(adapter: LoraAdapter, recipe: Recipe, policy: Any) -> Any:
     path = adapter.path or ""
     with loading_errors("the adapter", ModelLocation(path)):
         config = PeftConfig.from_pretrained(path)
+    _check_kind(path, config)
     base = config.base_model_name_or_path
     if base and base != recipe.model.path and is_hub_id(base) and is_hub_id(recipe.model.path):
         raise _does_not_fit(path, f"it was trained on {base}, and `model.path` is {recipe.model.path}")
@@ -105,6 +108,17 @@ def _continued(adapter: LoraAdapter, recipe: Recipe, policy: Any) -> Any:
         return PeftModel.from_pretrained(policy, path, is_trainable=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise _does_not_fit(path, str(error).strip().splitlines()[0]) from error
+
+
+def _check_kind(path: str, config: Any) -> None:
+    if config.peft_type == "LORA":
+        return
+    raise RunError.of(
+        "M515",
+        f"the adapter {path} is no LoRA but {config.peft_type.value}",
+        why="its frozen copy that is the reference, the plan and saving know LoRA, rsLoRA and DoRA only",
+        fix="merge it into its base with peft and give that as `model.path`, or continue a LoRA",
+    )
 
 
 def _does_not_fit(path: str, why: str) -> RunError:

@@ -47,7 +47,7 @@ def build_model(
     """Load the base model for training, with embeddings for all tokens, onto its device; one that is to be sharded is
     left in the computer's memory, as the whole of it need not fit onto one device.
 
-    Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M514."""
+    Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M515."""
     device = choose_device(recipe.hardware.device)
     config = load_config(location, trust_remote_code=trust_remote_code)
     dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))

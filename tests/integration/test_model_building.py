@@ -106,6 +106,28 @@ def test_an_adapter_of_another_base(work: Work, tiny_model: Path, pairs: Path, t
         attach_adapter(validate(path).recipe, ModelLocation("other/base"), _base(tiny_model), [])
 
 
+@pytest.mark.parametrize("kind", ["IA3Config", "VeraConfig", "LoHaConfig"])
+def test_an_adapter_that_is_no_lora(tiny_model: Path, pairs: Path, tmp_path: Path, kind: str) -> None:
+    """A run refuses it when it would be put on, a plan when its configuration is read."""
+    import peft
+
+    from dpo_recipes.errors import RunError
+    from dpo_recipes.model.adapters import adapter_config, attach_adapter
+    from dpo_recipes.model.sources import ModelLocation
+    from dpo_recipes.recipe.validate import validate
+
+    modules = {"feedforward_modules": []} if kind == "IA3Config" else {}
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", target_modules=["q_proj"], **modules)
+    peft.get_peft_model(_base(tiny_model), config).save_pretrained(tmp_path / "other")
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text(tiny_model, pairs, adapter=f"{{kind: lora, path: '{tmp_path / 'other'}'}}"))
+    recipe = validate(path).recipe
+    with pytest.raises(RunError, match="M515"):
+        attach_adapter(recipe, ModelLocation(str(tiny_model)), _base(tiny_model), [])
+    with pytest.raises(RunError, match="M515"):
+        adapter_config(recipe, _base(tiny_model))
+
+
 @pytest.mark.parametrize(
     "quantization",
     ["{bits: 4}", "{bits: 4, quant_type: fp4, double_quant: false, compute_dtype: float32}", "{bits: 8}"],
