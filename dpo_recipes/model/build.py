@@ -56,7 +56,7 @@ def build_model(
         config, model.path, wants_more=model.quantization is not None, has_adapter=model.adapter is not None
     )
     policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
-    _switch_off_dropout(policy)
+    switch_off_dropout(policy)
     _embed_all(tokenizer, policy, recipe.training.seed)
     if policy.device.type != device and not is_to_be_sharded:
         policy.to(device)
@@ -136,8 +136,19 @@ def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
     return policy
 
 
-def _switch_off_dropout(policy: torch.nn.Module) -> None:
-    """As TRL's `disable_dropout` does, but before the adapter is added, so that the adapter keeps its own."""
+def switch_off_dropout(policy: torch.nn.Module) -> None:
+    """As TRL's `disable_dropout` does, but before the adapter is added, so that the adapter keeps its own.
+
+    Besides the modules for it, many layers have a rate among their attributes or read it from the configuration.
+    """
     for module in policy.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        _clear_rates(module)
+        _clear_rates(getattr(module, "config", None))
+
+
+def _clear_rates(holder: Any) -> None:
+    for name, value in list(vars(holder).items()) if holder is not None else ():
+        if "drop" in name and isinstance(value, float):  # attention_dropout, resid_pdrop, layerdrop
+            setattr(holder, name, 0.0)

@@ -106,6 +106,29 @@ def test_an_adapter_of_another_base(work: Work, tiny_model: Path, pairs: Path, t
         attach_adapter(validate(path).recipe, ModelLocation("other/base"), _base(tiny_model), [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("Starcoder2Config", {"residual_dropout": 0.5, "embedding_dropout": 0.5, "attention_dropout": 0.5}),
+        ("OPTConfig", {"dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.9, "word_embed_proj_dim": 32}),
+        ("GPT2Config", {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}),
+    ],
+)
+def test_a_base_drops_nothing_out_wherever_it_has_its_rates(kind: str, rates: dict[str, float]) -> None:
+    """What is learned begins at the reference: in training mode the base is what it is in evaluation."""
+    import transformers
+
+    from dpo_recipes.model.build import switch_off_dropout
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
+    model: Any = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**sizes, **rates))
+    ids = torch.arange(3, 23)[None]
+    expected = model.eval()(ids).logits
+    assert not torch.equal(model.train()(ids).logits, expected)
+    switch_off_dropout(model)
+    torch.testing.assert_close(model(ids).logits, expected)
+
+
 @pytest.mark.parametrize("kind", ["IA3Config", "VeraConfig", "LoHaConfig"])
 def test_an_adapter_that_is_no_lora(tiny_model: Path, pairs: Path, tmp_path: Path, kind: str) -> None:
     """A run refuses it when it would be put on, a plan when its configuration is read."""

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpo_recipes.model.adapters import adapter_config
-from dpo_recipes.model.build import load_config
+from dpo_recipes.model.build import load_config, switch_off_dropout
 from dpo_recipes.model.quantize import check_own_quantization
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe
@@ -91,9 +91,7 @@ class Skeleton:
         config = self.config if num_layers is None else with_layers(self.config, num_layers)
         with quiet(), torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=self.weight_dtype)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        switch_off_dropout(model)
         wanted = adapter_config(self.recipe, model)
         if wanted is None:
             return model
