@@ -34,6 +34,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3NextConfig",
         {**GROUPED, "layer_types": ["linear_attention", "full_attention"], "num_experts": 0, "head_dim": 8},
     ),
+    "glm with chosen keys": (
+        "GlmMoeDsaConfig",
+        {**ROPED, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+         "qk_nope_head_dim": 8, "v_head_dim": 8, "index_topk": 32, "index_head_dim": 16, "index_n_heads": 2,
+         "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1},
+    ),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
 }  # fmt: skip
 

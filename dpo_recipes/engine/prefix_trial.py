@@ -12,6 +12,11 @@ from dpo_recipes.engine.packing import measure_pairs, pack
 _OTHER_STATE = ("linear_attention", "chunked_attention", "mamba", "recurrent", "conv")
 """Kinds of layers, as `layer_types` of transformers 5.23's configurations names them, whose tokens do not meet their
 past by causal attention alone."""
+_CHOOSES_KEYS = ("sparse", "compressed", "indexed")
+"""Kinds of layers, named there too, whose queries look at some of the keys before them, which they learn to choose.
+Within the few tokens of the trial they look at all."""
+_HOW_MANY_KEYS = ("index_topk", "sparse_topk")
+"""What settings of such attention begin with, also where all layers have it and no kind is named."""
 _TRIAL_ROWS = ((9, 4, 7), (5, 12, 1), (0, 3, 6))
 """Lengths of prefix, chosen and rejected tail of the trial's pairs."""
 _TOLERANCE = {32: 1e-4, 16: 5e-2}
@@ -27,11 +32,15 @@ def objection(model: Any) -> str | None:
         return f"the model's attention is `{attention}`, and packed rows need {' or '.join(STANDS_IN_FOR)}"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "its attention scores are soft-capped"
+    others = (*_OTHER_STATE, *_CHOOSES_KEYS)
     kinds = sorted(
-        {kind for kind in getattr(config, "layer_types", None) or () if any(o in kind for o in _OTHER_STATE)}
+        {kind for kind in getattr(config, "layer_types", None) or () if any(other in kind for other in others)}
     )
     if kinds:
         return f"it has layers of the kind {', '.join(kinds)}"
+    chosen = [name for name, value in vars(config).items() if name.startswith(_HOW_MANY_KEYS) and value]
+    if chosen:
+        return f"its attention looks at chosen tokens alone (`{chosen[0]}`)"
     # What TRL 1.16's trainers decide by whether they ask for it.
     if hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0.0) != 0.0:
         return "its balancing loss over the experts (`router_aux_loss_coef`) is a mean over all positions"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sharing import METRICS, Trained, lora, make_model, make_pairs, recipe, trai
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.prefix_sharing import share_prefixes
+from dpo_recipes.engine.prefix_trial import objection
 from dpo_recipes.errors import RunError
 
 SERVED = ["llama", "qwen2", "gpt2", "gemma", "mistral with a window of 8", "gemma3 with windowed and full layers"]
@@ -178,6 +180,7 @@ def test_off_leaves_the_model_alone(tmp_path: Path) -> None:
         ("gemma2, soft-capped", "eager"),
         ("qwen3-next, linear attention", "linear_attention"),
         ("mixtral", "router_aux_loss_coef"),
+        ("glm with chosen keys", "indexed_attention"),
     ],
 )
 def test_architectures_that_cannot_are_computed_the_plain_way_and_say_why(architecture: str, why: str) -> None:
@@ -189,6 +192,19 @@ def test_architectures_that_cannot_are_computed_the_plain_way_and_say_why(archit
     with pytest.raises(RunError, match="T606") as caught:
         share_prefixes(model, "on")
     assert why in (caught.value.findings[0].why or "")
+
+
+@pytest.mark.parametrize("kind", ["GlmMoeDsaConfig", "DeepseekV32Config", "DeepseekV4Config"])
+def test_attention_that_chooses_its_keys_is_found_however_long_the_trial(kind: str) -> None:
+    """With 2,048 keys to choose, rows of the trial's few tokens see all of them both ways."""
+    import transformers
+
+    config = getattr(transformers, kind)(num_hidden_layers=4)
+    config._attn_implementation = "sdpa"
+    config.router_aux_loss_coef = 0.0
+    assert "attention" in (objection(SimpleNamespace(config=config)) or "")
+    config.layer_types = None
+    assert "chosen tokens alone (`index_topk" in (objection(SimpleNamespace(config=config)) or "")
 
 
 def _mixes_neighbours(model: Any) -> None:
