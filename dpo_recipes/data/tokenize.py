@@ -50,8 +50,12 @@ class TokenizedSplits:
     is_cached: bool = False
 
     def pairs(self, split: str) -> Any:
-        """What the trainer takes of a split."""
-        return self.datasets[split].select_columns(list(PAIR_COLUMNS))
+        """What the trainer takes of a split, and the place of each pair's row, for errors that name it."""
+        return self.datasets[split].select_columns([*PAIR_COLUMNS, "row"])
+
+    def where(self, split: str, place: int) -> str:
+        """Where the row at a place stands in its source: `pairs.jsonl:12`."""
+        return self.rows[split][place].where
 
     def row(self, split: str, index: int) -> PreferenceRow:
         """The row that a pair was made from."""

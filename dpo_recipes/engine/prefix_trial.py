@@ -79,6 +79,8 @@ def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
     if windows:
         return windows
     real = mask.bool()
+    if not padded[real].isfinite().all():
+        return "its hidden states are no finite numbers in padded rows either, so that nothing can be compared"
     apart = (padded[real].float() - packed[real].float()).norm() / padded[real].float().norm()
     if apart <= _TOLERANCE[_bits(backbone, device)]:
         return None

@@ -25,6 +25,7 @@ import trl
 from dpo_recipes.cache import cache_folder, content_key, file_digest, get_or_build, is_whole
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.fsdp import shard_policy
+from dpo_recipes.engine.pair_names import name_pair
 from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
@@ -132,7 +133,7 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
 
     Pairs are taken in order of length, as many at a time as have the tokens of an average micro-batch, so that no batch
     takes more memory than training does. Of several processes each takes every so-manieth of these batches. With the
-    same micro-batch, batches are the same after an interruption, and results to the bit.
+    same micro-batch, batches are the same after an interruption, and results to the bit. Raises `RunError` T608.
     """
     model, processes = reference_model(trainer), trainer.processes
     known = processes.share(parts.read(len(pairs)) if processes.is_main else None)
@@ -146,6 +147,7 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     try:
         for rows, counts in share_of(missing, processes.place.rank, processes.count):
             of_rows = _logps(trainer, model, [pairs[row] for row in rows])
+            _check_finite(trainer, pairs, split, rows, of_rows)
             if counts:
                 logps.add(rows, of_rows)
                 parts.keep(logps)
@@ -167,6 +169,21 @@ def _logps(trainer: Any, model: Any, pairs: list[Any]) -> np.ndarray:
     """[2, rows] of one batch."""
     batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in trainer.data_collator(pairs).items()}
     return torch.stack(trainer.compute_ref_log_probs(model, batch)).float().cpu().numpy()
+
+
+def _check_finite(trainer: Any, pairs: Any, split: str, rows: list[int], logps: np.ndarray) -> None:
+    """Raise `RunError` T608 for a value that no loss can be computed with, before it is kept."""
+    bad = np.flatnonzero(~np.isfinite(logps).all(axis=0))
+    if not len(bad):
+        return
+    chosen, rejected = logps[:, bad[0]]
+    raise RunError.of(
+        "T608",
+        f"the reference gives no number for {name_pair(pairs, rows[bad[0]], split, trainer.locate)}",
+        why=f"its log-probabilities are {chosen} (chosen) and {rejected} (rejected), and nothing was trained yet: "
+        "weights of the base are no numbers, or its activations overflow",
+        fix="use `model.dtype: float32`; where that is no other, the base's files are damaged",
+    )
 
 
 def share_of(batches: list[list[int]], rank: int, num_processes: int) -> Iterator[tuple[list[int], bool]]:

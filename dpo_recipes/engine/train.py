@@ -14,6 +14,7 @@ from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, i
 from dpo_recipes.engine.checkpoints.choice import check_base, digest_of_base, facts_of, find_start, take_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.out_of_memory import train_within_memory
+from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
 from dpo_recipes.engine.team import Team
@@ -35,7 +36,7 @@ class TrainResult:
     summary: dict[str, Any]
 
 
-def prepare_trainer(
+def prepare_trainer(  # noqa: PLR0913
     recipe: Recipe,
     bundle: ModelBundle,
     run: RunDirectory,
@@ -43,12 +44,14 @@ def prepare_trainer(
     callbacks: list[Any],
     team: Team | None = None,
     events: EventLog | None = None,
+    *,
+    locate: Locate | None = None,
 ) -> Any:
     """The objective's trainer; the bundle's stack then tells the trainable parameters and how batches are computed."""
     from transformers import PrinterCallback
 
     team = team or Team()
-    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch, events)
+    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch, events, locate)
     trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
     trainer.remove_callback(PrinterCallback)
     parameters = list(trainer.model.parameters())
@@ -105,7 +108,7 @@ def train(  # noqa: PLR0913
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [saving, metrics, DivergenceCallback(), probe]
-    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team, events)
+    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team, events, locate=tokenized.where)
     probe.trainer = saving.trainer = trainer
     trainer.checkpoint_state = saving
     weights = team.processes.share(digest_of_base(trainer, bundle))

@@ -8,6 +8,7 @@ from typing import Any
 
 from trl.trainer.dpo_config import DPOConfig
 
+from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import batch_of
@@ -27,6 +28,8 @@ class RunArguments:
     """What several processes share; none for one that shares nothing."""
     events: EventLog | None = None
     """Where to tell how far the reference pass is."""
+    locate: Locate | None = None
+    """Where a pair's row stands in its source, for errors that name it."""
 
 
 def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:

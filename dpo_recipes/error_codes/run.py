@@ -16,7 +16,8 @@ CODES = {
         "gradient checkpointing, a shorter max_length, a LoRA adapter instead of full fine-tuning.",
     ),
     "T604": entry(
-        "the loss is no number", "Training has diverged. Lower the learning rate; float16 may have overflowed."
+        "the loss is no number",
+        "Training has diverged: lower the learning rate. float16 may overflow from the first step on.",
     ),
     "T605": entry(
         "the worker was killed", "By a signal from outside or a crash in a library; run.log has its last words."
@@ -29,6 +30,11 @@ CODES = {
     ),
     "T607": entry(
         "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
+    ),
+    "T608": entry(
+        "the reference is no number",
+        "Before anything is trained, the base gives NaN or infinity for a pair's answer. float16 may overflow; weights",
+        "may be damaged. Values of pairs before it are kept, this one is not.",
     ),
     "T611": entry(
         "the recipe has changed since the run began",

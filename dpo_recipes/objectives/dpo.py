@@ -17,6 +17,7 @@ from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.fsdp import reshard, shard_policy
 from dpo_recipes.engine.head import prepare_head
+from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.processes import Processes
@@ -47,6 +48,8 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     checkpoints: CheckpointWriter
     checkpoint_state: CheckpointCallback
     """Set by `engine.train` before training begins."""
+    locate: Locate | None = None
+    """Where a pair's row stands in its source."""
     reference_weights: str | None = None
     """A digest of what the reference was computed with."""
 
@@ -137,7 +140,8 @@ def build_trainer(
 ) -> PretokenizedDPOTrainer:
     """A trainer ready to train. Computes the reference log-probabilities of all pairs on the way.
 
-    Raises `RunError` T606 (the model cannot share prefixes and should) and T607 (a pair longer than a pass may be).
+    Raises `RunError` T606 (the model cannot share prefixes and should), T607 (a pair longer than a pass may be) and
+    T608 (a reference that is no number).
     """
     training = recipe.training
     check_longest_pair(datasets, training.max_tokens_per_pass)
@@ -160,7 +164,7 @@ def build_trainer(
         processes=run.processes,
         reference_progress=ReferenceProgress(run.events),
     )
-    trainer.prefix_sharing = sharing
+    trainer.prefix_sharing, trainer.locate = sharing, run.locate
     trainer.max_tokens = max_tokens(recipe)
     # TRL 1.16 makes an adapter on a quantized base bfloat16, where steps of a usual size get lost in rounding.
     model: Any = trainer.model

@@ -128,7 +128,21 @@ def test_a_device_that_is_not_there(work: Work, tiny_model: Path, tmp_path: Path
     assert (outcome.exit_code, outcome.codes) == (6, ["M507"])
 
 
-def test_a_diverged_loss_ends_the_run(work: Work, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("step", "why"), [(1, "no weight has changed yet"), (10, "the weights have diverged")])
+def test_a_loss_that_is_no_number_ends_the_run(step: int, why: str) -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from dpo_recipes.engine.callbacks.stop import DivergenceCallback
+    from dpo_recipes.errors import RunError
+
+    state = TrainerState(global_step=step)
+    DivergenceCallback().on_log(TrainingArguments(), state, TrainerControl(), {"loss": 0.7})
+    with pytest.raises(RunError, match="T604") as caught:
+        DivergenceCallback().on_log(TrainingArguments(), state, TrainerControl(), {"loss": float("nan")})
+    assert why in (caught.value.findings[0].why or "")
+
+
+def test_a_base_without_numbers_ends_the_run_and_names_a_pair(work: Work, tiny_model: Path, tmp_path: Path) -> None:
     import shutil
 
     import torch
@@ -140,7 +154,9 @@ def test_a_diverged_loss_ends_the_run(work: Work, tiny_model: Path, tmp_path: Pa
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     outcome = work(recipe_text(broken, write_pairs(tmp_path / "pairs.jsonl")), "evaluation.num_samples=0")
-    assert (outcome.exit_code, outcome.codes) == (6, ["T604"])
+    assert (outcome.exit_code, outcome.codes) == (6, ["T608"])
+    (error,) = [event for event in outcome.events if event["event"] == "error"]
+    assert "pairs.jsonl:" in error["findings"][0]["what"]
     assert not outcome.run.result.exists()
 
 

@@ -22,10 +22,11 @@ from dpo_recipes.engine import reference_parts
 from dpo_recipes.engine.callbacks import progress
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.callbacks.stop import StopRequest
+from dpo_recipes.engine.prefix_sharing import share_prefixes
 from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens, reference_logps
 from dpo_recipes.engine.reference_parts import ReferenceParts
-from dpo_recipes.errors import Interrupted
+from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.ranks import Place
 
@@ -190,6 +191,36 @@ class Referee:
 
 
 WHOLE = np.array([range(len(PAIRS)), [number / 2 for number in range(len(PAIRS))]])
+
+
+def test_a_value_that_is_no_number_names_its_pair_and_is_not_kept() -> None:
+    referee: Any = Referee(make_model())
+    compute, referee.locate = referee.compute_ref_log_probs, lambda split, row: f"{split}.jsonl:{row}"
+    third = batches_by_tokens(pair_tokens(PAIRS), 2)[2]
+
+    def overflow(of: Any, batch: Any) -> Any:
+        chosen, rejected = compute(of, batch)
+        return chosen, rejected.masked_fill(batch["number"] == third[-1], -np.inf)
+
+    referee.compute_ref_log_probs = overflow
+    with pytest.raises(RunError, match=f"T608.*pair {third[-1]} of `train`"):
+        referee.compute()
+    found = ReferenceParts("key", 0).read(len(PAIRS))
+    assert sorted(found.is_known.nonzero()[0]) == sorted(pair for batch in referee.seen[:2] for pair in batch)
+    assert np.isfinite(found.values).all()
+    assert np.array_equal(Referee(make_model()).compute(), WHOLE)
+
+
+def test_a_base_without_numbers_is_no_fault_of_packed_rows(tmp_path: Path) -> None:
+    model = make_model()
+    model.base_model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
+    sharing = share_prefixes(model, "auto")
+    sharing.prove()
+    assert "no finite numbers in padded rows either" in sharing.describe()
+    sharing.remove()
+    with pytest.raises(RunError, match="T608"):
+        _train(tmp_path, model=model)
+    assert not list(cache_folder().glob("reference/*/logps.npy"))
 
 
 def test_the_model_is_in_training_mode_again_afterwards() -> None:

@@ -263,7 +263,7 @@ def test_splits_become_datasets_that_know_their_rows(tmp_path: Path) -> None:
     data = _data(_write(tmp_path / "p.jsonl", GOOD), eval=HeldOut(count=2), test=HeldOut(count=3), max_length=64)
     splits = _tokenize(data)
     assert {name: len(pairs) for name, pairs in splits.datasets.items()} == {"train": 3, "eval": 2, "test": 3}
-    assert splits.pairs("train").column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
+    assert splits.pairs("train").column_names == ["prompt_ids", "chosen_ids", "rejected_ids", "row"]
     row = splits.row("test", 1)
     text = make_tokenizer().decode(splits.datasets["test"][1]["prompt_ids"])
     assert row.prompt[0]["content"] in text

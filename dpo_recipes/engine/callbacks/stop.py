@@ -65,9 +65,14 @@ class DivergenceCallback(TrainerCallback):
         """Raise `RunError` T604 when the loss is no number: all later steps would be wasted."""
         loss = (logs or {}).get("loss")
         if isinstance(loss, float) and not math.isfinite(loss):
+            why = "the weights have diverged or overflowed; nothing after this step can be used"
+            if state.global_step == 1:  # computed before a weight was changed
+                why = (
+                    "no weight has changed yet and the reference is finite, so that numbers overflow in this precision"
+                )
             raise RunError.of(
                 "T604",
                 f"the loss is {loss} at step {state.global_step}",
-                why="the weights have diverged or overflowed; nothing after this step can be used",
+                why=why,
                 fix="lower `training.learning_rate`, or use `model.dtype: float32`",
             )
