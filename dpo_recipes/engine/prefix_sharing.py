@@ -110,30 +110,31 @@ class PrefixSharing:
         if len(args) == 1 and "input_ids" not in kwargs:  # as a classification head calls it, which is a reward model's
             args, kwargs = (), {"input_ids": args[0], **kwargs}
         # What a trainer's batch is told by; any other call is a step of generation, for example.
-        if not self.is_active or args or "input_ids" not in kwargs or kwargs.get("use_cache") is not False:
+        if args or "input_ids" not in kwargs or kwargs.get("use_cache") is not False:
             return self.plain(*args, **kwargs)
-        ids = kwargs["input_ids"]
-        lengths = self._lengths(ids, kwargs)
+        lengths = measure_pairs(kwargs["input_ids"], kwargs.get("attention_mask"))
+        packs = self._packs(kwargs, lengths)
         if lengths is None:
             return self.plain(**kwargs)
-        self._prove(ids.device)
-        packs = self.refusal is None and is_worth_packing(sum(lengths.distinct), lengths.num_padded)
         (self.trained if torch.is_grad_enabled() else self.measured).count(lengths, packed=packs)
-        if not packs:
-            return self.plain(**kwargs)
-        return forward_packed(self.plain, ids, lengths, self.max_tokens_per_pass)
+        if packs:
+            return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
+        return self.plain(**kwargs)
 
-    def _lengths(self, ids: torch.Tensor, kwargs: dict[str, Any]) -> PairLengths | None:
-        """The lengths of a batch that can be packed; of another one the reason is kept. Raises `RunError` T606 for that
-        where the mode is `on`."""
-        others = [name for name in kwargs if name not in _PLAIN_ARGUMENTS]
-        asked = [f"`{name}`" for name in others if kwargs[name] is not None and kwargs[name] is not False]
-        if asked:
-            return self._leave_out(f"the trainer asks for {', '.join(asked)}")
-        if len(ids) % 2:
-            return self._leave_out(f"their rows are no pairs ({len(ids)} of them)")
-        lengths = measure_pairs(ids, kwargs.get("attention_mask"))
-        return lengths or self._leave_out("rows are not padded on the right alone")
+    def _packs(self, kwargs: dict[str, Any], lengths: PairLengths | None) -> bool:
+        """Whether a batch is packed; where one cannot be, the reason is kept. Raises `RunError` T606 for that, and for
+        a trial that fails, where the mode is `on`."""
+        if not self.is_active:
+            return False
+        if asked := _asked_for(kwargs):
+            self._leave_out(f"the trainer asks for {', '.join(asked)}")
+        elif lengths is None:
+            rows = len(kwargs["input_ids"])
+            self._leave_out(f"their rows are no pairs ({rows} of them)" if rows % 2 else "rows are padded on the left")
+        else:
+            self._prove(kwargs["input_ids"].device)
+            return self.refusal is None and is_worth_packing(sum(lengths.distinct), lengths.num_padded)
+        return False
 
     def _leave_out(self, why: str) -> None:
         if self.exception is None:
@@ -169,8 +170,14 @@ def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = Non
         raise refused(sharing.refusal)
     if sharing.is_active:
         register()
-        backbone.forward = sharing.forward
+    backbone.forward = sharing.forward  # which counts batches that are not shared as well
     return sharing
+
+
+def _asked_for(kwargs: dict[str, Any]) -> list[str]:
+    """What a batch is to give beside its hidden states."""
+    others = (name for name in kwargs if name not in _PLAIN_ARGUMENTS)
+    return [f"`{name}`" for name in others if kwargs[name] is not None and kwargs[name] is not False]
 
 
 def refused(why: str, whose: str = "this model") -> RunError:

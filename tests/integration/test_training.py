@@ -68,7 +68,8 @@ def test_a_run_tells_how_fast_it_was_in_distinct_tokens(work: Work, tiny_model: 
     profiled = work(recipe_text(tiny_model, pairs).replace("device: cpu", "device: cpu, profile: cpu")).result
     assert 0 <= profiled["matmul_share"] < 1  # of a model this small it rounds to nothing
     plain = work(recipe_text(tiny_model, pairs), "training.prefix_sharing=off").result
-    assert (plain["positions_saved"], plain["distinct_tokens_per_second"]) == (None, None)
+    assert plain["positions_saved"] == 0
+    assert plain["distinct_tokens_per_second"] > 0
 
 
 def test_metrics_have_one_row_a_logged_step_under_trls_names(work: Work, tiny_model: Path, pairs: Path) -> None:
