@@ -155,6 +155,28 @@ def pack(lengths: PairLengths, which: range, device: torch.device) -> Packing:
     )
 
 
+def divide_padded(lengths: PairLengths, max_tokens: int | None) -> list[range]:
+    """Consecutive pairs in groups whose rows, padded to the group's longest, have at most `max_tokens` positions; a
+    longer pair stands alone."""
+    groups: list[range] = []
+    first = 0
+    for index in range(1, len(lengths.prefix)):
+        if max_tokens is not None and num_positions(lengths, range(first, index + 1)) > max_tokens:
+            groups.append(range(first, index))
+            first = index
+    return [*groups, range(first, len(lengths.prefix))]
+
+
+def num_positions(lengths: PairLengths, group: range) -> int:
+    """Positions of some pairs' rows, padded to the longest of them."""
+    return 2 * len(group) * widest(lengths, group)
+
+
+def widest(lengths: PairLengths, group: range) -> int:
+    """The longest row of some pairs, 1 at least."""
+    return max(1, *(max(lengths.chosen[index], lengths.rejected[index]) for index in group))
+
+
 def divide(distinct: tuple[int, ...], max_tokens: int | None) -> list[range]:
     """Consecutive pairs in groups of at most `max_tokens` distinct tokens; a longer pair stands alone."""
     groups: list[range] = []

@@ -12,10 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch.nn.functional import pad
 
+from dpo_recipes.data.lengths import pair_lengths
 from dpo_recipes.engine.attention import compute_packed, register
-from dpo_recipes.engine.packing import PairLengths, divide, measure_pairs, pack
+from dpo_recipes.engine.packing import (
+    PairLengths,
+    divide,
+    divide_padded,
+    measure_pairs,
+    num_positions,
+    pack,
+    widest,
+)
+from dpo_recipes.engine.pair_names import Locate, name_pair
 from dpo_recipes.engine.prefix_trial import difference, objection
 from dpo_recipes.errors import RunError
 
@@ -44,21 +56,21 @@ class Positions:
     distinct: int = 0
     """Tokens of all pairs, with what a pair's rows share counted once."""
     computed: int = 0
-    """What was computed: distinct tokens of packed batches, all positions of others."""
+    """What was computed: distinct tokens of packed batches, of others all positions, or those of their groups."""
 
     @property
     def share_saved(self) -> float:
         """The share of padded positions that was not computed; 0 before the first batch."""
         return 1 - self.computed / self.padded if self.padded else 0.0
 
-    def count(self, lengths: PairLengths, *, packed: bool) -> None:
-        """Add a batch."""
+    def count(self, lengths: PairLengths, *, packed: bool, computed: int | None = None) -> None:
+        """Add a batch; `computed` are the positions of one that was neither packed nor computed whole."""
         distinct = sum(lengths.distinct)
         self.batches += 1
         self.packed_batches += packed
         self.padded += lengths.num_padded
         self.distinct += distinct
-        self.computed += distinct if packed else lengths.num_padded
+        self.computed += distinct if packed else lengths.num_padded if computed is None else computed
 
 
 @dataclass
@@ -116,10 +128,17 @@ class PrefixSharing:
         packs = self._packs(kwargs, lengths)
         if lengths is None:
             return self.plain(**kwargs)
-        (self.trained if torch.is_grad_enabled() else self.measured).count(lengths, packed=packs)
+        positions = self.trained if torch.is_grad_enabled() else self.measured
         if packs:
+            positions.count(lengths, packed=True)
             return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
-        return self.plain(**kwargs)
+        # What else is asked for, such as a mean over experts, is of the whole batch.
+        groups = divide_padded(lengths, None if _asked_for(kwargs) else self.max_tokens_per_pass)
+        if len(groups) == 1:
+            positions.count(lengths, packed=False)
+            return self.plain(**kwargs)
+        positions.count(lengths, packed=False, computed=sum(num_positions(lengths, group) for group in groups))
+        return forward_padded(self.plain, kwargs, lengths, groups)
 
     def _packs(self, kwargs: dict[str, Any], lengths: PairLengths | None) -> bool:
         """Whether a batch is packed; where one cannot be, the reason is kept. Raises `RunError` T606 for that, and for
@@ -190,20 +209,27 @@ def refused(why: str, whose: str = "this model") -> RunError:
     )
 
 
-def check_longest_pair(datasets: dict[str, Any], max_tokens: int | None) -> None:
-    """Raise `RunError` T607 where a pair's tokens, its prompt counted once, do not fit into one pass."""
+def check_longest_pair(
+    datasets: dict[str, Any], max_tokens: int | None, *, shares: bool, locate: Locate | None = None
+) -> None:
+    """Raise `RunError` T607 where a pair does not fit into one pass: with its prompt counted once where that is shared
+    and anything is saved by it, else with both rows as long as the longer one."""
     if max_tokens is None:
         return
     for split, pairs in datasets.items():
-        for number, pair in enumerate(pairs):
-            tokens = len(pair["prompt_ids"]) + len(pair["chosen_ids"]) + len(pair["rejected_ids"])
-            if tokens > max_tokens:
-                raise RunError.of(
-                    "T607",
-                    f"pair {number} of `{split}` has {tokens} tokens, more than `training.max_tokens_per_pass`",
-                    why=f"it is {max_tokens}, and a pair goes through the model in one piece",
-                    fix=f"raise it to {tokens} or more, or lower `data.max_length`",
-                )
+        prompt, chosen, rejected = pair_lengths(pairs).T
+        distinct, padded = prompt + chosen + rejected, 2 * (prompt + np.maximum(chosen, rejected))
+        tokens = np.where(shares & (distinct <= WORTH_PACKING * padded), distinct, padded)
+        too_long = np.flatnonzero(tokens > max_tokens)
+        if len(too_long):
+            counts = "" if shares else ", prompt and padding counted twice because prefixes are not shared"
+            raise RunError.of(
+                "T607",
+                f"{name_pair(pairs, int(too_long[0]), split, locate)} has {tokens[too_long[0]]} tokens, more than "
+                "`training.max_tokens_per_pass`",
+                why=f"it is {max_tokens}, and a pair goes through the model in one piece{counts}",
+                fix=f"raise it to {tokens.max()}, which all pairs of `{split}` fit, or lower `data.max_length`",
+            )
 
 
 def forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_tokens: int | None) -> Any:
@@ -216,6 +242,21 @@ def forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_toke
         outputs = compute_packed(plain, ids, packing)
         hidden.append(packing.scatter(outputs.last_hidden_state))
     outputs.last_hidden_state = hidden[0] if len(hidden) == 1 else _join(hidden)
+    return outputs
+
+
+def forward_padded(plain: Any, kwargs: dict[str, Any], lengths: PairLengths, groups: list[range]) -> Any:
+    """The backbone's output for a padded batch, computed in groups of pairs, each padded to its own longest row."""
+    ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
+    outputs: Any = None
+    hidden: list[torch.Tensor] = []
+    for group in groups:
+        width = widest(lengths, group)
+        rows = [*group, *(len(lengths.prefix) + index for index in group)]
+        of_group = {"input_ids": ids[rows, :width], "attention_mask": None if mask is None else mask[rows, :width]}
+        outputs = plain(**{**kwargs, **of_group})
+        hidden.append(pad(outputs.last_hidden_state, (0, 0, 0, lengths.width - width)))
+    outputs.last_hidden_state = _join(hidden)
     return outputs
 
 

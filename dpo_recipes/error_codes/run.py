@@ -29,7 +29,9 @@ CODES = {
         "auto` computes such models the plain way.",
     ),
     "T607": entry(
-        "a pair is longer than a pass may be", "Raise `training.max_tokens_per_pass`, or lower `data.max_length`."
+        "a pair is longer than a pass may be",
+        "Raise `training.max_tokens_per_pass`, or lower `data.max_length`. Without prefix sharing, both rows of a pair",
+        "count, as long as the longer one.",
     ),
     "T608": entry(
         "the reference is no number",

@@ -144,12 +144,13 @@ def build_trainer(
     T608 (a reference that is no number).
     """
     training = recipe.training
-    check_longest_pair(datasets, training.max_tokens_per_pass)
     prepare_head(bundle.device)
     # Each pass brings sharded weights together in all processes, which must therefore make equally many of a batch.
     is_sharded = run.launch is not None and run.launch.shards_weights
     most = None if is_sharded else training.max_tokens_per_pass
     sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
+    check_longest = partial(check_longest_pair, datasets, training.max_tokens_per_pass, locate=run.locate)
+    check_longest(shares=sharing.is_active)
     if run.events is not None:
         sharing.tell = partial(_note, run.events)
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
@@ -179,6 +180,7 @@ def build_trainer(
         # that are trained whole have 32 bits beside a base of 16, and do not go together without it.
         with trainer.accelerator.autocast():
             sharing.prove()
+    check_longest(shares=sharing.is_active)  # the trial may have refused it
     if trainer.is_fsdp_enabled:
         reshard(shard_policy(trainer))
     # TRL would evaluate on all of them while training.

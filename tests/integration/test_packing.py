@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dpo_recipes.engine import attention
 from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask, varlen_layout
-from dpo_recipes.engine.packing import Packing, PairLengths, divide, measure_pairs, pack
+from dpo_recipes.engine.packing import Packing, PairLengths, divide, divide_padded, measure_pairs, pack
 from dpo_recipes.engine.prefix_sharing import share_prefixes
 
 # Rows of three pairs: a shared prompt of 3 with answers that begin alike, no shared prefix, and a row that is the
@@ -102,6 +102,16 @@ def _dense_mask(packing: Packing, window: int | None) -> torch.Tensor:
                 distance = position[query] - position[key]
                 visible[query, key] |= 0 <= distance < (window or 1000)
     return visible
+
+
+def test_padded_pairs_are_divided_by_the_positions_of_their_longest_row() -> None:
+    """Rows of 6, 4 and 5: two pairs of which the longest row is 6 have 24 positions, the last two 20."""
+    lengths = _measured()
+    assert divide_padded(lengths, None) == [range(3)]
+    assert divide_padded(lengths, 36) == [range(3)]
+    assert divide_padded(lengths, 35) == [range(2), range(2, 3)]
+    assert divide_padded(lengths, 23) == [range(1), range(1, 3)]
+    assert divide_padded(lengths, 1) == [range(1), range(1, 2), range(2, 3)]
 
 
 def _heads(packing: Packing) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

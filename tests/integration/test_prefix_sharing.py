@@ -16,7 +16,7 @@ import torch
 from sharing import METRICS, Trained, lora, make_model, make_pairs, recipe, train_ours, train_trls
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes.engine.prefix_sharing import share_prefixes
+from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
 from dpo_recipes.engine.prefix_trial import objection
 from dpo_recipes.errors import RunError
 
@@ -338,6 +338,49 @@ def test_a_pair_longer_than_a_pass_ends_the_run_before_it_trains(
     text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"))
     refused = work(text, "training.max_tokens_per_pass=20")
     assert (refused.exit_code, refused.codes) == (6, ["T607"])
+    (error,) = [event for event in refused.events if event["event"] == "error"]
+    assert "the pair of pairs.jsonl:" in error["findings"][0]["what"]
+
+
+def test_the_longest_pair_counts_as_it_is_computed() -> None:
+    """A prompt of 60 with answers of 10 and 20: 90 distinct tokens, 160 positions. Nothing shared by two answers of 20:
+    40 of both."""
+    from datasets import Dataset
+
+    rows = [([5] * 60, [6] * 10, [7] * 20), ([], [6] * 20, [7] * 20)]
+    pairs = Dataset.from_list([dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), r, strict=True)) for r in rows])
+    for shares, tokens in ((True, 90), (False, 160)):
+        check_longest_pair({"train": pairs}, tokens, shares=shares)
+        with pytest.raises(RunError, match=f"pair 0 of `train` has {tokens} tokens"):
+            check_longest_pair({"train": pairs}, tokens - 1, shares=shares)
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("off", {}), ("auto", {"prompts": (0,), "answers": (20,), "same_starts": (0,)})]
+)
+def test_padded_passes_keep_to_the_budget_too(tmp_path: Path, mode: str, shape: dict[str, Any]) -> None:
+    """Of the reference, of steps and of an evaluation; losses are those of whole batches."""
+    pairs, model = make_pairs(16, **shape), make_model()
+    computed: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: computed.append(inputs[0].numel()))
+    settings = {"prefix_sharing": mode, "max_steps": 3}
+    job = recipe({**settings, "max_tokens_per_pass": 140})
+    ours = train_ours(tmp_path, model, pairs, job, lora(), eval=pairs[:6])
+    mine = ours.trainer.evaluate()
+    assert max(computed) <= 140
+    trls = train_trls(tmp_path, make_model(), pairs, recipe(settings), lora(), eval=pairs[:6])
+    assert mine["eval_loss"] == pytest.approx(trls.trainer.evaluate()["eval_loss"], rel=1e-4)
+    assert [row["loss"] for row in ours.rows] == pytest.approx([row["loss"] for row in trls.rows], rel=1e-4)
+    assert ours.trainer.prefix_sharing.measured.computed <= ours.trainer.prefix_sharing.measured.padded
+
+
+def test_a_mean_over_experts_is_not_divided() -> None:
+    model = make_model("mixtral")
+    ids = torch.randint(3, 300, (8, 20))
+    batch = {"input_ids": ids, "use_cache": False, "output_router_logits": True}
+    expected = model(**batch).aux_loss
+    share_prefixes(model, "auto", max_tokens_per_pass=40)
+    assert torch.equal(model(**batch).aux_loss, expected)
 
 
 @pytest.mark.parametrize("modules", [["embed_tokens", "lm_head"], ["norm"]])

@@ -97,10 +97,10 @@ class Training(Section):
         ge=1,
         description="Fill micro-batches to so many tokens, a shared prompt counted once, rather than with "
         "`micro_batch_size` pairs: many short pairs go through the model together, and a few long ones need no more "
-        "memory. The pairs of an optimizer step and its loss stay the same. With prefix sharing, the reference and "
-        "evaluations are divided alike, but not where processes share the weights themselves. The losses `aot`, "
-        "`aot_unpaired` and `sft` look at whole micro-batches and keep theirs, divided into passes, which bounds "
-        "memory with `gradient_checkpointing`.",
+        "memory. The pairs of an optimizer step and its loss stay the same. The reference and evaluations are divided "
+        "alike, but not where processes share the weights themselves. Without prefix sharing, padding counts. The "
+        "losses `aot`, `aot_unpaired` and `sft` look at whole micro-batches and keep theirs, divided into passes, "
+        "which bounds memory with `gradient_checkpointing`.",
     )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
     eval_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = Field(
