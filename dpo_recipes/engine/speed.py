@@ -68,18 +68,42 @@ def summarize(
     }
 
 
+_NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_NUM_CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", "moe_k")
+"""In transformers 5.23's configurations, experts of a layer and those that each token goes through."""
+
+
 def flops_per_token(model: Any, num_parameters: int, trainable: int) -> float:
     """Floating point operations of one distinct token's forward and backward pass through the backbone.
 
-    Two for each weight forward, two for the gradient of its input, and two for its own where it is trained. The
-    head, which only answers go through, and attention's scores are left out, so that shares are rather too low.
+    Two for each weight forward, two for the gradient of its input, and two for its own where it is trained; of experts
+    those that a token goes through. The head, which only answers go through, and attention's scores are left out, so
+    that shares are rather too low.
     """
     embeddings = [e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None]
     # By the parameters and not by `weight`, which an adapter of added tokens computes; tied ones count once.
-    largest = [max(module.parameters(), key=lambda parameter: parameter.numel()) for module in embeddings]
-    weights = {id(weight): weight.numel() for weight in largest}
-    body = num_parameters - sum(weights.values())
-    return 4.0 * body + 2.0 * min(trainable, body)
+    largest = [max(module.parameters(), key=_size) for module in embeddings]
+    ends = {id(weight): _size(weight) for weight in largest}
+    trained_ends = {id(p): _size(p) for module in embeddings for p in module.parameters() if p.requires_grad}
+    idle = 1 - _share_of_experts(model.config.get_text_config())
+    experts = [(name, p) for name, p in model.named_parameters() if ".experts." in name] if idle else []
+    body = num_parameters - sum(ends.values()) - idle * sum(_size(p) for name, p in experts if "lora_" not in name)
+    trained = trainable - sum(trained_ends.values()) - idle * sum(_size(p) for _, p in experts if p.requires_grad)
+    return 4.0 * body + 2.0 * min(max(trained, 0.0), body)
+
+
+def _size(weight: Any) -> int:
+    """Numbers in a weight: also in one of four bits, which are stored two in a byte, or one that DeepSpeed has cut."""
+    stored = getattr(weight, "quant_state", None)
+    return stored.shape.numel() if stored is not None else getattr(weight, "ds_numel", weight.numel())
+
+
+def _share_of_experts(config: Any) -> float:
+    total, chosen = (
+        next((number for name in names if isinstance(number := getattr(config, name, None), int) and number), None)
+        for names in (_NUM_EXPERTS, _NUM_CHOSEN)
+    )
+    return chosen / total if total and chosen else 1.0
 
 
 def peak_flops(profile_name: str | None, dtype: str) -> float | None:

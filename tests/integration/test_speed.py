@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from sharing import make_model
@@ -32,7 +33,37 @@ def test_flops_count_each_weight_of_the_body_twice_for_each_direction() -> None:
     body = total - 2 * model.get_input_embeddings().weight.numel()
     assert flops_per_token(model, total, 0) == 4 * body
     assert flops_per_token(model, total, total) == 6 * body
+    ends = 2 * model.get_input_embeddings().weight.numel()
+    model.requires_grad_(False)
     assert flops_per_token(model, total, 10) == 4 * body + 20
+    model.get_input_embeddings().requires_grad_(True)
+    model.get_output_embeddings().requires_grad_(True)
+    assert flops_per_token(model, total, ends + 10) == 4 * body + 20  # embeddings trained whole are no body
+
+
+def test_of_experts_those_count_that_a_token_goes_through() -> None:
+    """Two of four in each layer of the two-layer Mixtral: three matrices of 32 × 64 in each."""
+    model = make_model("mixtral")
+    total, experts = model.num_parameters(), 2 * 4 * 3 * 32 * 64
+    active = total - 2 * model.get_input_embeddings().weight.numel() - experts // 2
+    assert flops_per_token(model, total, total) == 6 * active
+    model.requires_grad_(False)
+    assert flops_per_token(model, total, 0) == 4 * active
+
+
+def test_modules_saved_beside_an_adapter_are_counted_once() -> None:
+    """The embeddings' trained copies add nothing to what an adapter alone computes."""
+    from peft import LoraConfig, get_peft_model
+
+    found = []
+    for modules in (None, ["embed_tokens", "lm_head"]):
+        base = make_model()
+        total = base.num_parameters()
+        config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=modules, task_type="CAUSAL_LM")
+        model: Any = get_peft_model(base, config)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        found.append(flops_per_token(base, total, trainable))
+    assert found[0] == found[1]
 
 
 def test_the_share_of_the_devices_rate_is_what_was_computed_over_what_could_have_been() -> None:
