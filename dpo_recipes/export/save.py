@@ -43,6 +43,8 @@ def save_model(
     else:
         merged = _merge(model, recipe, bundle, partial, state) if kind == "merged" else model
         whole = {} if kind == "merged" else {"state_dict": state}
+        for config, name, rate in bundle.dropout_rates:
+            setattr(config, name, rate)
         merged.save_pretrained(partial, safe_serialization=True, **whole)
     _check_saved(partial)
     bundle.tokenizer.save_pretrained(partial)

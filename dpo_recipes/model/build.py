@@ -10,9 +10,17 @@ import torch
 from dpo_recipes.model.adapters import attach_adapter, describe_adapter
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
-from dpo_recipes.model.quantize import check_own_quantization, describe_quantization, quantization_config
+from dpo_recipes.model.quantize import (
+    check_own_quantization,
+    describe_quantization,
+    keep_differentiable,
+    quantization_config,
+)
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
 from dpo_recipes.recipe.schema import Recipe
+
+DropoutRates = list[tuple[Any, str, float]]
+"""Of a configuration, a name in it, and the rate that stood there."""
 
 
 @dataclass
@@ -32,6 +40,8 @@ class ModelBundle:
     chat: Any
     """The recipe's chat template with its renderer and end tokens (`data.chat_template.Chat`)."""
     trust_remote_code: bool = False
+    dropout_rates: DropoutRates = field(default_factory=list)
+    """What the base's configuration said before its dropout was switched off."""
     stack: dict[str, Any] = field(default_factory=dict)
 
 
@@ -56,7 +66,7 @@ def build_model(
         config, model.path, wants_more=model.quantization is not None, has_adapter=model.adapter is not None
     )
     policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
-    switch_off_dropout(policy)
+    dropout_rates = switch_off_dropout(policy)
     _embed_all(tokenizer, policy, recipe.training.seed)
     if policy.device.type != device and not is_to_be_sharded:
         policy.to(device)
@@ -65,7 +75,8 @@ def build_model(
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
     num_parameters = policy.num_parameters()  # a weight of four bits counts as one
     attached = attach_adapter(recipe, location, policy, chat.added_ids)
-    bundle = ModelBundle(attached.policy, tokenizer, attached.config, device, dtype, location, chat, trust_remote_code)
+    made = (attached.policy, tokenizer, attached.config, device, dtype, location, chat)
+    bundle = ModelBundle(*made, trust_remote_code, dropout_rates)
     bundle.stack = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,
@@ -115,7 +126,9 @@ def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: st
         extra["attn_implementation"] = attention
     with loading_errors("the model", location, allow_pickle=model.allow_pickle):
         source = _source(location, trust_remote_code=trust_remote_code)
-        return AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
+        policy = AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
+    keep_differentiable(policy)
+    return policy
 
 
 def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
@@ -136,19 +149,25 @@ def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
     return policy
 
 
-def switch_off_dropout(policy: torch.nn.Module) -> None:
+def switch_off_dropout(policy: torch.nn.Module) -> DropoutRates:
     """As TRL's `disable_dropout` does, but before the adapter is added, so that the adapter keeps its own.
 
-    Besides the modules for it, many layers have a rate among their attributes or read it from the configuration.
+    Besides the modules for it, many layers have a rate among their attributes or read it from the configuration; what
+    stood in that is given back, as it belongs to the model that is saved.
     """
+    rates: DropoutRates = []
     for module in policy.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         _clear_rates(module)
-        _clear_rates(getattr(module, "config", None))
+        rates += _clear_rates(getattr(module, "config", None))
+    return rates
 
 
-def _clear_rates(holder: Any) -> None:
-    for name, value in list(vars(holder).items()) if holder is not None else ():
-        if "drop" in name and isinstance(value, float):  # attention_dropout, resid_pdrop, layerdrop
-            setattr(holder, name, 0.0)
+def _clear_rates(holder: Any) -> DropoutRates:
+    values = list(vars(holder).items()) if holder is not None else []
+    # attention_dropout, resid_pdrop, layerdrop
+    rates = [(holder, name, value) for name, value in values if "drop" in name and isinstance(value, float) and value]
+    for _, name, _ in rates:
+        setattr(holder, name, 0.0)
+    return rates

@@ -33,6 +33,22 @@ def quantization_config(quantization: Quantization, dtype: str) -> Any:
     )
 
 
+def keep_differentiable(policy: torch.nn.Module) -> None:
+    """Keep 4-bit layers on a CPU as they can be trained through.
+
+    On processors with AVX512-BF16 bitsandbytes 0.50 repacks a layer's weights in its first pass without gradients, such
+    as the reference's, for a kernel that rounds to bfloat16 and has no backward pass. It multiplies with it in training
+    too, and no gradient reaches the layers below, without an error.
+    """
+    for module in policy.modules():
+        if hasattr(module, REPACKS):
+            setattr(module, REPACKS, False)
+
+
+REPACKS = "support_avx512bf16_for_cpu"
+"""Of bitsandbytes' `Linear4bit`."""
+
+
 def check_own_quantization(
     config: Any, path: str, *, wants_more: bool, has_adapter: bool, needs_library: bool = True
 ) -> str | None:

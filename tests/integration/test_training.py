@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,13 +97,21 @@ def test_lora_moves_the_adapter_and_nothing_else(work: Work, tiny_model: Path, p
     assert outcome.result["model"]["trainable_parameters"] < outcome.result["model"]["total_parameters"] / 2
 
 
-def test_full_fine_tuning_saves_a_model_that_differs_from_the_base(work: Work, tiny_model: Path, pairs: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_full_fine_tuning_saves_a_model_that_differs_from_the_base(
+    work: Work, tiny_model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    outcome = work(recipe_text(tiny_model, pairs, adapter="null"))
+    base_path = tmp_path / "base"
+    shutil.copytree(tiny_model, base_path)
+    config = AutoConfig.from_pretrained(base_path)
+    config.attention_dropout = 0.25  # off in this run, and the saved model's all the same
+    config.save_pretrained(base_path)
+    outcome = work(recipe_text(base_path, pairs, adapter="null"))
     assert outcome.result["saved"] == "full"
     tuned = AutoModelForCausalLM.from_pretrained(outcome.run.path / "model")
-    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert tuned.config.attention_dropout == 0.25
+    base = AutoModelForCausalLM.from_pretrained(base_path)
     changed = [not torch.equal(a, b) for a, b in zip(base.parameters(), tuned.parameters(), strict=True)]
     assert all(changed)
     assert AutoTokenizer.from_pretrained(outcome.run.path / "model").chat_template

@@ -202,3 +202,27 @@ def test_the_trainers_count_under_the_names_that_checkpoints_keep() -> None:
     counting = inspect.getsource(DPOTrainer._compute_loss)
     assert "self._total_train_tokens += " in counting
     assert "self._metrics[mode]" in counting
+
+
+def test_the_layers_that_bitsandbytes_would_repack_can_be_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with AVX512-BF16, whichever this one is."""
+    import bitsandbytes as bnb
+
+    from dpo_recipes.model.quantize import REPACKS, keep_differentiable
+
+    repacked: list[Any] = []
+    monkeypatch.setattr(bnb.nn.modules, "_convert_weight_packed_for_cpu", lambda *args: repacked.append(args) or args)
+    layer = bnb.nn.Linear4bit(64, 64, compute_dtype=torch.float32, quant_type="nf4").to("cpu").eval()
+    assert hasattr(layer, REPACKS)
+    setattr(layer, REPACKS, True)
+    with torch.no_grad():
+        layer(torch.ones(1, 64))
+    assert len(repacked) == 1
+    keep_differentiable(layer)
+    with torch.no_grad():
+        layer(torch.ones(1, 64))
+    assert len(repacked) == 1
+    x = torch.ones(2, 64, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
