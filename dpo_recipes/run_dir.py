@@ -101,6 +101,13 @@ class RunDirectory:
         """Names the run directory that has the result, where this one is only of another of several nodes."""
         return self.path / "part_of.json"
 
+    @property
+    def home(self) -> RunDirectory:
+        """That one, or this."""
+        if not self.part_of.exists():
+            return self
+        return RunDirectory(Path(json.loads(self.part_of.read_text(encoding="utf-8"))["run"]))
+
     def clear_events(self) -> None:
         """Forget what workers of before have told; run.log keeps what they printed."""
         self.events.unlink(missing_ok=True)

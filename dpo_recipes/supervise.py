@@ -231,15 +231,16 @@ def _who(rank: int | None, run: RunDirectory) -> str:
 
 
 def _where_it_goes_on(run: RunDirectory) -> str:
-    saved = any(newest_first(run.checkpoints))
-    return f"it can go on from the last checkpoint in {run.checkpoints}" if saved else "it had no checkpoint yet"
+    checkpoints = run.home.checkpoints
+    saved = any(newest_first(checkpoints))
+    return f"it can go on from the last checkpoint in {checkpoints}" if saved else "it had no checkpoint yet"
 
 
 def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Interrupted:
     name = signal.Signals(number).name
     if number in (signal.SIGINT, signal.SIGTERM):
         return Interrupted.of(
-            "I101" if any(newest_first(run.checkpoints)) else "I130",
+            "I101" if any(newest_first(run.home.checkpoints)) else "I130",
             "the run was interrupted",
             why=f"{name} came before the worker was ready",
             fix="run the recipe again",

@@ -40,15 +40,15 @@ def events(tmp_path: Path) -> Iterator[EventLog]:
 def test_the_one_with_checkpoints_is_the_home_of_all(tmp_path: Path, events: EventLog) -> None:
     new, begun = directory(tmp_path / "b"), directory(tmp_path / "a", begun=True)
     assert find_home(new, processes((begun, True)), events) == begun
-    assert new.part_of.exists()
+    assert new.home == begun
     assert find_home(begun, processes((new, False)), events) == begun
-    assert not begun.part_of.exists()
+    assert begun.home == begun
 
 
 def test_at_first_it_is_that_of_the_first_process(tmp_path: Path, events: EventLog) -> None:
     first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
     assert find_home(first, processes((second, False)), events) == first
-    assert not first.part_of.exists()
+    assert first.home == first
 
 
 def test_without_common_files_each_keeps_its_own_and_is_told(tmp_path: Path, events: EventLog) -> None:
