@@ -171,12 +171,15 @@ def test_a_merged_quantized_model_computes_what_was_trained(work: Work, tiny_mod
     from peft import PeftModel
     from transformers import BitsAndBytesConfig
 
+    from dpo_recipes.model.quantize import keep_differentiable
+
     text = recipe_text(tiny_model, pairs).replace("{path:", "{quantization: {bits: 4, double_quant: false}, path:", 1)
     adapter = work(text).run.path / "model"
     merged = work(text, "model.adapter.save_as=merged")
     assert merged.exit_code == 0
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     trained = PeftModel.from_pretrained(_base(tiny_model, quantization_config=config, device_map="cpu"), adapter)
+    keep_differentiable(trained)
     saved = _base(merged.run.path / "model")
     assert not getattr(saved.config, "quantization_config", None)
     torch.testing.assert_close(_logits(saved), _logits(trained), rtol=1e-2, atol=1e-3)
