@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.launch.batch import effective_batch
-from dpo_recipes.launch.ranks import followed_processes, processes_here
+from dpo_recipes.launch.ranks import followed_processes
 from dpo_recipes.launch.slurm import is_executed
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import load_file
@@ -38,7 +38,7 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
             continue
         if is_orphaned(run):
             tell(f"the command of {run.path} is gone, and its workers are ending with a checkpoint: waiting for them")
-            while is_running(run) or any(processes_here(run)):
+            while is_orphaned(run):
                 time.sleep(_LOOK_EVERY_S)
             if run.result.exists():
                 continue
@@ -120,7 +120,10 @@ def held(path: Path) -> Iterator[None]:
     Raises `RunError` T615 where another process holds it.
     """
     with path.open("a") as lock:
-        if not _lock(lock):
+        until = time.monotonic() + _LOOK_EVERY_S
+        while not (is_ours := _lock(lock, fcntl.LOCK_EX)) and time.monotonic() < until:
+            time.sleep(0.01)  # somebody may only be looking
+        if not is_ours:
             raise RunError.of(
                 "T615",
                 f"another process is working in {path.parent}",
@@ -137,20 +140,20 @@ def is_running(run: RunDirectory) -> bool:
 
 def is_orphaned(run: RunDirectory) -> bool:
     """Whether workers of this machine are still in a run whose command, which they end with, is gone."""
-    return _is_held(run.lock) and not _is_held(run.command_lock) and any(followed_processes(run))
+    return not _is_held(run.command_lock) and any(followed_processes(run))
 
 
 def _is_held(path: Path) -> bool:
     try:
         with path.open("r+b") as lock:  # for writing, without which NFS grants no lock
-            return not _lock(lock)
+            return not _lock(lock, fcntl.LOCK_SH)
     except OSError:  # there is none, or it cannot be written to, and neither can the run
         return False
 
 
-def _lock(file: IO[Any]) -> bool:
+def _lock(file: IO[Any], kind: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

@@ -119,10 +119,11 @@ def prepare_run(
     earlier = again or (None if resume is False else find_unfinished(recipe, output_dir, tell))
     if resume and earlier is None:
         raise nothing_to_resume(recipe, output_dir)
+    if earlier is not None and again is None and stack is not None:
+        earlier = _hold(earlier, stack, tell, must=resume is True)
     run = earlier or create_run_directory(output_dir, recipe.name)
-    if stack is not None:
-        with written_to(run):
-            stack.enter_context(held(run.command_lock))
+    if earlier is None and stack is not None:
+        _hold(run, stack, tell, must=True)
     counts = (batch.num_processes, batch.num_nodes)
     order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
     try:
@@ -130,7 +131,7 @@ def prepare_run(
         prepare_launcher(backend, order)
     except DpoRecipeError:
         if earlier is None:  # nothing was begun
-            shutil.rmtree(run.path)
+            shutil.rmtree(run.path, ignore_errors=True)  # its lock is open: on NFS something of it may stay
         raise
     with written_to(run):
         write_launch(run, recipe, launch)
@@ -139,6 +140,21 @@ def prepare_run(
         write_json(run.plan, plan.to_json())
         write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
     return order, plan, earlier is not None
+
+
+def _hold(
+    run: RunDirectory, stack: contextlib.ExitStack, tell: Callable[[str], None], *, must: bool
+) -> RunDirectory | None:
+    """The run directory, held until the stack is left; none where another command was faster, unless it `must` be."""
+    try:
+        with written_to(run):
+            stack.enter_context(held(run.command_lock))
+    except RunError as error:
+        if must or error.findings[0].code != "T615":
+            raise
+        tell(f"another run of this recipe is being executed in {run.path}")
+        return None
+    return run
 
 
 def run_recipe(  # noqa: PLR0913
@@ -192,6 +208,7 @@ def run_recipe(  # noqa: PLR0913
                     tell(f"{order.num_processes} processes in the place of {before}")
             else:
                 break
-    if not order.run.result.exists():
+    result = order.run.home.result
+    if not result.exists():
         return {"status": "finished", "result": "on the node of the first process"}
-    return json.loads(order.run.result.read_text(encoding="utf-8"))
+    return json.loads(result.read_text(encoding="utf-8"))

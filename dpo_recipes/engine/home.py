@@ -29,6 +29,8 @@ def find_home(run: RunDirectory, processes: Processes, events: EventLog) -> RunD
             "note", text="the nodes do not share `output_dir`: once it is stopped, this run cannot be gone on with"
         )
         return run
-    if home != run and processes.place.local_rank == 0:
+    if home == run:
+        run.part_of.unlink(missing_ok=True)  # of an attempt that ended before the first checkpoint
+    elif processes.place.local_rank == 0:
         write_json(run.part_of, {"run": str(home.path)})
     return home

@@ -11,7 +11,6 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.data.lengths import pair_lengths
-from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.engine.counts import Counts, put_back, take_counts
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
@@ -101,7 +100,9 @@ def _set_aside(trainer: Any) -> None:
         trainer.checkpoint_state.owe_evaluation(trainer.control.should_evaluate)
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.checkpoints.wait()
-        trainer.checkpoint_state.checkpoint = next(newest_first(trainer.checkpoints.folder))
+        trainer.checkpoint_state.checkpoint = (
+            trainer.checkpoints.newest.path
+        )  # it was alone (`adjusts`), and is the first
     trainer.optimizer = trainer.lr_scheduler = None
     gc.collect()
     if torch.cuda.is_available():

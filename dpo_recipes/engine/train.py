@@ -131,10 +131,7 @@ def train(  # noqa: PLR0913
     adjusts = recipe.hardware.fit is True and team.processes.count == 1
     output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training, stop.trained = False, True
-    trainer.checkpoints.wait()
-    # The first process seals. Once another has ended, torchrun (2.13) grants it half a minute, and a checkpoint of
-    # many gigabytes takes longer.
-    team.processes.wait()
+    _wait_until_sealed(trainer, events, team)
     if stop.is_set:
         raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")
     if recipe.checkpoints.keep_best:
@@ -148,6 +145,15 @@ def train(  # noqa: PLR0913
         "checkpoints_waited_s": round(trainer.checkpoints.blocked_s, 2),
     }
     return TrainResult(trainer, output.training_loss, saving.base.metrics, summary)
+
+
+def _wait_until_sealed(trainer: Any, events: EventLog, team: Team) -> None:
+    """Return in all processes when the last checkpoint is whole."""
+    events.emit("saving")  # takes as long as it takes, also beyond the last step
+    trainer.checkpoints.wait()
+    # The first process seals. Once another has ended, torchrun (2.13) grants it half a minute, and a checkpoint of
+    # many gigabytes takes longer.
+    team.processes.wait()
 
 
 def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: float) -> dict[str, Any]:

@@ -35,16 +35,18 @@ def command(order: Order) -> list[str]:
 
 def start(order: Order) -> SlurmJob:
     """Write the script to `RUN/launch/job.sbatch` and submit it; one that is in the queue since an earlier command is
-    taken up again. Raises `RunError` T630 and T631."""
+    taken up again. Raises `RunError` T630 and T631, this also where SLURM cannot say what became of that."""
     script, meant = _script_path(order.run), batch_script([order], order.site)
     earlier = script.read_text(encoding="utf-8") if script.exists() else None
-    waiting = _waiting_job(order.run)
-    if waiting is not None and earlier == meant:
-        order.tell(f"SLURM job {waiting} is in the queue already")
-        return SlurmJob(order, waiting)
-    if waiting is not None:
-        _call("scancel", str(waiting))
-        order.tell(f"SLURM job {waiting}, which was to start otherwise, has left the queue")
+    number = _submitted(order.run)
+    view = _look_up(number, order.run) if number is not None else None
+    if number is not None and view is not None and earlier == meant:
+        order.tell(f"SLURM job {number} is in the queue already")
+        (launch_folder(order.run) / f"stop.{number}").unlink(missing_ok=True)
+        return SlurmJob(order, number)
+    if number is not None and view is not None:
+        _call("scancel", str(number))
+        order.tell(f"SLURM job {number}, which was to start otherwise, has left the queue")
     write_script(order)
     for name in _COMMANDS:
         if shutil.which(name) is None:
@@ -72,17 +74,13 @@ def write_script(order: Order) -> Path:
 
 
 def is_executed(run: RunDirectory) -> bool:
-    """Whether a job that was submitted for this run is on its nodes, whose locks not every file system shows here."""
+    """Whether a job that was submitted for this run is on its nodes, whose locks not every file system shows here.
+
+    Raises `RunError` T631 where SLURM does not answer.
+    """
     number = _submitted(run)
     view = _look_up(number, run) if number is not None else None
-    return view is not None and not view.has_ended and not view.waits
-
-
-def _waiting_job(run: RunDirectory) -> int | None:
-    """The number of the run's job where that is still in the queue."""
-    number = _submitted(run)
-    view = _look_up(number, run) if number is not None else None
-    return number if view is not None and view.waits else None
+    return view is not None and not view.is_queued
 
 
 def _submitted(run: RunDirectory) -> int | None:
@@ -93,10 +91,19 @@ def _submitted(run: RunDirectory) -> int | None:
 
 
 def _look_up(number: int, run: RunDirectory) -> JobView | None:
-    """A job as SLURM sees it, as long as it is this run's: numbers begin again when a cluster is set up anew."""
-    done = _call("scontrol", "--oneliner", "show", "job", str(number), timeout_s=5)
-    is_ours = done.returncode == 0 and "JobState=" in done.stdout and f"Command={_script_path(run)}" in done.stdout
-    return parse_job(done.stdout) if is_ours else None
+    """A job that has not ended, as SLURM sees it, where it is this run's: numbers begin again with a new cluster.
+
+    Raises `RunError` T631 where SLURM does not answer.
+    """
+    if shutil.which("scontrol") is None:
+        return None
+    done = _call("scontrol", "--oneliner", "show", "job", str(number))
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise refused(done.stderr.strip(), _script_path(run))
+    if "JobState=" not in done.stdout or f"Command={_script_path(run)}" not in done.stdout:
+        return None
+    view = parse_job(done.stdout)
+    return None if view.is_ending else view
 
 
 def _number_path(run: RunDirectory) -> Path:

@@ -16,7 +16,8 @@ _ENDED = {
     "PREEMPTED",
     "TIMEOUT",
 }
-_WAITS = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
+_QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+_WAITS = {*_QUEUED, "SUSPENDED"}
 # The reasons that people meet most; the others are telling names as they are. `man squeue`, JOB REASON CODES.
 _REASONS = {
     "AssocGrpCpuLimit": "the account's jobs use all the cores it may have",
@@ -56,6 +57,16 @@ class JobView:
     def waits(self) -> bool:
         """Whether it is in the queue and not on a node."""
         return self.state in _WAITS
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has ended, or what is left of it is being cleared away."""
+        return self.has_ended or self.state == "COMPLETING"
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether nothing of it is on a node, not even suspended."""
+        return self.state in _QUEUED
 
     @property
     def runs(self) -> bool:

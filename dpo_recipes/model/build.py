@@ -165,7 +165,7 @@ def switch_off_dropout(policy: torch.nn.Module) -> DropoutRates:
 
 
 def _clear_rates(holder: Any) -> DropoutRates:
-    values = list(vars(holder).items()) if holder is not None else []
+    values = list(getattr(holder, "__dict__", {}).items())
     # attention_dropout, resid_pdrop, layerdrop
     rates = [(holder, name, value) for name, value in values if "drop" in name and isinstance(value, float) and value]
     for _, name, _ in rates:

@@ -49,6 +49,8 @@ def test_at_first_it_is_that_of_the_first_process(tmp_path: Path, events: EventL
     first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
     assert find_home(first, processes((second, False)), events) == first
     assert first.home == first
+    assert find_home(second, processes((first, True)), events) == first
+    assert find_home(second, processes((first, False)), events) == second.home == second, "the ranks were dealt anew"
 
 
 def test_without_common_files_each_keeps_its_own_and_is_told(tmp_path: Path, events: EventLog) -> None:

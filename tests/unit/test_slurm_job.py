@@ -132,6 +132,13 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     assert is_executed(order.run)
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{_shown('RUNNING')}'")
     assert not is_executed(order.run), "a number that is another job's by now"
+    _stand_ins(tmp_path, monkeypatch, **noted, scontrol="echo 'Unable to contact slurm controller' >&2; exit 1")
+    for ask in (lambda: is_executed(order.run), lambda: start(first)):
+        with pytest.raises(RunError, match="T631"):
+            ask()
+    gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    _stand_ins(tmp_path, monkeypatch, **noted, scontrol=gone)
+    assert not is_executed(order.run)
 
 
 def _stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:

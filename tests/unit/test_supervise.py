@@ -184,6 +184,15 @@ with stacks_on_request(run, place), run.events.open("w") as events:
 """
 
 
+def test_a_checkpoint_that_is_sealed_after_the_last_step_takes_as_long_as_it_takes(clock: Clock) -> None:
+    watchdog = Watchdog(1.0)
+    after_steps(clock, watchdog, 5, each_s=2.0)
+    for event in ("saving", "saved", "saving"):  # written; training is over and waits for the disk
+        watchdog.see({"event": event})
+    clock.now += 10_000
+    assert not watchdog.is_hanging()
+
+
 class Queued:
     """A job that ran, and was queued again by its cluster; it ends when the clock stands at some time."""
 

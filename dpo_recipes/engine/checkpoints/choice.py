@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
+import transformers
+
 from dpo_recipes.cache import content_key
 from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest, read_facts, remove_unfinished
 from dpo_recipes.engine.checkpoints.loop_state import count_loop_states, read_loop_state
@@ -70,7 +73,9 @@ class Decided:
 def decided_before(run: RunDirectory) -> Decided | None:
     """By the last checkpoint's manifest; none without a checkpoint."""
     facts = read_facts(run.checkpoints)
-    return Decided(facts["strategy"], facts["num_processes"], facts["training"]) if facts else None
+    if facts is None or "training" not in facts:
+        return None
+    return Decided(facts["strategy"], facts["num_processes"], facts["training"])
 
 
 def facts_of(
@@ -112,17 +117,19 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
         raise not_seen(f"the state of all processes in {checkpoint.path}")
     state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
     base = BaseResults(**state["base"])
-    weights = checkpoint.facts["base_weights"]
+    weights = checkpoint.facts.get("base_weights")
     return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], base, best, damaged, weights)
 
 
 def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
-    """The digest of the weights that the reference was computed with, and on what and in which precision they lie: only
-    there it must be the same. None where an adapter has moved the base on a way whose last bits are chance."""
+    """The digest of the weights that the reference was computed with, and on what, in which precision and under whose
+    names they lie: only there it must be the same. None where last bits are chance (of how many threads compute, say):
+    an adapter has moved the base, or rows for new tokens were drawn around the mean of the others."""
     adapter = bundle.adapter_config
-    if getattr(adapter, "init_lora_weights", None) in ("pissa", "olora", "loftq"):
+    if bundle.stack["added_tokens"] or getattr(adapter, "init_lora_weights", None) in ("pissa", "olora", "loftq"):
         return None
-    place = f"{describe_device(bundle.device).name}, {bundle.dtype}"
+    versions = f"transformers {transformers.__version__}, peft {peft.__version__}"
+    place = f"{describe_device(bundle.device).name}, {bundle.dtype}, {versions}"
     return {"digest": trainer.reference_weights, "place": place}
 
 
