@@ -93,11 +93,16 @@ def _describe_adapter(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _foreign_code(model: Any) -> list[str] | None:
-    """Digests of the files beside a model's class, where that is none of transformers'; these go by the version."""
-    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    if kind.__module__.startswith("transformers."):
+    """Digests of the files beside a model's class, where that is none of the libraries'; these go by the version."""
+    kinds = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__mro__
+    # FSDP puts a class of its own before the model's.
+    kind = next((kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES), None)
+    if kind is None:
         return None
     return [file_digest(path) for path in sorted(Path(inspect.getfile(kind)).parent.glob("*.py"))]
+
+
+_LIBRARIES = ("transformers", "torch", "builtins")
 
 
 def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:
