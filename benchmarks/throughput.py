@@ -80,11 +80,16 @@ def measure(side: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
     environment = worker_environment(recipe) if side == "ours" else dict(os.environ)
     # A cache of its own with the models in it, so that no reference is known from an earlier run.
     with tempfile.TemporaryDirectory() as cache:
-        models = cache_folder() / "models"
-        models.mkdir(parents=True, exist_ok=True)  # none yet on a new machine
-        (Path(cache) / "models").symlink_to(models)
+        link_models(Path(cache))
         environment["DPO_RECIPE_CACHE"] = cache
         return _run_side(side, folder, environment)
+
+
+def link_models(cache: Path) -> None:
+    """Let a new cache have the models of this machine's, so that none is fetched again."""
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)  # none yet on a new machine
+    (cache / "models").symlink_to(models)
 
 
 def _run_side(side: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -136,6 +137,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = f"{type(error).__name__}: {error}".lower()
     return "out of memory" in text or "outofmemory" in text or "can't allocate memory" in text
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether the disk, or a person's share of it, is full; libraries hand the system's words on."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 class RecipeError(DpoRecipeError):

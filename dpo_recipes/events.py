@@ -39,6 +39,10 @@ class EventLog:
         """Say that a stage begins."""
         self.emit("stage", name=name, detail=detail)
 
+    def note(self, text: str) -> None:
+        """Say what a person should know; the parent shows it."""
+        self.emit("note", text=text)
+
     def findings(self, findings: list[Finding] | tuple[Finding, ...]) -> None:
         """Pass findings on; the parent shows them."""
         for finding in findings:

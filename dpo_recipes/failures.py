@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 
-from dpo_recipes.errors import Finding, causes, is_out_of_memory
+from dpo_recipes.errors import Finding, causes, is_no_space, is_out_of_memory
 from dpo_recipes.launch.ranks import LOST_EACH_OTHER, known_ranks
 from dpo_recipes.run_dir import RunDirectory
 
@@ -23,8 +22,7 @@ def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
     """What a library's exception means to a person; none where it means nothing but a fault of ours."""
     for cause in causes(error):
         text = f"{type(cause).__name__}: {cause}"
-        no_space = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
-        if no_space:
+        if is_no_space(cause):
             return Finding(
                 "T602",
                 f"no space left while writing to {run.path}",

@@ -30,10 +30,8 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
 
     One whose command was killed, so that its workers are writing their last checkpoint, is waited for.
     """
-    folder = output_dir / recipe.name
-    runs = [RunDirectory(path) for path in sorted(folder.glob("*-*"), reverse=True) if path.is_dir()]
-    for run in runs:
-        earlier = None if run.result.exists() or run.part_of.exists() else read_recipe(run)
+    for run in _unfinished(recipe, output_dir):
+        earlier = read_recipe(run)
         if earlier is None or differences(earlier, recipe):
             continue
         if is_orphaned(run):
@@ -43,26 +41,35 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
             if run.result.exists():
                 continue
         if is_running(run):
-            tell(f"another run of this recipe is being executed in {run.path}")
+            tell(describe_running(run))
             continue
         return run
     return None
 
 
+def describe_running(run: RunDirectory) -> str:
+    """What a command says that begins another run beside it."""
+    return f"another run of this recipe is being executed in {run.path}"
+
+
+def _unfinished(recipe: Recipe, output_dir: Path) -> Iterator[RunDirectory]:
+    """The runs of this name that have no result, the newest first."""
+    for path in sorted((output_dir / recipe.name).glob("*-*"), reverse=True):
+        run = RunDirectory(path)
+        if run.resolved_recipe.exists() and not run.result.exists() and not run.part_of.exists():
+            yield run
+
+
 def nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:
     """Why `--resume` finds nothing: T615 (it still runs), T611 (the recipe has changed) or T614 (there is no run)."""
-    folder = output_dir / recipe.name
-    unfinished = [RunDirectory(path) for path in sorted(folder.glob("*-*"), reverse=True)]
-    unfinished = [run for run in unfinished if run.resolved_recipe.exists() and not run.result.exists()]
-    unfinished = [run for run in unfinished if not run.part_of.exists()]
-    if not unfinished:
+    run = next(_unfinished(recipe, output_dir), None)
+    if run is None:
         return RunError.of(
             "T614",
             f"there is no unfinished run of {recipe.name} in {output_dir}",
             why="each run there has a result.json, or there is none",
             fix="leave `--resume` out: a new run begins",
         )
-    run = unfinished[0]
     if is_running(run):
         return RunError.of(
             "T615",

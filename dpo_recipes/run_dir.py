@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import secrets
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import RunError, is_no_space
 
 MIN_FREE_BYTES = 200_000_000
 """Less free space than this and a run is not begun: it could not even keep its smallest adapter and logs."""
@@ -145,9 +144,8 @@ def written_to(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = error.strerror or str(error)
-        if is_full:
+        if is_no_space(error):
             fix = "free some space and run it again"
             raise RunError.of("T602", f"no space left while writing to {run.path}", why=why, fix=fix) from error
         fix = "change its permissions, or begin a new run elsewhere with `--set output_dir=...`"
@@ -167,3 +165,14 @@ def write_text_atomically(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write plain data as JSON, whole or not at all. NaN and infinities are no JSON and must not be in it."""
     write_text_atomically(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """What stands in the lines of a file, without those that a kill or a power cut has torn; none where there is no
+    file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    values: list[Any] = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            values.append(json.loads(line))
+    return values

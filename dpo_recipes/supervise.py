@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,8 +31,6 @@ _MEDIANS = 20
 """A step that takes so many times the median of those before is no slow step any more."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
 """What torchrun 2.13 writes of the process that failed first (torch/distributed/elastic/multiprocessing/errors)."""
-
-
 _NCCL_TIMEOUT = re.compile(r"Watchdog caught collective operation timeout: (.{1,300})")
 """What torch 2.13 prints before it aborts a process (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp)."""
 
@@ -197,19 +196,21 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
 
 def _rank_that_died(run: RunDirectory) -> int | None:
     """The rank that torchrun's last report names as the first to fail; none without a report."""
-    log = run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
-    died = _CHILD_FAILED.search(log.rpartition("Root Cause")[2])
+    died = _CHILD_FAILED.search(_read_log(run.log).rpartition("Root Cause")[2])
     return int(died[1]) if died else None
 
 
 def _collective_timeout(run: RunDirectory) -> str | None:
     """What NCCL's watchdog has printed before it ended a process; none where it has not."""
     for path in (run.log, *sorted(run.ranks.glob("*/run.log"))):
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        found = _NCCL_TIMEOUT.search(text)
+        found = _NCCL_TIMEOUT.search(_read_log(path))
         if found:
             return found[1]
     return None
+
+
+def _read_log(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def may_not_come_again(error: Exception) -> bool:

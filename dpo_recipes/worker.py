@@ -31,7 +31,7 @@ from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.resume import held
-from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
+from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json, write_text_atomically
 
 if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
@@ -135,13 +135,13 @@ class Worker:
         pairs = prepared.splits
         if hub.was_left_alone():
             text = f"{hub.endpoint()} does not answer: what was downloaded before is used"
-            self.events.emit("note", text=text)
+            self.events.note(text)
         if self.place.is_main:
             write_json(self.home.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
             if report.dropped or report.truncated:
-                self.events.emit("note", text=f"{name}: {report.describe_losses()}")
+                self.events.note(f"{name}: {report.describe_losses()}")
         decided = self._check_fit(prepared) if self.place.is_main else None
         self.recipe, self.launch, self.reserve_bytes = self.processes.share(decided)
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
@@ -170,9 +170,9 @@ class Worker:
         write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
         write_json(self.run.plan, {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": prediction})
         self.events.findings([*decided.findings, *check_space(prediction["disk"], self.run.path)])
-        self.events.emit("note", text=describe_briefly(prediction))
+        self.events.note(describe_briefly(prediction))
         if self.place.num_processes > 1:
-            self.events.emit("note", text=f"{launch.strategy}: {launch.reason}")
+            self.events.note(f"{launch.strategy}: {launch.reason}")
         return decided.recipe, launch, decided.reserve_bytes
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
@@ -226,7 +226,7 @@ class Worker:
 
         finished = time.time()
         result = {**result, "finished_at": _iso(finished), "wall_s": round(finished - self.started, 1)}
-        metrics = _read_jsonl(self.home.metrics)
+        metrics = read_json_lines(self.home.metrics)
         recipe_text = self.home.resolved_recipe.read_text(encoding="utf-8")
         data_report = _read_json(self.home.data_report)
         write_text_atomically(self.home.report, render_report(result, metrics, recipe_text, data_report))
@@ -242,16 +242,6 @@ def describe_briefly(prediction: dict[str, Any]) -> str:
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):  # what a power cut has torn; the report is worth more than one row
-            rows.append(json.loads(line))
-    return rows
 
 
 def _read_json(path: Path) -> Any:

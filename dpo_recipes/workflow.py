@@ -32,7 +32,7 @@ from dpo_recipes.launch.slurm_script import gpus_of_node
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.resume import find_unfinished, held, nothing_to_resume
+from dpo_recipes.resume import describe_running, find_unfinished, held, nothing_to_resume
 from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically, written_to
 from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
@@ -152,7 +152,7 @@ def _hold(
     except RunError as error:
         if must or error.findings[0].code != "T615":
             raise
-        tell(f"another run of this recipe is being executed in {run.path}")
+        tell(describe_running(run))
         return None
     return run
 

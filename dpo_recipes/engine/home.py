@@ -25,9 +25,7 @@ def find_home(run: RunDirectory, processes: Processes, events: EventLog) -> RunD
     if not all(processes.gather(home.path.is_dir())):
         if begun:
             raise not_seen(home.path)
-        events.emit(
-            "note", text="the nodes do not share `output_dir`: once it is stopped, this run cannot be gone on with"
-        )
+        events.note("the nodes do not share `output_dir`: once it is stopped, this run cannot be gone on with")
         return run
     if home == run:
         run.part_of.unlink(missing_ok=True)  # of an attempt that ended before the first checkpoint

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.engine.checkpoints.folder import PREFIX
 from dpo_recipes.engine.counts import Counts, put_back, take_counts
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
@@ -38,9 +39,7 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
         mark.restore()
         _set_aside(trainer)
         settings = smaller()
-        events.emit(
-            "note", text=f"out of memory after step {trainer.state.global_step} ({reason}); going on with {settings}"
-        )
+        events.note(f"out of memory after step {trainer.state.global_step} ({reason}); going on with {settings}")
 
 
 class StepMark(TrainerCallback):
@@ -100,9 +99,8 @@ def _set_aside(trainer: Any) -> None:
         trainer.checkpoint_state.owe_evaluation(trainer.control.should_evaluate)
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.checkpoints.wait()
-        trainer.checkpoint_state.checkpoint = (
-            trainer.checkpoints.newest.path
-        )  # it was alone (`adjusts`), and is the first
+        # By its name: a damaged one of a later step may lie there too.
+        trainer.checkpoint_state.checkpoint = trainer.checkpoints.folder / f"{PREFIX}{trainer.state.global_step}"
     trainer.optimizer = trainer.lr_scheduler = None
     gc.collect()
     if torch.cuda.is_available():

@@ -5,8 +5,9 @@ Shapes: B pairs, 2B rows of L positions (row i chosen, row i + B rejected, padde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -158,13 +159,7 @@ def pack(lengths: PairLengths, which: range, device: torch.device) -> Packing:
 def divide_padded(lengths: PairLengths, max_tokens: int | None) -> list[range]:
     """Consecutive pairs in groups whose rows, padded to the group's longest, have at most `max_tokens` positions; a
     longer pair stands alone."""
-    groups: list[range] = []
-    first = 0
-    for index in range(1, len(lengths.prefix)):
-        if max_tokens is not None and num_positions(lengths, range(first, index + 1)) > max_tokens:
-            groups.append(range(first, index))
-            first = index
-    return [*groups, range(first, len(lengths.prefix))]
+    return _group(len(lengths.prefix), max_tokens, partial(num_positions, lengths))
 
 
 def num_positions(lengths: PairLengths, group: range) -> int:
@@ -179,11 +174,14 @@ def widest(lengths: PairLengths, group: range) -> int:
 
 def divide(distinct: tuple[int, ...], max_tokens: int | None) -> list[range]:
     """Consecutive pairs in groups of at most `max_tokens` distinct tokens; a longer pair stands alone."""
+    return _group(len(distinct), max_tokens, lambda group: sum(distinct[group.start : group.stop]))
+
+
+def _group(num_pairs: int, max_tokens: int | None, tokens_of: Callable[[range], int]) -> list[range]:
     groups: list[range] = []
-    first = tokens = 0
-    for index, pair_tokens in enumerate(distinct):
-        if max_tokens is not None and index > first and tokens + pair_tokens > max_tokens:
+    first = 0
+    for index in range(1, num_pairs):
+        if max_tokens is not None and tokens_of(range(first, index + 1)) > max_tokens:
             groups.append(range(first, index))
-            first, tokens = index, 0
-        tokens += pair_tokens
-    return [*groups, range(first, len(distinct))]
+            first = index
+    return [*groups, range(first, num_pairs)]

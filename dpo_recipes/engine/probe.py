@@ -39,7 +39,7 @@ class ProbeCallback(TrainerCallback):
             held = torch.empty(self.reserve_bytes, dtype=torch.uint8, device=args.device)
             forward_and_backward(self.trainer, batch)
             del held
-        self.events.emit("note", text=f"the largest micro-batch of {len(batch['input_ids'])} rows fits")
+        self.events.note(f"the largest micro-batch of {len(batch['input_ids'])} rows fits")
 
 
 def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def train(  # noqa: PLR0913
     )
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, team.processes)
     if trainer.prefix_sharing.refusal:
-        events.emit("note", text=f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
+        events.note(f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
     saving.base = BaseCallback(trainer, team, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base)
     where = f", from step {start.step}" if start.step else ""
     events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}{where}")

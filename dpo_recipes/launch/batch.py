@@ -90,7 +90,7 @@ def count_processes(
     if processes == "auto":
         most = num_gpus if num_gpus and recipe.hardware.device in ("auto", "cuda") else 1
         total = effective_batch(recipe)
-        processes = nodes * next((count for count in range(most, 0, -1) if total % (nodes * count) == 0), most)
+        processes = nodes * (most if total % nodes else divisors(total // nodes, most)[0])
     if processes % nodes:
         raise uneven_nodes(processes, nodes)
     return processes, nodes

@@ -46,12 +46,16 @@ def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int
     which one process is not.
     """
     flags, num_gpus = flags or LaunchFlags(), count_gpus()
-    is_given = flags.num_processes is not None or recipe.launch.num_processes != "auto"
     is_elsewhere = recipe.launch.backend == "slurm" or (flags.num_nodes or recipe.launch.num_nodes) > 1
-    if is_given or is_elsewhere or strategy in SAVES_PIECES or num_gpus >= num_processes:
+    if _is_given(recipe, flags) or is_elsewhere or strategy in SAVES_PIECES or num_gpus >= num_processes:
         return flags
     left = divisors(effective_batch(recipe), num_gpus)
     return replace(flags, num_processes=left[0]) if left and (left[0] > 1 or strategy != "fsdp") else flags
+
+
+def _is_given(recipe: Recipe, flags: LaunchFlags) -> bool:
+    """Whether somebody has said how many processes there shall be."""
+    return flags.num_processes is not None or recipe.launch.num_processes != "auto"
 
 
 def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
@@ -69,9 +73,8 @@ def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
 
 def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus: int) -> str | None:
     """Which GPUs `num_processes: auto` leaves out, and why; none where it takes all."""
-    is_given = flags.num_processes is not None or recipe.launch.num_processes != "auto"
     idle = num_gpus - batch.processes_per_node
-    if is_given or idle <= 0 or recipe.hardware.device not in ("auto", "cuda"):
+    if _is_given(recipe, flags) or idle <= 0 or recipe.hardware.device not in ("auto", "cuda"):
         return None
     where = " of each node" if batch.num_nodes > 1 else ""
     return (

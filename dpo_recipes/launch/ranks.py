@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.launch.parent import PARENT
-from dpo_recipes.run_dir import RunDirectory, write_json
+from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json
 
 LOST_EACH_OTHER = "T613"
 """The code of a failure that another process's failure brings about."""
@@ -143,18 +143,9 @@ def known_ranks(run: RunDirectory) -> list[int]:
 
 def read_events(run: RunDirectory, rank: int) -> list[dict[str, Any]]:
     """All that a process has told."""
-    path = events_path(run, rank)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [event for event in map(_read, lines) if event]
+    return read_json_lines(events_path(run, rank))
 
 
 def last_step(run: RunDirectory, rank: int) -> int | None:
     """The last step that a process has told; none before its first."""
     return max((event["step"] for event in read_events(run, rank) if event["event"] == "step"), default=None)
-
-
-def _read(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:  # the last line of a process that was killed while it wrote
-        return None

@@ -38,16 +38,16 @@ def start(order: Order) -> SlurmJob:
     taken up again. Raises `RunError` T630 and T631, this also where SLURM cannot say what became of that."""
     script, meant = _script_path(order.run), batch_script([order], order.site)
     earlier = script.read_text(encoding="utf-8") if script.exists() else None
-    number = _submitted(order.run)
-    view = _look_up(number, order.run) if number is not None else None
-    if number is not None and view is not None and earlier == meant:
+    number, _ = _find_job(order.run) or (None, None)
+    if number is not None and earlier == meant:
         order.tell(f"SLURM job {number} is in the queue already")
-        (launch_folder(order.run) / f"stop.{number}").unlink(missing_ok=True)
+        _stop_path(order.run, number).unlink(missing_ok=True)
         return SlurmJob(order, number)
-    if number is not None and view is not None:
+    if number is not None:
         _call("scancel", str(number))
         order.tell(f"SLURM job {number}, which was to start otherwise, has left the queue")
-    write_script(order)
+    script.parent.mkdir(exist_ok=True)
+    write_text_atomically(script, meant)
     for name in _COMMANDS:
         if shutil.which(name) is None:
             raise RunError.of(
@@ -65,45 +65,43 @@ def start(order: Order) -> SlurmJob:
     return SlurmJob(order, int(number[1]))
 
 
-def write_script(order: Order) -> Path:
-    """Write the script of one run into its directory; a person can submit it by hand."""
-    script = _script_path(order.run)
-    script.parent.mkdir(exist_ok=True)
-    write_text_atomically(script, batch_script([order], order.site))
-    return script
-
-
 def is_executed(run: RunDirectory) -> bool:
     """Whether a job that was submitted for this run is on its nodes, whose locks not every file system shows here.
 
     Raises `RunError` T631 where SLURM does not answer.
     """
-    number = _submitted(run)
-    view = _look_up(number, run) if number is not None else None
+    _, view = _find_job(run) or (None, None)
     return view is not None and not view.is_queued
 
 
-def _submitted(run: RunDirectory) -> int | None:
-    try:
-        return int(_number_path(run).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-
-
-def _look_up(number: int, run: RunDirectory) -> JobView | None:
-    """A job that has not ended, as SLURM sees it, where it is this run's: numbers begin again with a new cluster.
+def _find_job(run: RunDirectory) -> tuple[int, JobView] | None:
+    """The number of the run's job, and how SLURM sees it; none where none was submitted, or it has ended.
 
     Raises `RunError` T631 where SLURM does not answer.
     """
+    try:
+        number = int(_number_path(run).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
     if shutil.which("scontrol") is None:
         return None
-    done = _call("scontrol", "--oneliner", "show", "job", str(number))
+    done = _show(number)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise refused(done.stderr.strip(), _script_path(run))
+    # Of another run, as numbers begin again with a new cluster?
     if "JobState=" not in done.stdout or f"Command={_script_path(run)}" not in done.stdout:
         return None
     view = parse_job(done.stdout)
-    return None if view.is_ending else view
+    return None if view.is_ending else (number, view)
+
+
+def _show(number: int | str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    return _call("scontrol", "--oneliner", "show", "job", str(number), timeout_s=timeout_s)
+
+
+def _stop_path(run: RunDirectory, number: int | str) -> Path:
+    """Its presence tells the job's script that a person has stopped it."""
+    return launch_folder(run) / f"stop.{number}"
 
 
 def _number_path(run: RunDirectory) -> Path:
@@ -171,7 +169,7 @@ class SlurmJob:
     def _note_stop(self) -> None:
         self._asked_to_stop = True
         # For a script that is still setting up, and so that it does not queue itself again.
-        (self._folder / f"stop.{self._number}").touch()
+        _stop_path(self._run, self._number).touch()
         self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
 
     def _ask(self) -> int | None:
@@ -221,7 +219,7 @@ class SlurmJob:
 
     def _show(self) -> subprocess.CompletedProcess[str]:
         # Whoever asks is kept from telling the workers' events meanwhile.
-        return _call("scontrol", "--oneliner", "show", "job", self._number, timeout_s=5)
+        return _show(self._number, timeout_s=5)
 
     def _read_exit_code(self) -> int | None:
         """What the script left as its last act; none before, and while that is only half written."""

@@ -26,7 +26,6 @@ from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
-from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
@@ -131,10 +130,6 @@ def _no_reference_upstream() -> Iterator[None]:
         upstream.create_model_from_path, upstream.hash_module = own
 
 
-def _note(events: EventLog, text: str) -> None:
-    events.emit("note", text=text)
-
-
 def build_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunArguments, datasets: dict[str, Any], callbacks: list[TrainerCallback]
 ) -> PretokenizedDPOTrainer:
@@ -152,7 +147,7 @@ def build_trainer(
     check_longest = partial(check_longest_pair, datasets, training.max_tokens_per_pass, locate=run.locate)
     check_longest(shares=sharing.is_active)
     if run.events is not None:
-        sharing.tell = partial(_note, run.events)
+        sharing.tell = run.events.note
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
     trainer = PretokenizedDPOTrainer(
         model=bundle.policy,

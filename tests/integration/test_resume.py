@@ -70,6 +70,15 @@ def text(model: Path, pairs: Path, adapter: str = "{kind: lora, r: 4, dropout: 0
     return long.replace("logging_steps: 1", "logging_steps: 3")
 
 
+@pytest.fixture
+def calm_and_stopped(work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]) -> tuple[str, Any, Any]:
+    """A recipe with a run of it that nobody disturbed, and one that was stopped after step 7."""
+    recipe = text(tiny_model, pairs)
+    calm = work(recipe)
+    stop_at(6)
+    return recipe, calm, work(recipe)
+
+
 def weights(outcome: Any) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (outcome.run.path / "model").glob("*.safetensors")}
 
@@ -196,13 +205,8 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert weights(again) == weights(calm)
 
 
-def test_without_a_whole_checkpoint_it_begins_anew(
-    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
-) -> None:
-    recipe = text(tiny_model, pairs)
-    calm = work(recipe)
-    stop_at(6)
-    stopped = work(recipe)
+def test_without_a_whole_checkpoint_it_begins_anew(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
+    recipe, calm, stopped = calm_and_stopped
     (only,) = newest_first(stopped.run.checkpoints)
     (only / "adapter_model.safetensors").write_bytes(b"cut")
     again = work(recipe, resume=True)
@@ -234,13 +238,8 @@ def test_another_base_is_refused(
     assert (again.exit_code, again.codes) == (6, ["T619"])
 
 
-def test_metrics_that_a_power_cut_has_torn(
-    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
-) -> None:
-    recipe = text(tiny_model, pairs)
-    calm = work(recipe)
-    stop_at(6)
-    stopped = work(recipe)
+def test_metrics_that_a_power_cut_has_torn(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
+    recipe, calm, stopped = calm_and_stopped
     written = stopped.run.metrics.read_bytes()
     stopped.run.metrics.write_bytes(written[: len(written) // 2])
     again = work(recipe, resume=True)

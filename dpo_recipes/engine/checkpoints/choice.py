@@ -163,7 +163,7 @@ def _look(
     remove_unfinished(folder)
     newest, damaged = find_newest(folder)
     for name, damage in damaged.items():
-        events.emit("note", text=f"{name} is damaged and is not used: {damage}")
+        events.note(f"{name} is damaged and is not used: {damage}")
     return newest, find_best(folder) if keeps_best else None, tuple(damaged)
 
 
@@ -191,8 +191,7 @@ def take_best(trainer: Any, events: EventLog) -> None:
     trainer.state.best_model_checkpoint = str(best.path)
     trainer._load_best_model()
     trainer.state.log_history.clear()  # evaluations of the last step are not this model's
-    events.emit(
-        "note",
-        text=f"the model of step {best.step} is kept: its held-out loss is {best.facts['eval_loss']:.4f}, that of the "
+    events.note(
+        f"the model of step {best.step} is kept: its held-out loss is {best.facts['eval_loss']:.4f}, that of the "
         f"last step {last['eval_loss']:.4f}",
     )

@@ -98,13 +98,9 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
 
 def find_best(folder: Path) -> Checkpoint | None:
     """The whole checkpoint that was the best on held-out pairs when it was written, the last such one."""
-    for path in newest_first(folder):
-        try:
-            checkpoint = read(path)
-        except _UNREADABLE:
-            continue
+    for checkpoint in _read_all(folder):
         # Checksums last: they read all of a checkpoint, and of most one line of the manifest tells enough.
-        if checkpoint.facts.get("is_best") and find_damage(path) is None:
+        if checkpoint.facts.get("is_best") and find_damage(checkpoint.path) is None:
             return checkpoint
     return None
 
@@ -117,12 +113,17 @@ def read(path: Path) -> Checkpoint:
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """What the newest manifest that can be read tells; its checkpoint's files are not looked at."""
+    return next((checkpoint.facts for checkpoint in _read_all(folder)), None)
+
+
+def _read_all(folder: Path) -> Iterator[Checkpoint]:
+    """Those whose manifest can be read, the newest first."""
     for path in newest_first(folder):
         try:
-            return read(path).facts
+            checkpoint = read(path)
         except _UNREADABLE:
             continue
-    return None
+        yield checkpoint
 
 
 def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged: Collection[str] = ()) -> None:

@@ -37,8 +37,6 @@ class CheckpointWriter:
         self.processes = processes
         self.best = best
         """The one with the lowest held-out loss, where that is looked for. The first process alone keeps it up."""
-        self.newest: Checkpoint | None = None
-        """The last one that was sealed here; the first process alone knows it."""
         self.damaged = set(damaged)
         """Names of those that were found so when the run went on."""
         self.blocked_s = 0.0
@@ -94,7 +92,6 @@ class CheckpointWriter:
             written.parent.rmdir()
             if facts.get("is_best"):
                 self.best = sealed
-            self.newest = sealed
             self.damaged.discard(sealed.path.name)
             prune(self.folder, self.keep, sealed, self.best.path.name if self.best else None, self.damaged)
         except OSError as error:  # a thread has nobody to raise to: `wait` does it
