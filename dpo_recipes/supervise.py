@@ -20,8 +20,15 @@ from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
 from dpo_recipes.launch.job import Job, Order
-from dpo_recipes.launch.ranks import LOST_EACH_OTHER, first_failure, known_ranks, last_step, may_be_consequence
-from dpo_recipes.launch.stacks import dump_stacks
+from dpo_recipes.launch.ranks import (
+    LOST_EACH_OTHER,
+    first_failure,
+    known_ranks,
+    last_step,
+    log_path,
+    may_be_consequence,
+)
+from dpo_recipes.launch.stacks import crashed_in, dump_stacks
 from dpo_recipes.run_dir import RunDirectory
 
 Listener = Callable[[dict[str, Any]], None]
@@ -57,7 +64,12 @@ def follow(job: Job, order: Order, listen: Listener) -> None:
                 if watchdog.is_hanging():
                     raise _end_hanging(job, run, watchdog)
                 time.sleep(_POLL_S)
-    if returncode == 0 and (run.result.exists() or order.num_nodes > 1):
+    if run.result.exists():  # written when all was done, after which the processes only part
+        if returncode != 0:
+            text = f"a process ended with code {returncode} when all had been saved; its output is in {run.log}"
+            listen({"event": "note", "text": text})
+        return
+    if returncode == 0 and order.num_nodes > 1:
         return  # of several nodes without a common folder, one alone has the result
     if asked.count > 1:
         raise _stopped_at_once(run)
@@ -263,9 +275,11 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
             fix="look for the one that stood still first, in ranks/*/run.log, and at the network between the nodes; "
             "where a stage only takes long, raise `launch.timeout_minutes`",
         )
+    log = log_path(run, rank or 0)
+    where = crashed_in(_read_log(log))
     return RunError.of(
         "T605",
         f"{_who(rank, run)} died of {name}",
-        why=f"a library crashed; the last output is in {run.log}",
-        fix="report it with run.log; `--set hardware.device=cpu` tells whether the GPU's driver is to blame",
+        why=f"a library crashed{f' in {where}' if where else ''}; the last output is in {log}",
+        fix="report it with this file; `--set hardware.device=cpu` tells whether the GPU's driver is to blame",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import traceback
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpo_recipes import hub
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, RunError
@@ -24,6 +25,7 @@ from dpo_recipes.events import EventLog
 from dpo_recipes.failures import known_failure
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch.batch import with_batch
+from dpo_recipes.launch.ending import Ending
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
 from dpo_recipes.launch.parent import end_with_parent
 from dpo_recipes.launch.ranks import Place, events_path, keep_output_apart, record_process
@@ -42,6 +44,14 @@ if TYPE_CHECKING:
 
 
 SPLIT_NOUNS = {"train": "training pairs", "eval": "held out", "test": "to test on"}
+
+
+def live() -> NoReturn:
+    """The life of a worker's process: `main`, and what must surround it."""
+    ending = Ending()
+    faulthandler.enable()  # where a library crashes, the stack is in run.log
+    end_with_parent()
+    ending.with_code(main())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -249,5 +259,4 @@ def _read_json(path: Path) -> Any:
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    sys.exit(main())
+    live()

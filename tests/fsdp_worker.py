@@ -6,7 +6,6 @@ torch's `fully_shard` computes on a CPU, over gloo; only accelerate 1.15 makes D
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from accelerate.state import AcceleratorState, PartialState
@@ -14,7 +13,6 @@ from accelerate.utils import DistributedType
 
 from dpo_recipes import worker
 from dpo_recipes.hardware import rule_table
-from dpo_recipes.launch.parent import end_with_parent
 
 _OWN = AcceleratorState.__init__
 
@@ -40,5 +38,4 @@ def _with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) ->
 if __name__ == "__main__":
     allow_fsdp_on_cpu(rule_table.RULES)  # pyright: ignore[reportArgumentType]
     AcceleratorState.__init__ = _with_fsdp
-    end_with_parent()
-    sys.exit(worker.main())
+    worker.live()

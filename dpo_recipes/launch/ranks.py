@@ -51,6 +51,11 @@ def events_path(run: RunDirectory, rank: int) -> Path:
     return run.events if rank == 0 else run.ranks / str(rank) / "events.jsonl"
 
 
+def log_path(run: RunDirectory, rank: int) -> Path:
+    """Where a process's output goes; the first one's to the run's own."""
+    return run.log if rank == 0 else run.ranks / str(rank) / "run.log"
+
+
 def record_process(run: RunDirectory, place: Place) -> None:
     """Write down this process's id and host, so that it can be found and asked to stop."""
     folder = run.ranks / str(place.rank)
@@ -67,7 +72,7 @@ def keep_output_apart(run: RunDirectory, place: Place) -> None:
     """Send the output of all processes but the first to files of their own."""
     if place.is_main:
         return
-    log = os.open(run.ranks / str(place.rank) / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log, 1)

@@ -16,6 +16,7 @@ from dpo_recipes.run_dir import RunDirectory
 _STACKS = "stacks.txt"
 _DUMP_S = 2.0
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$', re.MULTILINE)
+_CRASHED = re.compile(r"^Current thread [^\n]*\n(?P<frames>(?:  File [^\n]*\n?)+)", re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -38,8 +39,21 @@ def dump_stacks(run: RunDirectory) -> list[str]:
     return [f"rank {rank} is in {_innermost(path)}" for rank, path in folders if path.exists() and path.stat().st_size]
 
 
+def crashed_in(log: str) -> str | None:
+    """Where the thread was that a signal ended, as `function (file:line)`, from what faulthandler wrote into a log.
+
+    None where it wrote nothing, or the thread is none of Python's.
+    """
+    thread = _CRASHED.search(log)
+    return _first_frame(thread["frames"]) if thread else None
+
+
 def _innermost(stacks: Path) -> str:
-    """The innermost frame of the thread that Python started with, which stands last, as `function (file:line)`."""
+    """The innermost frame of the thread that Python started with, which stands last."""
     main_thread = stacks.read_text(encoding="utf-8").rpartition("most recent call first")[2]
-    frame = _FRAME.search(main_thread)
-    return f"{frame['name']} ({frame['file']}:{frame['line']})" if frame else "a place that it did not tell"
+    return _first_frame(main_thread) or "a place that it did not tell"
+
+
+def _first_frame(frames: str) -> str | None:
+    frame = _FRAME.search(frames)
+    return f"{frame['name']} ({frame['file']}:{frame['line']})" if frame else None

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,53 @@ def test_a_job_that_waits_in_a_queue_does_not_hang(
     tell(run, 0, *({"event": "step", "step": step} for step in range(9)))
     run.result.write_text("{}")
     follow(Queued(clock, clock.now + 5_000), Order(Recipe.model_validate(PLAIN), run), lambda event: None)
+
+
+@dataclass
+class Ended:
+    """A job that is over."""
+
+    returncode: int
+    is_executing = True
+
+    def poll(self) -> int:
+        return self.returncode
+
+    def interrupt(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def test_a_process_that_dies_when_all_is_saved_takes_nothing_away(run: RunDirectory) -> None:
+    order, told = Order(Recipe.model_validate(PLAIN), run), []
+    with pytest.raises(RunError, match="died of SIGABRT"):
+        follow(Ended(-6), order, told.append)
+    run.result.write_text("{}")
+    follow(Ended(-6), order, told.append)
+    (note,) = told
+    assert note["event"] == "note"
+    assert "code -6 when all had been saved" in note["text"]
+
+
+CRASHING = """
+import faulthandler, os
+faulthandler.enable()
+def call_a_library():
+    os.abort()
+call_a_library()
+"""
+
+
+def test_a_crash_names_the_place_and_the_log_of_the_rank_that_crashed(run: RunDirectory) -> None:
+    log = run.ranks / "1" / "run.log"
+    with log.open("w") as output:
+        subprocess.run([sys.executable, "-c", CRASHING], stdout=output, stderr=output, check=False)
+    run.log.write_text(
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -6 (pid: 7)"
+    )
+    why = str(explain(-6, run))
+    assert "a library crashed in call_a_library (<string>:5)" in why
+    assert f"the last output is in {log}" in why
 
 
 def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -> None:
