@@ -78,8 +78,8 @@ class Runner:
             return Run(run_recipe(recipe, settings, listen or (lambda event: None), flags=flags, resume=resume), cache)
 
 
-def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5) -> None:
-    assert len(one.steps) == len(other.steps) == 10
+def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5, num_steps: int = 10) -> None:
+    assert len(one.steps) == len(other.steps) == num_steps
     for mine, theirs in zip(one.steps, other.steps, strict=True):
         for name in STEPS:
             assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), (name, mine["step"])

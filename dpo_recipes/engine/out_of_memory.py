@@ -20,7 +20,8 @@ from dpo_recipes.launch.batch import divisors
 
 def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any:
     """`trainer.train()`; where memory runs out and `adjusts` is set, again from the last step with the next smaller
-    micro-batch that keeps the effective batch, down to one pair. Then the error is raised as it came."""
+    micro-batch that keeps the effective batch, down to one pair. Then the error is raised as it came, and so is one of
+    the optimizer's: it has changed some weights and not others, and needs as much with the smallest micro-batch."""
     mark = StepMark(trainer)
     if adjusts:
         trainer.add_callback(mark)
@@ -29,7 +30,7 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
         try:
             return trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (RuntimeError, MemoryError) as error:
-            if not adjusts or not any(map(is_out_of_memory, causes(error))):
+            if not adjusts or mark.is_updating or not any(map(is_out_of_memory, causes(error))):
                 raise
             smaller = smaller_micro_batch(trainer)
             if smaller is None:
@@ -50,12 +51,24 @@ class StepMark(TrainerCallback):
         self.counts: Counts | None = None
         """None before the first step."""
         self.step = 0
+        self.is_updating = False
+        """Whether the optimizer has begun a step that is not finished: weights are of neither before nor after."""
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remember."""
         self.counts, self.step = take_counts(self.trainer), state.global_step
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The weights begin to change."""
+        self.is_updating = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The step is whole."""
+        self.is_updating = False
 
     def restore(self) -> None:
         """Forget what came after, unless the step was finished and memory ran out in an evaluation."""

@@ -35,9 +35,11 @@ class ParallelBatches:
     def deal_batches(self) -> None:
         """Have results gathered by what each process really holds."""
         if self.processes.count > 1:
-            gather, gather_for_metrics = self.accelerator.gather, self.accelerator.gather_for_metrics
+            # Not with accelerate's own `gather_for_metrics`: where a data loader has given its last batch, which the
+            # trainer fetches ahead, that cuts what it takes for rows to fill up with. Here there are none.
+            gather = self.accelerator.gather
             self.accelerator.gather = lambda tensor: self._gather(tensor, gather, of_means=True)
-            self.accelerator.gather_for_metrics = lambda tensor, *_, **__: self._gather(tensor, gather_for_metrics)
+            self.accelerator.gather_for_metrics = lambda tensor, *_, **__: self._gather(tensor, gather)
             self.gather_function = self.accelerator.gather_for_metrics
 
     def compute_loss(self: Any, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:

@@ -58,12 +58,15 @@ def add_reference(trainer: Any, pairs: Any, split: str) -> tuple[Any, bool]:
 
 def _find(trainer: Any, tokens: str) -> tuple[str, bool]:
     """The key of the cache's entry for some pairs, and whether there is one."""
-    key = content_key(_VERSION, describe_computation(trainer), weights_of(trainer), tokens)
+    if trainer.reference_computation is None:
+        trainer.reference_computation = describe_computation(trainer)
+    key = content_key(_VERSION, trainer.reference_computation, weights_of(trainer), tokens)
     return key, is_whole(cache_folder() / "reference" / key)
 
 
 def describe_computation(trainer: Any) -> dict[str, Any]:
-    """All but weights and tokens that decides about the numbers, as plain data."""
+    """All but weights and tokens that decides about the numbers, as plain data; of a model that no engine has changed
+    yet."""
     model = trainer.ref_model or trainer.model
     config = json.loads(model.config.to_json_string())
     adapter = getattr(model, "peft_config", {}).get("ref")
@@ -75,11 +78,21 @@ def describe_computation(trainer: Any) -> dict[str, Any]:
         "code": _foreign_code(model),
         "adapter": _describe_adapter(adapter.to_dict()) if adapter else None,
         "weights": str(model.dtype),
-        "autocast": trainer.accelerator.mixed_precision,
+        "precision": _describe_precision(trainer),
         "device": trainer.accelerator.device.type,
         "length_desensitized": trainer.ld_alpha,
         "versions": {library.__name__: library.__version__ for library in (torch, transformers, peft, trl)},
     }
+
+
+def _describe_precision(trainer: Any) -> tuple[str, str]:
+    """What is computed in, and by whose means: in 16 bits each rounds something else."""
+    precision = trainer.accelerator.mixed_precision
+    if precision == "no":
+        return precision, ""
+    if trainer.is_deepspeed_enabled:
+        return precision, "deepspeed"
+    return precision, "fsdp" if trainer.is_fsdp_enabled else "autocast"
 
 
 _NAMES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
@@ -206,8 +219,7 @@ def reference_model(trainer: Any) -> Any:
         return shard_policy(trainer)
     if not trainer.is_deepspeed_enabled:
         return model
-    if trainer.accelerator.state.deepspeed_plugin.zero_stage < 3:
-        return model.to(trainer.accelerator.device)  # DeepSpeed would do so when training starts
+    # Whatever the stage: in 16 bits DeepSpeed rounds the weights themselves, where others leave that to autocast.
     if trainer._precompute_engine is None:
         from trl.models.utils import prepare_deepspeed
 

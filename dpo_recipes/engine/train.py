@@ -131,9 +131,9 @@ def train(  # noqa: PLR0913
     adjusts = recipe.hardware.fit is True and team.processes.count == 1
     output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training, stop.trained = False, True
-    _wait_until_sealed(trainer, events, team)
-    if stop.is_set:
-        raise interrupted(f"it stopped after step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}")
+    if _end_training(trainer, saving.saved_step, stop, events, team):
+        step = trainer.state.global_step
+        raise interrupted(f"it stopped after step {step}; the checkpoint is in {run.checkpoints}")
     if recipe.checkpoints.keep_best:
         take_best(trainer, events)
     bundle.stack["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
@@ -147,13 +147,17 @@ def train(  # noqa: PLR0913
     return TrainResult(trainer, output.training_loss, saving.base.metrics, summary)
 
 
-def _wait_until_sealed(trainer: Any, events: EventLog, team: Team) -> None:
-    """Return in all processes when the last checkpoint is whole."""
+def _end_training(trainer: Any, saved_step: int | None, stop: StopRequest, events: EventLog, team: Team) -> bool:
+    """Return in all processes when the last checkpoint is whole: whether one of them was asked to stop."""
+    is_stopped = team.processes.any(stop.is_set)
+    if is_stopped and saved_step != trainer.state.global_step:  # it was asked after all had agreed about the last step
+        trainer._save_checkpoint(trainer.model, trial=None)
     events.emit("saving")  # takes as long as it takes, also beyond the last step
     trainer.checkpoints.wait()
     # The first process seals. Once another has ended, torchrun (2.13) grants it half a minute, and a checkpoint of
     # many gigabytes takes longer.
     team.processes.wait()
+    return is_stopped
 
 
 def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: float) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from dpo_recipes.recipe.schema import Recipe
 class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
-    `_prepare_dataset`, `_precompute_ref_logps`, `_prepare_input` and `_evaluate` are private upstream;
+    `_prepare_dataset`, `_precompute_ref_logps`, `_prepare_input`, `_run_epoch` and `_evaluate` are private upstream;
     tests/integration/test_upstream.py fails when they move.
     """
 
@@ -51,6 +51,8 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     """Where a pair's row stands in its source."""
     reference_weights: str | None = None
     """A digest of what the reference was computed with."""
+    reference_computation: dict[str, Any] | None = None
+    """What else its numbers depend on."""
 
     def __init__(self, *args: Any, processes: Processes, reference_progress: ReferenceProgress, **kwargs: Any) -> None:
         self.processes = processes
@@ -80,6 +82,12 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
         # Under DeepSpeed transformers 5.23 would round floating-point inputs to the model's precision. Here these are
         # the reference's log-probabilities, sums over whole answers: in bfloat16 one of -300 is known to the nearest 2.
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers 5.23 asks whether training is over after a step only: a run that goes on from a checkpoint of its
+        # last one, within an epoch, would take another.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Past TRL's own method, which writes a model card of its own for each checkpoint.

@@ -355,6 +355,31 @@ def test_out_of_memory_under_fit_goes_on_with_the_same_steps(
     assert [row["step"] for row in logged(outcome) if "loss" in row] == [1, 2, 3]
 
 
+def test_out_of_memory_in_the_optimizer_leaves_no_checkpoint_of_a_half_step(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe_text(tiny_model, pairs) + "checkpoints: {save_steps: 1}\n"
+    whole = work(text, "hardware.fit=true")
+    own, steps = torch.optim.AdamW.step, 0
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].mul_(2.0)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    failed = work(text, "hardware.fit=true")
+    assert (failed.exit_code, failed.codes) == (6, ["T603"])
+    again = work(text, "hardware.fit=true", resume=True)
+    assert again.result["resumed_from_step"] == 2
+    found, wanted = ([row["loss"] for row in logged(run) if "loss" in row] for run in (again, whole))
+    assert found == wanted
+
+
 def test_out_of_memory_in_an_evaluation_counts_no_step_twice(
     work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

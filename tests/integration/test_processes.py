@@ -7,6 +7,7 @@ also where an epoch does not divide into steps, micro-batches or processes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -40,6 +41,12 @@ def test_two_processes_take_the_steps_of_one(alone: Run, both: Run) -> None:
     base = alone.result["base_metrics"]
     for name in base.keys() - {"train_loss"}:
         assert both.result["base_metrics"][name] == pytest.approx(base[name], rel=1e-5), name
+
+
+def test_metrics_of_the_last_steps_of_epochs_leave_no_process_out(run: Runner) -> None:
+    # 12 pairs a step: of 17, the second has two rounds, fetched at once, the first of which all processes take part in.
+    larger = "training.gradient_accumulation_steps=6"
+    assert_same_steps(run(1, larger), run(2, larger), num_steps=4)
 
 
 def test_two_processes_share_passes_that_are_filled_by_tokens(run: Runner, alone: Run) -> None:
@@ -116,6 +123,19 @@ def test_deepspeed_takes_the_same_steps(run: Runner, alone: Run, strategy: str, 
     assert other.reference.keys() == one.reference.keys()
     assert base_answers(other) == base_answers(one)
     assert_same_weights(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["deepspeed-zero1", "deepspeed-zero3"])
+def test_deepspeed_computes_the_reference_as_it_computes_the_policy(run: Runner, strategy: str) -> None:
+    pytest.importorskip("deepspeed")
+    plain = run(2, "model.dtype=bfloat16", "training.num_epochs=1")
+    other = run(2, "model.dtype=bfloat16", "training.num_epochs=1", f"launch.strategy={strategy}")
+    for outcome in (plain, other):
+        base = outcome.result["base_metrics"]
+        assert base["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+        assert base["eval_rewards/margins"] == pytest.approx(0.0, abs=1e-6)
+    assert not other.reference.keys() & plain.reference.keys()
 
 
 @pytest.mark.slow

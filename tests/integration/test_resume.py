@@ -137,6 +137,40 @@ def test_an_evaluation_that_the_stop_left_out_is_made_up_for(
     assert rows(again) == rows(calm)
 
 
+@pytest.mark.parametrize("eval_steps", ["5", "epoch"])
+def test_one_that_was_stopped_in_its_last_step_takes_no_other(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], eval_steps: str
+) -> None:
+    part = f"num_epochs: 1.5, eval_steps: {eval_steps}, lr_scheduler: constant"  # steps go on to learn
+    recipe = text(tiny_model, pairs).replace("num_epochs: 2, eval_steps: 4", part)
+    calm = work(recipe)
+    last = calm.result["steps"]
+    assert 1 < calm.result["epochs"] < 2
+    stop_at(last - 1)
+    stopped = work(recipe)
+    assert (stopped.exit_code, stopped.codes) == (EXIT_RESUMABLE, ["I101"])
+    again = work(recipe, resume=True)
+    assert again.result["resumed_from_step"] == again.result["steps"] == last
+    assert rows(again) == rows(calm)
+    assert weights(again) == weights(calm)
+
+
+def test_one_that_was_stopped_after_its_last_step_takes_no_other(
+    work: Work, tiny_model: Path, pairs: Path, stop_while_evaluating: Callable[[], None]
+) -> None:
+    part = "num_epochs: 1.5, lr_scheduler: constant"
+    recipe = text(tiny_model, pairs).replace("num_epochs: 2, eval_steps: 4", part)
+    recipe += "checkpoints: {save_steps: 4}\n"
+    calm = work(recipe)
+    stop_while_evaluating()
+    stopped = work(recipe)
+    assert (stopped.exit_code, stopped.codes) == (EXIT_RESUMABLE, ["I101"])
+    again = work(recipe, resume=True)
+    assert again.result["resumed_from_step"] == again.result["steps"] == calm.result["steps"] == 12
+    assert rows(again) == rows(calm)
+    assert weights(again) == weights(calm)
+
+
 @pytest.mark.parametrize("eval_steps", ["4", "epoch"])
 def test_an_evaluation_that_is_going_on_is_left_and_made_up_for(
     work: Work, tiny_model: Path, pairs: Path, stop_while_evaluating: Callable[[], None], eval_steps: str

@@ -45,6 +45,14 @@ def test_a_step_is_followed_by_an_evaluation_that_may_be_left() -> None:
     assert evaluates < saves
 
 
+def test_whether_training_is_over_is_asked_after_a_step_only() -> None:
+    """Without `PretokenizedDPOTrainer._run_epoch` a run that goes on from its last step would take another."""
+    loop, epoch = (inspect.getsource(getattr(Trainer, name)) for name in ("_inner_training_loop", "_run_epoch"))
+    assert loop.index("for epoch in range(epochs_trained") < loop.index("self._run_epoch(")
+    assert "max_steps" not in loop.partition("for epoch in range(")[2]
+    assert "self.state.max_steps" not in epoch.partition("for update_step in range(")[0]
+
+
 def test_inputs_keep_their_precision_where_transformers_would_round_them() -> None:
     """Under DeepSpeed it gives floating-point inputs the model's precision; ours are sums of log-probabilities."""
     assert "deepspeed_plugin" in inspect.getsource(Trainer._prepare_input)

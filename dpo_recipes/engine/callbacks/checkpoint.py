@@ -46,6 +46,8 @@ class CheckpointCallback(TrainerCallback):
         self.events = events
         self.checkpoint = start.path
         """The one that this run goes on from."""
+        self.saved_step = start.step
+        """Of the newest one."""
         self.trainer: Any = None
         """Set when it exists; transformers passes callbacks the model but not itself."""
         self.processes = processes
@@ -86,10 +88,10 @@ class CheckpointCallback(TrainerCallback):
         if self._is_stopped:
             self.stop.is_set = control.should_training_stop = True
             # Whoever stops a run may not wait for an evaluation: it is made up for by the run that goes on.
-            after_epoch = _ends_epoch(state) and args.eval_strategy == IntervalStrategy.EPOCH
+            after_epoch = _is_evaluated(state) and args.eval_strategy == IntervalStrategy.EPOCH
             self._is_evaluation_due = control.should_evaluate or after_epoch
             control.should_evaluate = False
-        self._waiting = is_due and _ends_epoch(state) and not self._is_stopped
+        self._waiting = is_due and _is_evaluated(state) and not self._is_stopped
         control.should_save = self._is_stopped or (is_due and not self._waiting)
 
     def on_epoch_end(
@@ -155,6 +157,7 @@ class CheckpointCallback(TrainerCallback):
         """Start the clock anew. A step that was saved as the best one is not saved again at its epoch's end."""
         self._last = time.monotonic()
         self._waiting = False
+        self.saved_step = state.global_step
         self.events.emit("saved")
 
     def _is_due(self, state: TrainerState) -> bool:
@@ -168,5 +171,7 @@ class CheckpointCallback(TrainerCallback):
         return since > max(60 * self.settings.save_minutes, self.trainer.checkpoints.last_s / _LARGEST_SHARE)
 
 
-def _ends_epoch(state: TrainerState) -> bool:
-    return state.epoch is not None and float(state.epoch).is_integer()
+def _is_evaluated(state: TrainerState) -> bool:
+    """Whether an epoch ends with this step, for transformers also the one that training stops in."""
+    ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
+    return ends_epoch or state.global_step >= state.max_steps
