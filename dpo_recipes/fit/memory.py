@@ -15,9 +15,6 @@ from dpo_recipes.launch.batch import batch_of
 MIB = 2**20
 # Python with torch, transformers, TRL and datasets: resident on a CPU (benchmarks/memory.py measures it).
 _CPU_PROCESS = 620 * MIB
-# And what a quantized base leaves resident there: bitsandbytes, and pages of files that were read, which the system can
-# take back (benchmarks/memory.py: 160 to 210 MiB).
-_CPU_BITSANDBYTES = 190 * MIB
 # cuBLAS keeps a workspace (8 MiB, 32 from Hopper on; CUBLAS_WORKSPACE_CONFIG); the context is in Device.usable_bytes.
 _CUDA_PROCESS = 64 * MIB
 # What an allocator holds beyond what is in use, pieces too small for the next tensor: on a GPU a share of all that
@@ -80,7 +77,7 @@ def estimate_memory(
     resident = {
         "weights": sharding.weights(weights.base),
         "adapter": weights.adapter,
-        "overhead": _overhead(skeleton),
+        "overhead": _CUDA_PROCESS if skeleton.device == "cuda" else _CPU_PROCESS,
     }
     cost = optimizer_cost(skeleton.recipe.training.optimizer, skeleton.device)
     gradients = sharding.gradients(weights.trainable_bytes)
@@ -100,12 +97,6 @@ def estimate_memory(
         ),
     )
     return MemoryEstimate(tuple(_with_fragmentation(phase, skeleton) for phase in phases), step)
-
-
-def _overhead(skeleton: Skeleton) -> int:
-    if skeleton.device == "cuda":
-        return _CUDA_PROCESS
-    return _CPU_PROCESS + (_CPU_BITSANDBYTES if skeleton.recipe.model.quantization is not None else 0)
 
 
 def _training(skeleton: Skeleton, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:

@@ -14,6 +14,7 @@ from dpo_recipes.model.quantize import (
     check_own_quantization,
     describe_quantization,
     keep_differentiable,
+    let_go_of_files,
     quantization_config,
 )
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
@@ -128,6 +129,8 @@ def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: st
         source = _source(location, trust_remote_code=trust_remote_code)
         policy = AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
     keep_differentiable(policy)
+    if model.quantization is not None and device == "cpu":
+        let_go_of_files(policy)
     return policy
 
 

@@ -45,6 +45,17 @@ def keep_differentiable(policy: torch.nn.Module) -> None:
             setattr(module, REPACKS, False)
 
 
+def let_go_of_files(policy: torch.nn.Module) -> None:
+    """Copy what stays in full precision of a base that was quantized while it was loaded: embeddings, norms, the head.
+
+    On a CPU they are views of the base's files, which stay mapped as a whole for them, with the pages of all that is
+    quantized already.
+    """
+    for weight in policy.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.clone()
+
+
 REPACKS = "support_avx512bf16_for_cpu"
 """Of bitsandbytes' `Linear4bit`."""
 

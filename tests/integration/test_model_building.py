@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +167,26 @@ def test_a_quantized_base_trains_on_a_cpu(work: Work, tiny_model: Path, pairs: P
     names = {path.name for path in (outcome.run.path / "model").iterdir()}
     assert "adapter_model.safetensors" in names
     assert "model.safetensors" not in names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_of_a_quantized_base_no_file_stays_mapped(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    from dpo_recipes.model.build import build_model
+    from dpo_recipes.model.sources import resolve_model
+    from dpo_recipes.model.tokenizer import load_tokenizer
+    from dpo_recipes.recipe.validate import validate
+
+    base = tmp_path / "base"  # which nothing else in this process has open
+    shutil.copytree(tiny_model, base)
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text(base, pairs).replace("{path:", "{quantization: {bits: 4}, path:", 1))
+    recipe = validate(path).recipe
+    location = resolve_model(recipe.model)
+    tokenizer = load_tokenizer(location, trust_remote_code=False)
+    chat = SimpleNamespace(end_ids=[tokenizer.eos_token_id], added_ids=[])
+    bundle = build_model(recipe, location, tokenizer, chat, trust_remote_code=False)
+    assert "bitsandbytes" in bundle.stack["quantization"]
+    assert str(base) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_merged_quantized_model_computes_what_was_trained(work: Work, tiny_model: Path, pairs: Path) -> None:
