@@ -113,6 +113,14 @@ class RunDirectory:
         shutil.rmtree(self.ranks, ignore_errors=True)
 
 
+def find_output_dir(name: str) -> Path:
+    """The folder of that name, which need not exist. Raises `RunError` T601 where it can be none."""
+    try:
+        return Path(name).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle; a home of nobody
+        raise _not_writable(name, str(error)) from error
+
+
 def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
     """Make a new, empty run directory. Raises `RunError` T601 (not writable) or T602 (no space)."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -121,12 +129,7 @@ def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
         path.mkdir(parents=True)
         free_bytes = shutil.disk_usage(path).free
     except OSError as error:
-        raise RunError.of(
-            "T601",
-            f"cannot write to the output folder {output_dir}",
-            why=error.strerror or str(error),
-            fix="change its permissions, or choose another with `--set output_dir=...`",
-        ) from error
+        raise _not_writable(output_dir, error.strerror or str(error)) from error
     if free_bytes < MIN_FREE_BYTES:
         path.rmdir()
         raise RunError.of(
@@ -136,6 +139,15 @@ def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
             fix="free some space, or choose another folder with `--set output_dir=...`",
         )
     return RunDirectory(path)
+
+
+def _not_writable(output_dir: Path | str, why: str) -> RunError:
+    return RunError.of(
+        "T601",
+        f"cannot write to the output folder {output_dir}",
+        why=why,
+        fix="change its permissions, or choose another with `--set output_dir=...`",
+    )
 
 
 @contextlib.contextmanager

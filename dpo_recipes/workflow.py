@@ -33,7 +33,14 @@ from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.resume import describe_running, find_unfinished, held, nothing_to_resume
-from dpo_recipes.run_dir import RunDirectory, create_run_directory, write_json, write_text_atomically, written_to
+from dpo_recipes.run_dir import (
+    RunDirectory,
+    create_run_directory,
+    find_output_dir,
+    write_json,
+    write_text_atomically,
+    written_to,
+)
 from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
 
@@ -115,7 +122,7 @@ def prepare_run(
     idle = describe_idle(recipe, batch, flags, num_gpus)
     if idle:
         tell(idle)
-    output_dir = Path(recipe.output_dir).expanduser().resolve()
+    output_dir = find_output_dir(recipe.output_dir)
     earlier = again or (None if resume is False else find_unfinished(recipe, output_dir, tell))
     if resume and earlier is None:
         raise nothing_to_resume(recipe, output_dir)

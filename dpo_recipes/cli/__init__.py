@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
+from pathlib import Path
 
 # Most of a short command's time is spent making the objects of imported modules; collecting among them in vain
 # would take a fifth of it.
@@ -26,7 +29,7 @@ from dpo_recipes.cli.run import run  # noqa: E402
 from dpo_recipes.cli.schema import schema  # noqa: E402
 from dpo_recipes.cli.show import show  # noqa: E402
 from dpo_recipes.cli.validate import validate  # noqa: E402
-from dpo_recipes.errors import EXIT_BUG, EXIT_INTERRUPTED, DpoRecipeError  # noqa: E402
+from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RUN, DpoRecipeError, is_no_space  # noqa: E402
 
 gc.enable()
 
@@ -55,14 +58,25 @@ def main() -> None:
     """The console script: runs a command and turns our errors into text and an exit code."""
     # What libraries log would mix with our words: bitsandbytes 0.50 warns of a kernel as soon as it is imported.
     logging.getLogger().addHandler(logging.NullHandler())
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed, as by some services
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for good)
+    if sys.argv[1:2] != ["run"] and hasattr(signal, "SIGPIPE"):  # what a run prints is not what it is there for
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
     except DpoRecipeError as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C finds nothing left to stop
-        print(error, file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(EXIT_BUG)
+    except OSError as error:
+        if not is_no_space(error):
+            raise
+        with contextlib.suppress(OSError):
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):  # Python would try once more when it ends, with a code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(EXIT_RUN)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

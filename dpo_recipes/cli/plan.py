@@ -85,7 +85,7 @@ def _plan(
     from dpo_recipes.fit.sharding import Sharding
     from dpo_recipes.fit.strategy import choose_strategy
     from dpo_recipes.fit.target import find_target
-    from dpo_recipes.fit.workload import assume_workload, read_workload
+    from dpo_recipes.fit.workload import assume_workload, check_passes, read_workload
     from dpo_recipes.model.sources import resolve_model
     from dpo_recipes.pairs import prepare_pairs
 
@@ -103,6 +103,7 @@ def _plan(
     if read_data:
         prepared = prepare_pairs(recipe, say, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
+        check_passes(recipe, prepared.splits, batch.num_processes)
     say("plan", f"{recipe.model.path} on {target.device.name}")
     location = resolve_model(recipe.model)
 

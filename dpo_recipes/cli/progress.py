@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sys
@@ -31,7 +32,7 @@ class Progress:
     def close(self) -> None:
         """End the live line, if there is one."""
         if self._open_line:
-            print(file=sys.stderr)
+            _say("\n")
             self._open_line = False
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -99,14 +100,21 @@ class Progress:
         self._last_plain = time.monotonic()
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+            _say(f"\r\x1b[K{text[:width]}")
             self._open_line = True
         else:
-            print(text, file=sys.stderr, flush=True)
+            _say(f"{text}\n")
 
     def _line(self, text: str) -> None:
         self.close()
-        print(text, file=sys.stderr, flush=True)
+        _say(f"{text}\n")
+
+
+def _say(text: str) -> None:
+    """Where nobody can read it any more, in a pipe that is closed or on a full disk, the run goes on all the same."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _duration(seconds: float) -> str:

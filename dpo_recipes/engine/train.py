@@ -61,6 +61,12 @@ def prepare_trainer(  # noqa: PLR0913
     return trainer
 
 
+def seen_splits(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int = 1) -> dict[str, Any]:
+    """The pairs of each split that the run will come to."""
+    datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
+    return {**datasets, "train": seen_pairs(recipe, datasets["train"], num_processes)}
+
+
 def seen_pairs(recipe: Recipe, pairs: Any, num_processes: int = 1) -> Any:
     """The training pairs that the run will come to: all, or with `max_steps` a seeded draw of as many as it needs,
     so that no reference log-probability is computed in vain."""
@@ -97,8 +103,7 @@ def train(  # noqa: PLR0913
         samples.answers["base"] = start.base.answers
     elif team.processes.is_main and not team.all_go_forward:
         answer_as_base(samples, bundle.policy, bundle, events)
-    datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
-    datasets["train"] = seen_pairs(recipe, datasets["train"], team.processes.count)
+    datasets = seen_splits(recipe, tokenized, team.processes.count)
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")

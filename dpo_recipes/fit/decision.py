@@ -10,7 +10,7 @@ from dpo_recipes.errors import Finding, RunError
 from dpo_recipes.fit.advice import advise
 from dpo_recipes.fit.check import check_fit
 from dpo_recipes.fit.plan import JobPlan, facts_of
-from dpo_recipes.fit.workload import read_workload
+from dpo_recipes.fit.workload import check_passes, read_workload
 from dpo_recipes.launch.files import LaunchPlan
 from dpo_recipes.launch.ranks import Place
 from dpo_recipes.recipe.schema import Recipe
@@ -46,8 +46,10 @@ def decide(
 ) -> Decision:
     """Plan the run with the lengths it has. One that goes on keeps to what was decided `before`, as long as that fits.
 
-    Raises `FitError` F701 and `RunError` T617 (its checkpoint's optimizer fits no more).
+    Raises `FitError` F701, `RunError` T607 (a pair longer than a pass may be) and T617 (its checkpoint's optimizer fits
+    no more).
     """
+    is_kept = before is not None and recipe.launch.strategy == "auto" and place.num_processes > 1
     if before is not None:
         recipe = _keep_to(before, recipe, place.num_processes)
     checked = check_fit(
@@ -58,9 +60,11 @@ def decide(
         num_processes=place.num_processes,
         processes_here=place.processes_here,
     )
+    check_passes(checked.recipe, prepared.splits, place.num_processes)
     if before is not None and checked.recipe.training.optimizer != before.training["optimizer"]:
         raise _other_optimizer(before.training["optimizer"], checked.recipe.training.optimizer)
-    decided = LaunchPlan(launch.batch, checked.plan.sharding.strategy, checked.reason).with_batch_of(checked.recipe)
+    reason = "as it was chosen when the run began" if is_kept else checked.reason
+    decided = LaunchPlan(launch.batch, checked.plan.sharding.strategy, reason).with_batch_of(checked.recipe)
     advice = advise(facts_of(checked.plan, prepared.splits.reports))
     return Decision(checked.recipe, decided, checked.plan, (*checked.findings, *advice))
 

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.data.tokenize import TokenizedSplits
+from dpo_recipes.engine.prefix_sharing import check_longest_pair
 from dpo_recipes.engine.token_batches import as_lengths, fullest
+from dpo_recipes.engine.train import seen_splits
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.launch.batch import batch_of, max_tokens
 from dpo_recipes.recipe.schema import Recipe
@@ -72,6 +75,15 @@ class Workload:
         if self.lengths is not None:
             return int(self.lengths[split].sum()) if split in self.lengths else 0
         return None
+
+
+def check_passes(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> None:
+    """Raise `RunError` T607 for a pair that does not fit into one pass with its prompt computed once; where a model
+    turns out not to share it, the engine looks again."""
+    shares, most = recipe.training.prefix_sharing != "off", recipe.training.max_tokens_per_pass
+    if most is not None:
+        seen = seen_splits(recipe, tokenized, num_processes)
+        check_longest_pair(seen, most, shares=shares, locate=tokenized.where)
 
 
 def _together(recipe: Recipe, rows: Lengths, size: int, *, shares: bool) -> Lengths:

@@ -43,11 +43,20 @@ def _meeting(order: Order) -> list[str]:
 
 
 def meeting_place(order: Order) -> str:
-    """HOST:PORT at which several nodes meet. Raises `RecipeError` R347 where it is not known."""
-    if order.rendezvous:
-        return order.rendezvous
-    if os.environ.get("MASTER_ADDR"):
-        return f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29500')}"
+    """HOST:PORT at which several nodes meet. Raises `RecipeError` R347 where it is not known, or is no such place."""
+    place = order.rendezvous
+    if not place and os.environ.get("MASTER_ADDR"):
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29500')}"
+    if place:
+        host, _, port = place.rpartition(":")
+        if host and port.isdecimal() and 0 < int(port) < 2**16:
+            return place
+        raise RecipeError.of(
+            "R347",
+            f"`{place}` is no place for {order.num_nodes} nodes to meet",
+            why="it must be HOST:PORT with a port from 1 to 65535",
+            fix="give `--rendezvous`, or MASTER_ADDR and MASTER_PORT, the first node's name and a free port",
+        )
     raise RecipeError.of(
         "R347",
         f"{order.num_nodes} nodes have no place to meet",

@@ -341,6 +341,7 @@ def test_a_pair_longer_than_a_pass_ends_the_run_before_it_trains(
     text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"))
     refused = work(text, "training.max_tokens_per_pass=20")
     assert (refused.exit_code, refused.codes) == (6, ["T607"])
+    assert "model" not in [event.get("name") for event in refused.events], "before the base is loaded"
     (error,) = [event for event in refused.events if event["event"] == "error"]
     assert "the pair of pairs.jsonl:" in error["findings"][0]["what"]
 

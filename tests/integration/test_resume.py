@@ -239,6 +239,19 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert weights(again) == weights(calm)
 
 
+def test_a_damaged_best_is_told(work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]) -> None:
+    recipe = text(tiny_model, pairs, extra="checkpoints: {save_steps: 3, save_total_limit: 9, keep_best: true}")
+    stop_at(6)
+    stopped = work(recipe)
+    best = stopped.run.checkpoints / "checkpoint-4"
+    assert read(best).facts["is_best"]
+    (best / "adapter_model.safetensors").write_bytes(b"cut")
+    again = work(recipe, resume=True)
+    assert again.exit_code == 0
+    assert again.result["resumed_from_step"] == 7
+    assert "checkpoint-4, the best on held-out pairs, is damaged: adapter_model.safetensors has 3 bytes" in notes(again)
+
+
 def test_without_a_whole_checkpoint_it_begins_anew(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
     recipe, calm, stopped = calm_and_stopped
     (only,) = newest_first(stopped.run.checkpoints)

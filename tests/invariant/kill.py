@@ -50,12 +50,14 @@ TIMED = ("runtime", "per_second", "memory", "time")
 
 
 def make_job(folder: Path, adapter: str) -> Path:
-    """A recipe with everything that random numbers go into: dropout, shuffled pairs, several epochs and evaluations."""
+    """A recipe with everything that random numbers go into: dropout, shuffled pairs, evaluations, and an end within an
+    epoch, where steps still learn."""
     model = save_tiny_model(folder / "model")
     pairs = write_pairs(folder / "pairs.jsonl", 60)
     kind = "{kind: lora, r: 4, dropout: 0.2}" if adapter == "lora" else "null"
     text = recipe_text(model, pairs, adapter=kind)
-    text = text.replace("max_steps: 3", "num_epochs: 2, eval_steps: 5").replace("logging_steps: 1", "logging_steps: 3")
+    text = text.replace("max_steps: 3", "num_epochs: 1.5, eval_steps: 5, lr_scheduler: constant")
+    text = text.replace("logging_steps: 1", "logging_steps: 3")
     recipe = folder / "tiny.yaml"
     recipe.write_text(text + "checkpoints: {save_steps: 2}\n", encoding="utf-8")
     return recipe

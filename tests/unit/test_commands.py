@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from jsonschema import Draft202012Validator
 from minimal import MINIMAL
 
 import dpo_recipes
+from dpo_recipes.cli.progress import Progress
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.shipped import recipe_paths, recipes_folder
@@ -55,6 +59,53 @@ def test_a_refusal_goes_to_stderr_without_a_traceback(command: Command, argument
     assert done.stdout == ""
     assert done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_closed_outputs_change_no_exit_code(tmp_path: Path) -> None:
+    program = shlex.join(START)
+    for end, returncode in (("nothere.yaml 2>&-", 3), ("quickstart >&-", 0), ("quickstart >/dev/full", 6)):
+        done = subprocess.run(f"{program} validate {end}", shell=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == returncode, end
+        assert "Traceback" not in done.stderr
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    with subprocess.Popen([*START, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        assert reader.stderr is not None
+        reader.stdout.close()
+        assert reader.stderr.read() == b""
+    assert reader.returncode == -signal.SIGPIPE, "as other tools before `| head`"
+
+
+class Closed(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_progress_that_nobody_sees_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with Progress() as progress:
+        for number in range(2):
+            progress.on_event({"event": "stage", "name": "train", "detail": f"{number}"})
+    monkeypatch.undo()
+
+
+EARLY = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "dpo_recipes.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from dpo_recipes.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_while_it_loads_is_quiet() -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_the_package_runs_as_a_module(tmp_path: Path) -> None:

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from dpo_recipes.errors import RunError
-from dpo_recipes.run_dir import MIN_FREE_BYTES, create_run_directory, write_json, write_text_atomically
+from dpo_recipes.run_dir import (
+    MIN_FREE_BYTES,
+    create_run_directory,
+    find_output_dir,
+    write_json,
+    write_text_atomically,
+)
 
 
 def _code(output_dir: Path) -> str:
@@ -33,6 +39,14 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("mine")
     assert _code(tmp_path / "runs") == "T601"
     assert (tmp_path / "runs").read_text() == "mine"
+
+
+def test_links_in_a_circle_and_homes_of_nobody_are_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name in (str(tmp_path / "loop" / "runs"), "~nobody-of-this-name/runs"):
+        with pytest.raises(RunError, match="T601"):
+            create_run_directory(find_output_dir(name), "tiny")
+    assert find_output_dir(str(tmp_path / "new")) == (tmp_path / "new").resolve()
 
 
 def test_a_full_disk_is_refused_and_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

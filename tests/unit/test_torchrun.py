@@ -67,6 +67,17 @@ def test_or_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.Monke
     assert "--rdzv-endpoint=first:29500" in torchrun.command(order(tmp_path, 2, 2))
 
 
+@pytest.mark.parametrize("place", ["nowhere", "first:", ":29500", "first:0", "first:99999999", "first:port"])
+def test_what_is_no_place_to_meet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    with pytest.raises(RecipeError, match="must be HOST:PORT") as caught:
+        torchrun.command(order(tmp_path, 2, 2, rendezvous=place))
+    assert caught.value.findings[0].code == "R347"
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("MASTER_PORT", "many")
+    with pytest.raises(RecipeError, match="R347"):
+        torchrun.command(order(tmp_path, 2, 2))
+
+
 def test_cores_are_shared_out_but_a_persons_number_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "num_cores", lambda: 12)

@@ -61,6 +61,8 @@ class MetricsCallback(TrainerCallback):
         self.latest: dict[str, float] = {}
         self.started = self._told = time.monotonic()
         self.first_step = 0
+        self._step: dict[str, float] | None = None
+        """What there is to tell of a step whose row of metrics is still to come."""
         self.speed: SpeedMeter | None = None
         """Set when the trainer, whose batches it counts, has been built."""
 
@@ -77,14 +79,19 @@ class MetricsCallback(TrainerCallback):
         elapsed_s = time.monotonic() - self.started
         done = state.global_step - self.first_step
         pairs = done * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.events.emit(
-            "step",
-            step=state.global_step,
-            total=state.max_steps,
-            metrics=self.latest,
-            tokens_per_second=round(pairs * self.tokens_per_pair / elapsed_s, 1),
-            eta_s=round(elapsed_s / done * (state.max_steps - state.global_step), 1),
-        )
+        self._step = {
+            "step": state.global_step,
+            "total": state.max_steps,
+            "tokens_per_second": round(pairs * self.tokens_per_pair / elapsed_s, 1),
+            "eta_s": round(elapsed_s / done * (state.max_steps - state.global_step), 1),
+        }
+        if not control.should_log:  # else with its own metrics, in `on_log`
+            self._tell_step()
+
+    def _tell_step(self) -> None:
+        if self._step is not None:
+            self.events.emit("step", **self._step, metrics=self.latest)
+            self._step = None
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -125,6 +132,7 @@ class MetricsCallback(TrainerCallback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}
+        self._tell_step()
 
 
 def _keep_rows(path: Path, num_bytes: int) -> None:

@@ -96,13 +96,18 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
     return None, damaged
 
 
-def find_best(folder: Path) -> Checkpoint | None:
-    """The whole checkpoint that was the best on held-out pairs when it was written, the last such one."""
+def find_best(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
+    """The whole checkpoint that was the best on held-out pairs when it was written, the last such one, and by name what
+    is wrong with each later one."""
+    damaged: dict[str, str] = {}
     for checkpoint in _read_all(folder):
         # Checksums last: they read all of a checkpoint, and of most one line of the manifest tells enough.
-        if checkpoint.facts.get("is_best") and find_damage(checkpoint.path) is None:
-            return checkpoint
-    return None
+        if checkpoint.facts.get("is_best"):
+            damage = find_damage(checkpoint.path)
+            if damage is None:
+                return checkpoint, damaged
+            damaged[checkpoint.path.name] = damage
+    return None, damaged
 
 
 def read(path: Path) -> Checkpoint:
