@@ -32,6 +32,8 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
     """
     for run in _unfinished(recipe, output_dir):
         earlier = read_recipe(run)
+        if earlier is None:
+            tell(f"{run.path} was not finished, but its resolved.yaml cannot be read: it is not gone on with")
         if earlier is None or differences(earlier, recipe):
             continue
         if is_orphaned(run):

@@ -38,6 +38,8 @@ _MEDIANS = 20
 """A step that takes so many times the median of those before is no slow step any more."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
 """What torchrun 2.13 writes of the process that failed first (torch/distributed/elastic/multiprocessing/errors)."""
+_NOT_MET = re.compile(r"^torch\.distributed\.elastic\.rendezvous\.api\.Rendezvous\w+Error", re.MULTILINE)
+"""What torchrun 2.13 ends with before it starts a worker (torch/distributed/elastic/rendezvous/api.py)."""
 _NCCL_TIMEOUT = re.compile(r"Watchdog caught collective operation timeout: (.{1,300})")
 """What torch 2.13 prints before it aborts a process (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp)."""
 
@@ -201,6 +203,14 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
         )
     if returncode < 0:  # where one of several processes is killed, the others fail for want of it
         return _killed(-returncode, run, _rank_that_died(run))
+    if not failure and _missed_one_another(run):
+        return RunError.of(
+            LOST_EACH_OTHER,
+            "the nodes have not found one another",
+            why="none answers at the place where they are to meet, or not all came there in time",
+            fix=f"start the command on every node, with the same `--rendezvous`, whose port the first one must be "
+            f"reached at; torchrun's own words are in {run.log}",
+        )
     if failure:
         return WorkerBug(f"{failure.get('bug')} on {_who(rank, run)}; see {run.log}")
     return WorkerBug(f"the worker ended with code {returncode}; see {run.log}")
@@ -219,6 +229,10 @@ def _collective_timeout(run: RunDirectory) -> str | None:
         if found:
             return found[1]
     return None
+
+
+def _missed_one_another(run: RunDirectory) -> bool:
+    return _NOT_MET.search(_read_log(run.log).rpartition("Traceback")[2]) is not None
 
 
 def _read_log(path: Path) -> str:

@@ -252,6 +252,14 @@ def test_a_damaged_best_is_told(work: Work, tiny_model: Path, pairs: Path, stop_
     assert "checkpoint-4, the best on held-out pairs, is damaged: adapter_model.safetensors has 3 bytes" in notes(again)
 
 
+def test_rows_of_metrics_that_are_lost_are_told(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
+    recipe, calm, stopped = calm_and_stopped
+    stopped.run.metrics.unlink()
+    again = work(recipe, resume=True)
+    assert "metrics.jsonl has lost rows" in notes(again)
+    assert weights(again) == weights(calm)
+
+
 def test_without_a_whole_checkpoint_it_begins_anew(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
     recipe, calm, stopped = calm_and_stopped
     (only,) = newest_first(stopped.run.checkpoints)

@@ -135,6 +135,19 @@ def test_a_collective_that_nccl_gave_up_is_no_crash_of_a_library(run: RunDirecto
     assert may_not_come_again(failure)
 
 
+def test_nodes_that_do_not_meet_are_no_bug_of_ours(run: RunDirectory) -> None:
+    api = "torch.distributed.elastic.rendezvous.api"
+    run.log.write_text(
+        f"Traceback (most recent call last):\n  ...\n{api}.RendezvousConnectionError: The connection ...\n"
+    )
+    failure = explain(1, run)
+    assert "T613" in str(failure)
+    assert "the nodes have not found one another" in str(failure)
+    with run.log.open("a") as log:  # another start, which came further
+        log.write("Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
+    assert isinstance(explain(1, run), WorkerBug)
+
+
 def test_a_kill_by_the_kernel_for_memory_is_told_apart(run: RunDirectory) -> None:
     assert "T603" in str(explain(-9, run, was_out_of_memory=True))
     assert "T605" in str(explain(-9, run))

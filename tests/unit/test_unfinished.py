@@ -45,9 +45,12 @@ def test_the_newest_unfinished_run_of_the_same_recipe(tmp_path: Path) -> None:
 
 def test_another_recipe_or_broken_folder_is_not_gone_on_with(tmp_path: Path) -> None:
     begin(tmp_path, recipe(training={"learning_rate": 1e-4}))
-    begin(tmp_path, recipe()).resolved_recipe.write_text("{", encoding="utf-8")
+    torn = begin(tmp_path, recipe())
+    torn.resolved_recipe.write_text("{", encoding="utf-8")
     begin(tmp_path, recipe()).resolved_recipe.unlink()
-    assert find_unfinished(recipe(), tmp_path, print) is None
+    told: list[str] = []
+    assert find_unfinished(recipe(), tmp_path, told.append) is None
+    assert told == [f"{torn.path} was not finished, but its resolved.yaml cannot be read: it is not gone on with"]
 
 
 def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ class MetricsCallback(TrainerCallback):
     def __init__(self, path: Path | None, events: EventLog, tokens_per_pair: float, keep_bytes: int = 0) -> None:
         self.path = path
         """None in all processes but the first: they take part in the counting and write nothing."""
-        if path is not None:
-            _keep_rows(path, keep_bytes)
+        if path is not None and _keep_rows(path, keep_bytes) < keep_bytes:
+            events.note(f"{path.name} has lost rows that were there when the checkpoint was written")
         self.events = events
         self.tokens_per_pair = tokens_per_pair
         self.latest: dict[str, float] = {}
@@ -135,12 +135,12 @@ class MetricsCallback(TrainerCallback):
         self._tell_step()
 
 
-def _keep_rows(path: Path, num_bytes: int) -> None:
-    """Leave the rows that were there when a checkpoint was written: those after it will come once more. A power cut
-    may have left fewer."""
+def _keep_rows(path: Path, num_bytes: int) -> int:
+    """Leave the rows that were there when a checkpoint was written: those after it will come once more. Gives the bytes
+    that are left; a power cut may have left fewer."""
     with path.open("a+b") as file:
         file.seek(0)
-        file.truncate(file.read(num_bytes).rfind(b"\n") + 1)
+        return file.truncate(file.read(num_bytes).rfind(b"\n") + 1)
 
 
 def _plain(value: Any) -> Any:
