@@ -221,8 +221,7 @@ def compare(point: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     """A point with what was measured and what is predicted, and how far these are apart."""
     predicted = predict(point)
     # Not of loading on a CPU, in which files are mapped: the system takes their pages back where it needs them.
-    counts = {phase for phase in measured["peaks"] if phase != "loading" or point["device"] != "cpu"}
-    peak = max(measured["peaks"][phase] for phase in counts)
+    peak = max(size for phase, size in measured["peaks"].items() if phase != "loading" or point["device"] != "cpu")
     error = predicted["peak_bytes"] / peak - 1
     described = {key: value for key, value in point.items() if key not in ("folder", "fraction")}
     print(

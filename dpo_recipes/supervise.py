@@ -224,8 +224,8 @@ def _rank_that_died(run: RunDirectory) -> int | None:
 
 def _collective_timeout(run: RunDirectory) -> str | None:
     """What NCCL's watchdog has printed before it ended a process; none where it has not."""
-    for path in (run.log, *sorted(run.ranks.glob("*/run.log"))):
-        found = _NCCL_TIMEOUT.search(_read_log(path))
+    for rank in known_ranks(run):
+        found = _NCCL_TIMEOUT.search(_read_log(log_path(run, rank)))
         if found:
             return found[1]
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -25,6 +24,7 @@ from dpo_recipes.cli.init import init  # noqa: E402
 from dpo_recipes.cli.launch import launch  # noqa: E402
 from dpo_recipes.cli.ls import ls  # noqa: E402
 from dpo_recipes.cli.plan import plan  # noqa: E402
+from dpo_recipes.cli.progress import say  # noqa: E402
 from dpo_recipes.cli.run import run  # noqa: E402
 from dpo_recipes.cli.schema import schema  # noqa: E402
 from dpo_recipes.cli.show import show  # noqa: E402
@@ -67,14 +67,12 @@ def main() -> None:
         app()
     except DpoRecipeError as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C finds nothing left to stop
-        with contextlib.suppress(OSError):
-            print(error, file=sys.stderr)
+        say(f"{error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         if not is_no_space(error):
             raise
-        with contextlib.suppress(OSError):
-            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        say(f"error: the output cannot be written: {error.strerror}\n")
         for stream in (sys.stdout, sys.stderr):  # Python would try once more when it ends, with a code of its own
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(EXIT_RUN)

@@ -32,7 +32,7 @@ class Progress:
     def close(self) -> None:
         """End the live line, if there is one."""
         if self._open_line:
-            _say("\n")
+            say("\n")
             self._open_line = False
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -100,18 +100,18 @@ class Progress:
         self._last_plain = time.monotonic()
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            _say(f"\r\x1b[K{text[:width]}")
+            say(f"\r\x1b[K{text[:width]}")
             self._open_line = True
         else:
-            _say(f"{text}\n")
+            say(f"{text}\n")
 
     def _line(self, text: str) -> None:
         self.close()
-        _say(f"{text}\n")
+        say(f"{text}\n")
 
 
-def _say(text: str) -> None:
-    """Where nobody can read it any more, in a pipe that is closed or on a full disk, the run goes on all the same."""
+def say(text: str) -> None:
+    """Write to stderr; where nobody can read it any more, in a closed pipe or on a full disk, all goes on the same."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -61,13 +61,13 @@ def prepare_trainer(  # noqa: PLR0913
     return trainer
 
 
-def seen_splits(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int = 1) -> dict[str, Any]:
+def seen_splits(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> dict[str, Any]:
     """The pairs of each split that the run will come to."""
     datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
-    return {**datasets, "train": seen_pairs(recipe, datasets["train"], num_processes)}
+    return {**datasets, "train": _seen_pairs(recipe, datasets["train"], num_processes)}
 
 
-def seen_pairs(recipe: Recipe, pairs: Any, num_processes: int = 1) -> Any:
+def _seen_pairs(recipe: Recipe, pairs: Any, num_processes: int) -> Any:
     """The training pairs that the run will come to: all, or with `max_steps` a seeded draw of as many as it needs,
     so that no reference log-probability is computed in vain."""
     training = recipe.training

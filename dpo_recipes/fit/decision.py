@@ -49,7 +49,7 @@ def decide(
     Raises `FitError` F701, `RunError` T607 (a pair longer than a pass may be) and T617 (its checkpoint's optimizer fits
     no more).
     """
-    is_kept = before is not None and recipe.launch.strategy == "auto" and place.num_processes > 1
+    given = recipe.launch.strategy
     if before is not None:
         recipe = _keep_to(before, recipe, place.num_processes)
     checked = check_fit(
@@ -63,7 +63,7 @@ def decide(
     check_passes(checked.recipe, prepared.splits, place.num_processes)
     if before is not None and checked.recipe.training.optimizer != before.training["optimizer"]:
         raise _other_optimizer(before.training["optimizer"], checked.recipe.training.optimizer)
-    reason = "as it was chosen when the run began" if is_kept else checked.reason
+    reason = checked.reason if recipe.launch.strategy == given else "as it was chosen when the run began"
     decided = LaunchPlan(launch.batch, checked.plan.sharding.strategy, reason).with_batch_of(checked.recipe)
     advice = advise(facts_of(checked.plan, prepared.splits.reports))
     return Decision(checked.recipe, decided, checked.plan, (*checked.findings, *advice))

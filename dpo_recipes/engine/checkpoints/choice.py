@@ -162,11 +162,9 @@ def _look(
 ) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
     remove_unfinished(folder)
     newest, damaged = find_newest(folder)
-    best, were_best = find_best(folder) if keeps_best else (None, {})
+    best, were_best = find_best(folder, newest) if keeps_best and newest else (None, {})
     for name, damage in damaged.items():
         events.note(f"{name} is damaged and is not used: {damage}")
-    # Of those that were passed over already, the run comes to the same steps again.
-    were_best = {name: damage for name, damage in were_best.items() if name not in damaged}
     for name, damage in were_best.items():
         what = f"the model of {best.path.name}" if best else "what comes"
         events.note(f"{name}, the best on held-out pairs, is damaged: {damage}; {what} is the best from here on")

@@ -96,14 +96,14 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
     return None, damaged
 
 
-def find_best(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
-    """The whole checkpoint that was the best on held-out pairs when it was written, the last such one, and by name what
-    is wrong with each later one."""
+def find_best(folder: Path, newest: Checkpoint) -> tuple[Checkpoint | None, dict[str, str]]:
+    """The whole checkpoint that was the best on held-out pairs when it was written, the last such one up to `newest`,
+    which is known to be whole; and by name what is wrong with each later one."""
     damaged: dict[str, str] = {}
     for checkpoint in _read_all(folder):
         # Checksums last: they read all of a checkpoint, and of most one line of the manifest tells enough.
-        if checkpoint.facts.get("is_best"):
-            damage = find_damage(checkpoint.path)
+        if checkpoint.step <= newest.step and checkpoint.facts.get("is_best"):
+            damage = None if checkpoint == newest else find_damage(checkpoint.path)
             if damage is None:
                 return checkpoint, damaged
             damaged[checkpoint.path.name] = damage
