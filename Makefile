@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LATEST := .venv-latest
+# torch stays at the tested version: a newer one may come as a CUDA build of several gigabytes. Empty means the newest.
+LATEST_TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test test-slow test-deepspeed test-slurm test-kill check clean
+.PHONY: quickstart test test-latest constraints test-slow test-deepspeed test-slurm test-kill check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +23,23 @@ quickstart: $(VENV)/.run  ## train the quickstart recipe
 # One process of tests on each core, each with one thread: tiny models gain nothing from more.
 test: $(VENV)/.dev  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses logical --dist loadfile
+
+$(LATEST)/.installed: pyproject.toml
+	test -x $(LATEST)/bin/python || $(PYTHON) -m venv $(LATEST)
+	echo '$(LATEST_TORCH)' > $(LATEST)/torch.txt
+	$(LATEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LATEST)/torch.txt \
+	  --upgrade --upgrade-strategy eager --editable '.[dev]'
+	touch $@
+
+test-latest:  ## the same tests with the newest versions that pyproject.toml allows, in an environment of their own
+	rm -f $(LATEST)/.installed
+	$(MAKE) $(LATEST)/.installed
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -m "not slow" --numprocesses logical --dist loadfile
+
+constraints: $(LATEST)/.installed  ## write the versions of test-latest to constraints.txt, when its tests have passed
+	( head -1 constraints.txt; $(LATEST)/bin/python -m pip freeze --exclude-editable --disable-pip-version-check \
+	  | sed 's/+[^;]*$$//' | LC_ALL=C sort -f ) > constraints.new
+	mv constraints.new constraints.txt
 
 test-slow: $(VENV)/.dev  ## the tests that need minutes or the real model
 	$(BIN)/python -m pytest -m slow
@@ -47,4 +67,4 @@ check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LATEST) dist build .pytest_cache .ruff_cache .import_linter_cache
