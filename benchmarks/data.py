@@ -75,6 +75,7 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
     from trl.trainer.dpo_trainer import DPOTrainer
 
     from dpo_recipes.data.chat_template import apply_template
+    from dpo_recipes.data.encode import Encoder
     from dpo_recipes.data.report import SplitReport
     from dpo_recipes.data.store import RowFile
     from dpo_recipes.data.template_checks import TemplateChecks
@@ -103,8 +104,8 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
 
         def ours() -> Any:
             target = Path(folder) / "out.arrow"
-            checks = TemplateChecks(tokenizer, chat.template)
-            write_split(target, RowFile(rows), Tokenizer(tokenizer, chat.renderer, checks, data), SplitReport())
+            checks, encoder = TemplateChecks(tokenizer, chat.template), Encoder(tokenizer, chat.template.text)
+            write_split(target, RowFile(rows), Tokenizer(encoder, chat.renderer, checks, data), SplitReport())
             return Dataset.from_file(str(target))
 
         ways: dict[str, Callable[[], Any]] = {

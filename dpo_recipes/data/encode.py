@@ -7,7 +7,8 @@ The ids of an answer are those of prompt + answer after the part that they share
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +38,11 @@ class Encoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self.bos_token_id: int | None = tokenizer.bos_token_id
+        added = list(self._backend.get_added_tokens_decoder().values())
         variables = (tokenizer.bos_token, tokenizer.eos_token)
-        self._cuts = [t for t in cutting_tokens(self._backend) if t in template_text or t in variables]
-        self._cuts_at_words = can_cut_at_words(self._backend)
+        self._cuts = cutting_tokens(self._backend, added, [template_text, *filter(None, variables)])
+        self._cuts_at_words = can_cut_at_words(self._backend, added)
         self._known: dict[str, list[int]] = {}
 
     def encode(self, batch: Sequence[Texts]) -> list[Encoded]:
@@ -104,24 +107,50 @@ def _common_prefix(first: list[int], second: list[int]) -> int:
     return same
 
 
-def cutting_tokens(backend: Any) -> list[str]:
-    """The special tokens at whose end a text may be cut without changing an id; none where that is not certain.
+def cutting_tokens(backend: Any, added: Sequence[Any], written: Sequence[str]) -> list[str]:
+    """The special tokens in `written` at whose end a text may be cut without changing an id.
+
+    `added` are all added tokens of the tokenizer, thousands of them for Gemma 3. `written` is the template and the
+    tokens of its variables: a token in none of these parts too few texts to be worth looking for.
 
     tokenizers 0.23 finds added tokens first (`AddedVocabulary::extract_and_normalize`), then normalizes and splits
-    each piece between them alone. A Metaspace that marks only the first piece of a text looks at its place, and a token
-    that strips its neighbours or overlaps another one does not part a text cleanly.
+    each piece between them alone. A Metaspace that marks only the first piece of a text looks at its place, so that no
+    text may be cut. A token that strips its neighbours or overlaps another added token does not part a text cleanly.
     """
     if '"first"' in json.dumps(_state(backend.pre_tokenizer)):
         return []
-    added = backend.get_added_tokens_decoder().values()
-    texts = [token.content for token in added]
+    vocabulary = _JoinedTokens({token.content for token in added})
     return [
         token.content
         for token in added
-        if token.special
+        if any(token.content in text for text in written)
+        and token.special
         and not (token.normalized or token.lstrip or token.rstrip or token.single_word)
-        and not any(_overlaps(other, token.content) for other in texts)
+        and not vocabulary.can_hide(token.content)
     ]
+
+
+class _JoinedTokens:
+    """All added tokens in one string, so that a token is compared with all of them by a few searches."""
+
+    def __init__(self, tokens: set[str]) -> None:
+        signs = set().union(*tokens)
+        self._gap = next(sign for sign in map(chr, range(sys.maxunicode)) if sign not in signs)
+        self._text = self._gap.join(["", *tokens, ""])
+
+    def can_hide(self, token: str) -> bool:
+        """Whether an added token holds `token`, ends with what it begins with, or begins with what it ends with.
+
+        One that is itself the beginning or the end of `token` hides nothing: the longest token wins.
+        """
+        count, gap = self._text.count, self._gap
+        starts = (token[:n] for n in range(1, len(token)))
+        ends = (token[n:] for n in range(1, len(token)))
+        return (
+            count(token) > 1
+            or any(count(start + gap) > count(gap + start + gap) for start in starts)
+            or any(count(gap + end) > count(gap + end + gap) for end in ends)
+        )
 
 
 _WORD_SPLITS = (
@@ -131,7 +160,7 @@ _WORD_SPLITS = (
 )
 
 
-def can_cut_at_words(backend: Any) -> bool:
+def can_cut_at_words(backend: Any, added: Iterable[Any]) -> bool:
     """Whether a text may be cut between a letter and a space that a letter follows, without changing an id.
 
     So it is where pieces are found from left to right by a known pattern, in which a run of letters ends at a space and
@@ -140,7 +169,6 @@ def can_cut_at_words(backend: Any) -> bool:
     """
     if _state(backend.normalizer) not in (None, {"type": "NFC"}):
         return False
-    added = backend.get_added_tokens_decoder().values()
     if any(" " in token.content or token.lstrip or token.rstrip for token in added):
         return False
     steps = _state(backend.pre_tokenizer) or {}
@@ -177,11 +205,3 @@ def _last_word(text: str) -> int:
         if len(around) == 2 and around.isascii() and around.isalpha():
             return place
     return 0
-
-
-def _overlaps(other: str, token: str) -> bool:
-    """Whether an occurrence of `token` can be hidden by one of `other`."""
-    if other != token and token in other:
-        return True
-    shortest = min(len(other), len(token))
-    return any(other.endswith(token[:n]) or token.endswith(other[:n]) for n in range(1, shortest))

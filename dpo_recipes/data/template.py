@@ -98,8 +98,9 @@ def template_of_tokenizer(tokenizer: Any) -> Template:
             fix=f"choose a shipped one: `chat_template: plain` ({', '.join(template_paths())})",
         )
     template = read_template("tokenizer", text, "the tokenizer's chat template")
-    vocabulary = tokenizer.get_vocab()
-    return replace(template, special_tokens=tuple(token for token in template.special_tokens if token in vocabulary))
+    find = tokenizer.backend_tokenizer.token_to_id
+    known = tuple(token for token in template.special_tokens if find(token) is not None)
+    return replace(template, special_tokens=known)
 
 
 def read_template(name: str, text: str, file: str) -> Template:

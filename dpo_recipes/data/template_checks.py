@@ -85,7 +85,8 @@ def end_token_ids(tokenizer: Any, template: Template) -> set[int]:
     """The ids that end an answer: the end-of-sequence token, and the template's end of turn where it is one token."""
     ids = {tokenizer.eos_token_id}
     if template.end_of_turn and template.end_of_turn != "eos_token":
-        ids.update({tokenizer.get_vocab().get(template.end_of_turn, tokenizer.eos_token_id)})
+        end = tokenizer.backend_tokenizer.token_to_id(template.end_of_turn)
+        ids.add(tokenizer.eos_token_id if end is None else end)
     return ids
 
 

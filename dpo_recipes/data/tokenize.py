@@ -98,10 +98,11 @@ def tokenize_splits(splits: PreferenceSplits, tokenizer: Any, renderer: Renderer
 def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Renderer, data: Data) -> None:
     warnings: list[Finding] = []
     reports: dict[str, SplitReport] = {}
+    encoder = Encoder(tokenizer, renderer.template.text)
     for name, rows in splits.rows.items():
         report = reports[name] = deepcopy(splits.reports[name])
         checks = TemplateChecks(tokenizer, renderer.template)
-        write_split(folder / f"{name}.arrow", rows, Tokenizer(tokenizer, renderer, checks, data), report)
+        write_split(folder / f"{name}.arrow", rows, Tokenizer(encoder, renderer, checks, data), report)
         findings = checks.findings(name)
         report.findings = [finding.to_json() for finding in findings]
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -178,10 +179,10 @@ def _summarize(lengths: np.ndarray, report: SplitReport) -> None:
 class Tokenizer:
     """Rows to pairs of token ids that fit `max_length`."""
 
-    def __init__(self, tokenizer: Any, renderer: Renderer, checks: TemplateChecks, data: Data) -> None:
-        self._bos = tokenizer.bos_token_id
+    def __init__(self, encoder: Encoder, renderer: Renderer, checks: TemplateChecks, data: Data) -> None:
+        self._bos = encoder.bos_token_id
         self._renderer = renderer
-        self._encoder = Encoder(tokenizer, renderer.template.text)
+        self._encoder = encoder
         self._checks = checks
         self._data = data
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tiny import make_tokenizer
 
 from dpo_recipes import registry
 from dpo_recipes.data.chat_template import apply_template
-from dpo_recipes.data.encode import Encoder, Texts, cutting_tokens
+from dpo_recipes.data.encode import Encoder, Texts, can_cut_at_words, cutting_tokens
 from dpo_recipes.data.fit_length import TokenizedPair, fit
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.report import SplitReport
@@ -45,8 +46,8 @@ def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> Ids:
 
 def _our_ids(rows: list[PreferenceRow], tokenizer: Any, template: str) -> Ids:
     chat = apply_template(tokenizer, template, add_special_tokens=False)
-    checks = TemplateChecks(tokenizer, chat.template)
-    encoded = [e for _, e in Tokenizer(tokenizer, chat.renderer, checks, _data("unused")).encode(rows)]
+    checks, encoder = TemplateChecks(tokenizer, chat.template), Encoder(tokenizer, chat.template.text)
+    encoded = [e for _, e in Tokenizer(encoder, chat.renderer, checks, _data("unused")).encode(rows)]
     return [(e.prompt_ids, *e.answer_ids) for e in encoded]
 
 
@@ -114,19 +115,74 @@ def test_ids_are_trls_on_all_real_dialogues(template: str) -> None:
     assert _our_ids(rows, tokenizer, template) == _trl_ids(rows, tokenizer)
 
 
+def _cuts(backend: Any, *written: str) -> list[str]:
+    added = list(backend.get_added_tokens_decoder().values())
+    return cutting_tokens(backend, added, written or [token.content for token in added])
+
+
 def test_a_shared_prompt_is_encoded_apart_only_where_that_changes_nothing() -> None:
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
 
-    assert cutting_tokens(make_tokenizer().backend_tokenizer) == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    chatml = make_tokenizer().backend_tokenizer
+    assert _cuts(chatml) == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    assert _cuts(chatml, "{{ '<|im_end|>' }}", "<|im_start|>") == ["<|im_start|>", "<|im_end|>"]
     first = Backend(models.BPE())
     first.add_special_tokens(["<s>"])
-    assert cutting_tokens(first) == ["<s>"]
+    assert _cuts(first) == ["<s>"]
     first.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    assert cutting_tokens(first) == []
+    assert _cuts(first) == []
     overlapping = Backend(models.BPE())
-    overlapping.add_special_tokens(["<a>", "x<a>", "<b>", ">y", "<c|"])
-    assert cutting_tokens(overlapping) == ["<c|"]
+    overlapping.add_special_tokens(["<a>", "x<a>", "<b>", ">y", "<c|", "<", "c|"])
+    assert _cuts(overlapping) == ["<c|"]
+
+
+def _is_hidden(token: str, others: list[str]) -> bool:
+    """The definition, place by place: an occurrence of another token begins before `token` ends and not within it, or
+    the other way round."""
+    for other in others:
+        for shift in range(1 - len(other), len(token)):  # where `other` begins, seen from the beginning of `token`
+            both = range(max(0, shift), min(len(token), shift + len(other)))
+            within = shift >= 0 and shift + len(other) <= len(token)
+            if not within and all(token[i] == other[i - shift] for i in both):
+                return True
+    return False
+
+
+def test_tokens_cut_only_where_no_other_token_can_hide_them() -> None:
+    from tokenizers import AddedToken, models
+    from tokenizers import Tokenizer as Backend
+
+    draw = random.Random(0)
+    num_cuts = 0
+    for _ in range(300):
+        tokens = sorted({"".join(draw.choices("abc<>\0", k=draw.randrange(1, 6))) for _ in range(draw.randrange(1, 8))})
+        letters = {sign: number for number, sign in enumerate("abc<>\0")}
+        backend = Backend(models.BPE(vocab=letters, merges=[]))
+        backend.add_special_tokens([AddedToken(token, normalized=False) for token in tokens])
+        cuts = _cuts(backend)
+        assert cuts == [
+            t.content for t in backend.get_added_tokens_decoder().values() if not _is_hidden(t.content, tokens)
+        ]
+        num_cuts += len(cuts)
+        for token in cuts:
+            before, after = ("".join(draw.choices([*"abc<>\0", *tokens], k=9)) for _ in range(2))
+            apart = [backend.encode(text).ids for text in (before + token, after)]
+            assert backend.encode(before + token + after).ids == apart[0] + apart[1]
+    assert num_cuts > 100
+
+
+def test_the_time_for_cuts_grows_with_the_added_tokens_and_no_faster() -> None:
+    """50,000 tokens compared with one another, or with each row, would take minutes."""
+    from tokenizers import AddedToken
+
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken(f"<extra_{n}>", special=True, normalized=False) for n in range(50_000)])
+    begun = time.process_time()
+    encoder = Encoder(tokenizer, "".join(f"<extra_{n}>" for n in range(50)))
+    assert time.process_time() - begun < 5
+    (encoded,) = encoder.encode([Texts("<extra_7>a", ("<extra_7>a<extra_8>", "<extra_7>a<|im_end|>"))])
+    assert len(encoded.prompt_ids) == 2
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "llama3", "qwen2"])
@@ -134,7 +190,7 @@ def test_cutting_between_words_changes_no_id(pattern: str) -> None:
     from tokenizers import Regex, decoders, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    from dpo_recipes.data.encode import _WORD_SPLITS, can_cut_at_words
+    from dpo_recipes.data.encode import _WORD_SPLITS
 
     backend = Backend.from_str(make_tokenizer().backend_tokenizer.to_str())
     if pattern != "gpt2":
@@ -142,7 +198,7 @@ def test_cutting_between_words_changes_no_id(pattern: str) -> None:
         level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, level])
     backend.decoder = decoders.ByteLevel()
-    assert can_cut_at_words(backend)
+    assert _cuts_at_words(backend)
     draw = random.Random(0)
     signs = [
         "a",
@@ -163,7 +219,7 @@ def test_cutting_between_words_changes_no_id(pattern: str) -> None:
     ]
 
     class Fast:
-        backend_tokenizer, bos_token, eos_token = backend, None, None
+        backend_tokenizer, bos_token, eos_token, bos_token_id = backend, None, None, None
 
     for _ in range(3000):
         shared, *ends = ("".join(draw.choices(signs, k=draw.randrange(1, 12))) for _ in range(4))
@@ -173,16 +229,18 @@ def test_cutting_between_words_changes_no_id(pattern: str) -> None:
         assert [encoded.prompt_ids + ids for ids in encoded.answer_ids] == whole
 
 
+def _cuts_at_words(backend: Any) -> bool:
+    return can_cut_at_words(backend, backend.get_added_tokens_decoder().values())
+
+
 def test_words_are_not_cut_apart_where_a_tokenizer_looks_further() -> None:
     from tokenizers import Tokenizer as Backend
     from tokenizers import normalizers, pre_tokenizers
 
-    from dpo_recipes.data.encode import can_cut_at_words
-
     def backend() -> Any:
         return Backend.from_str(make_tokenizer().backend_tokenizer.to_str())
 
-    assert can_cut_at_words(backend())
+    assert _cuts_at_words(backend())
     for change in (
         {"normalizer": normalizers.Prepend("▁")},
         {"pre_tokenizer": pre_tokenizers.Metaspace()},
@@ -192,10 +250,10 @@ def test_words_are_not_cut_apart_where_a_tokenizer_looks_further() -> None:
         changed = backend()
         for name, value in change.items():
             setattr(changed, name, value)
-        assert not can_cut_at_words(changed)
+        assert not _cuts_at_words(changed)
     spaced = backend()
     spaced.add_tokens(["of Peru"])
-    assert not can_cut_at_words(spaced)
+    assert not _cuts_at_words(spaced)
 
 
 def test_answers_that_do_not_go_on_from_the_prompt() -> None:

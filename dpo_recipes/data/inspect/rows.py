@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -49,6 +49,7 @@ def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split:
     """`count` pairs of a split, spread evenly over it from the first to the last: the same ones each time."""
     dataset = pairs.datasets[split]
     encoder = Encoder(tokenizer, renderer.template.text)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         row = pairs.row(split, index)
         texts = render_row(row, renderer)
@@ -58,7 +59,8 @@ def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split:
         sides = []
         for text, answer, kept in zip(texts.answers, whole.answer_ids, kept_answers, strict=True):
             marks: list[Mark] = [*prompt_marks, *_marks("trained", len(kept)), *_marks("cut", len(answer) - len(kept))]
-            pieces = list(_pieces(text, [*whole.prompt_ids, *answer], marks, tokenizer))
+            ids = [*whole.prompt_ids, *answer]
+            pieces = list(_pieces(_token_texts(text, ids, tokenizer), ids, marks, special))
             sides.append(_divided(pieces, len(whole.prompt_ids)))
         yield ShownRow(split, row.where, sides[0][0], sides[0][1], sides[1][1])
 
@@ -74,10 +76,8 @@ def _marks(mark: Mark, count: int) -> list[Mark]:
     return [mark for _ in range(count)]
 
 
-def _pieces(text: str, ids: list[int], marks: Sequence[Mark], tokenizer: Any) -> Iterator[Piece]:
+def _pieces(texts: list[str], ids: list[int], marks: Sequence[Mark], special: Container[int]) -> Iterator[Piece]:
     """The texts of tokens. Those that share a character come as one piece."""
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    texts = _token_texts(text, ids, tokenizer)
     group = 0
     groups = []
     for at, token_text in enumerate(texts):
