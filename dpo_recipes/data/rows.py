@@ -5,34 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Roles a message may have; formats translate other names (`human`, `gpt`, `observation`) to these."""
-
-
-class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it. `content` is empty only beside `tool_calls`."""
-
-    role: str
-    content: str
-    name: NotRequired[str]
-    tool_calls: NotRequired[list[dict[str, Any]]]
-    tool_call_id: NotRequired[str]
-    reasoning_content: NotRequired[str]
-
+from dpo_recipes.data.message import BadRow, Message
+from dpo_recipes.data.turns import check_answer_end, check_prompt, divide_conversations
 
 MAX_TEXT_CHARS = 1_000_000
 """Longer texts are a fault in the data: tokenizers take minutes for them, and no model reads them."""
-
-
-class BadRow(Exception):
-    """A row cannot become a preference. `reason` is a short constant that counts are kept under."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(detail)
 
 
 @dataclass(frozen=True)
@@ -154,15 +133,14 @@ def preference(
 ) -> PreferenceRow:
     """A checked preference: roles in order, answers different. Raises `BadRow`.
 
-    Datasets such as UltraFeedback repeat the prompt in front of each answer: it is taken off there.
+    `prompt` is empty where the conversations alone say it; `divide_conversations` tells how the prompt is found.
     """
-    if chosen[: len(prompt)] == prompt and rejected[: len(prompt)] == prompt:
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    if chosen == rejected:
-        raise BadRow("equal_answers", "chosen and rejected are equal")
+    if prompt and chosen[0]["role"] == rejected[0]["role"] == "assistant":
+        check_prompt(prompt)  # before anything is added to it, so that the error is about the prompt alone
+    check_answer_end(chosen, "chosen")
+    check_answer_end(rejected, "rejected")
+    prompt, chosen, rejected = divide_conversations(prompt, chosen, rejected)
     check_prompt(prompt)
-    check_answer(chosen, "chosen")
-    check_answer(rejected, "rejected")
     return PreferenceRow(prompt, chosen, rejected, row.where, **{**template_extras(row), **extras})
 
 
@@ -179,7 +157,9 @@ def labelled(
     if completion[: len(prompt)] == prompt:
         completion = completion[len(prompt) :]
     check_prompt(prompt)
-    check_answer(completion, "completion")
+    if not completion or completion[0]["role"] != "assistant":
+        raise BadRow("bad_role_order", "`completion` does not begin with a message of `assistant`")
+    check_answer_end(completion, "completion")
     if isinstance(label, str):  # as a CSV file writes it
         label = {"true": 1, "1": 1, "false": 0, "0": 0, "-1": -1}.get(label.strip().lower(), label)
     if not isinstance(label, bool | int | float) or label not in (1, 0, -1):
@@ -206,45 +186,3 @@ def tools_of(value: Any, column: str) -> list[Any] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise BadRow("bad_tools", f"`{column}` is not a list of JSON schemas")
     return clean_tree(tools, column)
-
-
-def check_prompt(prompt: list[Message]) -> None:
-    """Raises `BadRow` unless the prompt asks for an answer: it ends with a user's or tool's message, a system
-    message stands only at its start, and a tool speaks only after the assistant (who may begin with a greeting)."""
-    roles = [message["role"] for message in prompt]
-    if all(role in ("system", "developer") for role in roles):
-        raise BadRow("only_system", "the prompt holds nothing but a system message")
-    if roles[-1] not in ("user", "tool"):
-        raise BadRow("bad_role_order", f"the prompt ends with a message of `{roles[-1]}`, not of `user`")
-    for index, role in enumerate(roles):
-        if role in ("system", "developer") and index > 0:
-            raise BadRow("bad_role_order", f"a `{role}` message stands at place {index + 1} of the prompt")
-        if role == "tool" and (index == 0 or roles[index - 1] not in ("assistant", "tool")):
-            raise BadRow("bad_role_order", f"a `tool` message follows `{roles[index - 1] if index else 'nothing'}`")
-
-
-def check_answer(answer: list[Message], name: str) -> None:
-    """Raises `BadRow` unless the answer begins and ends with an assistant's message."""
-    if not answer or answer[0]["role"] != "assistant":
-        raise BadRow("bad_role_order", f"`{name}` does not begin with a message of `assistant`")
-    if answer[-1]["role"] != "assistant":
-        raise BadRow("bad_role_order", f"`{name}` ends with a message of `{answer[-1]['role']}`, not of `assistant`")
-
-
-def split_shared_prompt(
-    chosen: list[Message], rejected: list[Message]
-) -> tuple[list[Message], list[Message], list[Message]]:
-    """The messages two conversations begin with alike, and how each goes on.
-
-    The shared part ends before the first assistant turn that differs. Raises `BadRow` `no_shared_prompt` when
-    there is none, or when one of them does not go on with an assistant turn, and `equal_answers`.
-    """
-    if chosen == rejected:
-        raise BadRow("equal_answers", "chosen and rejected are equal")
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
-    tails = chosen[shared:], rejected[shared:]
-    if not shared or not all(tail and tail[0]["role"] == "assistant" for tail in tails):
-        raise BadRow("no_shared_prompt", "chosen and rejected are not two answers to the same prompt")
-    return chosen[:shared], *tails

@@ -407,7 +407,7 @@ for template in ("chatml", "llama3"):
         (
             f"{template}.ultra",
             {"prompt": "Hi\n", "system": "Be kind.", **TALKS},
-            [pair([SYSTEM, {"role": "user", "content": "Hi\n"}], [GOOD], [BAD])],
+            [HI_SYSTEM],
         ),
         (f"{template}.ultra", {"prompt": "Hi", "system": "Be kind.", **TALKS}, [HI_SYSTEM]),
         (f"kto.{template}.argilla_chat", {"completion": [USER, GOOD], "label": True}, [HI_GOOD]),
@@ -590,7 +590,7 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("llama3.icr", {"question": "Hi", **TEXTS}, "no_text", "`input`"),
     ("chatml.intel", {"question": "Hi", "chosen": [GOOD], "rejected": "b"}, "no_text", "`chosen` is list"),
     ("chatml.prompt_pairs", {"prompt": "Hi", "chosen": "a", "rejected": "a"}, "equal_answers", "chosen"),
-    ("chatml.ultra", {"prompt": "Other", **TALKS}, "no_shared_prompt", "`chosen`"),
+    ("chatml.ultra", {"prompt": "Other", **TALKS}, "prompt_differs", 'it is "Other", and they share "Hi"'),
     ("llama3.ultra", {"prompt": "Hi", **TEXTS}, "no_text", "`chosen`"),
     ("chat_template.default", {"messages": [USER, GOOD], **TEXTS}, "bad_role_order", "prompt"),
     ("chat_template.argilla_chat", {"chosen": [USER, GOOD], "rejected": [MORE, BAD]}, "no_shared_prompt", "chosen"),

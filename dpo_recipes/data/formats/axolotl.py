@@ -9,6 +9,7 @@ Source: https://github.com/axolotl-ai-cloud/axolotl/tree/main/src/axolotl/prompt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,14 +25,11 @@ from dpo_recipes.data.formats.messages import (
 from dpo_recipes.data.formats.ranked import EXAMPLE, from_best_two
 from dpo_recipes.data.formats.ranked import matches as matches_ranked
 from dpo_recipes.data.rows import (
-    BadRow,
     DataFormat,
-    Message,
     PreferenceRow,
     Row,
     SourceRow,
     preference,
-    split_shared_prompt,
 )
 
 EXTRAS = ("tools", "chat_template_kwargs")
@@ -59,29 +57,25 @@ def from_conversations(row: SourceRow) -> list[PreferenceRow]:
     All turns are kept, where Axolotl's `chatml.argilla_chat` reads the first question and answer only.
     """
     chosen, rejected = (message_list(row.columns.get(name), name) for name in ("chosen", "rejected"))
-    return [preference(*split_shared_prompt(chosen, rejected), row)]
+    return [preference([], chosen, rejected, row)]
 
 
 def from_ultra(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from a prompt's text and two lists of messages that begin with it. Raises `BadRow`."""
+    """A preference from a prompt's text and two conversations in which it stands. Raises `BadRow`."""
     asked = user_text(row.columns.get("prompt"), "prompt")
-    chosen, rejected = (
-        _after(asked, message_list(row.columns.get(name), name), name) for name in ("chosen", "rejected")
-    )
-    return [preference(with_system([asked], row.columns), chosen, rejected, row)]
-
-
-def _after(asked: Message, messages: list[Message], column: str) -> list[Message]:
-    if messages[0]["role"] != "user" or messages[0]["content"].strip() != asked["content"].strip():
-        raise BadRow("no_shared_prompt", f"`{column}` does not begin with the text of `prompt`")
-    return messages[1:]
+    chosen, rejected = (message_list(row.columns.get(name), name) for name in ("chosen", "rejected"))
+    made = preference([asked], chosen, rejected, row)
+    return [replace(made, prompt=with_system(made.prompt, row.columns))]
 
 
 def from_chat_template(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from `messages` and two answers; of an answer that is a list, its last message. Raises `BadRow`."""
+    """A preference from `messages` and two answers. Raises `BadRow`.
+
+    An answer that is a list keeps all its turns, where Axolotl reads the last one only.
+    """
     columns = decoded_together(row.columns, ("messages", "chosen", "rejected"))
     prompt = messages_of(columns["messages"], "messages", "user")
-    chosen, rejected = (messages_of(columns[name], name, "assistant")[-1:] for name in ("chosen", "rejected"))
+    chosen, rejected = (messages_of(columns[name], name, "assistant") for name in ("chosen", "rejected"))
     return [preference(prompt, chosen, rejected, row)]
 
 
@@ -155,7 +149,7 @@ def ultra_format(template: str) -> DataFormat:
     """The format of a prompt's text and two conversations that repeat it."""
     return DataFormat(
         name=f"{template}.ultra",
-        summary="a text `prompt`, and `chosen` and `rejected` as lists of messages that begin with it",
+        summary="a text `prompt`, and `chosen` and `rejected` as conversations in which it stands",
         columns=("prompt", "chosen", "rejected"),
         optional_columns=("system", *EXTRAS),
         example={"prompt": "Name a tree.", "chosen": [_ASKED, _GOOD], "rejected": [_ASKED, _BAD]},
@@ -179,8 +173,7 @@ CHAT_TEMPLATE_ARGILLA_CHAT = conversation_format("chat_template.argilla_chat", N
 
 CHAT_TEMPLATE_DEFAULT = DataFormat(
     name="chat_template.default",
-    summary="`messages` as a list or one text; `chosen` and `rejected` as a text, a message, or a list whose last "
-    "message counts",
+    summary="`messages` as a list or one text; `chosen` and `rejected` as a text, a message, or a list of messages",
     columns=("messages", "chosen", "rejected"),
     optional_columns=EXTRAS,
     example={"messages": [{"role": "system", "content": "Be brief."}, _ASKED], "chosen": _GOOD, "rejected": _BAD},

@@ -14,7 +14,6 @@ from dpo_recipes.data.rows import (
     PreferenceRow,
     SourceRow,
     preference,
-    split_shared_prompt,
     text_of,
 )
 
@@ -28,7 +27,7 @@ def from_hh_rlhf(row: SourceRow) -> list[PreferenceRow]:
     """A preference from two dialogues that begin alike. Raises `BadRow`."""
     chosen = parse_dialogue(text_of(row.columns.get("chosen"), "chosen"), "chosen")
     rejected = parse_dialogue(text_of(row.columns.get("rejected"), "rejected"), "rejected")
-    return [preference(*split_shared_prompt(chosen, rejected), row)]
+    return [preference([], chosen, rejected, row)]
 
 
 def matches_dahoas(columns: Mapping[str, Any]) -> bool:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dpo_recipes.data.rows import ROLES, BadRow, Message, clean_text, clean_tree, decoded, text_of
+from dpo_recipes.data.message import ROLES, BadRow, Message
+from dpo_recipes.data.rows import clean_text, clean_tree, decoded, text_of
 
 _TEXT_EXTRAS = ("name", "tool_call_id", "reasoning_content")
 

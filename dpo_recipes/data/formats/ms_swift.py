@@ -28,7 +28,6 @@ from dpo_recipes.data.rows import (
     decoded,
     labelled,
     preference,
-    split_shared_prompt,
 )
 
 
@@ -47,7 +46,7 @@ def from_ms_swift(row: SourceRow) -> list[PreferenceRow]:
     messages = conversation(row, "messages")
     rejected = row.columns.get("rejected_response")
     if is_blank(rejected) and row.columns.get("rejected_messages") is not None:
-        return [preference(*split_shared_prompt(messages, conversation(row, "rejected_messages")), row)]
+        return [preference([], messages, conversation(row, "rejected_messages"), row)]
     prompt, chosen = _split_last_answer(messages)
     return [preference(prompt, chosen, answer, row) for answer in _rejected_answers(rejected)]
 

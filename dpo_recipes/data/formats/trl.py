@@ -14,7 +14,6 @@ from dpo_recipes.data.formats.messages import (
     decoded_together,
     has,
     is_messages,
-    message_list,
     messages_of,
     with_system,
 )
@@ -27,7 +26,6 @@ from dpo_recipes.data.rows import (
     decoded,
     labelled,
     preference,
-    split_shared_prompt,
 )
 
 TEMPLATE_COLUMNS = ("system", "tools", "chat_template_kwargs")
@@ -60,16 +58,10 @@ def from_preference(row: SourceRow) -> list[PreferenceRow]:
     Without a prompt, it is what both conversations share. A text in the column `system` is put in front.
     """
     columns = decoded_together(row.columns, ("prompt", "chosen", "rejected"))
-    if columns["prompt"] is None:
-        if not is_messages(columns["chosen"]):
-            raise BadRow("no_text", "`prompt` is empty, and `chosen` is no conversation")
-        prompt, chosen, rejected = split_shared_prompt(
-            message_list(columns["chosen"], "chosen"), message_list(columns["rejected"], "rejected")
-        )
-    else:
-        prompt = messages_of(columns["prompt"], "prompt", "user")
-        chosen = messages_of(columns["chosen"], "chosen", "assistant")
-        rejected = messages_of(columns["rejected"], "rejected", "assistant")
+    if columns["prompt"] is None and not is_messages(columns["chosen"]):
+        raise BadRow("no_text", "`prompt` is empty, and `chosen` is no conversation")
+    prompt = [] if columns["prompt"] is None else messages_of(columns["prompt"], "prompt", "user")
+    chosen, rejected = (messages_of(columns[name], name, "assistant") for name in ("chosen", "rejected"))
     made = preference(prompt, chosen, rejected, row)
     return [replace(made, prompt=with_system(made.prompt, row.columns))]
 

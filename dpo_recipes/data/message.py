@@ -1,0 +1,29 @@
+"""One turn of a conversation, and the exception for a row that cannot be used."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Roles a message may have; formats translate other names (`human`, `gpt`, `observation`) to these."""
+SYSTEM_ROLES = ("system", "developer")
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it. `content` is empty only beside `tool_calls`."""
+
+    role: str
+    content: str
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    reasoning_content: NotRequired[str]
+
+
+class BadRow(Exception):
+    """A row cannot become a preference. `reason` is a short constant that counts are kept under."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(detail)

@@ -1,0 +1,151 @@
+"""Where the prompt of two conversations ends and their answers begin.
+
+Datasets say it in several ways: the answers alone, the answers behind a copy of the prompt, or two whole conversations
+beside a prompt that holds only their first question, or only their last. All of them come to the same: the prompt is
+every turn that both conversations share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpo_recipes.data.message import SYSTEM_ROLES, BadRow, Message
+
+Divided = tuple[list[Message], list[Message], list[Message]]
+"""The prompt, the chosen and the rejected answer."""
+_SHOWN = 60
+"""Characters of a text that an error shows."""
+
+
+def divide_conversations(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> Divided:
+    """The whole prompt, and what each answer says after it.
+
+    An answer that does not begin with the assistant is a whole conversation, which repeats the prompt or the part of
+    the prompt that stands in its column. Turns with which both answers begin alike belong to the prompt as well. Raises
+    `BadRow`: `equal_answers`, `no_shared_prompt`, and `prompt_differs` where a conversation repeats another prompt.
+    """
+    system, asked = _without_system(prompt)
+    whole = _repeats(asked, chosen, rejected)
+    before = [
+        (system if answer[0]["role"] not in SYSTEM_ROLES else []) if is_whole else prompt
+        for answer, is_whole in zip((chosen, rejected), whole, strict=True)
+    ]
+    shared, chosen, rejected = split_shared_prompt([*before[0], *chosen], [*before[1], *rejected])
+    return (_settle(system, asked, shared) if any(whole) else shared), chosen, rejected
+
+
+def split_shared_prompt(chosen: list[Message], rejected: list[Message]) -> Divided:
+    """The messages two conversations begin with alike, and how each continues.
+
+    The shared part ends before the first assistant turn that differs, or before the first of several assistant turns in
+    a row. Raises `BadRow`: `equal_answers`, and `no_shared_prompt` where nothing is shared or where the conversations
+    part at a turn that is not the assistant's.
+    """
+    if chosen == rejected:
+        raise BadRow("equal_answers", "chosen and rejected are equal")
+    parted = 0
+    while parted < min(len(chosen), len(rejected)) and _is_same(chosen[parted], rejected[parted]):
+        parted += 1
+    shared = parted
+    speakers = {turn["role"] for turn in (*chosen[parted : parted + 1], *rejected[parted : parted + 1])}
+    if speakers == {"assistant"}:
+        while shared and chosen[shared - 1]["role"] == "assistant":
+            shared -= 1
+    if speakers != {"assistant"} or not shared:
+        parting = _parting(parted, chosen[parted:], rejected[parted:])
+        raise BadRow("no_shared_prompt", f"chosen and rejected are not two answers to the same prompt: {parting}")
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def check_prompt(prompt: list[Message]) -> None:
+    """Raises `BadRow` unless the prompt asks for an answer: it ends with a user's or tool's message, a system
+    message stands only at its start, and a tool speaks only after the assistant (who may begin with a greeting)."""
+    roles = [message["role"] for message in prompt]
+    if all(role in SYSTEM_ROLES for role in roles):
+        raise BadRow("only_system", "the prompt holds nothing but a system message")
+    if roles[-1] not in ("user", "tool"):
+        raise BadRow("bad_role_order", f"the prompt ends with a message of `{roles[-1]}`, not of `user`")
+    for index, role in enumerate(roles):
+        if role in SYSTEM_ROLES and index > 0:
+            raise BadRow("bad_role_order", f"a `{role}` message stands at place {index + 1} of the prompt")
+        if role == "tool" and (index == 0 or roles[index - 1] not in ("assistant", "tool")):
+            raise BadRow("bad_role_order", f"a `tool` message follows `{roles[index - 1] if index else 'nothing'}`")
+
+
+def check_answer_end(answer: list[Message], name: str) -> None:
+    """Raises `BadRow` unless the answer ends with an assistant's message."""
+    if answer[-1]["role"] != "assistant":
+        raise BadRow("bad_role_order", f"`{name}` ends with a message of `{answer[-1]['role']}`, not of `assistant`")
+
+
+def _repeats(asked: list[Message], *answers: list[Message]) -> list[bool]:
+    """Of each answer whether it is a whole conversation.
+
+    One that begins with the assistant's greeting is recognized by the prompt among the turns that both share.
+    """
+    whole = [answer[0]["role"] != "assistant" for answer in answers]
+    if any(whole) or not asked or not _is_same(answers[0][0], answers[1][0]):
+        return whole
+    alike = next((i for i, (a, b) in enumerate(zip(*answers, strict=False)) if not _is_same(a, b)), 0)
+    return [_holds(answers[0][:alike], asked)] * 2
+
+
+def _settle(system: list[Message], asked: list[Message], shared: list[Message]) -> list[Message]:
+    """The prompt, from its own column and from the turns that two conversations share."""
+    own_system, turns = _without_system(shared)
+    if system and not _are_same(system, own_system):
+        systems = f"{_quote(system)} and {_quote(own_system)}"
+        raise BadRow("prompt_differs", f"prompt and conversations have different system messages, {systems}")
+    if _holds(turns, asked):
+        return shared
+    if turns and _are_same(asked[-len(turns) :], turns):  # the conversations repeat only the end of the prompt
+        return [*own_system, *asked]
+    raise BadRow(
+        "prompt_differs",
+        f"the turns that chosen and rejected share do not hold the prompt: it is {_quote(asked)}, and they share "
+        f"{_quote(turns)}",
+    )
+
+
+def _holds(turns: Sequence[Message], asked: Sequence[Message]) -> bool:
+    """Whether a prompt's turns stand among others, one after the other."""
+    return any(_are_same(turns[at : at + len(asked)], asked) for at in range(len(turns) - len(asked) + 1))
+
+
+def _without_system(messages: list[Message]) -> tuple[list[Message], list[Message]]:
+    count = next((i for i, message in enumerate(messages) if message["role"] not in SYSTEM_ROLES), len(messages))
+    return messages[:count], messages[count:]
+
+
+def _are_same(first: Sequence[Message], second: Sequence[Message]) -> bool:
+    return len(first) == len(second) and all(map(_is_same, first, second))
+
+
+def _is_same(first: Message, second: Message) -> bool:
+    """Whether two turns are equal; spaces around what others than the assistant say do not count."""
+    if first == second:
+        return True
+    if first["role"] == "assistant" or first["content"].strip() != second["content"].strip():
+        return False
+    return {**first, "content": ""} == {**second, "content": ""}
+
+
+def _parting(place: int, chosen: Sequence[Message], rejected: Sequence[Message]) -> str:
+    """Why two conversations are no pair, from the turns after the `place` ones that they share."""
+    if not place:
+        return "their first messages differ"
+    if not chosen or not rejected:
+        longer, turns = ("chosen", chosen) if chosen else ("rejected", rejected)
+        return f"{longer} continues with a message of `{turns[0]['role']}` where the other one ends"
+    roles = chosen[0]["role"], rejected[0]["role"]
+    who = f"`{roles[0]}`" if roles[0] == roles[1] else f"`{roles[0]}` in chosen and `{roles[1]}` in rejected"
+    return f"they part at message {place + 1}, which is of {who}"
+
+
+def _quote(messages: Sequence[Message]) -> str:
+    """The last of some messages, shortened."""
+    if not messages:
+        return "nothing"
+    text = " ".join(messages[-1]["content"].split())
+    before = f"{len(messages)} turns up to " if len(messages) > 1 else ""
+    return f'{before}"{text[:_SHOWN]}{"..." if len(text) > _SHOWN else ""}"'
