@@ -137,6 +137,7 @@ class Worker:
         leave(self.processes)
 
     def _prepare(self) -> tuple[ModelBundle, TokenizedSplits]:
+        from dpo_recipes.export.rehearsal import rehearse_saving
         from dpo_recipes.model.build import build_model
         from dpo_recipes.pairs import prepare_pairs
 
@@ -160,6 +161,9 @@ class Worker:
             self.recipe, prepared.location, prepared.tokenizer, prepared.chat,
             trust_remote_code=self.trust_remote_code, is_to_be_sharded=self.launch.shards_weights,
         )  # fmt: skip
+        if self.place.is_main:
+            self.events.findings(bundle.findings)
+            rehearse_saving(self.recipe, bundle, self.home)
         return bundle, pairs
 
     def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:

@@ -44,4 +44,20 @@ CODES = {
     "M515": entry(
         "the adapter is no LoRA", "LoRA, rsLoRA and DoRA can be continued; merge any other kind into its base first."
     ),
+    # M52x: what is saved
+    "M520": entry(
+        "a generation configuration that contradicts itself",
+        "generation_config.json has sampling values without `do_sample`, or values that others make meaningless.",
+        "transformers reads such a file with a warning and refuses to write it, so that saving would fail after the",
+        "last step. The run mends its copy and says how; training does not read the file.",
+    ),
+    "M521": entry(
+        "a generation configuration that cannot be saved",
+        "transformers refuses to write generation_config.json with these values, and none can simply be dropped.",
+    ),
+    "M522": entry(
+        "the tuned model could not be saved",
+        "Before training, everything but the weights is saved into a temporary folder: configuration, generation",
+        "configuration, tokenizer, chat template and card. What fails there would have failed after the last step.",
+    ),
 }

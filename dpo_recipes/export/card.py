@@ -7,17 +7,22 @@ from typing import Any
 
 from jinja2 import Environment
 
+from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
 
 
-def render_card(recipe: Recipe, result: dict[str, Any]) -> str:
+def render_card(recipe: Recipe, result: dict[str, Any], bundle: ModelBundle) -> str:
     """README.md of the saved model, with the front matter that the hub reads."""
     template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters["code"] = lambda text: f"`{text}`"
     losses = recipe.objective.loss_type
     return environment.from_string(template).render(
         recipe=recipe,
         result=result,
         losses=losses if isinstance(losses, str) else " + ".join(losses),
         is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),
+        gguf_file=bundle.location.gguf_file,
+        quantization=recipe.model.quantization,
+        turn_ends=bundle.tokenizer.convert_ids_to_tokens(sorted(bundle.chat.end_ids)),
     )

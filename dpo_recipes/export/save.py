@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dpo_recipes.errors import RunError
-from dpo_recipes.export.card import render_card
+from dpo_recipes.export.beside import companions, turn_end
 from dpo_recipes.model.adapters import AT_ZERO
 from dpo_recipes.model.build import ModelBundle, reload_base
 from dpo_recipes.recipe.schema import Recipe
@@ -45,10 +45,12 @@ def save_model(
         whole = {} if kind == "merged" else {"state_dict": state}
         for config, name, rate in bundle.dropout_rates:
             setattr(config, name, rate)
+        end = bundle.tokenizer.convert_tokens_to_ids(turn_end(bundle) or bundle.tokenizer.eos_token)
+        merged.config.get_text_config().eos_token_id = end
         merged.save_pretrained(partial, safe_serialization=True, **whole)
     _check_saved(partial)
-    bundle.tokenizer.save_pretrained(partial)
-    (partial / "README.md").write_text(render_card(recipe, {**result, "saved": kind}), encoding="utf-8")
+    for _, save in companions(partial, bundle, recipe, {**result, "saved": kind}):
+        save()
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
     partial.rename(target)
     return target, kind

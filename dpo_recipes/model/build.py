@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from dpo_recipes.errors import Finding
 from dpo_recipes.model.adapters import attach_adapter, describe_adapter
+from dpo_recipes.model.generation import prepare_generation
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
 from dpo_recipes.model.quantize import (
@@ -43,6 +45,8 @@ class ModelBundle:
     trust_remote_code: bool = False
     dropout_rates: DropoutRates = field(default_factory=list)
     """What the base's configuration said before its dropout was switched off."""
+    findings: list[Finding] = field(default_factory=list)
+    """Warnings about the base, for the person who started the run."""
     stack: dict[str, Any] = field(default_factory=dict)
 
 
@@ -71,13 +75,11 @@ def build_model(
     _embed_all(tokenizer, policy, recipe.training.seed)
     if policy.device.type != device and not is_to_be_sharded:
         policy.to(device)
-    # What is generated from the saved model must end where the template ends a turn.
-    policy.generation_config.eos_token_id = sorted(chat.end_ids)
-    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    findings = prepare_generation(policy, chat.end_ids, tokenizer.pad_token_id, model.path)
     num_parameters = policy.num_parameters()  # a weight of four bits counts as one
     attached = attach_adapter(recipe, location, policy, chat.added_ids)
     made = (attached.policy, tokenizer, attached.config, device, dtype, location, chat)
-    bundle = ModelBundle(*made, trust_remote_code, dropout_rates)
+    bundle = ModelBundle(*made, trust_remote_code, dropout_rates, findings)
     bundle.stack = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,

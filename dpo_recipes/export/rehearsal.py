@@ -1,0 +1,74 @@
+"""Saving is tried before training: whatever can fail at the end of a run fails before its first step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.export.beside import companions
+from dpo_recipes.export.save import saved_kind
+from dpo_recipes.hardware import machine
+from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory, written_to
+
+
+def rehearse_saving(recipe: Recipe, bundle: ModelBundle, run: RunDirectory) -> None:
+    """Save everything but the weights into a temporary folder of the run directory, which is removed at once.
+
+    Raises `RunError` M522 that names the part which cannot be saved, T601 (the run directory is not writable) and T602
+    (no space).
+    """
+    result = _stand_in(bundle, saved_kind(recipe, bundle))
+    with written_to(run), tempfile.TemporaryDirectory(dir=run.path, prefix="rehearsal-") as name:
+        folder = Path(name)
+        parts = [("the configuration", lambda: _save_configuration(recipe, bundle, folder))]
+        for part, save in [*parts, *companions(folder, bundle, recipe, result)]:
+            _try(part, save, recipe)
+
+
+def _save_configuration(recipe: Recipe, bundle: ModelBundle, folder: Path) -> None:
+    """The adapter's configuration, or the model's with the code that comes with it."""
+    policy = bundle.policy
+    if saved_kind(recipe, bundle) == "adapter":
+        (bundle.adapter_config or policy.peft_config["default"]).save_pretrained(folder)
+        return
+    base = policy.get_base_model() if hasattr(policy, "peft_config") else policy
+    if getattr(base, "hf_quantizer", None) is None:
+        base.save_pretrained(folder, state_dict={})
+    else:  # a quantizer brings weights of its own
+        base.config.save_pretrained(folder)
+
+
+def _try(part: str, save: Callable[[], object], recipe: Recipe) -> None:
+    try:
+        save()
+    except (OSError, DpoRecipeError):
+        raise
+    except Exception as error:  # tokenizers and configurations with code of their own raise anything
+        said = str(error).strip().splitlines()
+        raise RunError.of(
+            "M522",
+            f"{part} of the tuned model could not be saved",
+            why=f"{type(error).__name__}: {said[0] if said else 'no message'}",
+            fix=f"correct the files of {recipe.model.path} in a local copy and give that as `model.path`; run.log has "
+            "the whole message. Nothing was trained yet",
+        ) from error
+
+
+def _stand_in(bundle: ModelBundle, kind: str) -> dict[str, Any]:
+    """What a card reads of a result, before there is one."""
+    zero = {"eval_loss": 0.0}
+    return {
+        "saved": kind,
+        "model": {"trainable_parameters": 0, **bundle.stack},
+        "steps": 0,
+        "num_train_pairs": 0,
+        "num_eval_pairs": 1,
+        "metrics": zero,
+        "base_metrics": zero,
+        "environment": {"packages": machine.package_versions()},
+    }

@@ -1,0 +1,186 @@
+"""The end of a run: what can fail there fails before training, and what is saved beside the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import make_tokenizer, recipe_text, write_pairs
+
+from dpo_recipes.data.template import Template
+from dpo_recipes.errors import RunError
+from dpo_recipes.export.beside import ending_turns, turn_end
+from dpo_recipes.model.generation import prepare_generation
+
+Work = Callable[..., Any]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl")
+
+
+@pytest.fixture
+def base(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may change."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "base"))
+
+
+def change_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def findings(outcome: Any) -> dict[str, dict[str, Any]]:
+    return {e["finding"]["code"]: e["finding"] for e in outcome.events if e["event"] == "finding"}
+
+
+SAMPLES = "samples"
+GREEDY = "greedily"
+
+
+@pytest.mark.parametrize(
+    ("generation", "saved", "words"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9}, {"do_sample": True, "temperature": 0.6, "top_p": 0.9}, SAMPLES),
+        ({"top_k": 5}, {"do_sample": True, "top_k": 5}, SAMPLES),
+        ({"do_sample": False, "temperature": 0.6}, {"do_sample": False, "temperature": None}, GREEDY),
+        ({"temperature": 0.0, "top_p": 0.5}, {"do_sample": None, "temperature": None, "top_p": None}, GREEDY),
+        ({"early_stopping": True, "length_penalty": 0.5}, {"early_stopping": None}, "length_penalty: 0.5"),
+        ({"output_scores": True, "min_p": 0.1}, {"output_scores": None, "min_p": 0.1, "do_sample": True}, SAMPLES),
+        ({"use_cache": False, "cache_implementation": "static"}, {"cache_implementation": None}, "static"),
+    ],
+)
+def test_a_generation_configuration_that_contradicts_itself_is_mended(
+    tmp_path: Path, generation: dict[str, Any], saved: dict[str, Any], words: str
+) -> None:
+    from transformers import GenerationConfig
+
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    policy = SimpleNamespace(generation_config=GenerationConfig.from_pretrained(tmp_path))
+    (finding,) = prepare_generation(policy, frozenset({2, 1}), 0, "some/base")
+    assert (finding.code, finding.severity) == ("M520", "warning")
+    assert words in (finding.why or "")
+    policy.generation_config.save_pretrained(tmp_path / "saved")
+    written = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert {name: written.get(name) for name in saved} == saved
+    assert written["eos_token_id"] == [1, 2]
+
+
+@pytest.mark.parametrize("adapter", ["null", "{kind: lora, r: 4}"])
+def test_such_a_base_is_tuned_and_saved(work: Work, base: Path, pairs: Path, adapter: str) -> None:
+    (base / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_p": 0.9}))
+    outcome = work(recipe_text(base, pairs, adapter=adapter), "training.max_steps=1")
+    assert outcome.exit_code == 0
+    assert "`do_sample: true` was added" in findings(outcome)["M520"]["why"]
+    written = json.loads((outcome.run.path / "model" / "generation_config.json").read_text())
+    assert (written["do_sample"], written["temperature"]) == (True, 0.6)
+
+
+def test_a_generation_configuration_that_cannot_be_mended_is_refused() -> None:
+    from transformers import GenerationConfig
+
+    generation = GenerationConfig()
+    generation.num_return_sequences = 3
+    with pytest.raises(RunError, match=r"M521[\s\S]*num_return_sequences"):
+        prepare_generation(SimpleNamespace(generation_config=generation), frozenset({1}), 0, "some/base")
+
+
+def test_a_generation_configuration_without_a_fault_is_left_alone(work: Work, base: Path, pairs: Path) -> None:
+    change_json(base / "generation_config.json", do_sample=True, temperature=0.7)
+    outcome = work(recipe_text(base, pairs), "training.max_steps=1")
+    assert "M520" not in findings(outcome)
+    assert json.loads((outcome.run.path / "model" / "generation_config.json").read_text())["temperature"] == 0.7
+
+
+def test_what_cannot_be_saved_ends_the_run_before_training(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("Object of type AddedToken is not JSON serializable")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", refuse)
+    outcome = work(recipe_text(tiny_model, pairs))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M522"])
+    error = next(e for e in outcome.events if e["event"] == "error")["findings"][0]
+    assert error["what"] == "the tokenizer of the tuned model could not be saved"
+    assert "AddedToken is not JSON serializable" in error["why"]
+    assert "train" not in [e.get("name") for e in outcome.events if e["event"] == "stage"]
+    assert not list(outcome.run.path.glob("rehearsal-*"))
+
+
+def test_a_configuration_that_is_no_json_ends_the_run_before_training(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaConfig
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("Object of type set is not JSON serializable")
+
+    monkeypatch.setattr(LlamaConfig, "to_json_file", refuse)
+    outcome = work(recipe_text(tiny_model, pairs, adapter="null"))
+    assert (outcome.exit_code, outcome.codes) == (6, ["M522"])
+    error = next(e for e in outcome.events if e["event"] == "error")["findings"][0]
+    assert error["what"] == "the configuration of the tuned model could not be saved"
+
+
+ODD = 'summary: "{{ nothing }} {% raw %} | `--- \\n# no heading\\u2028 \\U0001F600 <b>"'
+
+
+def test_a_card_is_written_whatever_the_recipe_says(work: Work, tiny_model: Path, pairs: Path) -> None:
+    outcome = work(recipe_text(tiny_model, pairs, ODD), "training.max_steps=1")
+    assert outcome.exit_code == 0
+    assert "{{ nothing }} {% raw %}" in (outcome.run.path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("adapter", ["null", "{kind: lora, r: 4}", "{kind: lora, r: 4, save_as: merged}"])
+def test_what_is_saved_ends_where_the_template_ends_a_turn(work: Work, base: Path, pairs: Path, adapter: str) -> None:
+    """A base that ended with `<|endoftext|>`, tuned with ChatML."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(base)
+    ids = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    change_json(base / "generation_config.json", eos_token_id=ids[0])
+    change_json(base / "config.json", eos_token_id=ids[0])
+    outcome = work(recipe_text(base, pairs, "chat_template: chatml", adapter), "training.max_steps=1")
+    folder = outcome.run.path / "model"
+    assert sorted(GenerationConfig.from_pretrained(folder).eos_token_id) == sorted(ids)
+    saved = AutoTokenizer.from_pretrained(folder)
+    assert (saved.eos_token, saved.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+    text = "<|im_start|>user\nHi<|im_end|>\n"
+    assert saved(text)["input_ids"] == tokenizer(text)["input_ids"]
+    if "r: 4}" not in adapter:
+        assert json.loads((folder / "config.json").read_text())["eos_token_id"] == ids[1]
+    assert "An answer ends with `<|endoftext|>` or `<|im_end|>`" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "end_of_turn", "expected"),
+    [
+        ("{{ m.content }}<|im_end|>", "<|im_end|>", "<|im_end|>"),
+        ("{{ m.content }}<|im_end|>{{ eos_token }}", "<|im_end|>", None),  # it writes the base's own as well
+        ("{{ m.content }}{{ eos_token }}", "eos_token", None),
+        ("{{ m.content }}Peru", "Peru", None),  # ordinary text
+        ("{{ m.content }}", None, None),
+    ],
+)
+def test_the_saved_tokenizer_ends_with_the_token_that_ends_a_turn_where_there_is_one(
+    text: str, end_of_turn: str | None, expected: str | None
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    template = Template("own", text, (), end_of_turn)
+    bundle: Any = SimpleNamespace(tokenizer=tokenizer, chat=SimpleNamespace(template=template))
+    assert turn_end(bundle) == expected
+    with ending_turns(bundle):
+        assert tokenizer.eos_token == (expected or "<|endoftext|>")
+    assert tokenizer.eos_token == "<|endoftext|>"
