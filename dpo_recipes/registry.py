@@ -26,6 +26,7 @@ DATA_FORMATS = {
     "alpaca": "dpo_recipes.data.formats.llama_factory:ALPACA",
     "alpaca_kto": "dpo_recipes.data.formats.llama_factory:ALPACA_KTO",
     "sharegpt": "dpo_recipes.data.formats.llama_factory:SHAREGPT",
+    "sharegpt_pair": "dpo_recipes.data.formats.llama_factory:SHAREGPT_PAIR",
     "sharegpt_kto": "dpo_recipes.data.formats.llama_factory:SHAREGPT_KTO",
     "ms_swift": "dpo_recipes.data.formats.ms_swift:MS_SWIFT",
     "ms_swift_kto": "dpo_recipes.data.formats.ms_swift:MS_SWIFT_KTO",

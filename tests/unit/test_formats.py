@@ -108,6 +108,52 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
         },
         [pair([USER], [GOOD], [{**BAD, "reasoning_content": "Hm."}])],
     ),
+    ("preference", {"prompt": "Hi", "system": [SYSTEM], **LISTS}, [HI_SYSTEM]),
+    ("preference", {"prompt": [{"role": "Human", "content": "Hi"}], **TEXTS}, [HI]),
+    (
+        "preference",
+        {
+            "chosen": [{"role": "System ", "content": "Be kind."}, turn("HUMAN", "Hi"), turn("Chatbot", "Hello.")],
+            "rejected": [turn("system", "Be kind."), turn("user", "Hi"), turn("model", "What?")],
+        },
+        [HI_SYSTEM],
+    ),
+    (  # both kinds of keys, as Arrow fills them in
+        "preference",
+        {
+            "chosen": [{**turn("human", "Hi"), "role": None, "content": None}, {**GOOD, "from": None, "value": None}],
+            "rejected": json.dumps([turn("human", "Hi"), turn("gpt", "What?")]),
+        },
+        [HI],
+    ),
+    (
+        "preference",
+        {
+            "prompt": [USER, turn("function_call", '{"name": "weather", "arguments": {"city": "Lima"}}'), RAIN],
+            **LISTS,
+        },
+        [pair([USER, CALL, RAIN], [GOOD], [BAD])],
+    ),
+    (  # LLaMA-Factory's version 1
+        "preference",
+        {
+            "chosen": [
+                {"role": "user", "content": [{"type": "text", "value": "Hi"}], "loss_weight": 0.0},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "reasoning", "value": "Hm."}, {"type": "text", "value": "Hello."}],
+                },
+            ],
+            "rejected": [
+                {"role": "user", "content": [{"type": "text", "value": "Hi", "text": None}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_call", "value": '{"name": "weather", "arguments": {"city": "Lima"}}'}],
+                },
+            ],
+        },
+        [pair([USER], [{**GOOD, "reasoning_content": "Hm."}], [CALL])],
+    ),
     ("unpaired", {"prompt": "Hi", "completion": "Hello.", "label": True}, [HI_GOOD]),
     ("unpaired", {"prompt": [USER], "completion": [BAD], "label": 0}, [HI_BAD]),
     ("unpaired", {"prompt": "Hi", "completion": [USER, GOOD], "label": "True", "system": "Be kind."}, [HI_GOOD_SYSTEM]),
@@ -286,6 +332,38 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
         },
         [pair([SYSTEM, USER, CALL, RAIN], [CALL], [BAD], tools=[TOOL])],
     ),
+    ("sharegpt", {"conversations": [turn("human", "Hi")], **TEXTS}, [HI]),
+    ("sharegpt", {"conversations": [turn("User", "Hi")], "chosen": [turn("bot", "Hello.")], "rejected": BAD}, [HI]),
+    ("sharegpt", {"conversations": [SYSTEM, USER], "chosen": [GOOD], "rejected": "What?"}, [HI_SYSTEM]),
+    (
+        "sharegpt_pair",
+        {"conversations": [turn("human", "Hi"), turn("chosen_gpt", "Hello."), turn("rejected_gpt", "What?")]},
+        [HI],
+    ),
+    (
+        "sharegpt_pair",
+        {
+            "conversations": json.dumps(
+                [turn("human", "Hi"), turn("rejected_assistant", "What?"), turn("chosen_assistant", "Hello.")]
+            ),
+            "system": "Be kind.",
+        },
+        [HI_SYSTEM],
+    ),
+    (
+        "sharegpt_pair",
+        {
+            "conversations": [
+                turn("human", "Hi"),
+                turn("chosen_gpt", "Hello."),
+                turn("rejected_gpt", "Go."),
+                turn("human", "And now?"),
+                {"role": "chosen", "content": "Hello."},
+                {"role": "rejected", "content": "What?"},
+            ]
+        },
+        [HI_LONG],
+    ),
     ("sharegpt_kto", {"conversations": [turn("human", "Hi"), turn("gpt", "Hello.")], "kto_tag": True}, [HI_GOOD]),
     (
         "sharegpt_kto",
@@ -454,9 +532,9 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("preference", {"prompt": [{"content": "Hi"}], **TEXTS}, "bad_message", "`prompt[0]` has no role"),
     (
         "preference",
-        {"prompt": [{"role": "human", "content": "Hi"}], **TEXTS},
+        {"prompt": [{"role": "robot", "content": "Hi"}], **TEXTS},
         "bad_role",
-        "`prompt[0].role` is `human`",
+        "`prompt[0].role` is `robot`",
     ),
     ("preference", {"prompt": [USER, {"role": "user", "content": " "}], **TEXTS}, "no_text", "`prompt[1].content`"),
     ("preference", {"prompt": [GOOD], **LISTS}, "bad_role_order", "prompt"),
@@ -466,6 +544,14 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("preference", {"prompt": [USER], "chosen": [USER], "rejected": [BAD]}, "bad_role_order", "`chosen`"),
     ("preference", {"prompt": [USER], "chosen": [GOOD, MORE], "rejected": [BAD]}, "bad_role_order", "`chosen`"),
     ("preference", {"prompt": "Hi", "system": 7, **TEXTS}, "no_text", "`system`"),
+    ("preference", {"prompt": "Hi", "system": [USER], **TEXTS}, "bad_role_order", "`system`"),
+    ("preference", {"prompt": "Hi", "system": [SYSTEM, SYSTEM], **TEXTS}, "bad_role_order", "`system`"),
+    (
+        "preference",
+        {"prompt": [{**USER, "content": [{"type": "image_url", "value": "a.png"}]}], **TEXTS},
+        "bad_message",
+        "(`image_url`)",
+    ),
     ("preference", {"prompt": "Hi", "tools": "weather", **TEXTS}, "bad_tools", "`tools`"),
     ("preference", {"prompt": "Hi", "tools": ["weather"], **TEXTS}, "bad_tools", "`tools`"),
     ("preference", {"prompt": "Hi", "tools": [{"name": "\ud83d"}], **TEXTS}, "bad_text", "`tools[0]['name']`"),
@@ -554,9 +640,16 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("alpaca_kto", {"instruction": "Hi", "output": "a", "kto_tag": None}, "bad_label", "`kto_tag`"),
     ("alpaca_kto", {"instruction": "Hi", "output": None, "kto_tag": True}, "no_text", "`output`"),
     ("sharegpt", {"conversations": [], **TEXTS}, "no_text", "`conversations`"),
-    ("sharegpt", {"conversations": [turn("bot", "Hi")], **TEXTS}, "bad_role", "`conversations[0].from` is `bot`"),
+    ("sharegpt", {"conversations": [turn("robot", "Hi")], **TEXTS}, "bad_role", "`conversations[0].from` is `robot`"),
     ("sharegpt", {"conversations": [turn("human", "")], **TEXTS}, "no_text", "`conversations[0].value`"),
-    ("sharegpt", {"conversations": [turn("human", "Hi")], **TEXTS}, "bad_message", "`chosen`"),
+    ("sharegpt", {"conversations": [turn("human", "Hi")], **TEXTS, "chosen": [5]}, "bad_message", "`chosen[0]`"),
+    ("sharegpt_pair", {"conversations": [turn("human", "Hi"), turn("gpt", "a")]}, "bad_role_order", "`rejected_gpt`"),
+    (
+        "sharegpt_pair",
+        {"conversations": [turn("human", "Hi"), turn("chosen_gpt", "a"), turn("chosen_gpt", "b")]},
+        "bad_role_order",
+        "`rejected_gpt`",
+    ),
     (
         "sharegpt",
         {"conversations": [turn("human", "Hi")], "chosen": turn("human", "a"), "rejected": turn("gpt", "b")},
@@ -578,7 +671,7 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("ms_swift", {"messages": [USER, GOOD], "rejected_messages": [MORE, BAD]}, "no_shared_prompt", "chosen"),
     (
         "ms_swift",
-        {"messages": [{"role": "bot", "content": "x"}], "rejected_response": "b"},
+        {"messages": [{"role": "robot", "content": "x"}], "rejected_response": "b"},
         "bad_role",
         "`messages[0].role`",
     ),

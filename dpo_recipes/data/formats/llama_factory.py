@@ -12,11 +12,14 @@ from dpo_recipes.data.formats.messages import (
     assistant_text,
     has,
     is_blank,
+    is_messages,
+    message_list,
     message_of,
-    tool_call_of,
+    messages_of,
     user_text,
     with_system,
 )
+from dpo_recipes.data.formats.roles import plain_name, role_key, role_of
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
@@ -30,15 +33,6 @@ from dpo_recipes.data.rows import (
     text_of,
     tools_of,
 )
-
-ROLE_OF_TAG = {
-    "human": "user",
-    "gpt": "assistant",
-    "observation": "tool",
-    "function_call": "assistant",
-    "system": "system",
-}
-"""The values of `from`, and the roles they stand for; the value of a `function_call` is the JSON of a call."""
 
 
 def matches_alpaca(columns: Mapping[str, Any]) -> bool:
@@ -65,27 +59,55 @@ def from_alpaca_kto(row: SourceRow) -> list[LabelledRow]:
 
 def matches_sharegpt(columns: Mapping[str, Any]) -> bool:
     """A conversation and two answers."""
-    return _is_conversation(columns) and has(columns, "chosen", "rejected")
+    return is_messages(columns.get("conversations")) and has(columns, "chosen", "rejected")
 
 
 def from_sharegpt(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from a conversation and two turns that go on from it. Raises `BadRow`."""
-    prompt = _conversation(row)
-    chosen, rejected = (_turn(decoded(row.columns.get(name)), name) for name in ("chosen", "rejected"))
+    """A preference from a conversation and two answers to it: turns, lists of turns, or texts. Raises `BadRow`."""
+    columns = row.columns
+    prompt = with_system(message_list(columns.get("conversations"), "conversations"), columns)
+    chosen, rejected = (_answer(columns.get(name), name) for name in ("chosen", "rejected"))
+    return [preference(prompt, chosen, rejected, row, tools=_tools(row))]
+
+
+def matches_sharegpt_pair(columns: Mapping[str, Any]) -> bool:
+    """A conversation that holds both answers."""
+    turns = decoded(columns.get("conversations"))
+    return is_messages(turns) and any(_side(turn) for turn in turns)
+
+
+def from_sharegpt_pair(row: SourceRow) -> list[PreferenceRow]:
+    """A preference from a conversation that ends with the turns of `chosen_gpt` and `rejected_gpt`. Raises `BadRow`.
+
+    Of earlier pairs in the same conversation, the chosen turn is part of the prompt and the rejected one is left out.
+    """
+    turns = decoded(row.columns.get("conversations"))
+    if not isinstance(turns, list) or len(turns) < 2:
+        raise BadRow("no_text", "`conversations` is not a list of turns")
+    sides = {_side(turn): turn for turn in turns[-2:]}
+    if set(sides) != {"chosen", "rejected"}:
+        raise BadRow(
+            "bad_role_order", "`conversations` does not end with a turn of `chosen_gpt` and one of `rejected_gpt`"
+        )
+    earlier = [_as_spoken(turn) for turn in turns[:-2] if _side(turn) != "rejected"]
+    prompt = with_system(message_list(earlier, "conversations"), row.columns)
+    chosen, rejected = (
+        message_of(_as_spoken(sides[name]), f"conversations.{name}_gpt") for name in ("chosen", "rejected")
+    )
     return [preference(prompt, [chosen], [rejected], row, tools=_tools(row))]
 
 
 def matches_sharegpt_kto(columns: Mapping[str, Any]) -> bool:
     """A conversation and a tag."""
-    return _is_conversation(columns) and has(columns, "kto_tag")
+    return is_messages(columns.get("conversations")) and has(columns, "kto_tag")
 
 
 def from_sharegpt_kto(row: SourceRow) -> list[LabelledRow]:
     """The last turn of a conversation, labelled. Raises `BadRow`."""
-    *prompt, answer = _conversation(row)
+    *prompt, answer = message_list(row.columns.get("conversations"), "conversations")
     if not prompt:
         raise BadRow("bad_role_order", "`conversations` has one turn; an answer needs one before it")
-    return [_tagged(prompt, [answer], row)]
+    return [_tagged(with_system(prompt, row.columns), [answer], row)]
 
 
 def _alpaca_prompt(row: SourceRow) -> list[Message]:
@@ -109,33 +131,25 @@ def _history(value: Any) -> list[Message]:
     return messages
 
 
-def _is_conversation(columns: Mapping[str, Any]) -> bool:
-    turns = decoded(columns.get("conversations"))
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], Mapping) and "from" in turns[0]
-
-
 def _are_texts(columns: Mapping[str, Any], *names: str) -> bool:
     return all(isinstance(columns.get(name), str) for name in names)
 
 
-def _conversation(row: SourceRow) -> list[Message]:
-    turns = decoded(row.columns.get("conversations"))
-    if not isinstance(turns, list) or not turns:
-        raise BadRow("no_text", "`conversations` is not a list of turns")
-    messages = [_turn(turn, f"conversations[{index}]") for index, turn in enumerate(turns)]
-    return with_system(messages, row.columns)
+def _answer(value: Any, column: str) -> list[Message]:
+    held = decoded(value)
+    return messages_of(held if role_key(held) or is_messages(held) else value, column, "assistant")
 
 
-def _turn(value: Any, at: str) -> Message:
-    if not isinstance(value, Mapping) or not isinstance(value.get("from"), str):
-        raise BadRow("bad_message", f"`{at}` has no `from`")
-    tag = value["from"]
-    if tag not in ROLE_OF_TAG:
-        raise BadRow("bad_role", f"`{at}.from` is `{tag:.60}`; known are {', '.join(ROLE_OF_TAG)}")
-    if tag == "function_call":
-        return tool_call_of(value.get("value"), f"{at}.value")
-    text = text_of(value.get("value"), f"{at}.value")
-    return message_of({"role": ROLE_OF_TAG[tag], "content": text}, at)
+def _side(turn: Any) -> str | None:
+    """`chosen` or `rejected` for a turn of `chosen_gpt` or `rejected_gpt` and the like; none for any other."""
+    key = role_key(turn)
+    side, _, speaker = plain_name(turn[key]).partition("_") if key else ("", "", "")
+    return side if side in ("chosen", "rejected") and (not speaker or role_of(speaker) == "assistant") else None
+
+
+def _as_spoken(turn: Any) -> Any:
+    """A turn of `chosen_gpt` or `rejected_gpt` as one of the assistant; any other as it is."""
+    return {**turn, role_key(turn): "assistant"} if _side(turn) else turn
 
 
 def _tools(row: SourceRow) -> list[Any] | None:
@@ -183,7 +197,8 @@ ALPACA_KTO = DataFormat(
 
 SHAREGPT = DataFormat(
     name="sharegpt",
-    summary="`conversations` of turns with `from` and `value`, and two turns `chosen` and `rejected`",
+    summary="`conversations` of turns with `from` and `value`, and two answers `chosen` and `rejected`: a turn each, a "
+    "list of turns, or a text",
     columns=("conversations", "chosen", "rejected"),
     optional_columns=("system", "tools", "chat_template_kwargs"),
     example={
@@ -193,6 +208,22 @@ SHAREGPT = DataFormat(
     },
     matches=matches_sharegpt,
     to_rows=from_sharegpt,
+)
+
+SHAREGPT_PAIR = DataFormat(
+    name="sharegpt_pair",
+    summary="`conversations` that end with a turn of `chosen_gpt` and one of `rejected_gpt`",
+    columns=("conversations",),
+    optional_columns=("system", "tools", "chat_template_kwargs"),
+    example={
+        "conversations": [
+            *_CONVERSATION,
+            {"from": "chosen_gpt", "value": "In Peru."},
+            {"from": "rejected_gpt", "value": "In South America."},
+        ],
+    },
+    matches=matches_sharegpt_pair,
+    to_rows=from_sharegpt_pair,
 )
 
 SHAREGPT_KTO = DataFormat(

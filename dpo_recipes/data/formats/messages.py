@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dpo_recipes.data.formats.roles import CALL_ROLES, plain_name, role_key, role_of, text_key
 from dpo_recipes.data.message import ROLES, BadRow, Message
 from dpo_recipes.data.rows import clean_text, clean_tree, decoded, text_of
 
@@ -30,18 +31,25 @@ def messages_of(value: Any, column: str, role: str) -> list[Message]:
 
 
 def message_of(value: Any, at: str) -> Message:
-    """One message with a known role and text, or with tool calls; `at` is its place in the row. Raises `BadRow`."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
-        raise BadRow("bad_message", f"`{at}` has no role")
-    role = value["role"]
-    if role not in ROLES:
-        raise BadRow("bad_role", f"`{at}.role` is `{role:.60}`; known are {', '.join(ROLES)}")
+    """One message with a known role and text, or with tool calls; `at` is its place in the row. Raises `BadRow`.
+
+    Its keys are `role` and `content`, or ShareGPT's `from` and `value`. Names of roles are those of `role_of`; a
+    `function_call` or `tool_call` holds the JSON of a call.
+    """
+    key = role_key(value)
+    if key is None:
+        raise BadRow("bad_message", f"`{at}` has no role (neither `role` nor `from` is a text)")
+    role = role_of(value[key])
+    if role is None:
+        known = f"{', '.join(ROLES)}, and other names of these such as human, gpt and bot"
+        raise BadRow("bad_role", f"`{at}.{key}` is `{value[key]:.60}`; known are {known}")
+    text_at = f"{at}.{text_key(value)}"
+    if plain_name(value[key]) in CALL_ROLES:
+        return tool_call_of(value.get(text_key(value)), text_at)
+    content, parts = _read_parts(value.get(text_key(value)), text_at)
+    value = {**value, **parts}
     calls = value.get("tool_calls")
-    content = _joined_parts(value.get("content"), f"{at}.content")
-    if calls:
-        content = "" if is_blank(content) else text_of(content, f"{at}.content")
-    else:
-        content = text_of(content, f"{at}.content")
+    content = "" if calls and is_blank(content) else text_of(content, text_at)
     message = Message(role=role, content=content)
     if calls:
         message["tool_calls"] = _tool_calls(calls, f"{at}.tool_calls")
@@ -62,11 +70,20 @@ def assistant_text(value: Any, column: str) -> Message:
 
 
 def with_system(prompt: list[Message], columns: Mapping[str, Any]) -> list[Message]:
-    """The prompt behind the text of the column `system`, unless that is empty or the prompt has its own."""
-    value = columns.get("system")
-    if is_blank(value) or prompt[0]["role"] in ("system", "developer"):
+    """The prompt behind the column `system`, unless that is empty or the prompt has a system message of its own.
+
+    The column holds a text, or one message of the system, alone or in a list. Raises `BadRow`.
+    """
+    if prompt[0]["role"] in ("system", "developer"):
         return prompt
-    return [Message(role="system", content=text_of(value, "system")), *prompt]
+    value = columns.get("system")
+    if is_blank(value) or value == []:
+        return prompt
+    system = messages_of(value, "system", "system")
+    roles = [message["role"] for message in system]
+    if roles not in (["system"], ["developer"]):
+        raise BadRow("bad_role_order", f"`system` holds messages of {', '.join(roles)}, not one of `system`")
+    return [*system, *prompt]
 
 
 def decoded_together(columns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -82,7 +99,7 @@ def decoded_together(columns: Mapping[str, Any], names: Iterable[str]) -> dict[s
 def is_messages(value: Any) -> bool:
     """Whether a value is, as far as its first entry shows, a list of messages or the JSON text of one."""
     messages = decoded(value)
-    return isinstance(messages, list) and bool(messages) and isinstance(messages[0], Mapping) and "role" in messages[0]
+    return isinstance(messages, list) and bool(messages) and role_key(messages[0]) is not None
 
 
 def is_blank(value: Any) -> bool:
@@ -111,21 +128,39 @@ def tool_call_of(text: Any, column: str) -> Message:
 
     Raises `BadRow` `bad_tool_call`.
     """
+    return Message(role="assistant", content="", tool_calls=_tool_calls(_calls_in(text, column), column))
+
+
+def _calls_in(text: Any, column: str) -> list[Any]:
     calls = decoded(text)
     calls = [calls] if isinstance(calls, Mapping) else calls
     if not isinstance(calls, list) or not calls:
         raise BadRow("bad_tool_call", f"`{column}` is not the JSON of a function call")
-    return Message(role="assistant", content="", tool_calls=_tool_calls(calls, column))
+    return calls
 
 
-def _joined_parts(content: Any, column: str) -> Any:
-    """Text of a content that is a list of parts, `[{"type": "text", "text": ...}]`; other values as they are."""
+def _read_parts(content: Any, column: str) -> tuple[Any, dict[str, Any]]:
+    """Text of a content that is a list of parts, and what other parts of it say about the message.
+
+    Parts are `{"type": "text", "text": ...}`; LLaMA-Factory's version 1 has the text in `value`, and parts of the
+    types `reasoning` and `tool_call` too. A content that is no list is returned as it is. Raises `BadRow`.
+    """
     if not isinstance(content, list):
-        return content
+        return content, {}
+    texts: dict[str, list[str]] = {}
     for part in content:
-        if not (isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)):
-            raise BadRow("bad_message", f"`{column}` holds a part that is not text")
-    return "".join(part["text"] for part in content)
+        kind = (part.get("type") or "text") if isinstance(part, Mapping) else None
+        text = next((part[key] for key in ("text", "value") if isinstance(part.get(key), str)), None) if kind else None
+        if kind not in ("text", "reasoning", "tool_call") or text is None:
+            named = f" (`{kind}`)" if isinstance(kind, str) and kind != "text" else ""
+            raise BadRow("bad_message", f"`{column}` holds a part that is not text{named}")
+        texts.setdefault(kind, []).append(text)
+    extras: dict[str, Any] = {}
+    if "reasoning" in texts:
+        extras["reasoning_content"] = "".join(texts["reasoning"])
+    if "tool_call" in texts:
+        extras["tool_calls"] = [call for text in texts["tool_call"] for call in _calls_in(text, column)]
+    return "".join(texts.get("text", ())), extras
 
 
 def _tool_calls(calls: Any, at: str) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from dpo_recipes.data.formats.messages import (
     is_messages,
     message_list,
     message_of,
-    tool_call_of,
     with_system,
 )
 from dpo_recipes.data.rows import (
@@ -25,7 +24,6 @@ from dpo_recipes.data.rows import (
     Message,
     PreferenceRow,
     SourceRow,
-    decoded,
     labelled,
     preference,
 )
@@ -63,19 +61,8 @@ def from_ms_swift_kto(row: SourceRow) -> list[LabelledRow]:
 
 
 def conversation(row: SourceRow, column: str) -> list[Message]:
-    """A conversation with ms-swift's roles `tool_call` (JSON of a call) and `tool_response`. Raises `BadRow`."""
-    value = decoded(row.columns.get(column))
-    messages: list[Message] = []
-    for index, message in enumerate(value if isinstance(value, list) else []):
-        role = message.get("role") if isinstance(message, Mapping) else None
-        if role == "tool_call":
-            messages.append(tool_call_of(message.get("content"), f"{column}[{index}].content"))
-        else:
-            renamed = {**message, "role": "tool"} if role == "tool_response" else message
-            messages.append(message_of(renamed, f"{column}[{index}]"))
-    if not messages:
-        raise BadRow("no_text", f"`{column}` is not a list of messages")
-    return with_system(messages, row.columns)
+    """The messages of a column, behind the column `system`. Raises `BadRow`."""
+    return with_system(message_list(row.columns.get(column), column), row.columns)
 
 
 def _split_last_answer(messages: list[Message]) -> tuple[list[Message], list[Message]]:

@@ -17,6 +17,7 @@ from dpo_recipes.data.formats.messages import (
     messages_of,
     with_system,
 )
+from dpo_recipes.data.formats.roles import role_key, role_of
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
@@ -49,7 +50,12 @@ def holds_preference(columns: Mapping[str, Any]) -> bool:
 
 
 def _is_conversation(value: Any) -> bool:
-    return is_messages(value) and decoded(value)[0]["role"] != "assistant"
+    """Whether a value is a list of messages that does not begin with an answer."""
+    if not is_messages(value):
+        return False
+    first = decoded(value)[0]
+    key = role_key(first)
+    return key is not None and role_of(first[key]) != "assistant"
 
 
 def from_preference(row: SourceRow) -> list[PreferenceRow]:
