@@ -1,4 +1,4 @@
-"""Several worker processes on GPUs through `accelerate launch`, for those whose machines are set up around it."""
+"""Several worker processes on GPUs through `accelerate launch`, for machines that are set up for it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _NAME = "accelerate.yaml"
 
 
 def accelerate_config(order: Order) -> dict[str, Any]:
-    """accelerate 1.15's configuration file. It starts processes and nothing else: strategy and precision are handed to
-    the trainer, so that they are the same under every launcher."""
+    """accelerate 1.15's configuration file. It only starts processes: the trainer gets strategy and precision from
+    elsewhere, so that they are the same under every launcher."""
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU",
         "num_processes": order.num_processes,
         "num_machines": order.num_nodes,
-        "machine_rank": 0,  # c10d deals the ranks out itself
+        "machine_rank": 0,  # c10d assigns the ranks itself
         "mixed_precision": "no",
         "use_cpu": False,
         "debug": False,
         "enable_cpu_affinity": False,
-        "same_network": order.num_nodes == 1,  # else the nodes' agents would be given no place to meet
+        "same_network": order.num_nodes == 1,  # else the agents of the nodes would have no rendezvous
         "main_training_function": "main",
     }
     if order.num_nodes > 1:
@@ -41,19 +41,19 @@ def accelerate_config(order: Order) -> dict[str, Any]:
 
 
 def configuration(order: Order) -> dict[str, dict[str, Any]]:
-    """The file that `prepare` writes, by its name."""
+    """The file that `prepare` writes: its name and its content."""
     return {_NAME: accelerate_config(order)}
 
 
 def prepare(order: Order) -> None:
     """Write the configuration. Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs,
-    accelerate 1.15 starts one process and says nothing."""
+    accelerate 1.15 silently starts one process."""
     if order.num_processes == order.num_nodes or not gpu_names():
         raise RecipeError.of(
             "R348",
             "`backend: accelerate` needs several GPUs on a machine",
-            why="on CPUs `accelerate launch` starts one process whatever it is told, and for one it sets nothing up",
-            fix="write `backend: auto`, which takes torchrun, or run it where the GPUs are",
+            why="on CPUs `accelerate launch` always starts one process, and for one process it sets nothing up",
+            fix="write `backend: auto`, which uses torchrun, or run it on a machine with several GPUs",
         )
     path = _path(order)
     path.parent.mkdir(exist_ok=True)
@@ -61,9 +61,9 @@ def prepare(order: Order) -> None:
 
 
 def command(order: Order) -> list[str]:
-    """The command that executes a prepared run directory, the same on every node; a person can run it by hand."""
+    """The command that executes a prepared run directory, the same on every node. A person can run it too."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(order))]
-    # Of the configuration file accelerate 1.15 takes only what has no default on the command line.
+    # accelerate 1.15 reads from the configuration file only what has no default on the command line.
     meeting = ["--rdzv_backend", "c10d"] if order.num_nodes > 1 else []
     return [*launcher, *meeting, *worker_arguments(order)]
 
@@ -73,5 +73,5 @@ def _path(order: Order) -> Path:
 
 
 def start(order: Order) -> TorchrunJob:
-    """Start `accelerate launch`, which is torchrun below, in a session of its own."""
+    """Start `accelerate launch`, which uses torchrun, in a session of its own."""
     return start_agent(order, command)

@@ -1,4 +1,4 @@
-"""How many processes run, and the micro-batch and accumulation that keep a recipe's effective batch with them."""
+"""How many processes run, and the micro-batch and accumulation with which they keep a recipe's effective batch."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ _OF_WHOLE_BATCHES = frozenset({"aot", "aot_unpaired", "sft"})
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many pairs each of so many processes takes at once, and how often, before one optimizer step."""
+    """How many processes there are, and the micro-batch and accumulation of each."""
 
     num_processes: int
-    """In all, over all nodes."""
+    """The total over all nodes."""
     num_nodes: int
     micro_batch_size: int
     gradient_accumulation_steps: int
     max_tokens: int | None = None
-    """Of a micro-batch, where these are filled by tokens; then the two numbers above only say how many pairs a process
-    computes in a step."""
+    """The token budget of a micro-batch, or None for a fixed number of pairs. With a budget, the two numbers above only
+    say how many pairs a process computes in a step."""
 
     @property
     def trainer_batch(self) -> tuple[int, int]:
-        """Pairs of one of the trainer's batches in each process, and how many it accumulates. Micro-batches that are
-        filled by tokens are made within a batch that is a whole step."""
+        """The trainer's batch size in each process, and its accumulation. With a token budget, one batch of the trainer
+        is a whole step, and micro-batches are made within it."""
         if self.max_tokens is not None:
             return self.micro_batch_size * self.gradient_accumulation_steps, 1
         return self.micro_batch_size, self.gradient_accumulation_steps
 
     @property
     def accumulates(self) -> bool:
-        """Whether a process may compute several micro-batches in a step, so that gradients of earlier ones stay."""
+        """Whether a process may compute several micro-batches in a step, so that it keeps gradients between them."""
         if self.max_tokens is not None:
             return self.pairs_per_step > self.num_processes
         return self.gradient_accumulation_steps > 1
 
     @property
     def pairs_per_step(self) -> int:
-        """The effective batch: pairs that one optimizer step sees."""
+        """The effective batch: the pairs of one optimizer step."""
         return self.num_processes * self.micro_batch_size * self.gradient_accumulation_steps
 
     @property
@@ -67,7 +67,7 @@ class BatchPlan:
 
 
 def effective_batch(recipe: Recipe) -> int:
-    """Pairs that the recipe means one optimizer step to see; `num_processes: auto` counts as one."""
+    """The effective batch that the recipe describes; `num_processes: auto` counts as one."""
     training, meant = recipe.training, recipe.launch.num_processes
     return training.micro_batch_size * training.gradient_accumulation_steps * (1 if meant == "auto" else meant)
 
@@ -80,10 +80,10 @@ def divisors(total: int, most: int) -> list[int]:
 def count_processes(
     recipe: Recipe, num_gpus: int, *, num_processes: int | None = None, num_nodes: int | None = None
 ) -> tuple[int, int]:
-    """Processes and nodes that run: what the command line says, else the recipe; `auto` is one for each GPU of each
-    node, as far as they divide the pairs of a step, and one a node without GPUs.
+    """The numbers of processes and nodes, from the command line or else the recipe.
 
-    Raises `RecipeError` R341 where nodes would have different numbers of processes.
+    `auto` is one process for each GPU of each node, as far as they divide the effective batch, and one for a node
+    without GPUs. Raises `RecipeError` R341 if nodes would have different numbers of processes.
     """
     nodes = num_nodes or recipe.launch.num_nodes
     processes = num_processes or recipe.launch.num_processes
@@ -97,10 +97,10 @@ def count_processes(
 
 
 def plan_batch(recipe: Recipe, num_processes: int, num_nodes: int = 1) -> BatchPlan:
-    """The recipe's effective batch, divided over so many processes.
+    """The recipe's effective batch, divided over the processes.
 
     The micro-batch is the recipe's, or the largest smaller one that divides the share of a process. Raises
-    `RecipeError` R340 where the processes do not divide the effective batch.
+    `RecipeError` R340 if the processes do not divide the effective batch.
     """
     total = effective_batch(recipe)
     if total % num_processes:
@@ -120,10 +120,10 @@ def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
 
 
 def max_tokens(recipe: Recipe) -> int | None:
-    """To how many tokens micro-batches are filled; none where they have equally many pairs.
+    """The token budget of a micro-batch, or None if micro-batches have a fixed number of pairs.
 
-    So it is too where a loss compares the pairs of a micro-batch with one another, or takes a mean over all their
-    tokens (TRL 1.16's `DPOTrainer._compute_loss`): it would be another one with other pairs in it.
+    It is also None for a loss that compares the pairs of a micro-batch with one another or takes a mean over all their
+    tokens (TRL 1.16's `DPOTrainer._compute_loss`): other pairs in the micro-batch would make it another loss.
     """
     losses = recipe.objective.loss_type
     of_whole_batches = _OF_WHOLE_BATCHES.intersection([losses] if isinstance(losses, str) else losses)
@@ -131,7 +131,7 @@ def max_tokens(recipe: Recipe) -> int | None:
 
 
 def batch_of(recipe: Recipe, num_processes: int = 1, num_nodes: int = 1) -> BatchPlan:
-    """The plan in which each of so many processes takes the micro-batch and accumulation of a recipe as they are."""
+    """The plan in which each process uses the micro-batch and accumulation of a recipe unchanged."""
     training = recipe.training
     sizes = (training.micro_batch_size, training.gradient_accumulation_steps)
     return BatchPlan(num_processes, num_nodes, *sizes, max_tokens(recipe))
@@ -158,7 +158,7 @@ def _indivisible(recipe: Recipe, num_processes: int) -> RecipeError:
     return RecipeError.of(
         "R340",
         f"{num_processes} processes do not divide the {total} pairs of a step",
-        why="each process computes the same number of pairs, and a step must see as many as the recipe says",
+        why="each process computes the same number of pairs, and a step must use as many as the recipe says",
         fix=f"take {counts} processes (`--num-processes`), or `--set training.gradient_accumulation_steps="
         f"{accumulation}`, which makes it {step * accumulation} pairs a step",
     )

@@ -1,4 +1,4 @@
-"""From a recipe, this machine and a few flags to an order: how many processes, started how."""
+"""Decides from a recipe, this machine and a few flags how many processes run and which launcher starts them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def choose_batch(recipe: Recipe, flags: LaunchFlags, num_gpus: int | None = None
 
 
 def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int, strategy: str) -> LaunchFlags:
-    """The flags to start a job again that had so many processes at first. Where nobody has said how many, GPUs of this
-    machine that have failed meanwhile are left out: as many as are there and divide the effective batch.
+    """The flags to start a job again that first had `num_processes` processes.
 
-    `strategy` is what was in force: DeepSpeed's checkpoints want as many processes as before, and FSDP's want FSDP,
-    which one process is not.
+    If neither recipe nor command line gives a number, GPUs of this machine that have failed meanwhile are left out: the
+    job uses the largest number of the others that divides the effective batch. `strategy` is the one in use:
+    DeepSpeed's checkpoints need the same number of processes, and FSDP's need FSDP and therefore more than one process.
     """
     flags, num_gpus = flags or LaunchFlags(), count_gpus()
     is_elsewhere = recipe.launch.backend == "slurm" or (flags.num_nodes or recipe.launch.num_nodes) > 1
@@ -54,25 +54,25 @@ def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int
 
 
 def _is_given(recipe: Recipe, flags: LaunchFlags) -> bool:
-    """Whether somebody has said how many processes there shall be."""
+    """Whether the recipe or the command line gives the number of processes."""
     return flags.num_processes is not None or recipe.launch.num_processes != "auto"
 
 
 def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
-    """Raise `RunError` M507 where a node has fewer GPUs than processes that want one."""
+    """Raise `RunError` M507 if a node has fewer GPUs than processes that need one."""
     uses_gpus = recipe.hardware.device == "cuda" or (recipe.hardware.device == "auto" and num_gpus > 0)
     if uses_gpus and 1 < batch.processes_per_node > num_gpus:
         raise RunError.of(
             "M507",
             f"{batch.processes_per_node} processes on this machine need as many GPUs, and it has {num_gpus}",
-            why="each process trains on a GPU of its own (nvidia-smi and CUDA_VISIBLE_DEVICES tell how many there are)",
+            why="each process trains on a GPU of its own (nvidia-smi and CUDA_VISIBLE_DEVICES show how many there are)",
             fix=f"take `--num-processes {max(1, num_gpus) * batch.num_nodes}`: the effective batch stays the same; or "
             "run it on a larger machine",
         )
 
 
 def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus: int) -> str | None:
-    """Which GPUs `num_processes: auto` leaves out, and why; none where it takes all."""
+    """A message about the GPUs that `num_processes: auto` leaves out, or None if it uses all."""
     idle = num_gpus - batch.processes_per_node
     if _is_given(recipe, flags) or idle <= 0 or recipe.hardware.device not in ("auto", "cuda"):
         return None
@@ -86,15 +86,15 @@ def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus
 def choose_backend(recipe: Recipe, batch: BatchPlan) -> str:
     """The launcher: the one that the recipe names, else `local` for one process that shares nothing, else `torchrun`.
 
-    DeepSpeed and FSDP want a process group also where one process offloads to the computer's memory. Raises
-    `RecipeError` R345 where the launcher that the recipe names starts one process.
+    DeepSpeed and FSDP need a process group even if one process offloads to CPU memory. Raises `RecipeError` R345 if
+    the launcher that the recipe names starts only one process.
     """
     if recipe.launch.backend == "local" and batch.num_processes > 1:
         raise RecipeError.of(
             "R345",
-            f"`backend: local` is one process, and {batch.num_processes} are asked for",
-            why="it starts the worker without anything that would bring several together",
-            fix="leave `backend: auto`, which takes torchrun, or add `--num-processes 1`",
+            f"`backend: local` starts one process, but {batch.num_processes} are requested",
+            why="it starts the worker without a launcher that could connect several processes",
+            fix="use `backend: auto`, which starts torchrun, or add `--num-processes 1`",
         )
     if recipe.launch.backend != "auto":
         return recipe.launch.backend
@@ -104,7 +104,7 @@ def choose_backend(recipe: Recipe, batch: BatchPlan) -> str:
 
 @dataclass(frozen=True)
 class LaunchSketch:
-    """How a run would start, without one: its command and the configurations that it would write."""
+    """How a run would start: its command and the configurations that it would write."""
 
     plan: LaunchPlan
     command: list[str]
@@ -116,7 +116,7 @@ class LaunchSketch:
 
 
 def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, dtype: str) -> LaunchSketch:
-    """The command and configurations of a recipe with so many processes and this strategy."""
+    """The command and configurations of a recipe with a given batch plan and strategy."""
     plan = LaunchPlan(batch, strategy, reason)
     order = Order(recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500")
     backend = choose_backend(recipe, batch)
@@ -125,14 +125,14 @@ def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, 
 
 
 def prepare_launcher(backend: str, order: Order) -> None:
-    """Write what a launcher reads into the run directory, where it reads anything. Raises `RecipeError` R348."""
+    """Write the files that a launcher reads into the run directory, if there are any. Raises `RecipeError` R348."""
     prepare = getattr(_module(backend), "prepare", None)
     if prepare is not None:
         prepare(order)
 
 
 def _configuration_of(backend: str, order: Order) -> dict[str, dict[str, Any]]:
-    """What a launcher reads, by the name of its file."""
+    """The files that a launcher reads: names and contents."""
     describe = getattr(_module(backend), "configuration", None)
     return describe(order) if describe is not None else {}
 

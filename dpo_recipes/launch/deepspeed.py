@@ -10,15 +10,15 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def stage_of(strategy: str) -> int | None:
-    """The ZeRO stage of a strategy; none where it is not DeepSpeed's."""
+    """The ZeRO stage of a strategy, or None if it is not DeepSpeed's."""
     return int(strategy[-1]) if strategy.startswith("deepspeed-zero") else None
 
 
 def deepspeed_config(recipe: Recipe, strategy: str, batch: BatchPlan, dtype: str | None = None) -> dict[str, Any]:
     """The configuration that `deepspeed.initialize` takes, `launch.deepspeed` merged in.
 
-    `dtype` is the precision that the run computes in; without it the two switches stay `auto`, which transformers
-    fills in.
+    `dtype` is the precision in which the run computes. Without it the two switches stay `auto`, and transformers sets
+    them.
     """
     launch = recipe.launch
     zero: dict[str, Any] = {"stage": stage_of(strategy)}

@@ -1,9 +1,9 @@
-"""How a worker's process ends: with all done that libraries want done at exit, but without taking Python apart.
+"""Ends a worker's process after the exit handlers of libraries have run, but before Python finalizes itself.
 
-A thread of gloo drops a collective's tensors when it comes to it, and lives as long as anything holds the process
-group, as DDP does after `destroy_process_group`. Where Python has begun to take itself apart by then, the thread's
-request for the interpreter aborts the process ("terminate called without an active exception";
-ProcessGroupGloo::runLoop of torch 2.13 with Python before 3.14), although all was saved.
+A thread of gloo releases the tensors of a collective late, and it lives as long as anything holds the process group, as
+DDP does after `destroy_process_group`. If Python is finalizing by then, the thread's request for the interpreter aborts
+the process ("terminate called without an active exception"; ProcessGroupGloo::runLoop of torch 2.13 with Python before
+3.14), although everything was saved.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NoReturn
 
 
 class Ending:
-    """Makes `with_code` end this process where Python would begin to take itself apart. To be made before libraries
-    are loaded: what they register with `atexit` is then called before."""
+    """Lets `with_code` end this process before Python finalizes itself. Create it before libraries are loaded, so that
+    the handlers that they register with `atexit` run first."""
 
     def __init__(self) -> None:
         self._code: int | None = None
@@ -29,7 +29,7 @@ class Ending:
         sys.exit(code)
 
     def _end(self) -> None:
-        if self._code is None:  # an exception that nobody caught: Python tells it and sets the code
+        if self._code is None:  # an uncaught exception: Python prints it and sets the code
             return
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # a full disk, a closed stream

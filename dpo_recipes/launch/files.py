@@ -1,4 +1,4 @@
-"""What a run directory says about its processes: `launch.json` for the worker, and the libraries' configurations."""
+"""The files of a run directory about its processes: `launch.json` for the worker, and the libraries' configurations."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dpo_recipes.run_dir import RunDirectory, write_json
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """How many processes a run has, what each of them computes, and what they share."""
+    """How many processes a run has, what each one computes, and how they share the model."""
 
     batch: BatchPlan
     strategy: str
     """`auto` until the worker knows whether the whole job fits each device."""
     reason: str = "the recipe says so"
-    """Why it is that strategy."""
+    """Why this strategy was chosen."""
 
     @property
     def shards_weights(self) -> bool:
-        """Whether each process holds a piece of the weights, so that the model computes only when all take part."""
+        """Whether each process holds a shard of the weights, so that a forward pass needs all processes."""
         return self.strategy in SHARDS_WEIGHTS
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class LaunchPlan:
 
 
 def first_plan(recipe: Recipe, batch: BatchPlan) -> LaunchPlan:
-    """What can be said before any library is loaded: one process shares nothing, and what the recipe says holds."""
+    """The plan that is known before any library is loaded: one process shares nothing; else the recipe decides."""
     if recipe.launch.strategy == "auto" and batch.num_processes == 1:
         return LaunchPlan(batch, "ddp", "one process shares nothing")
     reason = "decided by the worker" if recipe.launch.strategy == "auto" else "the recipe says so"
@@ -60,7 +60,7 @@ def first_plan(recipe: Recipe, batch: BatchPlan) -> LaunchPlan:
 
 
 def launch_folder(run: RunDirectory) -> Path:
-    """Where the configurations of DeepSpeed, FSDP and accelerate stand."""
+    """The folder with the configurations of DeepSpeed, FSDP and accelerate."""
     return run.path / "launch"
 
 
@@ -73,7 +73,7 @@ def write_launch(run: RunDirectory, recipe: Recipe, plan: LaunchPlan, dtype: str
 
 
 def configurations(recipe: Recipe, plan: LaunchPlan, dtype: str | None = None) -> dict[str, dict[str, Any]]:
-    """The libraries' configurations by the name of their file."""
+    """The libraries' configurations, by file name."""
     if stage_of(plan.strategy) is not None:
         return {"deepspeed.json": deepspeed_config(recipe, plan.strategy, plan.batch, dtype)}
     return {"fsdp.json": fsdp_config(recipe)} if plan.strategy == "fsdp" else {}

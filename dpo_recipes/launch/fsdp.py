@@ -17,8 +17,8 @@ def fsdp_config(recipe: Recipe) -> dict[str, Any]:
         "cpu_offload": recipe.launch.offload == "all",
         # Saved models and checkpoints of the weights are whole; optimizer state follows them.
         "state_dict_type": "FULL_STATE_DICT",
-        # transformers' own does the same: FSDP2 gathers a layer that is computed anew no more often (`_pre_forward` in
-        # torch 2.13). accelerate's renames modules, so that peft finds no adapter in them to be saved.
+        # transformers' own checkpointing does the same: FSDP2 gathers a recomputed layer no more often (`_pre_forward`
+        # in torch 2.13). accelerate's renames modules, so that peft finds no adapter to save in them.
         "activation_checkpointing": False,
         "cpu_ram_efficient_loading": False,
     }

@@ -1,4 +1,4 @@
-"""What every way to start processes has in common: an order that it takes, and a job that can be followed."""
+"""What all launchers have in common: the order that they execute, and the job that can be followed."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Order:
     recipe: Recipe
     run: RunDirectory
     num_processes: int = 1
-    """In all, over all nodes."""
+    """The total over all nodes."""
     num_nodes: int = 1
     trust_remote_code: bool = False
     rendezvous: str | None = None
-    """HOST:PORT of the first node, where several nodes meet."""
+    """HOST:PORT of the first node, the rendezvous of several nodes."""
     site: Site = field(default_factory=Site)
-    """What the place wants where the job is to run."""
+    """Settings of the site where the job is to run."""
     tell: Callable[[str], None] = _say_nothing
-    """Takes what a person should know before a worker can tell it, such as why a job waits."""
+    """Receives messages for the person before a worker can send any, such as why a job waits."""
 
 
 def worker_arguments(order: Order) -> list[str]:
-    """What stands after the name of a Python, or of a launcher of the torchrun kind, to execute the order."""
+    """The arguments that execute the order, for a Python interpreter or a launcher such as torchrun."""
     flags = ["--trust-remote-code"] if order.trust_remote_code else []
     return ["-m", "dpo_recipes.worker", str(order.run.path), *flags]
 
 
 def spawn(order: Order, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent; what it
-    prints is added to run.log. Its workers end with this process."""
+    """Start a command in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent. Its
+    output is appended to run.log. Its workers end with this process."""
     with order.run.log.open("ab") as log:
         return subprocess.Popen(
             command,
@@ -59,15 +59,15 @@ def spawn(order: Order, command: list[str], environment: dict[str, str]) -> subp
 
 
 class Job(Protocol):
-    """Worker processes that have been started, wherever they are."""
+    """Worker processes that have been started, on this machine or elsewhere."""
 
     def poll(self) -> int | None:
-        """Their exit code, negative for a signal; none while they run."""
+        """Their exit code, negative for a signal, or None while they run."""
         ...
 
     @property
     def is_executing(self) -> bool:
-        """Whether they are on their devices, and not in a queue or suspended."""
+        """Whether they are running, and neither queued nor suspended."""
         ...
 
     def interrupt(self) -> None:
@@ -86,7 +86,7 @@ class ProcessJob:
         self._process = process
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; none while it runs."""
+        """Its exit code, negative for a signal, or None while it runs."""
         return self._process.poll()
 
     @property

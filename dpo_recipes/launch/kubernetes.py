@@ -15,7 +15,7 @@ from dpo_recipes.launch.manifest import RENDEZVOUS_PORT, ExportOrder, dump_docum
 CONTAINER = "dpo-recipe"
 WORK, RECIPE = "/work", "/recipe"
 STOP_SECONDS = 300
-"""What a pod that is evicted has to finish its step and write a checkpoint."""
+"""The time in which an evicted pod must finish its step and write a checkpoint."""
 
 
 def export(order: ExportOrder) -> str:
@@ -24,19 +24,19 @@ def export(order: ExportOrder) -> str:
 
 
 def manifests(order: ExportOrder) -> list[dict[str, Any]]:
-    """ConfigMap, Service where there are several nodes, and Job, as plain data."""
+    """ConfigMap, Job, and for several nodes a Service, as plain data."""
     if order.image is None:
         raise RecipeError.of(
             "U424",
             "a Kubernetes job needs a container image",
-            why="none is published that would hold the right CUDA for every cluster",
+            why="no published image has the right CUDA version for every cluster",
             fix="build one with `pip install dpo-recipe` in it and name it: `--image NAME:TAG`",
         )
     text, files = travelling_recipe(order)
     if files:
         raise RecipeError.of(
             "U423",
-            "the recipe uses files of this computer, which a pod does not see",
+            "the recipe uses files of this computer, which a pod cannot read",
             why=", ".join(map(str, files.values())),
             fix="put them on the hub or at an https, s3 or gs address, and name that in the recipe",
         )
@@ -47,9 +47,9 @@ def manifests(order: ExportOrder) -> list[dict[str, Any]]:
 
 
 def object_name(recipe_name: str) -> str:
-    """A name that Kubernetes takes; where letters are lost, a checksum keeps it apart from others.
+    """A name that Kubernetes accepts. If characters are lost, a checksum keeps it distinct from other names.
 
-    At most 50 characters: pods and hosts get it with a number behind.
+    It has at most 50 characters, because pods and hosts append a number to it.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", recipe_name.lower()).strip("-")
     if plain == recipe_name and len(plain) <= 46:
@@ -62,7 +62,7 @@ def _metadata(name: str) -> dict[str, Any]:
 
 
 def _service(name: str) -> dict[str, Any]:
-    """Without an address of its own it gives every pod a name, also before all are ready: they meet by it."""
+    """A headless Service: it gives every pod a host name, even before all are ready, for the rendezvous."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -82,7 +82,7 @@ def _job(order: ExportOrder, name: str) -> dict[str, Any]:
         "podFailurePolicy": {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-                # What is wrong with the recipe, its data or its size is as wrong the next time.
+                # A fault of the recipe, its data or its size would only fail again.
                 {
                     "action": "FailJob",
                     "onExitCodes": {
@@ -120,7 +120,7 @@ def _container(order: ExportOrder, name: str) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": order.image,
-        # The first pod of an indexed job is known to the others as <job>-0.<service>.
+        # The host name of the first pod of an indexed job is <job>-0.<service>.
         "command": ["dpo-recipe", "run", f"{RECIPE}/recipe.yaml", *order.run_flags(f"{name}-0.{name}")],
         "workingDir": WORK,
         "env": [

@@ -1,4 +1,4 @@
-"""One worker process on this machine, also for one device: the parent checks and supervises, the worker trains."""
+"""Starts one worker process on this machine: the parent checks and supervises, the worker trains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dpo_recipes.hardware.machine import gpu_names, num_cores
 from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
 from dpo_recipes.recipe.schema import Recipe
 
-# glibc takes memory of large tensors from the system for each use and gives it back: on a CPU, half the time of a
-# training step went into page faults (2 million a step; benchmarks/allocator.py, docs/adr/0006). So memory is kept, in
-# pages of 2 MiB where the kernel gives such, and only what lies at the heap's end is given back, or was larger than
-# anything that was free. Documented in mallopt(3), the glibc manual ("Memory Allocation Tunables") and torch's
-# c10/core/impl/alloc_cpu.cpp, which begins tensors from 2 MiB on at such a page: fewer pieces that nothing fits into.
+# glibc requests the memory of large tensors from the system for each use and returns it: on a CPU, page faults took
+# half the time of a training step (2 million a step; benchmarks/allocator.py, docs/adr/0006). Therefore memory is kept,
+# in pages of 2 MiB if the kernel provides them; only the free end of the heap is returned, and blocks that were larger
+# than any free one. Documented in mallopt(3), the glibc manual ("Memory Allocation Tunables") and torch's
+# c10/core/impl/alloc_cpu.cpp, which aligns tensors of 2 MiB and more to such a page, so that fewer free blocks are
+# wasted.
 _COMMON = {
     "MALLOC_ARENA_MAX": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0",
@@ -34,12 +35,13 @@ CPU_ALLOCATOR_SMALL_PAGES = {
     "MALLOC_TOP_PAD_": "16777216",
 }
 _OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-"""What a launcher tells a process of its place. Some platforms set them for a whole pod: no worker's place."""
+"""Variables in which a launcher passes a process its rank. Some platforms set them for a whole pod, where they describe
+no worker."""
 _LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def cpu_allocator() -> dict[str, str]:
-    """The allocator's settings for a worker on a CPU: those for large pages where the kernel gives such on request."""
+    """The allocator's settings for a worker on a CPU; those for large pages if the kernel provides them on request."""
     try:
         has_large_pages = "[never]" not in _LARGE_PAGES.read_text()
     except OSError:
@@ -48,20 +50,20 @@ def cpu_allocator() -> dict[str, str]:
 
 
 def command(order: Order) -> list[str]:
-    """The command that executes a prepared run directory; a person can run it by hand."""
+    """The command that executes a prepared run directory. A person can run it too."""
     return [sys.executable, *worker_arguments(order)]
 
 
 def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str]:
-    """This process's environment with what each of a machine's workers of this recipe needs; a person's own settings
-    of allocator and threads stay."""
+    """This process's environment, with the variables that each worker of this recipe on a machine needs. A person's own
+    settings of allocator and threads are kept."""
     allocator = cpu_allocator() if recipe.hardware.device == "cpu" or not gpu_names() else {}
     own = {name: value for name, value in os.environ.items() if name not in _OF_LAUNCHERS}
     environment = {**allocator, **own, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
     if recipe.launch.num_threads:
         environment["OMP_NUM_THREADS"] = str(recipe.launch.num_threads)
     elif processes_here > 1 or num_cores() < (os.cpu_count() or 1):
-        # Else the choice is left to torch, which tells cores from hyper-threads on some processors.
+        # Otherwise torch chooses; on some processors it distinguishes cores from hyper-threads.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // processes_here)))
     if recipe.tracking.project or "WANDB_PROJECT" not in environment:
         # transformers' W&B callback reads its project from here only.

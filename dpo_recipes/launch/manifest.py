@@ -1,4 +1,4 @@
-"""A recipe made ready to travel to another system, and the YAML of that system's job file."""
+"""A self-contained recipe for another system, and the YAML of that system's job file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RENDEZVOUS_PORT = 29500
 
 @dataclass(frozen=True)
 class ExportOrder:
-    """A recipe that is to run elsewhere, and what is known of that place."""
+    """A recipe that is to run on another system, and the settings of that system."""
 
     validated: Validated
     num_processes: int | None = None
-    """In all; none for one on each GPU."""
+    """The total, or None for one on each GPU."""
     num_nodes: int = 1
     image: str | None = None
     """A container image with dpo-recipe in it."""
@@ -42,20 +42,20 @@ class ExportOrder:
 
     @property
     def device(self) -> Device | None:
-        """The device that the recipe is meant for; none where it names none."""
+        """The device that the recipe names, or None."""
         name = self.recipe.hardware.profile
         return profile(name) if name else None
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs of a node: one for each process, none where the recipe is for a CPU."""
+        """GPUs of a node: one for each process, 0 if the recipe is for a CPU."""
         device = self.device
         if self.recipe.hardware.device == "cpu" or (device is not None and device.kind == "cpu"):
             return 0
         return -(-(self.num_processes or self.num_nodes) // self.num_nodes)
 
     def run_flags(self, rendezvous: str) -> list[str]:
-        """The flags of `dpo-recipe run` on each node; `rendezvous` is the first one's address."""
+        """The flags of `dpo-recipe run` on each node; `rendezvous` is the address of the first one."""
         processes = self.num_processes or self.num_nodes
         flags = ["--num-processes", str(processes)] if processes > 1 else []
         if self.num_nodes > 1:
@@ -64,10 +64,10 @@ class ExportOrder:
 
 
 def travelling_recipe(order: ExportOrder) -> tuple[str, dict[str, Path]]:
-    """The recipe as one text, parents and overrides folded in, and the local files that must go with it.
+    """The recipe as one text with parents and overrides merged, and the local files that it needs.
 
-    Those are named relative to the recipe, as `files/0/pairs.jsonl`; a template file becomes part of the text. The way
-    it is launched here is left out.
+    Files are named relative to the recipe, as `files/0/pairs.jsonl`; a template file becomes part of the text. Launch
+    settings of this machine are left out.
     """
     data = copy.deepcopy(order.validated.composed.data)
     for key in ("backend", "slurm"):
@@ -88,7 +88,8 @@ def travelling_recipe(order: ExportOrder) -> tuple[str, dict[str, Path]]:
 
 
 def requirements(recipe: Recipe) -> list[str]:
-    """What pip installs for a recipe: this version with the extras that the recipe uses, and what has no extra."""
+    """The packages that pip installs for a recipe: this version with the extras that the recipe uses, and packages that
+    have no extra."""
     data, library = recipe.data, optimizer_library(recipe.training.optimizer)
     wanted = {
         "quant": recipe.model.quantization is not None or (library is not None and library[0] == "bitsandbytes"),

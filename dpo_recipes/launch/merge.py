@@ -1,4 +1,4 @@
-"""Nested settings laid over others."""
+"""Merges nested settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with what `above` says; mappings merge, all else replaces."""
+    """`below` overridden by `above`: mappings are merged, other values replaced."""
     result = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, and where each keeps what it says. Loads no torch."""
+"""The rank of this process, and the files in which each process keeps its events and output. Loads no torch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json
 
 LOST_EACH_OTHER = "T613"
-"""The code of a failure that another process's failure brings about."""
+"""The code of a failure that is caused by the failure of another process."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a process among those that were started together, as torchrun and its kin tell it."""
+    """The rank of a process among those that were started together, as torchrun and similar launchers define it."""
 
     rank: int = 0
     num_processes: int = 1
     local_rank: int = 0
-    """Among the processes of this machine."""
+    """The rank among the processes of this machine."""
     processes_here: int = 1
     is_joined: bool = False
-    """Whether a launcher for several processes has started this one, be it one alone."""
+    """Whether a launcher for several processes has started this one, even if it is the only one."""
 
     @property
     def is_main(self) -> bool:
@@ -38,7 +38,7 @@ class Place:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Place:
-        """The place that RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE describe; alone without them."""
+        """The ranks in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a single process without them."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
@@ -47,17 +47,17 @@ class Place:
 
 
 def events_path(run: RunDirectory, rank: int) -> Path:
-    """Where a process tells what it does; the first one's is the run's own."""
+    """The file of a process's events; the first process writes to the run's own."""
     return run.events if rank == 0 else run.ranks / str(rank) / "events.jsonl"
 
 
 def log_path(run: RunDirectory, rank: int) -> Path:
-    """Where a process's output goes; the first one's to the run's own."""
+    """The file of a process's output; the first process writes to the run's own."""
     return run.log if rank == 0 else run.ranks / str(rank) / "run.log"
 
 
 def record_process(run: RunDirectory, place: Place) -> None:
-    """Write down this process's id and host, so that it can be found and asked to stop."""
+    """Record this process's id and host, so that it can be found and asked to stop."""
     folder = run.ranks / str(place.rank)
     folder.mkdir(parents=True, exist_ok=True)
     import psutil
@@ -86,7 +86,7 @@ def processes_here(run: RunDirectory) -> Iterator[int]:
 
 
 def followed_processes(run: RunDirectory) -> Iterator[int]:
-    """Of those the ones that a command has started, with which they end."""
+    """Those of the run's processes that a command has started and that end with it."""
     yield from (record["pid"] for record in _records_here(run) if record.get("is_followed"))
 
 
@@ -101,7 +101,7 @@ def _records_here(run: RunDirectory) -> Iterator[dict[str, Any]]:
 
 
 def _is_alive(pid: int, began: float) -> bool:
-    """Whether this is still the process that was recorded: the system gives numbers away again."""
+    """Whether this is still the recorded process: the system reuses process ids."""
     import psutil
 
     try:
@@ -112,7 +112,7 @@ def _is_alive(pid: int, began: float) -> bool:
 
 
 def signal_processes(run: RunDirectory, number: signal.Signals) -> bool:
-    """Send a signal to each process of the run on this machine; whether there was any."""
+    """Send a signal to each process of the run on this machine. Returns whether there was any."""
     reached = False
     for pid in processes_here(run):
         try:
@@ -124,11 +124,11 @@ def signal_processes(run: RunDirectory, number: signal.Signals) -> bool:
 
 
 def first_failure(run: RunDirectory) -> tuple[dict[str, Any] | None, int | None]:
-    """The `error` event of the process that failed first, and its rank; none where no process could tell."""
+    """The `error` event of the process that failed first, and its rank, or None if no process wrote one."""
     errors = [
         (event, rank) for rank in known_ranks(run) for event in read_events(run, rank) if event["event"] == "error"
     ]
-    # Where one fails, others lose their connection to it or are asked to end: the reason is what is not that.
+    # When one fails, others lose their connection to it or are asked to end. The cause is an error of another kind.
     return min(errors, key=lambda told: (_is_consequence(told[0]), told[0]["time"]), default=(None, None))
 
 
@@ -137,20 +137,20 @@ def _is_consequence(event: dict[str, Any]) -> bool:
 
 
 def may_be_consequence(code: str) -> bool:
-    """Whether a process may have ended with this error because another one has ended."""
+    """Whether a process may have ended with this error because another one ended."""
     return code == LOST_EACH_OTHER or code.startswith("I")
 
 
 def known_ranks(run: RunDirectory) -> list[int]:
-    """The ranks that have left something; the first one always may have."""
+    """The ranks that have a folder, and the first one."""
     return sorted({0, *(int(path.name) for path in run.ranks.glob("*") if path.name.isdecimal())})
 
 
 def read_events(run: RunDirectory, rank: int) -> list[dict[str, Any]]:
-    """All that a process has told."""
+    """All events of a process."""
     return read_json_lines(events_path(run, rank))
 
 
 def last_step(run: RunDirectory, rank: int) -> int | None:
-    """The last step that a process has told; none before its first."""
+    """The last step that a process has reported, or None before its first."""
     return max((event["step"] for event in read_events(run, rank) if event["event"] == "step"), default=None)

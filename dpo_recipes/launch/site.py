@@ -1,7 +1,6 @@
-"""What a SLURM site wants of every job: partition, account, lines that prepare a shell.
+"""Settings that a SLURM site requires of every job: partition, account, lines that prepare a shell.
 
-It comes from the person and the machine, never from a recipe: a recipe that is shared names no queue and executes
-nothing.
+They come from the person and the machine, never from a recipe: a shared recipe names no queue and executes nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ OPTIONS_VARIABLE = "DPO_RECIPE_SLURM"
 SETUP_VARIABLE = "DPO_RECIPE_SLURM_SETUP"
 
 _KEY = re.compile(r"[a-z][a-z-]{0,63}")
-# What partition names, GRES, constraints, dates and mail addresses are made of. Blanks, quotes, `#` and backslashes
-# would change how SLURM divides a line of the script into options.
+# The characters of partition names, GRES, constraints, dates and mail addresses. Blanks, quotes, `#` and backslashes
+# would change how SLURM splits a line of the script into options.
 _VALUE = re.compile(r"[A-Za-z0-9_.,:;@%+=/&|*!()\[\]~-]{1,500}")
 _OURS = {
-    "array": "it follows from how many runs there are",
-    "chdir": "the run directory is given by its whole path",
+    "array": "it follows from the number of runs",
+    "chdir": "the run directory is given by its absolute path",
     "cpus-per-task": "write `launch.slurm.cpus_per_task`, or `--set` it",
     "error": "everything goes to run.log",
     "gpus-per-task": "each process must see all GPUs of its node: `launch.slurm.gpus_per_node`, or `--set` it",
@@ -49,22 +48,24 @@ _OURS = {
 
 @dataclass(frozen=True)
 class Site:
-    """Options for sbatch by their long names, a value of none for a bare flag, and shell lines before the workers."""
+    """Options for sbatch by their long names, with None as the value of a bare flag, and shell lines that run before
+    the workers."""
 
     options: Mapping[str, str | None] = field(default_factory=dict)
     setup: str = ""
 
     def arguments(self) -> list[str]:
-        """The options as sbatch takes them."""
+        """The options as arguments of sbatch."""
         return [f"--{key}" if value is None else f"--{key}={value}" for key, value in self.options.items()]
 
 
 def read_site(
     flags: Iterable[str] = (), setup_file: Path | None = None, environment: Mapping[str, str] = os.environ
 ) -> Site:
-    """The site's settings from flags `KEY=VALUE` and the environment; a flag goes before the environment.
+    """The site's settings from flags `KEY=VALUE` and the environment; a flag takes precedence over the environment.
 
-    Raises `RecipeError` U420 (an option that is none, or not for here) and U421 (the setup file cannot be read).
+    Raises `RecipeError` U420 (not an option of sbatch, or one that may not be set here) and U421 (the setup file cannot
+    be read).
     """
     options: dict[str, str | None] = {}
     for source, texts in ((OPTIONS_VARIABLE, _words(environment)), ("--slurm", flags)):
@@ -85,12 +86,12 @@ def _option(text: str, source: str) -> tuple[str, str | None]:
     key, separator, value = text.removeprefix("--").partition("=")
     key = key.strip().replace("_", "-")
     if not _KEY.fullmatch(key):
-        why = "it begins with no long option of sbatch"
+        why = "it does not start with a long option of sbatch"
         raise _bad_option(text, source, why, "write KEY=VALUE, for example `partition=gpu`")
     if key in _OURS:
         raise _bad_option(text, source, f"`{key}` is set from the recipe", _OURS[key])
     if separator and not _VALUE.fullmatch(value):
-        why = "a value has letters, digits and the signs of queue names, constraints and addresses: no blank, no quote"
+        why = "a value may have letters, digits and the signs of queue names and addresses, but no blank or quote"
         raise _bad_option(text, source, why, "correct it, or write shell lines to a file for `--slurm-setup`")
     return key, value if separator else None
 

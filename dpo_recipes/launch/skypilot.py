@@ -33,7 +33,7 @@ ACCELERATORS = {
 
 
 def export(order: ExportOrder) -> str:
-    """The text of the task file. Raises `RecipeError` U422 where the recipe names no device that can be rented."""
+    """The text of the task file. Raises `RecipeError` U422 if the recipe names no device that can be rented."""
     return dump_documents(task(order))
 
 
@@ -83,7 +83,7 @@ def _run(order: ExportOrder) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """A line that does not occur in the text."""
+    """A line that does not occur in the text, as the end of a here-document."""
     end = "END_OF_RECIPE"
     while end in text:
         end += "_"

@@ -1,7 +1,7 @@
 """A job in the queue of a SLURM cluster: submitted, followed and cancelled with SLURM's own commands.
 
-Workers tell what they do through events.jsonl on the file system that the nodes share; SLURM is only asked what it
-alone knows. No accounting database is needed.
+Workers report through events.jsonl on the file system that the nodes share; SLURM is asked only for what it alone
+knows. No accounting database is needed.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from dpo_recipes.run_dir import RunDirectory, write_text_atomically
 _COMMANDS = ("sbatch", "scontrol", "scancel")
 _LOOK_AT_FILES_S = 1.0
 _ASK_SLURM_S = (1.0, 15.0)
-"""SLURM is asked after a second, then ever more rarely while nothing changes: its controller serves everybody."""
+"""SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 
 
 def command(order: Order) -> list[str]:
-    """The command that submits a prepared run directory; a person can run it by hand."""
-    # Given as arguments too: an option of the command line goes before SBATCH_ variables, a line of the script after.
+    """The command that submits a prepared run directory. A person can run it too."""
+    # Options are also given as arguments: they take precedence over SBATCH_ variables, lines of the script do not.
     return ["sbatch", "--parsable", *order.site.arguments(), str(_script_path(order.run))]
 
 
 def start(order: Order) -> SlurmJob:
-    """Write the script to `RUN/launch/job.sbatch` and submit it; one that is in the queue since an earlier command is
-    taken up again. Raises `RunError` T630 and T631, this also where SLURM cannot say what became of that."""
+    """Write the script to `RUN/launch/job.sbatch` and submit it, or follow the job that an earlier command has queued.
+
+    Raises `RunError` T630 and T631, the latter also if SLURM does not know the state of the earlier job."""
     script, meant = _script_path(order.run), batch_script([order], order.site)
     earlier = script.read_text(encoding="utf-8") if script.exists() else None
     number, _ = _find_job(order.run) or (None, None)
     if number is not None and earlier == meant:
-        order.tell(f"SLURM job {number} is in the queue already")
+        order.tell(f"SLURM job {number} is already in the queue")
         _stop_path(order.run, number).unlink(missing_ok=True)
         return SlurmJob(order, number)
     if number is not None:
         _call("scancel", str(number))
-        order.tell(f"SLURM job {number}, which was to start otherwise, has left the queue")
+        order.tell(f"SLURM job {number}, which had other settings, was removed from the queue")
     script.parent.mkdir(exist_ok=True)
     write_text_atomically(script, meant)
     for name in _COMMANDS:
@@ -54,7 +55,7 @@ def start(order: Order) -> SlurmJob:
                 "T630",
                 f"there is no `{name}` on this machine",
                 why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
-                fix=f"log in to the cluster and run this there, or take {script} to it",
+                fix=f"log in to the cluster and run this there, or copy {script} to it",
             )
     done = _call(*command(order))
     number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
@@ -66,18 +67,19 @@ def start(order: Order) -> SlurmJob:
 
 
 def is_executed(run: RunDirectory) -> bool:
-    """Whether a job that was submitted for this run is on its nodes, whose locks not every file system shows here.
+    """Whether a job that was submitted for this run is running. Not every file system shows the locks of its nodes
+    here.
 
-    Raises `RunError` T631 where SLURM does not answer.
+    Raises `RunError` T631 if SLURM does not answer.
     """
     _, view = _find_job(run) or (None, None)
     return view is not None and not view.is_queued
 
 
 def _find_job(run: RunDirectory) -> tuple[int, JobView] | None:
-    """The number of the run's job, and how SLURM sees it; none where none was submitted, or it has ended.
+    """The number and state of the run's job, or None if none was submitted or it has ended.
 
-    Raises `RunError` T631 where SLURM does not answer.
+    Raises `RunError` T631 if SLURM does not answer.
     """
     try:
         number = int(_number_path(run).read_text(encoding="ascii"))
@@ -88,7 +90,7 @@ def _find_job(run: RunDirectory) -> tuple[int, JobView] | None:
     done = _show(number)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise refused(done.stderr.strip(), _script_path(run))
-    # Of another run, as numbers begin again with a new cluster?
+    # Job numbers start again with a new cluster, so this may be the job of another run.
     if "JobState=" not in done.stdout or f"Command={_script_path(run)}" not in done.stdout:
         return None
     view = parse_job(done.stdout)
@@ -100,7 +102,7 @@ def _show(number: int | str, timeout_s: float = 60) -> subprocess.CompletedProce
 
 
 def _stop_path(run: RunDirectory, number: int | str) -> Path:
-    """Its presence tells the job's script that a person has stopped it."""
+    """A file whose presence tells the job's script that a person has stopped the job."""
     return launch_folder(run) / f"stop.{number}"
 
 
@@ -129,10 +131,10 @@ class SlurmJob:
         self._ask_after_s = _ASK_SLURM_S[0]
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; none while it waits or runs.
+        """Its exit code, negative for a signal, or None while it waits or runs.
 
-        Raises `RunError` T632 (no worker came to life), T633 to T636 (time limit, memory, node, cancelled by somebody
-        else) and T637 (SLURM has forgotten the job).
+        Raises `RunError` T632 (no worker started), T633 to T636 (time limit, memory, node, cancelled by another person)
+        and T637 (SLURM no longer knows the job).
         """
         now = time.monotonic()
         if now < self._look_at:
@@ -151,11 +153,11 @@ class SlurmJob:
 
     @property
     def is_executing(self) -> bool:
-        """Whether it was on its nodes when SLURM was asked last, for the same time as before."""
+        """Whether the job was running when SLURM was last queried, without a restart in between."""
         return self._is_executing
 
     def interrupt(self) -> None:
-        """Ask the workers to write a checkpoint and end; a job that still waits leaves the queue."""
+        """Ask the workers to write a checkpoint and end; remove a job that is still waiting from the queue."""
         self._note_stop()
         view = self._view()
         waits = view is not None and view.waits
@@ -168,7 +170,7 @@ class SlurmJob:
 
     def _note_stop(self) -> None:
         self._asked_to_stop = True
-        # For a script that is still setting up, and so that it does not queue itself again.
+        # This stops a script that is still setting up, and keeps the job from requeueing itself.
         _stop_path(self._run, self._number).touch()
         self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
 
@@ -218,18 +220,18 @@ class SlurmJob:
         return parse_job(done.stdout) if done.returncode == 0 and "JobState=" in done.stdout else None
 
     def _show(self) -> subprocess.CompletedProcess[str]:
-        # Whoever asks is kept from telling the workers' events meanwhile.
+        # While this waits, the caller cannot report the workers' events.
         return _show(self._number, timeout_s=5)
 
     def _read_exit_code(self) -> int | None:
-        """What the script left as its last act; none before, and while that is only half written."""
+        """The exit code that the script writes last, or None before that and while it is only partly written."""
         try:
             return int((self._folder / f"exit_code.{self._number}").read_text(encoding="ascii"))
         except (OSError, ValueError):
             return None
 
     def _say(self, text: str) -> None:
-        """Tell what is new; that is also when SLURM is asked often again."""
+        """Report a change. After a change SLURM is queried often again."""
         if text and text != self._told:
             self._told, self._ask_after_s = text, _ASK_SLURM_S[0]
             self._tell(text)

@@ -1,4 +1,4 @@
-"""What can go wrong with a SLURM job, in its own words, with why and a way out."""
+"""Errors of SLURM jobs, with SLURM's own message, the reason and a way out."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE
 from dpo_recipes.launch.slurm_state import JobView
 from dpo_recipes.run_dir import RunDirectory
 
-# Phrases of sbatch and what helps; the first that is found counts.
+# Phrases in the output of sbatch, with a way out; the first match counts.
 _REFUSALS = {
     "partition": "name a partition that `sinfo` lists: `--slurm partition=NAME`",
     "account": "name an account that may submit here: `--slurm account=NAME`",
     "qos": "name a quality of service that you may use: `--slurm qos=NAME`",
     "time limit": "lower `launch.slurm.time_limit`, or choose a partition that gives more; `sinfo` lists the limits",
     "memory": "lower `launch.slurm.memory`, or choose nodes that have more",
-    "node configuration": "no node has what is asked for: compare `launch.slurm` and `num_processes` with `sinfo`; "
+    "node configuration": "no node has what the job requests: compare `launch.slurm` and `num_processes` with `sinfo`; "
     "without GPUs in the cluster: `--set launch.slurm.gpus_per_node=0`",
-    "gres": "this cluster knows no such GPUs: `sinfo -o '%P %G'` lists what it has; "
+    "gres": "this cluster has no such GPUs: `sinfo -o '%P %G'` lists those that it has; "
     "without any: `--set launch.slurm.gpus_per_node=0`",
     "unrecognized option": "correct `--slurm`; `man sbatch` lists the options by their long names",
-    "contact": "SLURM's controller does not answer; `scontrol ping` tells when it does",
+    "contact": "SLURM's controller does not answer; `scontrol ping` shows when it does",
 }
 
 
 def refused(words: str, script: Path) -> RunError:
-    """T631: sbatch does not take the job."""
+    """T631: sbatch refused the job."""
     lowered = words.lower()
     known = (fix for phrase, fix in _REFUSALS.items() if phrase in lowered)
     return RunError.of(
         "T631",
         "SLURM refused the job",
-        why=words or "sbatch said nothing",
-        fix=next(known, f"correct what it says; the script is {script}"),
+        why=words or "sbatch printed no reason",
+        fix=next(known, f"correct the cause; the script is {script}"),
     )
 
 
 def lost(number: str) -> RunError:
-    """T637: SLURM no longer knows the job, and the job has left no result."""
+    """T637: SLURM no longer knows the job, and the job has written no result."""
     return RunError.of(
         "T637",
-        f"SLURM does not know job {number} any more",
-        why="it forgets jobs some minutes after their end, and this one left no word of how it ended: a node or the "
-        "shared file system failed, or this computer slept meanwhile",
-        fix="look at run.log, then run the recipe again: it goes on from its newest checkpoint",
+        f"SLURM no longer knows job {number}",
+        why="it forgets jobs a few minutes after their end, and this one did not record how it ended: a node or the "
+        "shared file system failed, or this computer was asleep",
+        fix="look at run.log, then run the recipe again: it resumes from its newest checkpoint",
     )
 
 
 def silent_worker(view: JobView, run: RunDirectory) -> RunError:
-    """T632: the job ended before a worker had said a word."""
+    """T632: the job ended before a worker reported anything."""
     if view.exit_code == EXIT_RUN_NOT_VISIBLE:
         return RunError.of(
             "T632",
-            f"the node {view.nodes} does not see the run directory {run.path}",
-            why="a job and the computer that submits it share files through a file system of the cluster",
-            fix="choose a folder there: `--set output_dir=...`",
+            f"the node {view.nodes} cannot read the run directory {run.path}",
+            why="the run directory must be on a file system that the nodes and this computer share",
+            fix="choose a folder on the shared file system: `--set output_dir=...`",
         )
     return RunError.of(
         "T632",
         "the job ended before the worker had started",
         why=_last_words(run.log) or f"exit code {view.exit_code} on {view.nodes}, and nothing in {run.log}",
-        fix="see that the setup lines work on the node, and that it has this Python with dpo-recipe",
+        fix="check that the setup lines work on the node, and that it has this Python with dpo-recipe",
     )
 
 
@@ -69,19 +69,19 @@ def ended_badly(view: JobView, log: Path) -> RunError:
     """T633 to T636: SLURM ended the job."""
     where = f"on {view.nodes}" if view.nodes not in ("", "(null)") else "before it had a node"
     said = f"SLURM says {view.state}, {where}; the last output is in {log}"
-    again = "run the recipe again: it goes on from its newest checkpoint"
+    again = "run the recipe again: it resumes from its newest checkpoint"
     if view.state in ("TIMEOUT", "DEADLINE"):
         return RunError.of(
             "T633",
-            "the job's time was over",
-            why=said + ", and the workers had not written a checkpoint in the time they were given",
+            "the job reached its time limit",
+            why=said + ", and the workers did not write a checkpoint in the time that they had",
             fix=f"raise `launch.slurm.checkpoint_seconds` or `time_limit`, and {again}",
         )
     if view.state == "OUT_OF_MEMORY":
         return RunError.of(
             "T634",
-            "the job used more memory than it had asked for",
-            why=said + "; this is the computer's memory, not the GPU's",
+            "the job used more memory than it had requested",
+            why=said + "; this is CPU memory, not the GPU's",
             fix="raise `launch.slurm.memory`; on a CPU also halve `training.micro_batch_size` and double "
             "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
         )
@@ -90,7 +90,7 @@ def ended_badly(view: JobView, log: Path) -> RunError:
     return RunError.of(
         "T636",
         f"the job was {view.state.lower()}",
-        why=said + "; by somebody else, a limit of the site, or a job of a higher priority",
+        why=said + "; by another person, a limit of the site, or a job of a higher priority",
         fix=f"ask the cluster's administrators if it was not you, and {again}",
     )
 

@@ -1,7 +1,7 @@
-"""The script of a SLURM job, made from prepared run directories: pure text, nothing is started here.
+"""Makes the script of a SLURM job from prepared run directories. It only makes text and starts nothing.
 
-A name or path of a recipe reaches the shell quoted and never stands in an `#SBATCH` line, which SLURM would divide at
-blanks; those hold only what the schema and `site` restrict to harmless signs.
+A name or path of a recipe is quoted for the shell and is never part of an `#SBATCH` line, which SLURM would split at
+blanks; these lines hold only values that the schema and `site` restrict to harmless characters.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dpo_recipes.launch.site import Site
 from dpo_recipes.recipe.schema import Recipe
 
 EXIT_RUN_NOT_VISIBLE = 72
-"""The script ends with it when its node does not see the run directory (EX_OSFILE of sysexits.h)."""
+"""The exit code of the script if its node cannot read the run directory (EX_OSFILE of sysexits.h)."""
 
 _STOPPED = {"resumable": EXIT_RESUMABLE, "interrupted": EXIT_INTERRUPTED}
 
 _GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket"}
-# A process is given what torchrun would give it. srun is the launcher here: it passes signals and exit codes on, which
-# torchrun does not (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; one that has
-# stopped on request has not failed, and the others may still be writing.
+# A process gets the variables that torchrun would set. srun is the launcher: unlike torchrun, it forwards signals and
+# exit codes (docs/adr/0014-srun-starts-the-processes.md). srun ends all tasks when one fails; a task that has stopped
+# on request has not failed, and the others may still be writing.
 _TASK = """\
 task() {{
     trap : INT TERM
@@ -55,8 +55,8 @@ esac
 [ -d "$run/launch" ] || exit {not_visible}
 exec >>"$run/run.log" 2>&1 </dev/null
 
-# A worker takes SIGINT as the wish to write a checkpoint and end. SLURM sends USR1 to this shell before the time limit;
-# TERM is caught so that the shell outlives the workers' last checkpoint.
+# On SIGINT a worker writes a checkpoint and ends. SLURM sends USR1 to this shell before the time limit. TERM is caught
+# so that the shell stays until the workers have written their last checkpoint.
 asked_by=nobody interrupted=no code=
 trap 'asked_by=slurm interrupted=yes; scancel --signal=INT "$SLURM_JOB_ID"' USR1
 trap 'interrupted=yes' TERM
@@ -94,14 +94,14 @@ fi"""
 
 
 def gpus_of_node(recipe: Recipe) -> int:
-    """GPUs that a process of the recipe can count on there; the machine that submits cannot count a node's."""
+    """GPUs that a process of the recipe can use on a node; the submitting machine cannot count those of a node."""
     asked, hardware = recipe.launch.slurm.gpus_per_node, recipe.hardware
     kind = profile(hardware.profile).kind if hardware.profile else "cuda"
     return asked if asked is not None else 0 if "cpu" in (hardware.device, kind) else 1
 
 
 def gpus_per_node(order: Order) -> int:
-    """GPUs that a job asks for on each node: what the recipe says, else one for each process."""
+    """GPUs that a job requests on each node: the recipe's number, else one for each process."""
     asked = order.recipe.launch.slurm.gpus_per_node
     return asked if asked is not None else gpus_of_node(order.recipe) * _per_node(order)
 
@@ -110,12 +110,12 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
     """The script that executes prepared run directories: one job, or an array with a task for each.
 
     The runs of an array share everything but their directories and environment; `max_parallel` of them run at a time.
-    Raises `ValueError` when they differ in what the job asks for.
+    Raises `ValueError` if they differ in the resources that the job requests.
     """
     first = orders[0]
     options = _options(first, site)
     if any(_options(order, site)[1:] != options[1:] for order in orders):
-        raise ValueError("the runs of an array must ask for the same resources")
+        raise ValueError("the runs of an array must request the same resources")
     if len(orders) > 1:
         options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
     joined = _are_joined(first)
@@ -138,7 +138,7 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
 
 
 def _are_joined(order: Order) -> bool:
-    """Whether the processes form a group; DeepSpeed and FSDP want one of a single process too."""
+    """Whether the processes form a group; DeepSpeed and FSDP need one for a single process too."""
     return order.num_processes > 1 or order.recipe.launch.strategy not in ("auto", "ddp")
 
 
@@ -150,7 +150,7 @@ def _options(order: Order, site: Site) -> list[str]:
     slurm = order.recipe.launch.slurm
     options = [
         f"job-name={order.recipe.name}",
-        "output=/dev/null",  # the script itself writes to run.log, whose path may have any sign in it
+        "output=/dev/null",  # the script itself writes to run.log, whose path may contain any character
         f"nodes={order.num_nodes}",
         f"ntasks-per-node={_per_node(order)}",
         "requeue" if slurm.requeue else "no-requeue",
@@ -182,7 +182,7 @@ def seconds_of(time_limit: str) -> int:
 
 
 def _case(index: int, order: Order) -> str:
-    """What differs from run to run: where it is, its command, its project in the tracker."""
+    """The variables that differ between runs: run directory, command, and the tracker's project."""
     recipe = order.recipe
     project = recipe.tracking.project
     wandb = shlex.quote(project) if project else f'"${{WANDB_PROJECT:-{recipe.name}}}"'
@@ -195,7 +195,7 @@ def _case(index: int, order: Order) -> str:
 
 
 def _variables(order: Order) -> list[str]:
-    """The environment of the workers; what a person has set stays."""
+    """The environment of the workers; variables that a person has set are kept."""
     num_threads = order.recipe.launch.num_threads
     lines = ["export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true", 'cores="$SLURM_CPUS_PER_TASK"']
     if gpus_per_node(order) == 0:
@@ -204,11 +204,11 @@ def _variables(order: Order) -> list[str]:
         lines.append(f"export OMP_NUM_THREADS={num_threads}")
     else:
         lines.append('[ -z "$cores" ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"')
-    # From SLURM 22.05 on srun does not take this over from the job by itself.
+    # Since SLURM 22.05 srun does not inherit this from the job.
     lines.append('[ -z "$cores" ] || export SRUN_CPUS_PER_TASK="$cores"')
     if _are_joined(order):
         one_node = order.num_nodes == 1
         host = "127.0.0.1" if one_node else '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-        # Below the ports that systems hand out by themselves, and another one for each job on a shared node.
+        # The port is below the ephemeral ports of a system, and differs between the jobs on a shared node.
         lines += [f"export MASTER_ADDR={host}", "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))"]
     return lines

@@ -1,4 +1,4 @@
-"""What `scontrol --oneliner show job` prints, read."""
+"""Parses the output of `scontrol --oneliner show job`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _ENDED = {
 }
 _QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _WAITS = {*_QUEUED, "SUSPENDED"}
-# The reasons that people meet most; the others are telling names as they are. `man squeue`, JOB REASON CODES.
+# The most common reasons; the names of the others explain themselves. `man squeue`, JOB REASON CODES.
 _REASONS = {
     "AssocGrpCpuLimit": "the account's jobs use all the cores it may have",
     "AssocGrpGRES": "the account's jobs use all the GPUs it may have",
-    "BeginTime": "it may not start yet; a job that was queued again waits about two minutes",
+    "BeginTime": "it may not start yet; a requeued job waits about two minutes",
     "Dependency": "another job must end first",
     "JobHeldAdmin": "an administrator holds it",
-    "JobHeldUser": "it is held; `scontrol release` lets it go",
-    "PartitionTimeLimit": "it asks for more time than the partition gives",
-    "Priority": "jobs of a higher priority are before it",
+    "JobHeldUser": "it is held; `scontrol release` releases it",
+    "PartitionTimeLimit": "it requests more time than the partition allows",
+    "Priority": "jobs of a higher priority come first",
     "QOSMaxGRESPerUser": "your other jobs use all the GPUs that you may have",
     "QOSMaxJobsPerUserLimit": "you have as many jobs running as you may",
     "ReqNodeNotAvail": "the nodes it may run on are down, drained or reserved",
-    "Resources": "no node is free that has what it asks for",
+    "Resources": "no node with the requested resources is free",
 }
 
 
@@ -46,26 +46,26 @@ class JobView:
     restarts: int = 0
     nodes: str = ""
     starts: str | None = None
-    """When it is expected to start, where SLURM knows."""
+    """When it is expected to start, if SLURM knows."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether its state is final."""
         return self.state in _ENDED
 
     @property
     def waits(self) -> bool:
-        """Whether it is in the queue and not on a node."""
+        """Whether it is waiting in the queue."""
         return self.state in _WAITS
 
     @property
     def is_ending(self) -> bool:
-        """Whether it has ended, or what is left of it is being cleared away."""
+        """Whether it has ended, or its processes are being cleaned up."""
         return self.has_ended or self.state == "COMPLETING"
 
     @property
     def is_queued(self) -> bool:
-        """Whether nothing of it is on a node, not even suspended."""
+        """Whether it is not on a node, not even suspended."""
         return self.state in _QUEUED
 
     @property
@@ -75,8 +75,8 @@ class JobView:
 
 
 def parse_job(text: str) -> JobView:
-    """A job from the one line that scontrol prints for it. Of an array, the first line counts."""
-    # Where a key stands twice, the first counts: free text such as the command and a comment comes later.
+    """A job from the line that scontrol prints for it. For an array, the first line counts."""
+    # If a key occurs twice, the first one counts: free text such as the command and a comment comes later.
     fields: dict[str, str] = {}
     for key, value in re.findall(r"(?:^|\s)([A-Za-z:/]+)=(\S*)", text.strip().splitlines()[0]):
         fields.setdefault(key, value)
@@ -94,7 +94,7 @@ def parse_job(text: str) -> JobView:
 
 
 def describe_wait(view: JobView) -> str:
-    """Why a job waits, for people."""
+    """Why a job waits, as a message."""
     key = view.reason.split(",")[0]
     words = _REASONS.get(key)
     reason = f"{words} ({view.reason})" if words else view.reason

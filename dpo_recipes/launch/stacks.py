@@ -1,4 +1,4 @@
-"""Stacks of a run's processes on request, when nobody knows where they are."""
+"""Writes the stacks of a run's processes on request, to find out where a hanging run is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CRASHED = re.compile(r"^Current thread [^\n]*\n(?P<frames>(?:  File [^\n]*\n?)+
 
 @contextlib.contextmanager
 def stacks_on_request(run: RunDirectory, place: Place) -> Iterator[None]:
-    """Have this process write the stacks of its threads on SIGUSR1, whatever it is waiting for."""
+    """Make this process write the stacks of its threads on SIGUSR1, even while it waits in a library."""
     with (run.ranks / str(place.rank) / _STACKS).open("w") as stacks:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
         try:
@@ -31,7 +31,7 @@ def stacks_on_request(run: RunDirectory, place: Place) -> Iterator[None]:
 
 
 def dump_stacks(run: RunDirectory) -> list[str]:
-    """A line for each process of this machine that says where it is; the whole stacks stay in its folder."""
+    """A line for each process of this machine with its innermost frame; the full stacks stay in its folder."""
     if not signal_processes(run, signal.SIGUSR1):
         return []
     time.sleep(_DUMP_S)
@@ -40,18 +40,18 @@ def dump_stacks(run: RunDirectory) -> list[str]:
 
 
 def crashed_in(log: str) -> str | None:
-    """Where the thread was that a signal ended, as `function (file:line)`, from what faulthandler wrote into a log.
+    """The frame of the thread that a signal ended, as `function (file:line)`, from faulthandler's output in a log.
 
-    None where it wrote nothing, or the thread is none of Python's.
+    None if it wrote nothing, or if the thread is not a Python thread.
     """
     thread = _CRASHED.search(log)
     return _first_frame(thread["frames"]) if thread else None
 
 
 def _innermost(stacks: Path) -> str:
-    """The innermost frame of the thread that Python started with, which stands last."""
+    """The innermost frame of the main thread, which faulthandler writes last."""
     main_thread = stacks.read_text(encoding="utf-8").rpartition("most recent call first")[2]
-    return _first_frame(main_thread) or "a place that it did not tell"
+    return _first_frame(main_thread) or "an unknown place"
 
 
 def _first_frame(frames: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Several worker processes through torch's own launcher, on one machine or on several that meet at one of them."""
+"""Several worker processes through torch's own launcher, on one machine or on several with a rendezvous."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 
 
 def command(order: Order) -> list[str]:
-    """The command that executes a prepared run directory, the same on every node; a person can run it by hand.
+    """The command that executes a prepared run directory, the same on every node. A person can run it too.
 
-    Raises `RecipeError` R347 where several nodes have no place to meet.
+    Raises `RecipeError` R347 if several nodes have no rendezvous.
     """
     return [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={order.num_processes // order.num_nodes}"),
@@ -43,7 +43,7 @@ def _meeting(order: Order) -> list[str]:
 
 
 def meeting_place(order: Order) -> str:
-    """HOST:PORT at which several nodes meet. Raises `RecipeError` R347 where it is not known, or is no such place."""
+    """HOST:PORT of the rendezvous of several nodes. Raises `RecipeError` R347 if it is unknown or malformed."""
     place = order.rendezvous
     if not place and os.environ.get("MASTER_ADDR"):
         place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29500')}"
@@ -53,13 +53,13 @@ def meeting_place(order: Order) -> str:
             return place
         raise RecipeError.of(
             "R347",
-            f"`{place}` is no place for {order.num_nodes} nodes to meet",
+            f"`{place}` is not a valid rendezvous for {order.num_nodes} nodes",
             why="it must be HOST:PORT with a port from 1 to 65535",
             fix="give `--rendezvous`, or MASTER_ADDR and MASTER_PORT, the first node's name and a free port",
         )
     raise RecipeError.of(
         "R347",
-        f"{order.num_nodes} nodes have no place to meet",
+        f"{order.num_nodes} nodes need a rendezvous",
         why="a recipe names no machines, so that it can run on any",
         fix="add `--rendezvous HOST:PORT` with the first node's name and a free port, or set MASTER_ADDR and "
         "MASTER_PORT",
@@ -72,18 +72,18 @@ def start(order: Order) -> TorchrunJob:
 
 
 def start_agent(order: Order, make_command: Callable[[Order], list[str]]) -> TorchrunJob:
-    """Start a launcher of the torchrun kind, whose workers leave their ids in the run directory."""
+    """Start a launcher such as torchrun, whose workers record their ids in the run directory."""
     begins_at = order.run.log.stat().st_size if order.run.log.exists() else 0
     return TorchrunJob(spawn(order, make_command(order), environment(order)), order.run, begins_at)
 
 
 def environment(order: Order) -> dict[str, str]:
-    """A worker's environment; the machine's cores are shared out among its processes."""
+    """A worker's environment; the machine's cores are divided among its processes."""
     return worker_environment(order.recipe, order.num_processes // order.num_nodes)
 
 
 class TorchrunJob(ProcessJob):
-    """The agent that torchrun is, and the workers below it."""
+    """The torchrun agent and its workers."""
 
     def __init__(self, process: subprocess.Popen[bytes], run: RunDirectory, log_begins_at: int) -> None:
         super().__init__(process)
@@ -92,7 +92,7 @@ class TorchrunJob(ProcessJob):
         self._was_abandoned = False
 
     def poll(self) -> int | None:
-        """The exit code of the worker that failed first, negative for a signal; none while the agent runs."""
+        """The exit code of the worker that failed first, negative for a signal, or None while the agent runs."""
         code = super().poll()
         if self._was_abandoned and code is not None:
             return -signal.SIGINT
@@ -103,20 +103,21 @@ class TorchrunJob(ProcessJob):
     def interrupt(self) -> None:
         """Send SIGINT to the workers of this machine. The agent gets none: it would kill them after 30 seconds.
 
-        Before the workers are there, nothing can be lost, and all is ended.
+        Before the workers exist there is nothing to lose, and the agent is killed.
         """
         if not signal_processes(self._run, signal.SIGINT):
             self._was_abandoned = True
             self.kill()
 
     def kill(self) -> None:
-        """Kill the agent, and the workers, which torch 2.13 starts in sessions of their own: they would train on."""
+        """Kill the agent and the workers. torch 2.13 starts these in sessions of their own, so they would keep
+        running."""
         super().kill()
         signal_processes(self._run, signal.SIGKILL)
 
 
 def root_cause(log: Path, begins_at: int = 0) -> int | None:
-    """The exit code that the agent's report at the end of run.log gives for the first failure; none without one."""
+    """The exit code of the first failure in the agent's report at the end of run.log, or None without a report."""
     with log.open("rb") as file:
         file.seek(begins_at)
         _, found, report = file.read().decode("utf-8", "replace").rpartition("Root Cause")

@@ -45,9 +45,9 @@ def check_counts(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     if launch.backend == "local" and processes > 1:
         yield Finding(
             "R345",
-            f"`backend: local` is one process, and {processes} are asked for",
+            f"`backend: local` starts one process, but {processes} are requested",
             composed.where(("launch", "backend")),
-            "it starts the worker without anything that would bring several together",
+            "it starts the worker without a launcher that could connect several processes",
             "write `backend: auto` (or torchrun), or `num_processes: 1`",
         )
     device = described_device(recipe)

@@ -44,7 +44,7 @@ def test_exit_code_and_signal_are_told_apart(code: str, expected: tuple[int, int
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("Resources", "waiting: no node is free that has what it asks for (Resources)"),
+        ("Resources", "waiting: no node with the requested resources is free (Resources)"),
         ("ReqNodeNotAvail,_UnavailableNodes:n1", "waiting: the nodes it may run on are down, drained or reserved"),
         ("SomethingNew", "waiting: SomethingNew"),
         ("None", "waiting in the queue"),
