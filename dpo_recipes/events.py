@@ -1,6 +1,6 @@
-"""How a worker tells the parent process what it does: one JSON object a line in `events.jsonl`.
+"""How a worker reports to the parent process: one JSON object for each line of `events.jsonl`.
 
-A file, not a pipe: it works for workers on other nodes, survives the parent, and can be read afterwards.
+It is a file and not a pipe, because it works for workers on other nodes, survives the parent, and can be read later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dpo_recipes.errors import Finding
 
 
 class EventLog:
-    """Writes events to a file, anew for each worker; each line is written whole."""
+    """Writes events to a file, a new one for each worker. Each line is written at once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
@@ -31,42 +31,42 @@ class EventLog:
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event with the time, in seconds since the epoch."""
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
-        # On a full disk a run ends where it wants to keep something, and says why; not for want of a line of progress.
+        # On a full disk a run ends where it must save something, with that reason, and not because of a progress line.
         with contextlib.suppress(OSError):
             self._file.write(line.encode())
 
     def stage(self, name: str, detail: str = "") -> None:
-        """Say that a stage begins."""
+        """Report the start of a stage."""
         self.emit("stage", name=name, detail=detail)
 
     def note(self, text: str) -> None:
-        """Say what a person should know; the parent shows it."""
+        """Send a message for the person; the parent shows it."""
         self.emit("note", text=text)
 
     def findings(self, findings: list[Finding] | tuple[Finding, ...]) -> None:
-        """Pass findings on; the parent shows them."""
+        """Send findings; the parent shows them."""
         for finding in findings:
             self.emit("finding", finding=finding.to_json())
 
 
 class EventReader:
-    """Reads what was appended since the last call."""
+    """Reads the events that were appended since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = 0
 
     def new_events(self) -> Iterator[dict[str, Any]]:
-        """Events that came since the last call; a line that is not finished yet waits for the next."""
+        """Events since the last call; a line that is not complete yet is left for the next call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
             if file.seek(0, os.SEEK_END) < self._position:
-                self._position = 0  # a worker that was started again has begun the file anew
+                self._position = 0  # a restarted worker has started a new file
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                with contextlib.suppress(ValueError):  # what a full disk or a kill has torn
+                with contextlib.suppress(ValueError):  # a line that a full disk or a kill has truncated
                     yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Failures of the machine rather than of ours: no memory, no space, no other process."""
+"""Recognizes failures of the machine: no memory, no disk space, a lost process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LOST = (
     "ProcessGroupNCCL",
     "DistBackend",
 )
-"""What gloo and NCCL say of a process that is gone (torch 2.13)."""
+"""Messages of gloo and NCCL about a process that has ended (torch 2.13)."""
 
 
 def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
-    """What a library's exception means to a person; none where it means nothing but a fault of ours."""
+    """The finding for a library's exception, or None if it can only be a bug in dpo-recipe."""
     for cause in causes(error):
         text = f"{type(cause).__name__}: {cause}"
         if is_no_space(cause):
@@ -36,23 +36,23 @@ def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
                 why=text.splitlines()[0] + _prediction(run),
                 fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve "
                 "`max_tokens_per_pass`; then "
-                "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this by itself",
+                "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this automatically",
             )
         if len(known_ranks(run)) > 1 and any(sign in text for sign in _LOST):
             return Finding(
                 LOST_EACH_OTHER,
-                "this process lost the others",
+                "this process lost its connection to the others",
                 why=text.splitlines()[0][:300],
-                fix="look for the one that ended or stood still first, in ranks/*/run.log; where a stage only takes "
+                fix="find the process that ended or stopped first in ranks/*/run.log; if a stage only takes "
                 "long, raise `launch.timeout_minutes`",
             )
     return None
 
 
 def _prediction(run: RunDirectory) -> str:
-    """What had been predicted, where the plan came that far."""
+    """The predicted and the free memory, if the plan was made."""
     prediction = json.loads(run.plan.read_text(encoding="utf-8")).get("prediction") if run.plan.exists() else None
     if not prediction:
         return ""
     peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
-    return f"; {peak:.2f} GiB were predicted, of {free:.2f} GiB that were free"
+    return f"; {peak:.2f} GiB were predicted, and {free:.2f} GiB were free"

@@ -1,4 +1,4 @@
-"""Which unfinished run a recipe goes on with, and what stands against it."""
+"""Finds the unfinished run that a recipe resumes, and the reasons why it cannot."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
 _NO_PART_OF_THE_RESULT = ("summary", "launch", "checkpoints", "tracking", "accept_advice", "output_dir")
-"""Sections that may change in the middle of a run: the weights come out the same."""
+"""Sections that may change before a run is resumed, because they do not change the weights."""
 _LOOK_EVERY_S = 0.2
 
 
 def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None]) -> RunDirectory | None:
-    """The newest run of this recipe that nobody is working on and that has no result; none where there is no such.
+    """The newest run of this recipe without a result that no process is working on, or None.
 
-    One whose command was killed, so that its workers are writing their last checkpoint, is waited for.
+    If the command of a run was killed and its workers are writing their last checkpoint, this waits for them.
     """
     for run in _unfinished(recipe, output_dir):
         earlier = read_recipe(run)
         if earlier is None:
-            tell(f"{run.path} was not finished, but its resolved.yaml cannot be read: it is not gone on with")
+            tell(f"{run.path} was not finished, but its resolved.yaml cannot be read: it is not resumed")
         if earlier is None or differences(earlier, recipe):
             continue
         if is_orphaned(run):
-            tell(f"the command of {run.path} is gone, and its workers are ending with a checkpoint: waiting for them")
+            tell(f"the command of {run.path} has ended, and its workers are writing a checkpoint: waiting for them")
             while is_orphaned(run):
                 time.sleep(_LOOK_EVERY_S)
             if run.result.exists():
@@ -50,7 +50,7 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
 
 
 def describe_running(run: RunDirectory) -> str:
-    """What a command says that begins another run beside it."""
+    """The message of a command that starts another run beside this one."""
     return f"another run of this recipe is being executed in {run.path}"
 
 
@@ -70,28 +70,28 @@ def nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:
             "T614",
             f"there is no unfinished run of {recipe.name} in {output_dir}",
             why="each run there has a result.json, or there is none",
-            fix="leave `--resume` out: a new run begins",
+            fix="leave `--resume` out to start a new run",
         )
     if is_running(run):
         return RunError.of(
             "T615",
             f"the run in {run.path} is still being executed",
             why="its command or its worker holds a lock there",
-            fix="wait for it, or stop it first; `--no-resume` begins another run beside it",
+            fix="wait for it, or stop it first; `--no-resume` starts another run beside it",
         )
     earlier = read_recipe(run)
     changed = differences(earlier, recipe) if earlier else []
     shown = "; ".join(f"`{path}` was {old!r} and is {new!r}" for path, old, new in changed[:5])
     return RunError.of(
         "T611",
-        f"the recipe is not the one that the run in {run.path} began with",
+        f"the recipe is not the one with which the run in {run.path} started",
         why=(shown + ("; and more" if len(changed) > 5 else "")) or "its resolved.yaml cannot be read",
-        fix="put these values back, or begin anew with `--no-resume`",
+        fix="restore these values, or start a new run with `--no-resume`",
     )
 
 
 def read_recipe(run: RunDirectory) -> Recipe | None:
-    """The recipe of a run directory; none where it cannot be read."""
+    """The recipe of a run directory, or None if it cannot be read."""
     try:
         return Recipe.model_validate(load_file(run.resolved_recipe).data)
     except (DpoRecipeError, ValidationError, OSError):
@@ -99,14 +99,14 @@ def read_recipe(run: RunDirectory) -> Recipe | None:
 
 
 def differences(earlier: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
-    """The values that decide about the result and differ, as (path, earlier, now)."""
+    """The values that differ and change the result, as (path, earlier, now)."""
     before, after = (dict(_leaves(identity(recipe))) for recipe in (earlier, now))
     paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
     return [(path, before.get(path), after.get(path)) for path in paths]
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What decides about the result, as plain data."""
+    """The part of a recipe that determines the result, as plain data."""
     kept = {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
     return {**kept, "pairs a step": effective_batch(recipe)}
 
@@ -124,14 +124,14 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold one of a run directory's locks while working in it; the system lets go of it however the process ends.
+    """Hold one of a run directory's locks while working in it. The system releases it however the process ends.
 
-    Raises `RunError` T615 where another process holds it.
+    Raises `RunError` T615 if another process holds it.
     """
     with path.open("a") as lock:
         until = time.monotonic() + _LOOK_EVERY_S
         while not (is_ours := _lock(lock, fcntl.LOCK_EX)) and time.monotonic() < until:
-            time.sleep(0.01)  # somebody may only be looking
+            time.sleep(0.01)  # the other process may only be checking the lock
         if not is_ours:
             raise RunError.of(
                 "T615",
@@ -143,20 +143,20 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_running(run: RunDirectory) -> bool:
-    """Whether a command or a worker holds the run directory, or SLURM executes it."""
+    """Whether a command or a worker has locked the run directory, or SLURM executes it."""
     return _is_held(run.lock) or _is_held(run.command_lock) or is_executed(run)
 
 
 def is_orphaned(run: RunDirectory) -> bool:
-    """Whether workers of this machine are still in a run whose command, which they end with, is gone."""
+    """Whether workers on this machine still execute a run whose command has ended."""
     return not _is_held(run.command_lock) and any(followed_processes(run))
 
 
 def _is_held(path: Path) -> bool:
     try:
-        with path.open("r+b") as lock:  # for writing, without which NFS grants no lock
+        with path.open("r+b") as lock:  # opened for writing, because NFS grants no lock otherwise
             return not _lock(lock, fcntl.LOCK_SH)
-    except OSError:  # there is none, or it cannot be written to, and neither can the run
+    except OSError:  # there is no such file, or neither it nor the run can be written to
         return False
 
 

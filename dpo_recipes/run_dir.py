@@ -1,4 +1,4 @@
-"""The run directory: its names, and how files in it are written whole or not at all."""
+"""The run directory: the names of its files, and writing them atomically."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from dpo_recipes.errors import RunError, is_no_space
 
 MIN_FREE_BYTES = 200_000_000
-"""Less free space than this and a run is not begun: it could not even keep its smallest adapter and logs."""
+"""A run is not started with less free space: even a small adapter and its logs would not fit."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """One object a logged step, with TRL's metric names."""
+        """One object for each logged step, with TRL's metric names."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -77,47 +77,47 @@ class RunDirectory:
 
     @property
     def events(self) -> Path:
-        """What the worker told its parent."""
+        """The worker's events for its parent."""
         return self.path / "events.jsonl"
 
     @property
     def ranks(self) -> Path:
-        """A folder for each process: who it is, and what the others than the first told and printed."""
+        """A folder for each process: its id and host, and for all but the first its events and output."""
         return self.path / "ranks"
 
     @property
     def lock(self) -> Path:
-        """Held by the worker that executes the run, the first of several."""
+        """The lock of the worker that executes the run, or of the first of several."""
         return self.path / "run.lock"
 
     @property
     def command_lock(self) -> Path:
-        """Held by the command that starts and follows the workers."""
+        """The lock of the command that starts and follows the workers."""
         return self.path / "command.lock"
 
     @property
     def part_of(self) -> Path:
-        """Names the run directory that has the result, where this one is only of another of several nodes."""
+        """Names the run directory that has the result, if this one belongs to another of several nodes."""
         return self.path / "part_of.json"
 
     @property
     def home(self) -> RunDirectory:
-        """That one, or this."""
+        """The run directory that has the result."""
         if not self.part_of.exists():
             return self
         return RunDirectory(Path(json.loads(self.part_of.read_text(encoding="utf-8"))["run"]))
 
     def clear_events(self) -> None:
-        """Forget what workers of before have told; run.log keeps what they printed."""
+        """Remove the events of earlier workers; run.log keeps their output."""
         self.events.unlink(missing_ok=True)
         shutil.rmtree(self.ranks, ignore_errors=True)
 
 
 def find_output_dir(name: str) -> Path:
-    """The folder of that name, which need not exist. Raises `RunError` T601 where it can be none."""
+    """The absolute path of a folder, which need not exist. Raises `RunError` T601 if it cannot be a folder."""
     try:
         return Path(name).expanduser().resolve()
-    except (OSError, RuntimeError) as error:  # links in a circle; a home of nobody
+    except (OSError, RuntimeError) as error:  # a cycle of links, or the home of an unknown user
         raise _not_writable(name, str(error)) from error
 
 
@@ -152,7 +152,7 @@ def _not_writable(output_dir: Path | str, why: str) -> RunError:
 
 @contextlib.contextmanager
 def written_to(run: RunDirectory) -> Iterator[None]:
-    """What the system says when a run directory cannot be written to becomes `RunError` T601 or T602."""
+    """Turn the errors of a run directory that cannot be written to into `RunError` T601 or T602."""
     try:
         yield
     except OSError as error:
@@ -160,7 +160,7 @@ def written_to(run: RunDirectory) -> Iterator[None]:
         if is_no_space(error):
             fix = "free some space and run it again"
             raise RunError.of("T602", f"no space left while writing to {run.path}", why=why, fix=fix) from error
-        fix = "change its permissions, or begin a new run elsewhere with `--set output_dir=...`"
+        fix = "change its permissions, or start a new run elsewhere with `--set output_dir=...`"
         raise RunError.of("T601", f"cannot write to {run.path}", why=why, fix=fix) from error
 
 
@@ -175,12 +175,12 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON, whole or not at all. NaN and infinities are no JSON and must not be in it."""
+    """Write plain data as JSON, atomically. NaN and infinities are not valid JSON and must not be in it."""
     write_text_atomically(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """What stands in the lines of a file, without those that a kill or a power cut has torn; none where there is no
+    """The values in the lines of a file, without lines that a kill or a power cut has truncated; empty if there is no
     file."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     values: list[Any] = []

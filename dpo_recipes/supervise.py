@@ -1,4 +1,4 @@
-"""Follows the processes of a run: passes on what they tell, forwards signals, finds hangs, explains their end."""
+"""Follows the processes of a run: passes their events on, forwards signals, detects hangs, explains failures."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 0.1
 _NO_SPACE_BYTES = 2**20
 _MEDIANS = 20
-"""A step that takes so many times the median of those before is no slow step any more."""
+"""A step that takes this many times the median of the earlier steps counts as a hang."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
-"""What torchrun 2.13 writes of the process that failed first (torch/distributed/elastic/multiprocessing/errors)."""
+"""torchrun 2.13's line about the process that failed first (torch/distributed/elastic/multiprocessing/errors)."""
 _NOT_MET = re.compile(r"^torch\.distributed\.elastic\.rendezvous\.api\.Rendezvous\w+Error", re.MULTILINE)
-"""What torchrun 2.13 ends with before it starts a worker (torch/distributed/elastic/rendezvous/api.py)."""
+"""The errors with which torchrun 2.13 ends before it starts a worker (torch/distributed/elastic/rendezvous/api.py)."""
 _NCCL_TIMEOUT = re.compile(r"Watchdog caught collective operation timeout: (.{1,300})")
 """What torch 2.13 prints before it aborts a process (torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp)."""
 
 
 class WorkerBug(Exception):
-    """A worker ended with an exception that is no fault of the person's; its traceback is in run.log."""
+    """A worker ended with an exception that the person did not cause; its traceback is in run.log."""
 
 
 def follow(job: Job, order: Order, listen: Listener) -> None:
-    """Pass events on until the job has ended well. Raises what it ended with: every `DpoRecipeError` of a stage,
-    `Interrupted` I101 and I130, `RunError` T603, T605, T612 and T613, and `WorkerBug`."""
+    """Pass events on until the job has finished. Raises the error of a job that failed: every `DpoRecipeError` of a
+    stage, `Interrupted` I101 and I130, `RunError` T603, T605, T612 and T613, and `WorkerBug`."""
     run, reader = order.run, EventReader(order.run.events)
     watchdog, kills = Watchdog(order.recipe.launch.watchdog_minutes), num_out_of_memory_kills()
     with _forwarded_signals(job) as asked:
@@ -66,13 +66,13 @@ def follow(job: Job, order: Order, listen: Listener) -> None:
                 if watchdog.is_hanging():
                     raise _end_hanging(job, run, watchdog)
                 time.sleep(_POLL_S)
-    if run.result.exists():  # written when all was done, after which the processes only part
+    if run.result.exists():  # written at the very end, after which the processes only exit
         if returncode != 0:
-            text = f"a process ended with code {returncode} when all had been saved; its output is in {run.log}"
+            text = f"a process ended with code {returncode} after everything was saved; its output is in {run.log}"
             listen({"event": "note", "text": text})
         return
     if returncode == 0 and order.num_nodes > 1:
-        return  # of several nodes without a common folder, one alone has the result
+        return  # on several nodes without a shared folder, only one has the result
     if asked.count > 1:
         raise _stopped_at_once(run)
     raise explain(returncode, run, was_out_of_memory=num_out_of_memory_kills() > kills)
@@ -80,7 +80,7 @@ def follow(job: Job, order: Order, listen: Listener) -> None:
 
 @dataclass
 class Watchdog:
-    """Knows how long steps take, and when one takes too long."""
+    """Measures how long steps take, and detects a step that takes too long."""
 
     limit_minutes: float | None
     steps_s: list[float] = field(default_factory=list)
@@ -88,8 +88,8 @@ class Watchdog:
     _last_sign: float = 0.0
 
     def see(self, event: dict[str, Any]) -> None:
-        """Take note of an event. Between steps, evaluations tell `alive`; what comes between `saving` and `saved` takes
-        as long as it takes, and a step is timed from there."""
+        """Record an event. Between steps, evaluations send `alive`. The time between `saving` and `saved` is not
+        limited, and the next step is timed from `saved`."""
         now, kind = time.monotonic(), event["event"]
         if kind == "step":
             if self._last_step is not None:
@@ -108,18 +108,19 @@ class Watchdog:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last sign of life; 0 outside of training's steps."""
+        """Seconds since the last event; 0 outside of training's steps."""
         return 0.0 if self._last_step is None else time.monotonic() - self._last_sign
 
     @property
     def limit_s(self) -> float:
-        """After so many seconds of silence the run hangs; the first three steps show how long one takes."""
+        """Seconds without an event after which the run counts as hanging. The first three steps set the time of a
+        step."""
         if self.limit_minutes is None or len(self.steps_s) < 3:
             return float("inf")
         return max(60 * self.limit_minutes, _MEDIANS * statistics.median(self.steps_s))
 
     def is_hanging(self) -> bool:
-        """Whether to give the run up."""
+        """Whether the run counts as hanging."""
         return self.silent_s > self.limit_s
 
 
@@ -131,16 +132,16 @@ def _end_hanging(job: Job, run: RunDirectory, watchdog: Watchdog) -> RunError:
         time.sleep(_POLL_S)
     return RunError.of(
         "T612",
-        f"the run hung: no step for {silent_s:.0f} s, where one takes {median_s:.1f} s",
+        f"the run hung: no step for {silent_s:.0f} s, although one takes {median_s:.1f} s",
         why="; ".join(where) or "no process of this machine answered",
         fix=f"the stacks of all threads are in {run.ranks}/*/stacks.txt; run it again, or with `--retries 3`, and it "
-        "goes on from its last checkpoint",
+        "resumes from its last checkpoint",
     )
 
 
 @dataclass
 class Asked:
-    """How often somebody has asked to stop."""
+    """How many signals have asked to stop."""
 
     count: int = 0
 
@@ -158,7 +159,7 @@ def _forwarded_signals(job: Job) -> Iterator[Asked]:
             job.kill()
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked  # signals belong to the main thread; whoever runs us elsewhere handles them
+        yield asked  # only the main thread can handle signals; a caller in another thread handles them itself
         return
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -178,13 +179,13 @@ def _stopped_at_once(run: RunDirectory) -> Interrupted:
 
 
 def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = False) -> Exception:
-    """The error for a job that ended badly: what its first failing process told, else what the system did to it."""
+    """The error for a job that failed: the one that its first failing process reported, else what ended the process."""
     failure, rank = first_failure(run)
     codes = [finding["code"] for finding in failure["findings"]] if failure else []
     was_killed = returncode < 0 and -returncode not in (signal.SIGINT, signal.SIGTERM)
     if failure and codes and not ((was_killed or was_out_of_memory) and may_be_consequence(codes[0])):
         findings = [Finding.from_json(plain) for plain in failure["findings"]]
-        # The code of the finding, not of the process: torchrun makes 1 of whatever its workers end with.
+        # The code of the finding, not of the process: torchrun turns every exit code of its workers into 1.
         return _class_of(findings[0].code)(*findings)
     if was_out_of_memory:
         return RunError.of(
@@ -192,22 +193,22 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
             "the system ended the run because memory ran out",
             why=f"the kernel killed {_who(rank, run)}",
             fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve "
-            "`max_tokens_per_pass`; `--fit` does it by itself",
+            "`max_tokens_per_pass`; `--fit` does this automatically",
         )
     if shutil.disk_usage(run.path).free < _NO_SPACE_BYTES:
         return RunError.of(
             "T602",
             f"no space left while writing to {run.path}",
-            why=f"the worker ended with code {returncode} and had no room to say why",
+            why=f"the worker ended with code {returncode} and had no space to write the reason",
             fix="free some space and run again; " + _where_it_goes_on(run),
         )
-    if returncode < 0:  # where one of several processes is killed, the others fail for want of it
+    if returncode < 0:  # when one of several processes is killed, the others fail because of it
         return _killed(-returncode, run, _rank_that_died(run))
     if not failure and _missed_one_another(run):
         return RunError.of(
             LOST_EACH_OTHER,
-            "the nodes have not found one another",
-            why="none answers at the place where they are to meet, or not all came there in time",
+            "the nodes could not connect to one another",
+            why="the rendezvous does not answer, or not all nodes connected to it in time",
             fix=f"start the command on every node, with the same `--rendezvous`, whose port the first one must be "
             f"reached at; torchrun's own words are in {run.log}",
         )
@@ -217,13 +218,13 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
 
 
 def _rank_that_died(run: RunDirectory) -> int | None:
-    """The rank that torchrun's last report names as the first to fail; none without a report."""
+    """The rank that torchrun's last report names as the first to fail, or None without a report."""
     died = _CHILD_FAILED.search(_read_log(run.log).rpartition("Root Cause")[2])
     return int(died[1]) if died else None
 
 
 def _collective_timeout(run: RunDirectory) -> str | None:
-    """What NCCL's watchdog has printed before it ended a process; none where it has not."""
+    """What NCCL's watchdog printed before it ended a process, or None if it did not."""
     for rank in known_ranks(run):
         found = _NCCL_TIMEOUT.search(_read_log(log_path(run, rank)))
         if found:
@@ -240,7 +241,7 @@ def _read_log(path: Path) -> str:
 
 
 def may_not_come_again(error: Exception) -> bool:
-    """Whether starting the same job again may help: not where the loss diverged, memory or the disk is too small."""
+    """Whether starting the same job again may help. It does not if the loss diverged or memory or disk is too small."""
     return isinstance(error, WorkerBug) or (
         isinstance(error, RunError) and error.findings[0].code in ("T605", "T612", "T613")
     )
@@ -260,7 +261,7 @@ def _who(rank: int | None, run: RunDirectory) -> str:
 def _where_it_goes_on(run: RunDirectory) -> str:
     checkpoints = run.home.checkpoints
     saved = any(newest_first(checkpoints))
-    return f"it can go on from the last checkpoint in {checkpoints}" if saved else "it had no checkpoint yet"
+    return f"it can resume from the last checkpoint in {checkpoints}" if saved else "it had no checkpoint yet"
 
 
 def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Interrupted:
@@ -276,7 +277,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
         return RunError.of(
             "T605",
             f"{_who(rank, run)} was killed (SIGKILL)",
-            why="by somebody, or by the system because memory ran out; " + _where_it_goes_on(run),
+            why="by a person, or by the system because memory ran out; " + _where_it_goes_on(run),
             fix="run the recipe again. When memory is short: halve `training.micro_batch_size` and double "
             "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
         )
@@ -284,10 +285,10 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
     if waited is not None:
         return RunError.of(
             LOST_EACH_OTHER,
-            "the processes waited for one another in vain",
+            "the processes waited for one another until the timeout",
             why=f"NCCL gave up: {waited}",
-            fix="look for the one that stood still first, in ranks/*/run.log, and at the network between the nodes; "
-            "where a stage only takes long, raise `launch.timeout_minutes`",
+            fix="find the process that stopped first in ranks/*/run.log, and check the network between the nodes; "
+            "if a stage only takes long, raise `launch.timeout_minutes`",
         )
     log = log_path(run, rank or 0)
     where = crashed_in(_read_log(log))
@@ -295,5 +296,5 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
         "T605",
         f"{_who(rank, run)} died of {name}",
         why=f"a library crashed{f' in {where}' if where else ''}; the last output is in {log}",
-        fix="report it with this file; `--set hardware.device=cpu` tells whether the GPU's driver is to blame",
+        fix="report it with this file; `--set hardware.device=cpu` shows whether the GPU's driver is the cause",
     )

@@ -221,7 +221,7 @@ def test_a_run_directory_that_the_node_does_not_see(jobs: Jobs) -> None:
     order = jobs.order("exit 0", site=read_site(["begin=now+3"], None, {}))
     job = start(order)
     order.run.path.rename(jobs.folder / "elsewhere")
-    with pytest.raises(RunError, match=r"T632[\s\S]*does not see the run directory"):
+    with pytest.raises(RunError, match=r"T632[\s\S]*cannot read the run directory"):
         _end_of(job)
 
 

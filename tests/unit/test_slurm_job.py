@@ -94,9 +94,9 @@ def order(tmp_path: Path) -> Order:
     return Order(Recipe.model_validate(recipe), RunDirectory(tmp_path))
 
 
-def test_without_slurm_the_script_is_there_to_be_taken_elsewhere(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_script_can_be_copied_elsewhere(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nosuch")
-    with pytest.raises(RunError, match=r"T630[\s\S]*take .*job.sbatch to it"):
+    with pytest.raises(RunError, match=r"T630[\s\S]*copy .*job.sbatch to it"):
         start(order)
     assert Path(command(order)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
 
@@ -120,9 +120,9 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     first = replace(order, tell=said.append)
     start(first)
     start(first)
-    assert said == [f"SLURM job 17 from {mine}", "SLURM job 17 is in the queue already"]
+    assert said == [f"SLURM job 17 from {mine}", "SLURM job 17 is already in the queue"]
     start(replace(first, num_processes=2))
-    assert said[2:] == ["SLURM job 17, which was to start otherwise, has left the queue", f"SLURM job 17 from {mine}"]
+    assert said[2:] == ["SLURM job 17, which had other settings, was removed from the queue", f"SLURM job 17 from {mine}"]
     assert [line.split()[0] for line in (tmp_path / "called").read_text().splitlines()] == [
         "sbatch",
         "scancel",

@@ -142,7 +142,7 @@ def test_nodes_that_do_not_meet_are_no_bug_of_ours(run: RunDirectory) -> None:
     )
     failure = explain(1, run)
     assert "T613" in str(failure)
-    assert "the nodes have not found one another" in str(failure)
+    assert "the nodes could not connect to one another" in str(failure)
     with run.log.open("a") as log:  # another start, which came further
         log.write("Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
     assert isinstance(explain(1, run), WorkerBug)
@@ -256,7 +256,7 @@ def test_a_process_that_dies_when_all_is_saved_takes_nothing_away(run: RunDirect
     follow(Ended(-6), order, told.append)
     (note,) = told
     assert note["event"] == "note"
-    assert "code -6 when all had been saved" in note["text"]
+    assert "code -6 after everything was saved" in note["text"]
 
 
 CRASHING = """

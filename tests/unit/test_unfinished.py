@@ -50,7 +50,7 @@ def test_another_recipe_or_broken_folder_is_not_gone_on_with(tmp_path: Path) -> 
     begin(tmp_path, recipe()).resolved_recipe.unlink()
     told: list[str] = []
     assert find_unfinished(recipe(), tmp_path, told.append) is None
-    assert told == [f"{torn.path} was not finished, but its resolved.yaml cannot be read: it is not gone on with"]
+    assert told == [f"{torn.path} was not finished, but its resolved.yaml cannot be read: it is not resumed"]
 
 
 def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_workers_that_end_without_their_command_are_waited_for(
         assert worker.stdout is not None
         worker.stdout.readline()
         assert find_unfinished(recipe(), tmp_path, print) == run
-        assert "its workers are ending with a checkpoint: waiting for them" in capsys.readouterr().out
+        assert "its workers are writing a checkpoint: waiting for them" in capsys.readouterr().out
         assert worker.poll() is not None or not is_running(run)
 
 

@@ -31,7 +31,7 @@ class Slurm(Section):
     )
     requeue: bool = Field(
         default=True,
-        description="Whether the job queues itself again, and goes on from its checkpoint, when its time is over, when "
+        description="Whether the job requeues itself, and resumes from its checkpoint, when its time is over, when "
         "it is preempted, and when a node fails.",
     )
     checkpoint_seconds: int = Field(
