@@ -1,4 +1,4 @@
-"""The command line: one file a verb, no logic. Data goes to stdout, talk to stderr."""
+"""The command line: one file for each command, no logic. Data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def version_option(
 
 
 def main() -> None:
-    """The console script: runs a command and turns our errors into text and an exit code."""
+    """The console script: runs a command and turns errors into text and an exit code."""
     # What libraries log would mix with our words: bitsandbytes 0.50 warns of a kernel as soon as it is imported.
     logging.getLogger().addHandler(logging.NullHandler())
     for name in ("stdout", "stderr"):
@@ -73,7 +73,7 @@ def main() -> None:
         if not is_no_space(error):
             raise
         say(f"error: the output cannot be written: {error.strerror}\n")
-        for stream in (sys.stdout, sys.stderr):  # Python would try once more when it ends, with a code of its own
+        for stream in (sys.stdout, sys.stderr):  # Python would try again at exit, and set an exit code of its own
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(EXIT_RUN)
     except KeyboardInterrupt:

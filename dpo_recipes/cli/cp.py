@@ -1,4 +1,4 @@
-"""`dpo-recipe cp`: a shipped recipe, with the data it uses, as a start for one's own."""
+"""`dpo-recipe cp`: copy a shipped recipe and the data it uses, as a start for one's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dpo-recipe data`: what the model will be trained on, token by token, before anything is trained."""
+"""`dpo-recipe data`: show what the model will be trained on, token by token, before anything is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(
     set_: SetOption = None,
     json_: JsonOption = False,
     show: Annotated[
-        int, typer.Option("--show", help="Show so many pairs of each split, token by token.", min=0, metavar="N")
+        int, typer.Option("--show", help="Show this number of pairs of each split, token by token.", min=0, metavar="N")
     ] = 0,
     split: Annotated[Split | None, typer.Option(help="Only this split.")] = None,
     html: Annotated[

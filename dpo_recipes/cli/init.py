@@ -1,4 +1,4 @@
-"""`dpo-recipe init`: a commented recipe for one's own model and data."""
+"""`dpo-recipe init`: write a commented recipe for one's own model and data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def init(
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Full fine-tuning instead of LoRA.")] = False,
 ) -> None:
-    """Write a commented recipe. Asks for what is not given as a flag."""
+    """Write a commented recipe. Asks for values that are not given as a flag."""
     if to.exists():
         raise RecipeError.of("U401", f"{to} exists already", why="nothing is overwritten", fix="give another path")
     name = name or _ask("Name of the job", "--name", to.stem)

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, and what they do with one."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ProcessesOption = Annotated[
     typer.Option(
         "--num-processes",
         min=1,
-        help="Processes in all, one a device, instead of the recipe's number. The effective batch stays.",
+        help="Total number of processes, one for each device. The effective batch stays the same.",
     ),
 ]
 NodesOption = Annotated[
-    int | None, typer.Option("--num-nodes", min=1, help="Machines that share the processes, instead of the recipe's.")
+    int | None, typer.Option("--num-nodes", min=1, help="Number of machines that share the processes.")
 ]
 
 

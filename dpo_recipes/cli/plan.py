@@ -1,4 +1,4 @@
-"""`dpo-recipe plan`: will it fit, how long will it take, and what would make it fit."""
+"""`dpo-recipe plan`: predict whether a job fits and how long it takes, and list what would make it fit."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool | None,
         typer.Option(
             "--read-data/--no-data",
-            help="Read and tokenize the data for exact lengths, or take every pair to be as long as `data.max_length` "
-            "lets it, half of it prompt. Without either: data that are files of this machine are read.",
+            help="Read and tokenize the data for exact lengths, or assume that every pair is as long as `max_length` "
+            "allows, half of it prompt. Without either, only data in local files are read.",
         ),
     ] = None,
     num_processes: ProcessesOption = None,
     num_nodes: NodesOption = None,
     strategy: Annotated[
-        Strategy | None, typer.Option(help="What several processes share, instead of the recipe's `launch.strategy`.")
+        Strategy | None, typer.Option(help="How several processes share the model, instead of `launch.strategy`.")
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Predict peak memory, time and disk of a job, without its weights. Exit code 5 when it does not fit."""
+    """Predict peak memory, time and disk use of a job, without its weights. Exit code 5 means that it does not fit."""
     overrides = [*(set_ or []), *([f"hardware.profile={hardware}", "hardware.device=auto"] if hardware else [])]
     overrides += [f"launch.strategy={strategy}"] if strategy else []
     validated = validate(find_recipe(recipe), overrides)
@@ -96,7 +96,7 @@ def _plan(
         progress.on_event({"event": "stage", "name": name, "detail": detail})
 
     target = find_target(recipe)
-    # A device that is described is one; how many of it there are, the recipe or the command says.
+    # A described device is a single one; the recipe or the command gives their number.
     batch = choose_batch(recipe, flags, count_gpus() if target.is_here else 0)
     target, recipe = target.shared_by(batch.processes_per_node), with_batch(recipe, batch)
     workload, reports = assume_workload(recipe), {}

@@ -1,4 +1,4 @@
-"""What `dpo-recipe plan` says in a terminal."""
+"""The output of `dpo-recipe plan` in a terminal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator
     if plan.changes:
         yield ""
         fit = any(change.fits for change in plan.changes)
-        yield "what would make it fit, cheapest first" if fit else "nothing here makes it fit; what comes nearest"
+        yield "what would make it fit, cheapest first" if fit else "no change makes it fit; the closest are"
         for change in plan.changes:
             yield f"  {_change(plan, change)}"
 
@@ -80,12 +80,12 @@ def _work(plan: JobPlan) -> Iterator[str]:
         yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_pairs:,.0f} a pair"
     else:
         length = plan.recipe.data.max_length
-        yield f"            not read, each taken to have {length} tokens, half of them prompt (--read-data reads them)"
+        yield f"            not read, assumed to have {length} tokens each, half of them prompt (see --read-data)"
     if facts.num_steps is not None:
         yield f"steps       {facts.num_steps:,} of {facts.pairs_per_step:,} pairs each, {plan.dtype}"
     total = duration.total_s
     if total is None or duration.stages_s is None:
-        yield f"time        {most}{format_seconds(duration.step_s)} a step; how many there are is known with the data"
+        yield f"time        {most}{format_seconds(duration.step_s)} a step; their number depends on the data"
         return
     stages = ", ".join(
         f"{name} {format_seconds(seconds)}" for name, seconds in duration.stages_s.items() if seconds >= 1
@@ -123,12 +123,12 @@ def _change(plan: JobPlan, change: Change) -> str:
 
 
 def format_bytes(size: int) -> str:
-    """A size with its unit, for people."""
+    """A size with its unit."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration with its unit, for people."""
+    """A duration with its unit."""
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

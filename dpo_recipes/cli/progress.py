@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line on a terminal, plain lines elsewhere. All on stderr."""
+"""The progress of a run: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Progress:
         """Show one event."""
         kind = event["event"]
         if kind == "run":
-            again = ", unfinished before: going on with it" if event.get("resumed") else ""
+            again = ", unfinished: resuming it" if event.get("resumed") else ""
             self._line(f"run       {_short(event['dir'])}{again}")
             self._launch(event["plan"])
             for finding in event["plan"].warnings:
@@ -58,14 +58,14 @@ class Progress:
             self._step(event)
 
     def _launch(self, plan: Any) -> None:
-        """How many processes there are, and what the other nodes have to run."""
+        """The number of processes, and the command for the other nodes."""
         batch = plan.launch.batch
         self._line(f"launch    {batch.describe()}")
         if batch.num_nodes > 1:
             self._line(f"          on each of the other nodes, run: {shlex.join(plan.command)}")
 
     def summary(self, result: dict[str, Any]) -> None:
-        """The last lines of a run: what came out, and where it is."""
+        """The last lines of a run: its results and their paths."""
         metrics, words = result["metrics"], result.get("answer_words")
         saved = f", {result['positions_saved']:.0%} of positions saved" if result.get("positions_saved") else ""
         self._line(
@@ -94,7 +94,7 @@ class Progress:
         self._now("  ".join(parts), is_last=event["step"] == event["total"])
 
     def _now(self, text: str, *, is_last: bool = False) -> None:
-        """How far a stage is, in the place of what was told before; elsewhere than on a terminal not every time."""
+        """The progress of a stage. A terminal shows it in one line; elsewhere only some updates are printed."""
         if not self._live and not is_last and time.monotonic() - self._last_plain < _PLAIN_EVERY_S:
             return
         self._last_plain = time.monotonic()
@@ -111,7 +111,7 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """Write to stderr; where nobody can read it any more, in a closed pipe or on a full disk, all goes on the same."""
+    """Write to stderr. If that fails, because of a closed pipe or a full disk, the run continues."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`dpo-recipe run`: the whole job."""
+"""`dpo-recipe run`: run the whole job."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool | None,
         typer.Option(
             "--resume/--no-resume",
-            help="Go on with the newest unfinished run, or begin a new one. Without either: go on where the recipe is "
+            help="Resume the newest unfinished run, or start a new one. Without either: resume it if the recipe is "
             "the same.",
         ),
     ] = None,
     retries: Annotated[
-        int, typer.Option(help="Start again so often when a process is killed, hangs or crashes.", min=0)
+        int, typer.Option(help="Start again up to this many times when a process is killed, hangs or crashes.", min=0)
     ] = 0,
     num_processes: ProcessesOption = None,
     num_nodes: NodesOption = None,
     rendezvous: Annotated[
         str | None,
-        typer.Option(help="Where several nodes meet: the first one's name and a free port.", metavar="HOST:PORT"),
+        typer.Option(
+            help="The rendezvous of several nodes: the first one's name and a free port.", metavar="HOST:PORT"
+        ),
     ] = None,
     via: Annotated[
         str | None, typer.Option(help="How workers start, instead of `launch.backend`: slurm, for example.")
@@ -56,7 +58,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command goes on from it."""
+    """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes from it."""
     from dpo_recipes.cli.progress import Progress
 
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]

@@ -17,8 +17,8 @@ METRICS = (
 
 
 def name_as_test(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of an evaluation on the test pairs, all named `test_...`: TRL 1.16 writes `eval_` before its own metrics,
-    whatever is evaluated."""
+    """Metrics of an evaluation on the test pairs, all renamed to `test_...`: TRL 1.16 always prefixes its own metrics
+    with `eval_`."""
     return {f"test_{name.removeprefix('test_').removeprefix('eval_')}": value for name, value in logs.items()}
 
 
@@ -35,7 +35,7 @@ def evaluate_pairs(trainer: Any) -> dict[str, float]:
         of_this_step = (
             row for row in reversed(state.log_history) if "eval_loss" in row and row["step"] == state.global_step
         )
-        # With `eval_steps`, the trainer has just evaluated its last step; the weights are still those.
+        # With `eval_steps`, the trainer has just evaluated its last step, and the weights have not changed since.
         measured = next(of_this_step, None) or trainer.evaluate()
         metrics |= {f"eval_{name}": measured[f"eval_{name}"] for name in METRICS}
     if trainer.test_dataset is not None:

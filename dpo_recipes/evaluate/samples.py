@@ -41,7 +41,7 @@ class Samples:
         self.answers[version] = generate_answers(model, bundle, prompts, self.max_new_tokens)
 
     def side_by_side(self) -> list[dict[str, str]]:
-        """One object a prompt, with the answers of each version and the two of the data."""
+        """One object for each prompt, with the answers of each version and the two answers in the data."""
         return [
             {
                 "prompt": _as_text(row.prompt),
@@ -64,7 +64,7 @@ class Samples:
 
 
 def _as_text(messages: Sequence[Message]) -> str:
-    """One message as it is, several with the name of each speaker."""
+    """The content of one message, or several messages with the role of each."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

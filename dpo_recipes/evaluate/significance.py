@@ -1,6 +1,6 @@
-"""What a number of held-out pairs can show: intervals of an accuracy, and the difference that two models must have.
+"""What a number of held-out pairs can show: intervals of an accuracy, and the smallest detectable difference.
 
-Plain arithmetic that loads no library: it also serves before anything is trained.
+This is plain arithmetic without any library, so that it can be used before anything is trained.
 """
 
 import math
@@ -9,7 +9,7 @@ from statistics import NormalDist
 Z_95 = 1.96
 """Standard deviations that a two-sided 95% interval reaches to each side."""
 POWER = 0.8
-"""How often a difference that is there should be found: the usual four times in five (Cohen 1988)."""
+"""The power of the test: how often it should find an existing difference, by convention 80 % (Cohen 1988)."""
 
 
 def accuracy_interval(accuracy: float, num_pairs: float, z: float = Z_95) -> tuple[float, float]:
@@ -21,7 +21,7 @@ def accuracy_interval(accuracy: float, num_pairs: float, z: float = Z_95) -> tup
 
 
 def interval_half_width(num_pairs: float) -> float:
-    """Half of the widest 95% Wilson interval on so many pairs, that of an accuracy of one half."""
+    """Half of the widest 95% Wilson interval on `num_pairs` pairs, that of an accuracy of one half."""
     low, high = accuracy_interval(0.5, num_pairs)
     return (high - low) / 2
 

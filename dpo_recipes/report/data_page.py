@@ -1,4 +1,4 @@
-"""The page of `dpo-recipe data --html`: what a model will be trained on, as one file that needs nothing but itself."""
+"""The page of `dpo-recipe data --html`: what a model will be trained on, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
     charts = [
         lay_out_bars(
             "Whole pairs",
-            "Prompt and the longer answer, before cutting. The outer bars of all charts hold all that is beyond.",
+            "Prompt and the longer answer, before truncation. The outer bars of all charts include all values beyond.",
             {"pair": histograms["pair"]},
             max_length,
         ),
@@ -140,10 +140,10 @@ def _limits(lines: list[dict[str, Any]]) -> Table:
         left = [f"{format_count(line[way]['pairs'])} · {format_percent(line[way]['share'])}" for way in _WAYS]
         rows.append([format_count(line["max_length"]), too_long, *left])
     return Table(
-        "What other limits would do: pairs and share of tokens that stay",
+        "Other limits: pairs and share of tokens that would be kept",
         ["max_length", "Too long", *_WAYS],
         rows,
-        note="The stressed line is the recipe's own max_length; the last three columns are values of data.overlong.",
+        note="The bold line is the recipe's own max_length; the last three columns are values of data.overlong.",
         marked=next(at for at, line in enumerate(lines) if line["is_recipe"]),
     )
 

@@ -1,4 +1,4 @@
-"""Turn the loose values of a result into short, exact text."""
+"""Format the values of a result as short, exact text."""
 
 import math
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def to_number(value: Any) -> float | None:
-    """The value as a float (NaN and inf included), or None where it is no number."""
+    """The value as a float (NaN and inf included), or None if it is not a number."""
     if value is None or isinstance(value, bool):
         return None
     try:
@@ -19,7 +19,7 @@ def to_number(value: Any) -> float | None:
 
 
 def finite(value: Any) -> float | None:
-    """The value as a float, or None where it is missing, NaN or infinite."""
+    """The value as a float, or None if it is missing, NaN or infinite."""
     number = to_number(value)
     return number if number is not None and math.isfinite(number) else None
 

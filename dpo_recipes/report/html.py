@@ -1,4 +1,4 @@
-"""Render the report of a run as one HTML page that needs nothing but itself."""
+"""Render the report of a run as one self-contained HTML page."""
 
 from typing import Any
 

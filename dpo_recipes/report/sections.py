@@ -19,7 +19,7 @@ from dpo_recipes.report.verdict import base_is_reference
 
 @dataclass(frozen=True)
 class Tile:
-    """One key number: what it is, its value, and what it must be read against."""
+    """One key number: its name, its value, and the value to compare it with."""
 
     label: str
     value: str
@@ -74,7 +74,7 @@ def compare_models(result: dict[str, Any]) -> list[ComparisonRow]:
 
 
 def list_splits(data_report: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a split: pairs read, kept, dropped, and the reasons with their counts."""
+    """One row for each split: pairs read, kept, dropped, and the reasons with their counts."""
     rows = []
     for name, split in ((data_report or {}).get("splits") or {}).items():
         dropped = (split or {}).get("dropped") or {}
@@ -203,7 +203,8 @@ def _with_unit(value: Any, decimals: int, unit: str) -> str:
 
 
 def _throughput_detail(result: dict[str, Any]) -> str:
-    """Distinct tokens where they were counted, else all; and what sharing and the device's rate come to."""
+    """Distinct tokens if they were counted, else all; the share of positions saved, and the share of the device's
+    rate."""
     distinct = result.get("distinct_tokens_per_second")
     parts = [
         _detail("{} distinct tokens/s", format_number(distinct, 0))

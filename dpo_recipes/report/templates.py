@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 @lru_cache
 def load_templates() -> Environment:
-    """Templates beside this file; what they do not know is an error, and all data is escaped."""
+    """Templates beside this file; an undefined variable is an error, and all data is escaped."""
     return Environment(
         loader=PackageLoader("dpo_recipes.report", "."),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The one sentence at the top of the report: what the run did, in plain words."""
+"""The sentence at the top of the report, which says what the run achieved."""
 
 from typing import Any
 

@@ -64,7 +64,7 @@ def test_an_interrupt_stops_at_a_checkpoint_and_the_same_command_goes_on_from_it
             message = process.stderr.read()
             assert process.wait(timeout=60) == 75, message
         run = _run_directory(tmp_path)  # there is one only
-        assert ("unfinished before: going on with it" in message) == bool(attempt)
+        assert ("unfinished: resuming it" in message) == bool(attempt)
         assert "error[I101]" in message
         assert "Traceback" not in message
         assert not (run / "result.json").exists()
