@@ -41,7 +41,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     rendezvous: Annotated[
         str | None,
         typer.Option(
-            help="The rendezvous of several nodes: the first one's name and a free port.", metavar="HOST:PORT"
+            help="The rendezvous of several nodes: the first one's name, a free port.", metavar="HOST:PORT"
         ),
     ] = None,
     via: Annotated[
