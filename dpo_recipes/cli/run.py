@@ -40,9 +40,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     num_nodes: NodesOption = None,
     rendezvous: Annotated[
         str | None,
-        typer.Option(
-            help="The rendezvous of several nodes: the first one's name, a free port.", metavar="HOST:PORT"
-        ),
+        typer.Option(help="The rendezvous of several nodes: the first one's name, a free port.", metavar="HOST:PORT"),
     ] = None,
     via: Annotated[
         str | None, typer.Option(help="How workers start, instead of `launch.backend`: slurm, for example.")

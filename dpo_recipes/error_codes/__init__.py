@@ -1,4 +1,4 @@
-"""What each error code means. The first letter gives the exit code: see `errors.EXIT_CODE_BY_LETTER`."""
+"""Explanations of all error codes. The first letter determines the exit code: see `errors.EXIT_CODE_BY_LETTER`."""
 
 from dpo_recipes.error_codes import data, fit, model, others, recipe, rules, run
 from dpo_recipes.error_codes.entry import CodeEntry

@@ -16,7 +16,7 @@ CODES = {
     ),
     "D403": entry("a source without rows", "The file or split is empty."),
     "D404": entry(
-        "a row that is no preference",
+        "a row that is not a preference",
         "A text is missing or empty, roles are unknown or out of order, or the two answers do not belong to the same",
         "prompt. `on_bad_row: drop` leaves such rows out and counts them; `max_bad_fraction` allows a share of them.",
     ),
@@ -37,7 +37,7 @@ CODES = {
     ),
     "D413": entry(
         "single answers where pairs are needed",
-        "DPO learns from two answers to one prompt. Answers with a label each are for KTO.",
+        "DPO learns from two answers to one prompt. Single answers with a label are for KTO.",
     ),
     "D420": entry(
         "the chat template fails",
@@ -49,7 +49,7 @@ CODES = {
         "`model.add_special_tokens: true` adds them and trains their embeddings; `false` leaves them as text.",
     ),
     "D422": entry(
-        "two tokens for the beginning of a text",
+        "two beginning-of-sequence tokens",
         "The template and the data both write one. A model has never seen that in training.",
     ),
     "D423": entry(
@@ -60,7 +60,7 @@ CODES = {
     "D424": entry("the template drops tools", "Calls of tools are in the data but not in what the template renders."),
     "D490": entry(
         "warning: prompts on both sides",
-        "Held-out prompts that also stand in the training data measure memory, not skill.",
+        "Held-out prompts that are also in the training data measure memory, not skill.",
     ),
     "D491": entry(
         "warning: the generation prompt does not fit",
@@ -72,8 +72,8 @@ CODES = {
         "reasoning from past turns.",
     ),
     "D493": entry(
-        "warning: no token for the beginning of a text",
-        "The tokenizer puts one before every text, so the model has always seen it; the template writes none.",
+        "warning: no beginning-of-sequence token",
+        "The tokenizer puts one before every text, so the model has always seen it, but the template writes none.",
     ),
     "D494": entry(
         "warning: special tokens in the data",

@@ -1,4 +1,4 @@
-"""What an error code is explained with."""
+"""The form of an error code's explanation."""
 
 from __future__ import annotations
 

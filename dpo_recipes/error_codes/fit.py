@@ -6,37 +6,37 @@ CODES = {
     # F7xx: whether the job fits
     "F701": entry(
         "the job does not fit",
-        "The predicted peak is beyond what the device has, even if the prediction is 10 % too high.",
-        "The error names what would make it fit; `--fit` (or `hardware: {fit: true}`) makes the cheapest",
-        "change that leaves it the same job. docs/memory.md says how far predictions are off.",
+        "The predicted peak exceeds the device's memory, even if the prediction is 10 % too high.",
+        "The error names changes that would make it fit; `--fit` (or `hardware: {fit: true}`) makes the cheapest",
+        "one that keeps the effective batch. docs/memory.md says how accurate predictions are.",
     ),
     "F702": entry(
         "warning: it may not fit",
-        "The predicted peak is within 10 % of what the device has. Training begins with the largest",
-        "micro-batch, so that what does not fit fails in the first minute.",
+        "The predicted peak is within 10 % of the device's memory. Training tries the largest micro-batch first,",
+        "so that a job that does not fit fails in the first minute.",
     ),
     "F703": entry(
         "warning: settings were changed to make the job fit",
-        "By `--fit`. The effective batch is what the recipe says; the settings are in plan.json.",
+        "`--fit` changed them. The effective batch is still the recipe's; the settings are in plan.json.",
     ),
     # F79x: whether the job is worth running. docs/advice.md has thresholds and sources
     "F790": entry(
         "warning: a learning rate far off",
-        "Full fine-tuning on preferences takes 1e-7 to 5e-6, an adapter 5e-6 to 2e-4; Lion 3 to 10 times less,",
-        "schedule-free optimizers up to 10 times more. The rate is over five times beyond that.",
+        "Full fine-tuning on preferences uses 1e-7 to 5e-6, an adapter 5e-6 to 2e-4; Lion 3 to 10 times less,",
+        "schedule-free optimizers up to 10 times more. The rate is more than five times outside that range.",
     ),
     "F791": entry(
         "warning: few training pairs",
-        "Fewer than 300. Good for a try; expect a change of length or tone that varies with the seed.",
+        "There are fewer than 300, enough for a trial. Expect a change of length or tone that varies with the seed.",
     ),
     "F792": entry(
         "warning: many passes over the same pairs",
-        "More than three. A preference is learned by heart quickly: then the training loss falls and the held-out",
+        "There are more than three. Preferences are memorized quickly: the training loss falls, and the held-out",
         "loss rises.",
     ),
     "F793": entry(
         "warning: many pairs are too long",
-        "More than 5 % are cut to `data.max_length` or dropped for it. `dpo-recipe data` shows the lengths.",
+        "More than 5 % are truncated to `data.max_length` or dropped. `dpo-recipe data` shows the lengths.",
     ),
     "F794": entry(
         "warning: an effective batch of one",
@@ -44,13 +44,13 @@ CODES = {
     ),
     "F795": entry(
         "warning: few held-out pairs",
-        "With fewer than 381, the 95 % interval of an accuracy reaches beyond 5 points to each side: what one run",
-        "seems to be better than another may be chance.",
+        "With fewer than 381, the 95 % interval of an accuracy is wider than 5 points to each side: a difference",
+        "between two runs may be chance.",
     ),
     "F796": entry(
         "warning: beta far off",
-        "DPO's `sigmoid` loss is used with 0.01 to 1. Far below, nothing holds the model to the reference; far above,",
-        "it hardly moves.",
+        "DPO's `sigmoid` loss is used with 0.01 to 1. Far below that, the model may move far from the reference; far",
+        "above, it hardly changes.",
     ),
     "F797": entry(
         "warning: a long warm-up",
@@ -59,6 +59,6 @@ CODES = {
     ),
     "F798": entry(
         "warning: few optimizer steps",
-        "Fewer than 20. A step moves a weight by about the learning rate at most, so that little will change.",
+        "There are fewer than 20. A step moves a weight by about the learning rate at most, so little will change.",
     ),
 }

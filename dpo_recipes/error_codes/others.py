@@ -6,14 +6,14 @@ CODES = {
     # others
     "I101": entry(
         "interrupted",
-        "The run was stopped on request, by Ctrl-C, SIGTERM or a scheduler: in training after a full step and with a "
-        "checkpoint, in the reference pass with what it has computed.",
-        "The same command goes on from there; exit code 75 says so.",
+        "The run was stopped on request, by Ctrl-C, SIGTERM or a scheduler. In training it finished its step and wrote",
+        "a checkpoint; in the reference pass it saved what it had computed.",
+        "The same command resumes from there. The exit code is 75.",
     ),
     "I130": entry(
         "stopped at once",
-        "By a second signal, or by the first one before there was anything to go on from. The same command goes on "
-        "from the last checkpoint, if there is one.",
+        "A second signal stopped the run, or the first one before there was anything to resume from. The same command "
+        "resumes from the last checkpoint, if there is one.",
     ),
     "U401": entry("a file exists already", "Nothing is ever overwritten."),
     "U402": entry("a file cannot be written", "Choose another folder, or change its permissions."),
@@ -22,16 +22,16 @@ CODES = {
         "an answer is missing", "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data."
     ),
     "U420": entry(
-        "an option that sbatch is not given",
-        "`--slurm` and DPO_RECIPE_SLURM take sbatch's long options, such as partition=gpu. What follows from the",
-        "recipe (time, memory, nodes, output) is set there. docs/clusters.md has the table.",
+        "an option that cannot be passed to sbatch",
+        "`--slurm` and DPO_RECIPE_SLURM accept sbatch's long options, such as partition=gpu. Options that follow from",
+        "the recipe (time, memory, nodes, output) are set there. docs/clusters.md has the table.",
     ),
     "U421": entry("the setup lines cannot be read", "`--slurm-setup` and DPO_RECIPE_SLURM_SETUP name a text file."),
-    "U422": entry("no GPU to look for", "`dpo-recipe launch --export skypilot` takes the GPU from `hardware.profile`."),
+    "U422": entry("no GPU is named", "`dpo-recipe launch --export skypilot` takes the GPU from `hardware.profile`."),
     "U423": entry(
-        "files that do not travel",
-        "A Kubernetes job gets the recipe and nothing else of this computer: models and data come from the hub or an",
-        "address. SkyPilot takes local files along.",
+        "local files in a Kubernetes job",
+        "A Kubernetes job gets only the recipe from this computer: models and data must come from the hub or a URL.",
+        "SkyPilot can upload local files.",
     ),
     "U424": entry("no container image", "`dpo-recipe launch --export kubernetes` needs `--image`."),
 }

@@ -6,18 +6,18 @@ CODES = {
     # R1xx: reading a recipe
     "R101": entry(
         "the recipe cannot be read",
-        "The path names no file, or it may not be opened.",
+        "The path does not name a file, or the file may not be opened.",
         "A bare name such as `quickstart` means a shipped recipe; `dpo-recipe ls` lists them.",
     ),
     "R102": entry(
         "not valid YAML",
-        "The text cannot be parsed. The place is where the parser gave up; the cause often",
-        "stands on the line above: an unclosed quote or bracket, a tab, or lost indentation.",
+        "The text cannot be parsed. The error points to where the parser stopped; the cause is often",
+        "on the line above: an unclosed quote or bracket, a tab, or lost indentation.",
     ),
     "R103": entry(
-        "a key stands twice",
+        "a duplicate key",
         "Most YAML readers silently keep the last one. Here the recipe is refused, because",
-        "nobody can know which value was meant.",
+        "it is unknown which value was meant.",
     ),
     "R104": entry(
         "a tag is used",
@@ -38,18 +38,20 @@ CODES = {
     "R108": entry("not UTF-8", "Recipes are UTF-8 text, with or without a byte order mark."),
     "R109": entry("nested too deeply", "No field of a recipe is deeper than a handful of levels."),
     "R110": entry("a key is not text", "Numbers, lists and null cannot be keys: every key is the name of a field."),
-    "R111": entry("the parent recipe is missing", "`extends:` names one file, relative to the recipe that says it."),
+    "R111": entry(
+        "the parent recipe is missing", "`extends:` names one file, relative to the recipe that contains it."
+    ),
     "R112": entry(
         "recipes extend each other in a circle", "Follow the chain of `extends:` that the error prints and break it."
     ),
     "R113": entry(
         "an override cannot be applied",
         "`--set` takes KEY=VALUE, where KEY is a path such as training.learning_rate or",
-        'data.train[0].path, and VALUE is typed like YAML: 1e-5 is a number, "1e-5" is text, null is nothing.',
+        'data.train[0].path, and VALUE is typed like YAML: 1e-5 is a number, "1e-5" is text, null is no value.',
     ),
     # R2xx: the schema
     "R201": entry(
-        "unknown schema version", "The `schema:` number says which meaning the fields have. This version reads 1."
+        "unknown schema version", "The `schema:` number is the version of the recipe format. This release reads 1."
     ),
     "R202": entry(
         "a required field is missing", "Some fields have no sensible default. The error says where to add it."

@@ -24,7 +24,7 @@ CODES = {
     ),
     "R305": entry(
         "a kind of data file that cannot be read",
-        "Files end in .jsonl, .json, .csv or .parquet; the first three may",
+        "Files end in .jsonl, .json, .csv, .tsv, .parquet or .arrow; the first four may",
         "also be compressed: .jsonl.gz.",
     ),
     "R306": entry(
@@ -43,7 +43,7 @@ CODES = {
         "an unknown chat template", "`chat_template` is `tokenizer`, the name of a shipped template, or a .jinja file."
     ),
     "R311": entry(
-        "losses and weights do not pair", "`loss_weights` has one number for each loss in the `loss_type` list."
+        "numbers of losses and weights differ", "`loss_weights` has one number for each loss in the `loss_type` list."
     ),
     "R312": entry(
         "exo_pair without label smoothing", "The EXO loss takes the logarithm of label_smoothing; the paper uses 1e-3."
@@ -69,14 +69,14 @@ CODES = {
         "`filter` compares columns of a row: score >= 4 and lang == 'en'. docs/data.md has the grammar.",
     ),
     "R320": entry(
-        "a chat template that is no Jinja", "The error names the line. Templates are Jinja, as in transformers."
+        "a chat template that is not valid Jinja", "The error names the line. Templates are Jinja, as in transformers."
     ),
     "R321": entry(
-        "`stable` that cannot be",
-        "Only a share can be decided for each prompt alone, and for all held-out parts at once.",
+        "`stable` without a fraction",
+        "`stable` decides for each prompt alone. This works only for a fraction, and for all held-out parts at once.",
     ),
     "R322": entry(
-        "a column map that means nothing",
+        "a column map that cannot be read",
         "In `columns:` the left side is the format's name for a column and the right side yours, a way into an object",
         "(input.text), or a text with columns in braces.",
     ),
@@ -85,28 +85,27 @@ CODES = {
         "`select` without an end", "It keeps the top or the bottom rows by a column: {top: 2000, by: score}."
     ),
     "R325": entry("a mixture with parts missing", "Either every training source has a weight, or none has."),
-    "R326": entry("a stream cannot be sliced", "Nobody knows its length. Use `limit`, or download the dataset."),
-    "R327": entry(
-        "a setting that does nothing", "It would look as if it did something. The error says what it goes with."
-    ),
-    "R328": entry("no such other split", "`data.eval.split` names another split of the hub datasets in `data.train`."),
+    "R326": entry("a stream cannot be sliced", "Its length is unknown. Use `limit`, or download the dataset."),
+    "R327": entry("a setting that has no effect", "The error says which other setting it needs."),
+    "R328": entry("no such split", "`data.eval.split` names another split of the hub datasets in `data.train`."),
     "R330": entry("an unknown hardware profile", "docs/hardware.md lists the named devices."),
     "R331": entry("a quantized base without an adapter", "QLoRA trains an adapter on frozen weights of few bits."),
     "R332": entry("a GGUF base cannot be quantized again", "Its weights are unpacked when they are loaded."),
     "R333": entry("a continued adapter keeps its form", "Rank, targets and the like come with the adapter."),
     "R334": entry(
-        "a way to begin that cannot be", "PiSSA and OLoRA move the base's weights; LoftQ is for 4-bit bases."
+        "an initialization that is not possible here",
+        "PiSSA and OLoRA change the base's weights; LoftQ is for 4-bit bases.",
     ),
     "R335": entry("optimizer and schedule do not go together", "The error says which goes with which."),
     "R336": entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
     "R340": entry(
         "processes that do not divide the batch",
-        "A step sees as many pairs as the recipe says, however many processes there are: each computes an equal share.",
+        "A step uses the number of pairs in the recipe, with any number of processes: each computes an equal share.",
     ),
     "R341": entry("processes that do not divide among the nodes", "Every node starts the same number."),
     "R342": entry(
-        "an offload that the strategy has not",
-        "`ddp` keeps all on each device; ZeRO-1 and -2 can keep the optimizer's state in the computer's memory, ZeRO-3",
+        "an offload that the strategy does not support",
+        "`ddp` keeps everything on each device; ZeRO-1 and -2 can keep the optimizer state in CPU memory, ZeRO-3",
         "and FSDP also the weights.",
     ),
     "R343": entry(
@@ -115,23 +114,23 @@ CODES = {
     ),
     "R344": entry(
         "a setting of DeepSpeed, FSDP or accelerate that cannot be used",
-        "It is unknown, nobody would read it, or the recipe says the same thing in another place.",
+        "It is unknown, nothing would read it, or another field of the recipe sets it.",
     ),
-    "R345": entry("launcher and number of processes contradict each other", "`backend: local` is one process."),
+    "R345": entry("launcher and number of processes contradict each other", "`backend: local` starts one process."),
     "R347": entry(
-        "several nodes without a place to meet",
+        "several nodes without a rendezvous",
         "`--rendezvous HOST:PORT`, or MASTER_ADDR and MASTER_PORT; docs/launch.md.",
     ),
     "R348": entry(
         "accelerate without several GPUs",
-        "On CPUs `accelerate launch` starts one process whatever it is told; `backend: auto` takes torchrun.",
+        "On CPUs `accelerate launch` always starts one process; `backend: auto` uses torchrun.",
     ),
     "R390": entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
     ),
     "R392": entry(
         "warning: a format's name promises another template",
-        "Axolotl's chatml.* and llama3.* formats name a template too. Here they say only what the columns mean.",
+        "Axolotl's chatml.* and llama3.* formats name a template too. Here they only define the columns.",
     ),
     "R393": entry("warning: doubtful on this device", "It works, with the drawback that the warning names."),
 }

@@ -122,7 +122,8 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     start(first)
     assert said == [f"SLURM job 17 from {mine}", "SLURM job 17 is already in the queue"]
     start(replace(first, num_processes=2))
-    assert said[2:] == ["SLURM job 17, which had other settings, was removed from the queue", f"SLURM job 17 from {mine}"]
+    removed = "SLURM job 17, which had other settings, was removed from the queue"
+    assert said[2:] == [removed, f"SLURM job 17 from {mine}"]
     assert [line.split()[0] for line in (tmp_path / "called").read_text().splitlines()] == [
         "sbatch",
         "scancel",
