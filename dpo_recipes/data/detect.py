@@ -15,9 +15,12 @@ SAMPLE_ROWS = 20
 def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
     """The format that is named, or the only one that fits at least half of the sampled rows.
 
-    Raises `DataError` D402 when the columns fit none, D406 when several fit.
+    Raises `DataError` D401 when none of the rows could be read, D402 when the columns fit no format, D406 when
+    several fit.
     """
-    readable = [row for row in sample if row.fault is None] or list(sample)
+    readable = [row for row in sample if row.fault is None]
+    if not readable:
+        raise _unreadable(sample)
     if source.format != "auto":
         data_format: DataFormat = registry.load("data_formats", source.format)
         # Of a few bad rows each is named later; here it is about columns that no row has.
@@ -37,6 +40,16 @@ def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
         f"{source.path} fits several formats: {', '.join(f.name for f in fitting)}",
         why="; ".join(f"{f.name}: {f.summary}" for f in fitting),
         fix="name one with `format:`",
+    )
+
+
+def _unreadable(sample: Sequence[SourceRow]) -> DataError:
+    where, fault = sample[0].where, sample[0].fault
+    return DataError.of(
+        "D401" if fault is None or fault.reason == "bad_json" else "D404",
+        f"{where}: {fault.detail if fault else 'the row cannot be read'}",
+        why=f"none of the first {len(sample)} rows can be used" if len(sample) > 1 else "there is no other row",
+        fix="correct the file, or the setting that the error names",
     )
 
 

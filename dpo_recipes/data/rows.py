@@ -22,6 +22,8 @@ class SourceRow:
     where: str
     fault: BadRow | None = None
     """Why the row could not even be read, such as a line that is no JSON."""
+    has_filled_nulls: bool = False
+    """It comes from Arrow, where every object of a column has all keys, with null for those that a row lacks."""
 
 
 @dataclass(frozen=True)

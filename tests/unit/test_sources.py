@@ -77,8 +77,6 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     [
         ("a.json", '{"a": 1}'),
         ("a.json", "[{]"),
-        ("a.csv", "a,b\n1,2,3\n"),
-        ("a.csv", "a,b\n1\n"),
         ("a.parquet", "not parquet"),
         ("a.arrow", "not arrow"),
         ("a.jsonl.gz", "not gzip"),
