@@ -25,6 +25,8 @@ from dpo_recipes.recipe.schema.data import Data, Select, Source
 MAX_REPORTED = 10
 """Bad rows named in one error; the rest are counted."""
 _CODES = {"equal_answers": "D405", "bad_json": "D401"}
+_UNDECIDED = "tie"
+"""The reason of rows which say that no answer is better: nothing is wrong with them, so they are only counted."""
 
 
 @dataclass
@@ -70,8 +72,9 @@ def collect(
     report.step("read", report.rows_in)
     if report.dropped.get("filter"):
         report.step("filter", report.rows_in - report.dropped["filter"])
-    if bad.count:
-        report.step("convert", report.rows_in - report.dropped.get("filter", 0) - bad.count)
+    undecided = report.dropped.get(_UNDECIDED, 0)
+    if bad.count or undecided:
+        report.step("convert", report.rows_in - report.dropped.get("filter", 0) - bad.count - undecided)
     num_picked = sum(map(len, picked))
     if report.dropped.get("select"):
         report.step("select", num_picked)
@@ -113,7 +116,8 @@ def _collect_source(
                 raise row.fault
             converted = data_format.to_rows(row)
         except BadRow as error:
-            bad.add(row.where, error)
+            if error.reason != _UNDECIDED:
+                bad.add(row.where, error)
             report.drop(error.reason, row.where)
             continue
         report.rows_in += len(converted) - 1  # a ranking of K answers is K - 1 rows from here on

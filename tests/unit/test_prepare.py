@@ -196,6 +196,19 @@ def test_nothing_to_train_on(tmp_path: Path, rows: list[Any], fields: dict[str, 
     assert caught.value.findings[0].code == code
 
 
+def test_ties_are_left_out_and_counted_without_an_error(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{n}?", "response_a": "Yes.", "response_b": "No.", "winner": w}
+        for n, w in enumerate(["a", "tie", "B"])
+    ]
+    splits = _load(_file(tmp_path, rows))
+    assert [row.chosen[0]["content"] for row in splits.train] == ["Yes.", "No."]
+    assert splits.reports["train"].dropped == {"tie": 1}
+    assert splits.reports["train"].steps == [{"step": "read", "rows": 3}, {"step": "convert", "rows": 2}]
+    with pytest.raises(DataError, match="every row was dropped"):
+        _load(_file(tmp_path, [{**row, "winner": "tie"} for row in rows]))
+
+
 def test_too_few_rows_to_hold_some_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 rows cannot be split") as caught:
         _load(_file(tmp_path, [_pair(1)]), eval=HeldOut(fraction=0.5))

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpo_recipes.data.formats.dialogue import is_dialogue, is_dialogue_prompt, parse_dialogue, parse_prompt
-from dpo_recipes.data.formats.messages import assistant_text
+from dpo_recipes.data.formats.dialogue import (
+    is_asking,
+    is_dialogue,
+    is_whole_dialogue,
+    parse_answer,
+    parse_dialogue,
+    parse_prompt,
+)
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
-    Message,
     PreferenceRow,
     SourceRow,
     preference,
@@ -19,38 +24,35 @@ from dpo_recipes.data.rows import (
 
 
 def matches_hh_rlhf(columns: Mapping[str, Any]) -> bool:
-    """Two dialogue texts and no prompt."""
-    return columns.get("prompt") is None and is_dialogue(columns.get("chosen")) and is_dialogue(columns.get("rejected"))
+    """Two whole dialogues as texts; a prompt beside them can only repeat how they begin."""
+    return is_whole_dialogue(columns.get("chosen")) and is_whole_dialogue(columns.get("rejected"))
 
 
 def from_hh_rlhf(row: SourceRow) -> list[PreferenceRow]:
     """A preference from two dialogues that begin alike. Raises `BadRow`."""
-    chosen = parse_dialogue(text_of(row.columns.get("chosen"), "chosen"), "chosen")
-    rejected = parse_dialogue(text_of(row.columns.get("rejected"), "rejected"), "rejected")
+    chosen, rejected = (parse_dialogue(row.columns.get(name), name) for name in ("chosen", "rejected"))
     return [preference([], chosen, rejected, row)]
 
 
 def matches_dahoas(columns: Mapping[str, Any]) -> bool:
-    """A dialogue that ends with `Assistant:`, and two texts that go on from there."""
-    return is_dialogue_prompt(columns.get("prompt")) and all(
-        isinstance(columns.get(name), str) and not is_dialogue(columns[name]) for name in ("chosen", "rejected")
+    """A dialogue that asks for an answer, and two texts that go on from there."""
+    return is_asking(columns.get("prompt")) and all(
+        isinstance(columns.get(name), str) and not is_whole_dialogue(columns[name]) for name in ("chosen", "rejected")
     )
 
 
 def from_dahoas(row: SourceRow) -> list[PreferenceRow]:
     """A preference from a dialogue and two stripped answers. Raises `BadRow`.
 
-    The column `response` repeats `chosen` in the source and is not read.
+    Where an answer runs on with turns of `Human:`, these are turns of the user. The column `response` repeats `chosen`
+    in the source and is not read.
     """
-    prompt = text_of(row.columns.get("prompt"), "prompt")
-    if not is_dialogue(prompt):
+    text = text_of(row.columns.get("prompt"), "prompt")
+    if not is_dialogue(text):
         raise BadRow("bad_dialogue", "`prompt` does not begin with a Human or Assistant turn")
-    return [preference(parse_prompt(prompt, "prompt"), _answer(row, "chosen"), _answer(row, "rejected"), row)]
-
-
-def _answer(row: SourceRow, column: str) -> list[Message]:
-    message = assistant_text(row.columns.get(column), column)
-    return [Message(role="assistant", content=message["content"].strip())]
+    prompt = parse_prompt(text, "prompt")
+    chosen, rejected = (parse_answer(text, row.columns.get(name), name) for name in ("chosen", "rejected"))
+    return [preference(prompt, chosen, rejected, row)]
 
 
 HH_RLHF = DataFormat(

@@ -114,12 +114,13 @@ def _alpaca_prompt(row: SourceRow) -> list[Message]:
     """The earlier rounds, then `instruction` and `input` with a line break between them, as upstream."""
     columns = row.columns
     asked = [text_of(columns[name], name) for name in ("instruction", "input") if not is_blank(columns.get(name))]
-    messages = _history(columns.get("history"))
+    messages = history_of(columns.get("history"))
     messages.append(user_text("\n".join(asked), "instruction"))
     return with_system(messages, columns)
 
 
-def _history(value: Any) -> list[Message]:
+def history_of(value: Any) -> list[Message]:
+    """The messages of earlier rounds, each a question and its answer. Raises `BadRow`."""
     rounds = [] if is_blank(value) else decoded(value)
     if not isinstance(rounds, list):
         raise BadRow("bad_message", f"`history` is {type(rounds).__name__}, not a list of rounds")
@@ -162,11 +163,38 @@ def _tagged(prompt: list[Message], answer: list[Message], row: SourceRow) -> Lab
     return labelled(prompt, answer, row.columns.get("kto_tag"), row, label_column="kto_tag", tools=_tools(row))
 
 
+def matches_chosen_messages(columns: Mapping[str, Any]) -> bool:
+    """Two whole conversations under the names of LLaMA-Factory's version 1."""
+    return all(is_messages(columns.get(name)) for name in ("chosen_messages", "rejected_messages"))
+
+
+def from_chosen_messages(row: SourceRow) -> list[PreferenceRow]:
+    """A preference from two conversations that begin alike. Raises `BadRow`."""
+    names = ("chosen_messages", "rejected_messages")
+    chosen, rejected = (with_system(message_list(row.columns.get(name), name), row.columns) for name in names)
+    return [preference([], chosen, rejected, row, tools=_tools(row))]
+
+
 _CONVERSATION = [
     {"from": "human", "value": "I live in Lima."},
     {"from": "gpt", "value": "A fine city."},
     {"from": "human", "value": "What country is it in?"},
 ]
+
+_SAID = {"role": "user", "content": [{"type": "text", "value": "What country is Lima in?"}], "loss_weight": 0.0}
+
+CHOSEN_MESSAGES = DataFormat(
+    name="chosen_messages",
+    summary="`chosen_messages` and `rejected_messages` are whole conversations that begin alike, as version 1 has them",
+    columns=("chosen_messages", "rejected_messages"),
+    optional_columns=("system", "tools", "chat_template_kwargs"),
+    example={
+        "chosen_messages": [_SAID, {"role": "assistant", "content": [{"type": "text", "value": "In Peru."}]}],
+        "rejected_messages": [_SAID, {"role": "assistant", "content": [{"type": "text", "value": "In America."}]}],
+    },
+    matches=matches_chosen_messages,
+    to_rows=from_chosen_messages,
+)
 
 ALPACA = DataFormat(
     name="alpaca",

@@ -22,9 +22,14 @@ def message_list(value: Any, column: str) -> list[Message]:
 
 
 def messages_of(value: Any, column: str, role: str) -> list[Message]:
-    """Messages from a text, which is one message of `role`; from one message; or from a list of them."""
+    """Messages from a text, which is one message of `role`; from one message; or from a list of them.
+
+    A list of one text is that text. Raises `BadRow`.
+    """
     if isinstance(value, Mapping):
         return [message_of(value, column)]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return [Message(role=role, content=text_of(value[0], f"{column}[0]"))]
     if isinstance(value, list):
         return message_list(value, column)
     return [Message(role=role, content=text_of(value, column))]

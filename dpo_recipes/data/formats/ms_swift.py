@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpo_recipes.data.formats.answers import answers_of
+from dpo_recipes.data.formats.llama_factory import history_of
 from dpo_recipes.data.formats.messages import (
     assistant_text,
     has,
     is_blank,
     is_messages,
     message_list,
-    message_of,
+    user_text,
     with_system,
 )
 from dpo_recipes.data.rows import (
@@ -46,7 +48,7 @@ def from_ms_swift(row: SourceRow) -> list[PreferenceRow]:
     if is_blank(rejected) and row.columns.get("rejected_messages") is not None:
         return [preference([], messages, conversation(row, "rejected_messages"), row)]
     prompt, chosen = _split_last_answer(messages)
-    return [preference(prompt, chosen, answer, row) for answer in _rejected_answers(rejected)]
+    return [preference(prompt, chosen, answer, row) for answer in answers_of(rejected, "rejected_response")]
 
 
 def matches_ms_swift_kto(columns: Mapping[str, Any]) -> bool:
@@ -73,17 +75,18 @@ def _split_last_answer(messages: list[Message]) -> tuple[list[Message], list[Mes
     return messages[:cut], messages[cut:]
 
 
-def _rejected_answers(value: Any) -> list[list[Message]]:
-    """Each rejected answer: a text, a list of texts, one message, or a list of messages that is one answer."""
-    if isinstance(value, Mapping):
-        return [[message_of(value, "rejected_response")]]
-    if not isinstance(value, list):
-        return [[assistant_text(value, "rejected_response")]]
-    if is_messages(value):
-        return [message_list(value, "rejected_response")]
-    if not value:
-        raise BadRow("no_text", "`rejected_response` is empty")
-    return [[assistant_text(text, f"rejected_response[{index}]")] for index, text in enumerate(value)]
+def matches_ms_swift_query(columns: Mapping[str, Any]) -> bool:
+    """A question, its answer, and a worse one."""
+    return has(columns, "query", "response", "rejected_response") and not has(columns, "messages")
+
+
+def from_ms_swift_query(row: SourceRow) -> list[PreferenceRow]:
+    """A preference from `query` behind its `history`, and two answers. Raises `BadRow`."""
+    columns = row.columns
+    asked = [*history_of(columns.get("history")), user_text(columns.get("query"), "query")]
+    chosen = assistant_text(columns.get("response"), "response")
+    rejected = answers_of(columns.get("rejected_response"), "rejected_response")
+    return [preference(with_system(asked, columns), [chosen], answer, row) for answer in rejected]
 
 
 MS_SWIFT = DataFormat(
@@ -102,6 +105,22 @@ MS_SWIFT = DataFormat(
     },
     matches=matches_ms_swift,
     to_rows=from_ms_swift,
+)
+
+MS_SWIFT_QUERY = DataFormat(
+    name="ms_swift_query",
+    summary="`query` and `response`, `rejected_response` (a text, or a list of them), and `history`: earlier rounds",
+    columns=("query", "response", "rejected_response"),
+    optional_columns=("history", "system", "tools", "chat_template_kwargs"),
+    example={
+        "system": "Be brief.",
+        "history": [["I live in Lima.", "A fine city."]],
+        "query": "What country is it in?",
+        "response": "In Peru.",
+        "rejected_response": "In South America.",
+    },
+    matches=matches_ms_swift_query,
+    to_rows=from_ms_swift_query,
 )
 
 MS_SWIFT_KTO = DataFormat(

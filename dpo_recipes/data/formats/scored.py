@@ -96,7 +96,7 @@ ULTRAFEEDBACK = DataFormat(
 HELPSTEER2 = DataFormat(
     name="helpsteer2",
     summary="`response_1` and `response_2` to a prompt text; a negative `preference_strength` says that the first is "
-    "better, 0 is a bad row",
+    "better, 0 is a tie",
     columns=("prompt", "response_1", "response_2", "preference_strength"),
     example={
         "prompt": "c#\n<extra_id_1>Assistant\nA programming language.\n<extra_id_1>User\nBy whom?",
@@ -112,7 +112,7 @@ HELPSTEER2 = DataFormat(
 HELPSTEER3 = DataFormat(
     name="helpsteer3",
     summary="`response1` and `response2` to a conversation; a negative `overall_preference` says that the first is "
-    "better, 0 is a bad row",
+    "better, 0 is a tie",
     columns=("context", "response1", "response2", "overall_preference"),
     example={
         "context": [{"role": "user", "content": "Sort [3, 1, 2] in Python."}],

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dpo_recipes.data.formats.dialogue import is_dialogue_prompt
+from dpo_recipes.data.formats.answers import answers_of, paired
+from dpo_recipes.data.formats.dialogue import is_asking, is_whole_dialogue
 from dpo_recipes.data.formats.messages import (
     decoded_together,
     has,
@@ -35,14 +36,14 @@ TEMPLATE_COLUMNS = ("system", "tools", "chat_template_kwargs")
 
 def matches_preference(columns: Mapping[str, Any]) -> bool:
     """A prompt beside two answers, or two whole conversations; no scores, and no dialogue text for a prompt."""
-    if has(columns, "score_chosen", "score_rejected"):
-        return False
-    return holds_preference(columns) and not is_dialogue_prompt(columns.get("prompt"))
+    return holds_preference(columns) and not has(columns, "score_chosen", "score_rejected")
 
 
 def holds_preference(columns: Mapping[str, Any]) -> bool:
-    """Whether the columns prompt, chosen, rejected are ones that `from_preference` can read."""
-    if not has(columns, "chosen", "rejected"):
+    """Whether the columns prompt, chosen, rejected are ones that `from_preference` can read: no texts of dialogues."""
+    if not has(columns, "chosen", "rejected") or is_asking(columns.get("prompt")):
+        return False
+    if is_whole_dialogue(columns["chosen"]) and is_whole_dialogue(columns["rejected"]):
         return False
     if has(columns, "prompt"):
         return True
@@ -67,9 +68,9 @@ def from_preference(row: SourceRow) -> list[PreferenceRow]:
     if columns["prompt"] is None and not is_messages(columns["chosen"]):
         raise BadRow("no_text", "`prompt` is empty, and `chosen` is no conversation")
     prompt = [] if columns["prompt"] is None else messages_of(columns["prompt"], "prompt", "user")
-    chosen, rejected = (messages_of(columns[name], name, "assistant") for name in ("chosen", "rejected"))
-    made = preference(prompt, chosen, rejected, row)
-    return [replace(made, prompt=with_system(made.prompt, row.columns))]
+    pairs = paired(answers_of(columns["chosen"], "chosen"), answers_of(columns["rejected"], "rejected"))
+    made = [preference(prompt, chosen, rejected, row) for chosen, rejected in pairs]
+    return [replace(one, prompt=with_system(one.prompt, row.columns)) for one in made]
 
 
 def matches_unpaired(columns: Mapping[str, Any]) -> bool:
@@ -89,7 +90,8 @@ def from_unpaired(row: SourceRow) -> list[LabelledRow]:
 PREFERENCE = DataFormat(
     name="preference",
     summary="`prompt`, `chosen`, `rejected` as texts or lists of messages; without `prompt`, two conversations that "
-    "begin alike",
+    "begin alike. Lists of texts in `chosen` and `rejected` are several answers: paired by place where both have as "
+    "many, one with each of the others where it is alone, else a bad row",
     columns=("chosen", "rejected"),
     optional_columns=("prompt", *TEMPLATE_COLUMNS),
     example={

@@ -1,0 +1,213 @@
+"""Which columns of a source are read, and what the others and the texts hold that a model would miss or misread.
+
+Counted while rows are converted, without a second pass. What is counted becomes warnings in `column_warnings`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpo_recipes.data.formats.dialogue import holds_turns
+from dpo_recipes.data.rows import PreferenceRow, Row, SourceRow
+from dpo_recipes.recipe.column_map import parse_column
+from dpo_recipes.recipe.row_filter import parse
+from dpo_recipes.recipe.schema.data import Source
+
+MAX_NAMES = 1000
+"""Files in which each row has keys of its own are cut off here."""
+KINDS = {
+    "media": re.compile(r"(image|img|picture|photo|video|audio|speech)s?(_?(path|url|file|byte|data|list)s?)?"),
+    "system": re.compile(r"(sys|system)(_?(prompt|message|instruction|text|content)s?)?"),
+    "tools": re.compile(r"(tool|function)s?(_?(schema|definition|spec|list)s?)?"),
+    "verdict": re.compile(
+        r"winner|(overall_?)?preferences?|preferred|labels?|better|choice|verdict|(better|safer|winner)_\w*?(id|index)"
+    ),
+    "content": re.compile(
+        r"instructions?|inputs?|contexts?|questions?|quer(y|ies)|prompts?|history|passages?|documents?|messages"
+        r"|conversations?|dialog(ue)?s?"
+    ),
+}
+"""Names of columns that carry something that a model should see or a pair should obey, in lower case with `_`."""
+_SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "grades", "points", "quality"}
+_SIDES = {"chosen": "chosen", "accepted": "chosen", "preferred": "chosen", "rejected": "rejected"}
+_PLACEHOLDER = re.compile("<(?:image|video|audio)>")
+
+
+class ReadColumns(Mapping[str, Any]):
+    """The columns of one row; notes which of them are looked at."""
+
+    __slots__ = ("_columns", "read")
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self._columns = columns
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._columns[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a column, or `default`."""
+        self.read.add(name)
+        return self._columns.get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
+@dataclass
+class Seen:
+    """In how many rows something was seen, and where first."""
+
+    rows: int = 0
+    first: str = ""
+
+    def add(self, where: str) -> None:
+        """Count one row."""
+        self.rows += 1
+        self.first = self.first or where
+
+
+@dataclass
+class ColumnUse:
+    """What was seen in the rows of one source."""
+
+    source: Source
+    format: str
+    rows: int = 0
+    unread: dict[str, Seen] = field(default_factory=dict)
+    """Columns that were not read in some row that has something in them; in `rows` of 0 they are always empty."""
+    missed: dict[str, Seen] = field(default_factory=dict)
+    """Of these, the ones whose name is in `KINDS` and that say something which the pair does not say already."""
+    lower_scores: dict[str, Seen] = field(default_factory=dict)
+    """Pairs of columns, `chosen_score < rejected_score`, by which the rejected answer is the better one."""
+    placeholders: Seen = field(default_factory=Seen)
+    """Rows whose texts hold `<image>`, `<video>` or `<audio>`."""
+    turns: Seen = field(default_factory=Seen)
+    """Rows in which one message holds turns of `Human:` and `Assistant:`."""
+
+    def __post_init__(self) -> None:
+        columns = {ours: parse_column(theirs).names for ours, theirs in self.source.columns.items()}
+        self._ours_of = {name: ours for ours, names in columns.items() for name in names}
+        named = parse(self.source.filter).columns if self.source.filter is not None else ()
+        selected = [self.source.select.by] if self.source.select is not None else []
+        self._named = {part for name in (*named, *selected) for part in (name, name.split(".")[0])}
+        self._score_pairs: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+
+    def look(self, raw: SourceRow, read: set[str], made: Sequence[Row]) -> None:
+        """Count what one row holds: as it stands in its source, which of the format's columns were read, its pairs."""
+        self.rows += 1
+        texts = [text for row in made for text in _texts(row)]
+        for name, value in raw.columns.items():
+            if not self._is_read(name, read):
+                self._unread(name, value, raw.where, texts)
+        for chosen, rejected in self._scores(raw.columns):
+            if not (self._is_read(chosen, read) and self._is_read(rejected, read)):
+                low, high = _number(raw.columns[chosen]), _number(raw.columns[rejected])
+                if low is not None and high is not None and low < high:
+                    self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
+        if any(_PLACEHOLDER.search(text) for text in texts if "<" in text):
+            self.placeholders.add(raw.where)
+        if any(holds_turns(text) for row in made if not getattr(row, "rendered", False) for text in _texts(row)):
+            self.turns.add(raw.where)
+
+    def _is_read(self, name: str, read: set[str]) -> bool:
+        if name in self._named:
+            return True
+        if name in self._ours_of:
+            return self._ours_of[name] in read
+        return name in read and name not in self.source.columns  # a mapped name hides the column that has it
+
+    def _unread(self, name: str, value: Any, where: str, texts: Sequence[str]) -> None:
+        if name not in self.unread and len(self.unread) >= MAX_NAMES:
+            return
+        seen = self.unread.setdefault(name, Seen())
+        if _is_empty(value):
+            return
+        seen.add(where)
+        kind = "mapped" if name in self._ours_of else kind_of(name)
+        if kind is None or (kind in ("system", "content") and _repeats(value, texts)):
+            return
+        if kind == "media" and isinstance(value, bool | int | float):
+            return
+        self.missed.setdefault(name, Seen()).add(where)
+
+    def _scores(self, columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+        names = tuple(columns)
+        if names not in self._score_pairs:
+            if len(self._score_pairs) > MAX_NAMES:
+                self._score_pairs.clear()
+            self._score_pairs[names] = score_pairs(names)
+        return self._score_pairs[names]
+
+
+def kind_of(name: str) -> str | None:
+    """The entry of `KINDS` that a column's name belongs to; none for a name such as `id` or `source`."""
+    plain = "_".join(_words(name))
+    return next((kind for kind, pattern in KINDS.items() if pattern.fullmatch(plain)), None)
+
+
+def score_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Columns that hold scores of the chosen and the rejected answer: `score_chosen` and `score_rejected`,
+    `chosen-rating` and `rejected-rating`, and the like."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = _words(name)
+        sides = [word for word in words if word in _SIDES]
+        if len(sides) == 1 and _SCORES.intersection(words):
+            rest = tuple(word for word in words if word not in _SIDES)
+            found.setdefault(rest, {}).setdefault(_SIDES[sides[0]], name)
+    return [(pair["chosen"], pair["rejected"]) for pair in found.values() if len(pair) == 2]
+
+
+def _words(name: str) -> list[str]:
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return [word for word in re.split(r"[^0-9a-z]+", spaced.lower()) if word]
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, list | dict) and not value)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) or value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _repeats(value: Any, texts: Sequence[str]) -> bool:
+    """Whether all texts in a value are in the pair already, as `messages` beside `prompt` and `chosen` are."""
+    leaves = [leaf.strip() for leaf in _leaves(value)]
+    return all(any(leaf in text for text in texts) for leaf in leaves if leaf)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in ("role", "from", "type"):
+                yield from _leaves(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+
+
+def _texts(row: Row) -> list[str]:
+    answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion]
+    return [message["content"] for part in (row.prompt, *answers) for message in part]
