@@ -26,8 +26,8 @@ CODES = {
     ),
     "R105": entry(
         "aliases multiply",
-        "An alias contains itself, or aliases of aliases expand to tens of thousands of values",
-        "(the 'billion laughs' attack).",
+        "An alias contains itself, or aliases of aliases expand to more than 20,000 values",
+        "(the 'billion laughs' attack). A recipe that writes out so many values is refused too.",
     ),
     "R106": entry(
         "the recipe is too large", "Recipes are limited to 1 MB. Put data into files and name them in `data`."

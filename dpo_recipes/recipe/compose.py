@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -138,10 +139,18 @@ def _merge(
         if isinstance(old, dict) and isinstance(value, dict) and old.get("kind") == value.get("kind", old.get("kind")):
             _merge(old, value, path, origins, new_origins)
             continue
-        for stale in [known for known in origins if known[: len(path)] == path]:
-            del origins[stale]
+        for stale in _places(old, path):
+            origins.pop(stale, None)
         data[key] = value
-        origins.update({known: new_origins[known] for known in new_origins if known[: len(path)] == path})
+        origins.update({place: new_origins[place] for place in _places(value, path)})
+
+
+def _places(value: Any, path: DataPath) -> Iterator[DataPath]:
+    """The path of a value and of all values in it."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, child in inner:
+        yield from _places(child, (*path, step))
 
 
 def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath, Origin]) -> None:

@@ -36,4 +36,12 @@ def parse_template(text: str, file: str) -> nodes.Template:
             where=Where(file, error.lineno, column, max(1, len(line.strip())), line),
             fix="correct this line of the template",
         ) from error
+    except RecursionError as error:
+        raise RecipeError.of(
+            "R320",
+            "the chat template is nested too deeply",
+            where=Where(file),
+            why="tags or brackets are nested hundreds of levels deep, or one expression has hundreds of parts",
+            fix="split it into several `{% set %}` lines",
+        ) from error
     return tree

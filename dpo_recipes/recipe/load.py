@@ -1,9 +1,9 @@
 """YAML text to plain data that remembers where each value stands.
 
-PyYAML reads the text into nodes; the data is built here, because three things are ours: scalars follow
-the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema: `5e-6` is a float, `no` and
-`1:30` are text), every key and value keeps its line and column, and what can surprise or attack
-(duplicate keys, tags, aliases that multiply) is refused.
+PyYAML reads the text into nodes (`yaml_nodes`, which refuses tags, deep nesting and aliases that multiply). The data is
+built here, because three things are ours: scalars follow the YAML 1.2 core schema
+(https://yaml.org/spec/1.2.2/#103-core-schema: `5e-6` is a float, `no` and `1:30` are text), every key and value keeps
+its line and column, and a key that stands twice is refused.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import Any
 import yaml
 
 from dpo_recipes.errors import Finding, RecipeError, Where
+from dpo_recipes.recipe.yaml_nodes import Refused, compose
 
 MAX_FILE_BYTES = 1_000_000
-MAX_NODES = 50_000
-"""Values one recipe may have after its aliases are expanded; the largest real recipes have some hundreds."""
 
 DataPath = tuple[str | int, ...]
 """Keys and list indices from the top of a recipe to one value, e.g. `("data", "train", 0, "path")`."""
@@ -121,7 +120,7 @@ def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
     """Plain data and spans of one YAML document of any kind (also the value of a `--set`)."""
     lines = text.splitlines()
     try:
-        node = _compose(text)
+        node = compose(text)
         if node is None:
             return None, {(): Span(Where(file))}
         builder = _Builder(file, lines)
@@ -139,41 +138,9 @@ def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
             why=f"character U+{ord(text[error.position]):04X} is not allowed in YAML",
             fix="delete the control character",
         ) from error
-    except RecursionError as error:
-        raise RecipeError.of(
-            "R109",
-            "the recipe is nested too deeply",
-            where=Where(file),
-            why="lists or mappings stand inside each other hundreds of levels deep",
-            fix="flatten it",
-        ) from error
     if builder.findings:
         raise RecipeError(*builder.findings)
     return data, builder.spans
-
-
-class _TagError(yaml.MarkedYAMLError):
-    """An explicit tag such as `!!python/object` was met."""
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's composer, stopped at the first explicit tag. Its own resolver's tags are never read."""
-
-    def get_event(self) -> Any:
-        event = super().get_event()
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            shown = tag.replace("tag:yaml.org,2002:", "!!")
-            raise _TagError(None, None, f"the tag `{shown}`", event.start_mark)
-        return event
-
-
-def _compose(text: str) -> yaml.Node | None:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_node()
-    finally:
-        loader.dispose()
 
 
 @dataclass
@@ -184,32 +151,16 @@ class _Builder:
     lines: list[str]
     spans: dict[DataPath, Span] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    num_nodes: int = 0
-    open_nodes: set[int] = field(default_factory=set)
 
     def build(self, node: yaml.Node, path: DataPath, key: Where | None) -> Any:
         where = self.where(node)
-        self.num_nodes += 1
-        if self.num_nodes > MAX_NODES or id(node) in self.open_nodes:
-            raise RecipeError.of(
-                "R105",
-                "the aliases in this recipe multiply without bound",
-                where=where,
-                why=f"expanded, it would have more than {MAX_NODES:,} values"
-                if self.num_nodes > MAX_NODES
-                else "an alias contains itself",
-                fix="write the values out, or share them through `extends:`",
-            )
         self.spans[path] = Span(where, key)
         build: Callable[..., Any] = {
             yaml.ScalarNode: self._scalar,
             yaml.SequenceNode: self._list,
             yaml.MappingNode: self._mapping,
         }[type(node)]
-        self.open_nodes.add(id(node))
-        data = build(node, path)
-        self.open_nodes.discard(id(node))
-        return data
+        return build(node, path)
 
     def where(self, node: yaml.Node) -> Where:
         start, end = node.start_mark, node.end_mark
@@ -284,14 +235,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, file: str, lines: list[str]) -> R
     if mark is not None:
         text = lines[mark.line] if mark.line < len(lines) else ""
         where = Where(file, mark.line + 1, mark.column + 1, 1, text)
-    if isinstance(error, _TagError):
-        return RecipeError.of(
-            "R104",
-            f"{error.problem} is not allowed in a recipe",
-            where=where,
-            why="tags can make a YAML reader build any object; a recipe is plain data",
-            fix="remove the tag; quote the value if it is to be text",
-        )
+    if isinstance(error, Refused):
+        return RecipeError.of(error.code, error.what, where=where, why=error.why, fix=error.fix)
     why = " ".join(part for part in (error.context, error.problem) if part)
     return RecipeError.of("R102", "this is not valid YAML", where=where, why=why, fix=_syntax_hint(why, where))
 

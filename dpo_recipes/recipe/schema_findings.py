@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -27,20 +28,12 @@ def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Find
     by_place: dict[DataPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
         by_place.setdefault(_data_path(detail, composed.data), []).append(detail)
+    parents = {place[:length] for place in by_place for length in range(len(place))}
     for place, details in by_place.items():
         # A union reports one error for each of its branches; a deeper place says more than its parent.
-        if not any(
-            len(other) > len(place)
-            and other[: len(place)] == place
-            and len(details) == 1
-            and _is_union_branch(details[0]["loc"], place)
-            for other in by_place
-        ):
+        is_branch = len(details) == 1 and len(details[0]["loc"]) > len(place)
+        if not (is_branch and place in parents):
             yield _finding(place, details, composed)
-
-
-def _is_union_branch(loc: tuple[Any, ...], place: DataPath) -> bool:
-    return len(loc) > len(place)
 
 
 def _data_path(detail: Any, data: Any) -> DataPath:
@@ -128,12 +121,12 @@ def _key_hint(key: str, known: list[str]) -> str:
         return f"did you mean `{near[0]}`?"
     if key in FOREIGN_NAMES:
         return f"here it is `{FOREIGN_NAMES[key]}`"
-    elsewhere = [_dotted((*place, name)) for place, name in all_fields() if name == key]
+    elsewhere = [_dotted((*place, name)) for place, name in _all_fields() if name == key]
     if elsewhere:
         return f"`{key}` belongs at `{elsewhere[0]}`"
-    near = difflib.get_close_matches(key, sorted({name for _, name in all_fields()}), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(key, sorted({name for _, name in _all_fields()}), n=1, cutoff=0.8)
     if near:
-        return f"did you mean `{next(_dotted((*p, n)) for p, n in all_fields() if n == near[0])}`?"
+        return f"did you mean `{next(_dotted((*p, n)) for p, n in _all_fields() if n == near[0])}`?"
     return "remove it"
 
 
@@ -266,6 +259,12 @@ def _description(place: DataPath) -> str | None:
         else None
     )
     return field.description if field else None
+
+
+@cache
+def _all_fields() -> list[tuple[DataPath, str]]:
+    """Those of the whole recipe; looking through every type takes milliseconds, and each unknown key asks."""
+    return list(all_fields())
 
 
 def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Iterable[tuple[DataPath, str]]:

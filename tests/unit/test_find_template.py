@@ -119,3 +119,11 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for name in ("latin.jinja", "folder.jinja", "nosuch.jinja"):
         with pytest.raises(RecipeError, match="R310"):
             find_template(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["{{ " + "(" * 5_000, "{% if x %}" * 5_000, "{{ " + "a + " * 5_000 + "a }}"])
+def test_a_template_that_is_nested_too_deeply(text: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        find_template(text)
+    (finding,) = raised.value.findings
+    assert (finding.code, finding.what) == ("R320", "the chat template is nested too deeply")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,48 @@ def test_an_alias_is_a_copy_of_its_own() -> None:
     data = load_text("a: &x {k: [1]}\nb: *x\n", "f").data
     data["a"]["k"].append(2)
     assert data["b"] == {"k": [1]}
+
+
+_SIZE = 100_000
+_BOMBS = {
+    "open brackets": ("[" * 4_000, "R109"),
+    "open brackets, many": ("[" * _SIZE, "R109"),
+    "closed brackets": ("[" * (_SIZE // 2) + "]" * (_SIZE // 2), "R109"),
+    "braces": ("a: " + "{a: " * (_SIZE // 4), "R109"),
+    "brackets on lines": ("a: " + "[\n " * (_SIZE // 3), "R109"),
+    "items in items": ("- " * (_SIZE // 2) + "x", "R109"),
+    "keys that are mappings": ("? " * (_SIZE // 2) + "x", "R109"),
+    "blocks in blocks": ("".join(" " * level + "a:\n" for level in range(400)), "R109"),
+    "aliases one level deeper each": (
+        "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(_SIZE // 20)),
+        "R109",
+    ),
+    "aliases that multiply": (
+        "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(40)),
+        "R105",
+    ),
+    "a wide alias, often": ("a: &a [" + "x, " * 5_000 + "]\nb: [" + "*a, " * 5_000 + "]", "R105"),
+    "more values than a recipe has": ("a: [" + "{a: 1}, " * (_SIZE // 8) + "]", "R105"),
+    "an alias in itself": ("a: &a {b: [*a]}", "R105"),
+    "an alias in itself, as its key": ("? &a [*a]\n: b", "R105"),
+}
+
+
+@pytest.mark.parametrize("name", _BOMBS)
+def test_what_would_overwhelm_a_reader_is_refused_at_once(name: str) -> None:
+    text, code = _BOMBS[name]
+    begun = time.process_time()
+    with pytest.raises(RecipeError) as raised:
+        load_text(text, "bomb.yaml")
+    assert time.process_time() - begun < 3  # 0.5 s at most where nothing else runs
+    (finding,) = raised.value.findings
+    assert (finding.code, finding.where is not None and finding.where.line > 0) == (code, True)
+
+
+def test_what_a_recipe_needs_is_not_refused() -> None:
+    deep = "a: " + "[" * 60 + "]" * 60
+    assert load_text(deep, "x.yaml").data["a"]
+    sources = "train:\n" + "- {path: a.jsonl, split: train}\n" * 3_000
+    assert len(load_text(sources, "x.yaml").data["train"]) == 3_000
+    shared = "a: &a {b: [1, 2]}\nc: [*a, *a]\n"
+    assert load_text(shared, "x.yaml").data["c"] == [{"b": [1, 2]}] * 2
