@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.run_dir import write_json
+from dpo_recipes.run_dir import follow_umask, write_json
 
 _MANIFEST = "manifest.json"
 
@@ -53,6 +53,7 @@ def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Pa
     partial.mkdir()
     try:
         build(partial)
+        follow_umask(partial)
         files = sorted(path for path in partial.iterdir() if path.is_file())
         write_json(partial / _MANIFEST, {path.name: [path.stat().st_size, file_digest(path)] for path in files})
         if folder.exists() and not is_whole(folder):

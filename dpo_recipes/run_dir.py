@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -172,6 +174,24 @@ def write_text_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def follow_umask(folder: Path) -> None:
+    """Make all files in a folder as readable as new files there are: by the umask, or by the folder's own defaults.
+
+    Some libraries write for their owner alone (safetensors 0.8 makes its files with mode 0600): neither a colleague nor
+    a server could read such a model.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        probe = Path(scratch) / "probe"
+        probe.touch()
+        usual = stat.S_IMODE(probe.stat().st_mode)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode | usual != mode:
+                with contextlib.suppress(PermissionError):  # file systems without modes
+                    path.chmod(mode | usual)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -16,6 +16,7 @@ from dpo_recipes.export.beside import companions, turn_end
 from dpo_recipes.model.adapters import AT_ZERO
 from dpo_recipes.model.build import ModelBundle, reload_base
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import follow_umask
 
 MODEL_FOLDER = "model"
 
@@ -52,6 +53,7 @@ def save_model(
     for _, save in companions(partial, bundle, recipe, {**result, "saved": kind}):
         save()
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
+    follow_umask(partial)
     partial.rename(target)
     return target, kind
 

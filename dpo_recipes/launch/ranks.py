@@ -72,7 +72,7 @@ def keep_output_apart(run: RunDirectory, place: Place) -> None:
     """Send the output of all processes but the first to files of their own."""
     if place.is_main:
         return
-    log = os.open(log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log, 1)

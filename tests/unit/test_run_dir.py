@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from dpo_recipes.run_dir import (
     MIN_FREE_BYTES,
     create_run_directory,
     find_output_dir,
+    follow_umask,
     write_json,
     write_text_atomically,
 )
@@ -102,3 +105,26 @@ def test_json_reads_back(tmp_path: Path) -> None:
     data = {"text": "模型\n", "number": 5e-6, "none": None}
     write_json(tmp_path / "a.json", data)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == data
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_files_get_the_mode_that_the_umask_gives_new_ones(tmp_path: Path, umask: int) -> None:
+    folder = tmp_path / "model"
+    (folder / "deeper").mkdir(parents=True)
+    private, script = folder / "deeper" / "model.safetensors", folder / "run.sh"
+    for path, mode in ((private, 0o600), (script, 0o700)):
+        path.touch()
+        path.chmod(mode)
+    (folder / "gone").symlink_to(tmp_path / "nothing")
+    follow_umask(folder)
+    write_json(folder / "result.json", {})
+    expected = 0o666 & ~umask
+    assert [path.stat().st_mode & 0o777 for path in (private, folder / "result.json")] == [expected, expected]
+    assert script.stat().st_mode & 0o777 == expected | 0o700
+    assert sorted(path.name for path in folder.iterdir()) == ["deeper", "gone", "result.json", "run.sh"]

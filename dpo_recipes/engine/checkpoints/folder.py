@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.cache import file_digest
-from dpo_recipes.run_dir import write_json
+from dpo_recipes.run_dir import follow_umask, write_json
 
 PREFIX = "checkpoint-"
 """Folders are named as transformers names them, so that its tools find them."""
@@ -43,6 +43,7 @@ def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
     Raises `OSError` where a step fails, also when what is read back is not what was written; nothing new has the name
     then.
     """
+    follow_umask(written)
     files = sorted(path for path in written.rglob("*") if path.is_file())
     sizes = {str(path.relative_to(written)): [path.stat().st_size, file_digest(path)] for path in files}
     step = _step(target)
