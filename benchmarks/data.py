@@ -75,10 +75,10 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
     from trl.trainer.dpo_trainer import DPOTrainer
 
     from dpo_recipes.data.chat_template import apply_template
+    from dpo_recipes.data.checks.rows import RowChecks
     from dpo_recipes.data.encode import Encoder
     from dpo_recipes.data.report import SplitReport
     from dpo_recipes.data.store import RowFile
-    from dpo_recipes.data.template_checks import TemplateChecks
     from dpo_recipes.data.tokenize import Tokenizer, write_split
     from dpo_recipes.recipe.schema.data import Data, Source
 
@@ -104,7 +104,8 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
 
         def ours() -> Any:
             target = Path(folder) / "out.arrow"
-            checks, encoder = TemplateChecks(tokenizer, chat.template), Encoder(tokenizer, chat.template.text)
+            checks = RowChecks(tokenizer, chat.renderer, "train", data.max_length, str)
+            encoder = Encoder(tokenizer, chat.template.text)
             write_split(target, RowFile(rows), Tokenizer(encoder, chat.renderer, checks, data), SplitReport())
             return Dataset.from_file(str(target))
 

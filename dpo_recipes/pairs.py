@@ -24,11 +24,14 @@ class PreparedPairs:
     location: ModelLocation
 
 
-def prepare_pairs(recipe: Recipe, say: Callable[[str, str], None], *, trust_remote_code: bool) -> PreparedPairs:
+def prepare_pairs(
+    recipe: Recipe, say: Callable[[str, str], None], *, trust_remote_code: bool, raise_errors: bool = True
+) -> PreparedPairs:
     """Read, convert, select, render and tokenize; no weight is loaded. `say` hears the name of each stage and a detail.
 
     Data comes before the tokenizer, so that its faults are found first. `trust_remote_code` counts only together with
-    the recipe's own: its author and the person who runs it must both want it. Raises `DataError`, `RunError`.
+    the recipe's own: its author and the person who runs it must both want it. Without `raise_errors`, errors that are
+    found while tokenizing are among the warnings, so that the rows can be looked at. Raises `DataError`, `RunError`.
     """
     say("data", "reading preference pairs")
     rows = load_preferences(recipe.data, recipe.training.seed)
@@ -37,4 +40,7 @@ def prepare_pairs(recipe: Recipe, say: Callable[[str, str], None], *, trust_remo
     tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code and recipe.model.trust_remote_code)
     chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
     say("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
-    return PreparedPairs(tokenize_splits(rows, tokenizer, chat.renderer, recipe.data), tokenizer, chat, location)
+    splits = tokenize_splits(
+        rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=raise_errors
+    )
+    return PreparedPairs(splits, tokenizer, chat, location)

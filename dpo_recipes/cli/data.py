@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
-from dpo_recipes.errors import RecipeError
+from dpo_recipes.errors import EXIT_DATA, RecipeError
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.run_dir import write_text_atomically
 from dpo_recipes.workflow import find_recipe
@@ -33,7 +33,10 @@ def data(
         bool, typer.Option("--trust-remote-code", help="Allow a tokenizer that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Show what the model will be trained on: counts, lengths, oddities and tokens. Needs no model weights."""
+    """Show what the model will be trained on: counts, lengths, oddities and tokens. Needs no model weights.
+
+    Exit code 4 where `run` would refuse the data.
+    """
     validated = validate(find_recipe(recipe), set_)
     inspection = _inspect(validated, show, split, trust_remote_code=trust_remote_code)
     if html is not None:
@@ -45,6 +48,8 @@ def data(
         from dpo_recipes.cli.data_text import DataText
 
         DataText().write(inspection)
+    if any(finding["severity"] == "error" for finding in inspection["warnings"]):
+        raise typer.Exit(EXIT_DATA)
 
 
 def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote_code: bool) -> dict[str, Any]:
@@ -59,6 +64,7 @@ def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote
             recipe,
             lambda name, detail: progress.on_event({"event": "stage", "name": name, "detail": detail}),
             trust_remote_code=trust_remote_code,
+            raise_errors=False,
         )
         pairs, tokenizer, chat = prepared.splits, prepared.tokenizer, prepared.chat
         if split is not None and split not in pairs.datasets:

@@ -56,10 +56,8 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
 
     with Progress() as progress:
         flags = LaunchFlags(num_processes, num_nodes)
-        job, launch, advice = _plan(
-            validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code
-        )
-    findings = (*validated.warnings, *advice)
+        job, launch, found = _plan(validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code)
+    findings = (*validated.warnings, *found)
     if json_:
         plain = {**job.to_json(), **launch.to_json(), "warnings": [finding.to_json() for finding in findings]}
         typer.echo(json.dumps(plain, indent=2))
@@ -99,10 +97,11 @@ def _plan(
     # A described device is a single one; the recipe or the command gives their number.
     batch = choose_batch(recipe, flags, count_gpus() if target.is_here else 0)
     target, recipe = target.shared_by(batch.processes_per_node), with_batch(recipe, batch)
-    workload, reports = assume_workload(recipe), {}
+    workload, reports, found = assume_workload(recipe), {}, ()
     if read_data:
         prepared = prepare_pairs(recipe, say, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
+        found = tuple(prepared.splits.warnings)
         check_passes(recipe, prepared.splits, batch.num_processes)
     say("plan", f"{recipe.model.path} on {target.device.name}")
     location = resolve_model(recipe.model)
@@ -112,4 +111,4 @@ def _plan(
 
     job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
     launch = sketch_launch(validated.recipe, batch, job.sharding.strategy, reason, job.dtype)
-    return job, launch, advise(facts_of(job, reports), validated.composed.where)
+    return job, launch, (*found, *advise(facts_of(job, reports), validated.composed.where))

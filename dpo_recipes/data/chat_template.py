@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpo_recipes.data.checks.template import end_token_ids
 from dpo_recipes.data.template import Renderer, Template, find_template, template_of_tokenizer
-from dpo_recipes.data.template_checks import end_token_ids
 from dpo_recipes.errors import DataError
 
 

@@ -66,7 +66,7 @@ class Encoder:
     def _shared_head(self, texts: Texts) -> str:
         shared = texts.prompt
         if not all(answer.startswith(shared) for answer in texts.answers):
-            shared = _common_text([texts.prompt, *texts.answers])
+            shared = common_text([texts.prompt, *texts.answers])
         cut = max((shared.rfind(token) + len(token) for token in self._cuts if token in shared), default=0)
         return shared[: max(cut, _last_word(shared))] if self._cuts_at_words else shared[:cut]
 
@@ -88,7 +88,7 @@ def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]
     )
 
 
-def _common_text(texts: Sequence[str]) -> str:
+def common_text(texts: Sequence[str]) -> str:
     """What all texts begin with."""
     first, last = min(texts), max(texts)
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]

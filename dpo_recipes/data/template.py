@@ -194,8 +194,8 @@ class Renderer:
 
 
 def _with_reasoning(message: Message) -> Mapping[str, Any]:
-    # As transformers 5.23 does: reasoning under any of its names is there under the two that templates read.
+    # As transformers 5.23 does, but under all names: reasoning under any of them is there for every template.
     for name in _REASONING_NAMES:
         if (reasoning := message.get(name)) is not None:
-            return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+            return {"thinking": reasoning, "reasoning": reasoning, **message, "reasoning_content": reasoning}
     return message

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpo_recipes.cache import content_key, get_or_build
+from dpo_recipes.data.checks.rows import CODES_OF_CONTENT, RowChecks
 from dpo_recipes.data.encode import Encoded, Encoder, Texts
 from dpo_recipes.data.fit_length import TokenizedPair, fit
 from dpo_recipes.data.lengths import distributions
@@ -24,12 +25,11 @@ from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import PreferenceRow
 from dpo_recipes.data.store import RowFile
 from dpo_recipes.data.template import Renderer
-from dpo_recipes.data.template_checks import TemplateChecks
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.run_dir import write_json
 
-TOKENS_VERSION = 2
+TOKENS_VERSION = 3
 """Raised when the same rows give other files than before, so that no older entry of the cache is used."""
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 _BATCH = 256
@@ -46,6 +46,7 @@ class TokenizedSplits:
     """Tokens of prompt, chosen and rejected of every row before anything is cut or dropped, of shape [rows, 3]; zeros
     for a row that the template refused."""
     warnings: list[Finding]
+    """What is doubtful about the rows; also errors where these were not to be raised."""
     key: str
     is_cached: bool = False
 
@@ -65,11 +66,20 @@ class TokenizedSplits:
         return row
 
 
-def tokenize_splits(splits: PreferenceSplits, tokenizer: Any, renderer: Renderer, data: Data) -> TokenizedSplits:
+def tokenize_splits(
+    splits: PreferenceSplits,
+    tokenizer: Any,
+    renderer: Renderer,
+    data: Data,
+    *,
+    accepted: Collection[str] = (),
+    raise_errors: bool = True,
+) -> TokenizedSplits:
     """Tokenize every split, or take the result of an earlier time from the cache.
 
-    Raises `DataError` D408 (over-long pair with `overlong: error`), D409 (none left), D420 (the template fails) and
-    D422 to D424 (the template does harm to the data).
+    Findings whose code is `accepted` are left out. Raises `DataError` D408 (over-long pair with `overlong: error`),
+    D409 (none left), D420 (the template fails), D430 (no pair whose answers differ), and unless `raise_errors` is off
+    every other error that `RowChecks` finds.
     """
     from datasets import Dataset
 
@@ -84,38 +94,44 @@ def tokenize_splits(splits: PreferenceSplits, tokenizer: Any, renderer: Renderer
     )
     folder, is_cached = get_or_build("tokens", key, lambda partial: _build(partial, splits, tokenizer, renderer, data))
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    reports = {name: SplitReport(**report) for name, report in stored["splits"].items()}
+    findings = [finding for finding in splits.warnings if finding.code not in accepted]
+    for name, report in reports.items():
+        found = _judged(report, accepted, is_carved=name != "train" and getattr(data, name).is_carved)
+        report.findings = [finding.to_json() for finding in found]
+        findings += found
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors and raise_errors:
+        raise DataError(*errors)
     return TokenizedSplits(
         {name: Dataset.from_file(str(folder / f"{name}.arrow")) for name in splits.rows},
         splits.rows,
-        {name: SplitReport(**report) for name, report in stored["splits"].items()},
+        reports,
         {name: np.load(folder / f"{name}.lengths.npy", mmap_mode="r") for name in splits.rows},
-        [*splits.warnings, *(Finding.from_json(plain) for plain in stored["warnings"])],
+        findings,
         key,
         is_cached,
     )
 
 
+def _judged(report: SplitReport, accepted: Collection[str], *, is_carved: bool) -> list[Finding]:
+    """The findings of a split that are not accepted. A part of the training pairs may be a few rows, all of which have
+    some fault by chance: what ends a run is decided by the training pairs."""
+    findings = [Finding.from_json(plain) for plain in report.findings if plain["code"] not in accepted]
+    if not is_carved:
+        return findings
+    return [replace(found, severity="warning") if found.code in CODES_OF_CONTENT else found for found in findings]
+
+
 def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Renderer, data: Data) -> None:
-    warnings: list[Finding] = []
     reports: dict[str, SplitReport] = {}
     encoder = Encoder(tokenizer, renderer.template.text)
     for name, rows in splits.rows.items():
         report = reports[name] = deepcopy(splits.reports[name])
-        checks = TemplateChecks(tokenizer, renderer.template)
+        checks = RowChecks(tokenizer, renderer, name, data.max_length, lambda place, rows=rows: rows[place].where)
         write_split(folder / f"{name}.arrow", rows, Tokenizer(encoder, renderer, checks, data), report)
-        findings = checks.findings(name)
-        report.findings = [finding.to_json() for finding in findings]
-        errors = [finding for finding in findings if finding.severity == "error"]
-        if errors:
-            raise DataError(*errors)
-        warnings += findings
-    write_json(
-        folder / "report.json",
-        {
-            "splits": {name: asdict(report) for name, report in reports.items()},
-            "warnings": [finding.to_json() for finding in warnings],
-        },
-    )
+        report.findings = [finding.to_json() for finding in checks.findings()]
+    write_json(folder / "report.json", {"splits": {name: asdict(report) for name, report in reports.items()}})
 
 
 Fitted = tuple[int, TokenizedPair, TokenizedPair | None]
@@ -138,7 +154,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitReport) -> None:
     """Tokenize rows into an Arrow file of pairs, with the rows' lengths before cutting in a file beside it.
 
-    Fills `report`. Raises `DataError` D408, D409, D420.
+    Fills `report`. Raises `DataError` D408, D409, D420, D430.
     """
     import pyarrow as pa
 
@@ -159,19 +175,22 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
             arrays = [pa.array(column, ids) for column in columns]
             writer.write_batch(pa.record_batch([*arrays, pa.array([place for place, _ in kept], pa.int64())], schema))
     np.save(path.with_suffix(".lengths.npy"), uncut)
-    _summarize(np.concatenate(lengths), report)
+    _summarize(np.concatenate(lengths), report, tokenize.checks)
 
 
-def _summarize(lengths: np.ndarray, report: SplitReport) -> None:
+def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> None:
     report.rows_kept = len(lengths)
     report.step("tokenize", report.rows_kept)
     if not report.rows_kept:
-        raise DataError.of(
+        all_dropped = Finding(
             "D409",
             "every row was dropped",
             why=json.dumps(report.dropped),
             fix="raise `data.max_length`, or choose another `data.overlong`",
         )
+        found = checks.findings()
+        equal = [finding for finding in found if finding.code == "D430"]
+        raise DataError(*(equal or [all_dropped, *(finding for finding in found if finding.code == "D491")]))
     report.tokens = int(lengths.sum(axis=0, dtype=np.int64) @ np.array([2, 1, 1]))
     report.lengths = distributions(lengths)
 
@@ -179,11 +198,11 @@ def _summarize(lengths: np.ndarray, report: SplitReport) -> None:
 class Tokenizer:
     """Rows to pairs of token ids that fit `max_length`."""
 
-    def __init__(self, encoder: Encoder, renderer: Renderer, checks: TemplateChecks, data: Data) -> None:
+    def __init__(self, encoder: Encoder, renderer: Renderer, checks: RowChecks, data: Data) -> None:
         self._bos = encoder.bos_token_id
         self._renderer = renderer
         self._encoder = encoder
-        self._checks = checks
+        self.checks = checks
         self._data = data
 
     def batches(self, rows: RowFile, report: SplitReport) -> Iterator[list[Fitted]]:
@@ -211,9 +230,12 @@ class Tokenizer:
     def _fitted(self, rendered: list[_Rendered], encodings: list[Encoded], report: SplitReport) -> list[Fitted]:
         batch: list[Fitted] = []
         for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
-            self._checks.look(row, texts, encoded)
+            self.checks.look(place, row, texts, encoded)
             pair = TokenizedPair(encoded.prompt_ids, *encoded.answer_ids)
             fitted = fit(pair, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
+            if fitted is not None and self.checks.is_equal(row.where, pair, fitted):
+                report.drop("equal_tokens", row.where)
+                fitted = None
             batch.append((place, pair, fitted))
         return batch
 

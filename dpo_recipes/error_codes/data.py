@@ -58,13 +58,55 @@ CODES = {
         "A warning when only some rows are so.",
     ),
     "D424": entry("the template drops tools", "Calls of tools are in the data but not in what the template renders."),
+    "D425": entry(
+        "prompts that are rendered already",
+        "Their texts hold special tokens of the tokenizer or marks of a chat template, and the template would be",
+        "written around them once more. `format: passthrough` tokenizes such texts as they stand. A warning when only",
+        "some rows are so.",
+    ),
+    "D426": entry(
+        "answers that end twice",
+        "The answers end with a mark such as `</s>`, and the template writes its own end after each of them. Remove",
+        "the mark from the data. A warning when only some rows are so.",
+    ),
+    "D427": entry(
+        "the template drops the reasoning of answers",
+        "`reasoning_content`, `thinking` or `reasoning` of a message, or `<think>...</think>` in its text, is not in",
+        "what the template renders. A warning when only some rows are so.",
+    ),
+    "D428": entry(
+        "the template ignores add_generation_prompt",
+        "It writes the beginning of the next answer after a finished answer as well, which would be trained on as its",
+        "end.",
+    ),
+    "D430": entry(
+        "answers that become the same tokens",
+        "Cutting to `max_length`, or the template, leaves no difference between chosen and rejected. Such pairs are",
+        "dropped and counted, since nothing can be learned from them; an error when all pairs are so.",
+    ),
+    "D431": entry(
+        "answers that repeat their prompt",
+        "An answer begins with what was asked, or both answers hold it, as files do that store whole conversations as",
+        "texts. An error when all rows are so; `accept_advice: [D431]` where it is meant.",
+    ),
+    "D432": entry(
+        "pairs that contradict each other",
+        "One row prefers an answer that another row rejects, with the same prompt and the same other answer. An error",
+        "when all rows are so.",
+    ),
+    "D433": entry(
+        "words for a missing value",
+        "A prompt or an answer is `null`, `None`, `nan`, `N/A`, `undefined` or the like. An error when all rows are",
+        "so.",
+    ),
     "D490": entry(
         "warning: prompts on both sides",
         "Held-out prompts that are also in the training data measure memory, not skill.",
     ),
     "D491": entry(
-        "warning: the generation prompt does not fit",
-        "A finished answer is rendered differently from one that is asked for. The tokens that differ are trained on.",
+        "warning: answers do not continue where the prompt ends",
+        "The generation prompt, or the prompt itself, is rendered differently once an answer follows, or a token",
+        "reaches over its end; the warning says which. The tokens that differ are trained on.",
     ),
     "D492": entry(
         "warning: the template drops or rewrites a message",
@@ -76,7 +118,16 @@ CODES = {
         "The tokenizer puts one before every text, so the model has always seen it, but the template writes none.",
     ),
     "D494": entry(
-        "warning: special tokens in the data",
-        "A message holds tokens that the template itself writes, so it is rendered already, or breaks out of its turn.",
+        "warning: special tokens in answers",
+        "An answer holds special tokens of the tokenizer or marks of a chat template other than at its end, so it is",
+        "rendered already, or breaks out of its turn.",
+    ),
+    "D495": entry(
+        "warning: the template leaves out the reasoning of earlier turns",
+        "Many templates keep only the reasoning after the last question. That of the trained answers is D427.",
+    ),
+    "D496": entry(
+        "warning: the template writes no generation prompt",
+        "What answers begin with in such a template is trained on as a part of each answer.",
     ),
 }

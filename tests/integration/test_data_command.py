@@ -104,16 +104,25 @@ def test_peculiar_rows_are_named_with_their_places(recipe: Path) -> None:
     assert places["control"] == places["short_rejected"] == ["pairs.jsonl:14"]
     assert places["script"] == ["pairs.jsonl:15"]
     assert "chosen is longer in" in observations["length_bias"]["text"]
-    assert "equal_tokens" not in observations
 
 
 def test_answers_that_cutting_makes_equal_are_found(recipe: Path) -> None:
     same = "Well, this begins in the same way " * 4
     rows = [*ROWS[:4], {"prompt": "Hm?", "chosen": same + "and ends well.", "rejected": same + "and ends badly."}]
     _write(recipe.parent / "pairs.jsonl", rows)
-    flags = ("--set", "data.overlong=truncate_completion_end", "--set", "data.max_length=64")
-    (seen,) = [o for o in _json(recipe, *flags)["splits"]["train"]["observations"] if o["kind"] == "equal_tokens"]
-    assert (seen["count"], seen["places"]) == (1, ["pairs.jsonl:5"])
+    inspection = _json(recipe, "--set", "data.overlong=truncate_completion_end", "--set", "data.max_length=64")
+    train = inspection["splits"]["train"]
+    assert (train["dropped"], train["examples"]["equal_tokens"]) == ({"equal_tokens": 1}, ["pairs.jsonl:5"])
+    assert "1 of 5 pairs (train)" in next(found["what"] for found in inspection["warnings"] if found["code"] == "D430")
+
+
+def test_errors_are_shown_together_with_the_rows(recipe: Path) -> None:
+    rendered = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    _write(recipe.parent / "pairs.jsonl", [{"prompt": rendered, "chosen": "Yes, hello.", "rejected": "No, never."}])
+    result = _run(recipe, "--show", 1)
+    assert result.exit_code == 4
+    assert "error[D425]: prompts are rendered already" in result.stdout
+    assert "--- chosen" in result.stdout
 
 
 @pytest.mark.parametrize("overlong", ["drop", "truncate_prompt_start", "truncate_completion_end"])

@@ -15,12 +15,12 @@ from tiny import make_tokenizer
 
 from dpo_recipes import registry
 from dpo_recipes.data.chat_template import apply_template
+from dpo_recipes.data.checks.rows import RowChecks
 from dpo_recipes.data.encode import Encoder, Texts, can_cut_at_words, cutting_tokens
 from dpo_recipes.data.fit_length import TokenizedPair, fit
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow
-from dpo_recipes.data.template_checks import TemplateChecks
 from dpo_recipes.data.tokenize import Tokenizer, tokenize_splits
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
@@ -46,7 +46,7 @@ def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> Ids:
 
 def _our_ids(rows: list[PreferenceRow], tokenizer: Any, template: str) -> Ids:
     chat = apply_template(tokenizer, template, add_special_tokens=False)
-    checks, encoder = TemplateChecks(tokenizer, chat.template), Encoder(tokenizer, chat.template.text)
+    checks, encoder = RowChecks(tokenizer, chat.renderer, "train", 512, str), Encoder(tokenizer, chat.template.text)
     encoded = [e for _, e in Tokenizer(encoder, chat.renderer, checks, _data("unused")).encode(rows)]
     return [(e.prompt_ids, *e.answer_ids) for e in encoded]
 
@@ -460,7 +460,8 @@ def test_texts_that_are_rendered_already_are_noticed_or_passed_through(tmp_path:
         "rejected": "It depends.<|im_end|>",
     }
     path = _write(tmp_path / "p.jsonl", [row])
-    assert [finding.code for finding in _tokenize(_data(path)).warnings] == ["D494"]
+    with pytest.raises(DataError, match="D425"):
+        _tokenize(_data(path))
     splits = _tokenize(Data(train=[Source(path=str(path), format="passthrough")]))
     assert splits.warnings == []
     pair = splits.pairs("train")[0]

@@ -10,7 +10,9 @@ from dpo_recipes.data.formats.roles import CALL_ROLES, plain_name, role_key, rol
 from dpo_recipes.data.message import ROLES, BadRow, Message
 from dpo_recipes.data.rows import clean_text, clean_tree, decoded, text_of
 
-_TEXT_EXTRAS = ("name", "tool_call_id", "reasoning_content")
+_TEXT_EXTRAS = ("name", "tool_call_id")
+_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+_REASONING_KEYS = ("text", "value", *_REASONING_NAMES)
 
 
 def message_list(value: Any, column: str) -> list[Message]:
@@ -52,6 +54,7 @@ def message_of(value: Any, at: str) -> Message:
     if plain_name(value[key]) in CALL_ROLES:
         return tool_call_of(value.get(text_key(value)), text_at)
     content, parts = _read_parts(value.get(text_key(value)), text_at)
+    reasoning = _one_reasoning({**value, text_at: parts.pop("reasoning", None)}, (*_REASONING_NAMES, text_at), at)
     value = {**value, **parts}
     calls = value.get("tool_calls")
     content = "" if calls and is_blank(content) else text_of(content, text_at)
@@ -61,6 +64,8 @@ def message_of(value: Any, at: str) -> Message:
     for name in _TEXT_EXTRAS:
         if value.get(name):
             message[name] = text_of(value[name], f"{at}.{name}")
+    if reasoning:
+        message["reasoning_content"] = reasoning
     return message
 
 
@@ -148,24 +153,39 @@ def _read_parts(content: Any, column: str) -> tuple[Any, dict[str, Any]]:
     """Text of a content that is a list of parts, and what other parts of it say about the message.
 
     Parts are `{"type": "text", "text": ...}`; LLaMA-Factory's version 1 has the text in `value`, and parts of the
-    types `reasoning` and `tool_call` too. A content that is no list is returned as it is. Raises `BadRow`.
+    types `reasoning` and `tool_call` too. A part `thinking` is `{"type": "thinking", "thinking": ...}`. A content that
+    is no list is returned as it is. Raises `BadRow`.
     """
     if not isinstance(content, list):
         return content, {}
     texts: dict[str, list[str]] = {}
     for part in content:
         kind = (part.get("type") or "text") if isinstance(part, Mapping) else None
-        text = next((part[key] for key in ("text", "value") if isinstance(part.get(key), str)), None) if kind else None
+        kind, keys = ("reasoning", _REASONING_KEYS) if kind in _REASONING_NAMES else (kind, ("text", "value"))
+        text = next((part[key] for key in keys if isinstance(part.get(key), str)), None) if kind else None
         if kind not in ("text", "reasoning", "tool_call") or text is None:
             named = f" (`{kind}`)" if isinstance(kind, str) and kind != "text" else ""
             raise BadRow("bad_message", f"`{column}` holds a part that is not text{named}")
         texts.setdefault(kind, []).append(text)
     extras: dict[str, Any] = {}
     if "reasoning" in texts:
-        extras["reasoning_content"] = "".join(texts["reasoning"])
+        extras["reasoning"] = "\n".join(texts["reasoning"])
     if "tool_call" in texts:
         extras["tool_calls"] = [call for text in texts["tool_call"] for call in _calls_in(text, column)]
     return "".join(texts.get("text", ())), extras
+
+
+def _one_reasoning(value: Mapping[str, Any], names: Iterable[str], at: str) -> str:
+    """The reasoning of a message under whichever of its names; empty without any, and a flag is none.
+
+    Raises `BadRow` `bad_message` for two different texts.
+    """
+    held = {name: value[name] for name in names if not is_blank(value.get(name)) and not isinstance(value[name], bool)}
+    found = {name: text_of(text, f"{at}.{name}") for name, text in held.items()}
+    if len({text.strip() for text in found.values()}) > 1:
+        named = " and ".join(f"`{name}`" for name in found)
+        raise BadRow("bad_message", f"`{at}` holds different reasoning under {named}")
+    return next(iter(found.values()), "")
 
 
 def _tool_calls(calls: Any, at: str) -> list[dict[str, Any]]:

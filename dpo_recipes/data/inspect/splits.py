@@ -84,7 +84,6 @@ class _Scan:
         self.split, self.report, self.rows = split, pairs.reports[split], pairs.rows[split]
         self.uncut = np.asarray(pairs.lengths[split])
         self.begins_with_bos = False
-        self.equal = Places()
         self.texts = TextScan()
         kept, places = [], []
         for table in pairs.datasets[split].with_format("arrow").iter(_BATCH):
@@ -94,10 +93,6 @@ class _Scan:
                 self.begins_with_bos = columns[0][0][:1].tolist() == [bos_id]
             kept.append(np.stack([column.lengths for column in columns], axis=1))
             places.append(rows)
-            same_length = np.flatnonzero(columns[1].lengths == columns[2].lengths)
-            for at in same_length:
-                if np.array_equal(columns[1][int(at)], columns[2][int(at)]):
-                    self.equal.add(self.rows[int(rows[at])].where)
         self.kept, self.places = np.concatenate(kept), np.concatenate(places)
         for row in self.rows.rows(self.places.tolist()):
             if isinstance(row, PreferenceRow):
@@ -179,9 +174,6 @@ def _repetitions(scan: _Scan) -> list[Observation]:
         text = f"prompts that occur several times: {(counts > 1).sum()}, the most frequent {counts.max()} times"
         places = scan.where(first[most[counts[most] > 1]])
         found.append(Observation("repeated_prompt", text, int((counts > 1).sum()), places))
-    if scan.equal.count:
-        text = f"pairs whose answers are equal as tokens, from which nothing is learned: {scan.equal.count}"
-        found.append(Observation("equal_tokens", text, scan.equal.count, tuple(scan.equal.first)))
     return found
 
 

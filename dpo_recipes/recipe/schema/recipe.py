@@ -52,9 +52,10 @@ class Recipe(Section):
     launch: Launch = Field(default_factory=Launch, description="How worker processes start.")
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="What is kept so that a run can go on.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
-    accept_advice: list[Annotated[str, Field(pattern=r"^F79[0-9]$")]] = Field(
+    accept_advice: list[Annotated[str, Field(pattern=r"^(F79|D42|D43|D49)[0-9]$")]] = Field(
         default_factory=list,
-        description="Codes of docs/advice.md that are known and meant, for example [F795]; they are not shown.",
+        description="Codes that are known and meant, for example [F795, D431]: those of docs/advice.md, and those that "
+        "docs/data.md lists as checked while tokenizing. They are not shown and end no run.",
     )
     output_dir: str = Field(
         default="runs",

@@ -1,0 +1,166 @@
+"""Pairs that teach nothing or the wrong thing: equal tokens, contradictions, null words, repeated prompts."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dpo_recipes.data.checks.notes import Notes
+from dpo_recipes.data.encode import Encoded, Texts
+from dpo_recipes.data.fit_length import TokenizedPair
+from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.errors import Finding
+
+_NULL_WORDS = frozenset(
+    ("null", "none", "nan", "n/a", "#n/a", "na", "<na>", "nil", "nat", "undefined", "[]", "{}", '""')
+)
+"""What pandas, spreadsheets and programs write where there is no value; compared without case."""
+_LONGEST_NULL_WORD = max(map(len, _NULL_WORDS))
+_MIN_REPEATED_CHARS = 8
+"""Shorter prompts may stand in an answer by chance."""
+
+
+class AnswerChecks:
+    """D430 (equal tokens), D431 (the prompt in the answers), D432 (contradictions) and D433 (null words)."""
+
+    def __init__(self, notes: Notes, template: str, max_length: int) -> None:
+        self._notes = notes
+        self._directions = _Directions()
+        self._equal = _EqualAnswers(notes.split, template, max_length)
+
+    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+        """Note the faults of one row's texts."""
+        for name in ("prompt", "chosen", "rejected"):
+            if (word := _null_word(getattr(row, name))) is not None:
+                self._notes.add("D433", f"`{name}` is `{word}`")
+        asked = row.prompt[-1]["content"].strip()
+        if len(asked) >= _MIN_REPEATED_CHARS and _repeats(asked, row.chosen[0]["content"], row.rejected[0]["content"]):
+            self._notes.add("D431")
+        self._directions.add(self._notes.place, texts)
+
+    def is_equal(self, where: str, pair: TokenizedPair, fitted: TokenizedPair) -> bool:
+        """Whether both answers of a pair are the same tokens in what fits `max_length`; such a pair is noted."""
+        self._equal.num_pairs += 1
+        if fitted.chosen_ids != fitted.rejected_ids:
+            return False
+        self._equal.add(where, by_template=pair.chosen_ids == pair.rejected_ids)
+        return True
+
+    def findings(self) -> Iterator[Finding]:
+        """What was seen."""
+        notes = self._notes
+        if self._equal.where:
+            yield self._equal.finding()
+        if "D431" in notes.seen:
+            yield notes.finding(
+                "D431",
+                "answers repeat their prompt",
+                why="the model would learn to say the question again before it answers",
+                fix="take the prompt out of `chosen` and `rejected`; if it belongs there, `accept_advice: [D431]`",
+                error="everywhere",
+            )
+        if (finding := self._directions.finding(notes)) is not None:
+            yield finding
+        if "D433" in notes.seen:
+            yield notes.finding(
+                "D433",
+                f"texts are a word for a missing value ({notes.seen['D433'].detail})",
+                why="programs write such words where a value is missing; the model would learn them as text",
+                fix="leave these rows out, for example with `filter: lower(chosen) not in ['null', 'none', 'nan']`; "
+                "if the words are meant, `accept_advice: [D433]`",
+                error="everywhere",
+            )
+
+
+def _null_word(messages: Sequence[Message]) -> str | None:
+    for message in messages:
+        content = message["content"]
+        if len(content) <= 2 * _LONGEST_NULL_WORD and content.strip().lower() in _NULL_WORDS:
+            return content.strip()
+    return None
+
+
+def _repeats(asked: str, chosen: str, rejected: str) -> bool:
+    """Whether one answer begins with what was asked, or both hold it."""
+    return (
+        chosen.lstrip().startswith(asked)
+        or rejected.lstrip().startswith(asked)
+        or (asked in chosen and asked in rejected)
+    )
+
+
+@dataclass
+class _EqualAnswers:
+    """Pairs that were dropped because both answers are the same tokens."""
+
+    split: str
+    template: str
+    max_length: int
+    num_pairs: int = 0
+    by_template: int = 0
+    by_cut: int = 0
+    where: str = ""
+
+    def add(self, where: str, *, by_template: bool) -> None:
+        self.where = self.where or where
+        self.by_template += by_template
+        self.by_cut += not by_template
+
+    def finding(self) -> Finding:
+        count = self.by_template + self.by_cut
+        causes, ways_out = [], []
+        if self.by_cut:
+            causes.append(f"cutting to max_length {self.max_length} makes the answers of {self.by_cut:,} pairs equal")
+            ways_out.append("raise `data.max_length`, or set `data.overlong: truncate_prompt_start` or `drop`")
+        if self.by_template:
+            causes.append(
+                f"in {self.by_template:,} pairs the answers differ only in what the template `{self.template}` leaves "
+                "out, such as spaces at the ends or reasoning"
+            )
+            ways_out.append("choose a template that keeps the difference, or remove these rows")
+        return Finding(
+            "D430",
+            f"both answers are the same tokens, so that nothing can be learned from the pair: {count:,} of "
+            f"{self.num_pairs:,} pairs ({self.split}), the first is {self.where}",
+            why="; ".join(causes) + "; such pairs are dropped",
+            fix="; ".join(ways_out),
+            severity="error" if count == self.num_pairs else "warning",
+        )
+
+
+@dataclass
+class _Directions:
+    """Which answer each pair prefers, in 16 bytes a row."""
+
+    keys: array = field(default_factory=lambda: array("Q"))
+    """63 bits of the prompt and both answers in either order, and one bit that tells which of them is chosen."""
+    places: array = field(default_factory=lambda: array("Q"))
+
+    def add(self, place: int, texts: Texts) -> None:
+        chosen, rejected = (hash(text) for text in texts.answers)
+        if chosen != rejected:
+            pair = hash((hash(texts.prompt), min(chosen, rejected), max(chosen, rejected)))
+            self.keys.append(((pair << 1) | (chosen < rejected)) & 0xFFFF_FFFF_FFFF_FFFF)
+            self.places.append(place)
+
+    def finding(self, notes: Notes) -> Finding | None:
+        keys = np.frombuffer(self.keys, np.uint64) if self.keys else np.empty(0, np.uint64)
+        distinct = np.unique(keys)
+        pairs, directions = np.unique(distinct >> np.uint64(1), return_counts=True)
+        contradicting = np.flatnonzero(np.isin(keys >> np.uint64(1), pairs[directions == 2]))
+        if not len(contradicting):
+            return None
+        first = contradicting[0]
+        other = next(at for at in contradicting if keys[at] == keys[first] ^ np.uint64(1))
+        seen = f"the first are {notes.locate(self.places[first])} and {notes.locate(self.places[other])}"
+        return Finding(
+            "D432",
+            f"pairs contradict each other: {len(contradicting):,} of {notes.num_rows:,} rows ({notes.split}), {seen}",
+            why="one row prefers an answer that another row rejects for the same prompt and the same other answer",
+            fix="decide for one of them, for example by score or by the number of votes, and remove the other; "
+            "if both are meant, `accept_advice: [D432]`",
+            severity="error" if len(contradicting) == notes.num_rows else "warning",
+        )

@@ -1,0 +1,148 @@
+"""Texts that hold marks of a chat template: rendered already, ended already, or breaking out of their turn."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dpo_recipes.data.checks.notes import Notes
+from dpo_recipes.data.encode import Encoded, Texts
+from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.template import EOS, Template
+from dpo_recipes.errors import Finding
+
+_TURN_MARKS = (
+    *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|begin_of_text|>"),
+    *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜Assistant｜>"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|return|>"),
+)
+"""What widespread templates write between turns: marks also for a tokenizer that cuts them into pieces."""
+_END_MARKS = (
+    *("</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "<eos>"),
+    *("<|return|>", "<｜end▁of▁sentence｜>"),
+)
+"""What widespread models end an answer with."""
+
+
+def end_marks(tokenizer: Any, template: Template) -> tuple[str, ...]:
+    """What ends an answer for this tokenizer and template, or for a widespread model."""
+    own = (tokenizer.eos_token, template.end_of_turn)
+    return (*_END_MARKS, *(end for end in own if end and end != EOS))
+
+
+class MarkFinder:
+    """Finds the first of many marks in a text, in one pass over the text however many there are.
+
+    A regular expression looks for the two characters that marks begin with, of which there are few; what stands there
+    is then compared as a whole.
+    """
+
+    def __init__(self, marks: Iterable[str]) -> None:
+        self._marks = frozenset(mark for mark in marks if len(mark) > 1)
+        lengths: dict[str, set[int]] = defaultdict(set)
+        for mark in self._marks:
+            lengths[mark[:2]].add(len(mark))
+        self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
+        self._start = re.compile("|".join(map(re.escape, self._lengths)) or "(?!)")
+
+    def first(self, text: str) -> str | None:
+        """The first mark in a text, of several at one place the longest; None without one."""
+        position = 0
+        while (found := self._start.search(text, position)) is not None:
+            at = found.start()
+            for length in self._lengths[found[0]]:
+                if text[at : at + length] in self._marks:
+                    return text[at : at + length]
+            position = at + 1
+        return None
+
+
+class MarkChecks:
+    """D425 (prompts that are rendered), D426 (answers that end their turn) and D494 (other special tokens)."""
+
+    def __init__(self, notes: Notes, tokenizer: Any, template: Template) -> None:
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special.update(template.special_tokens)
+        self._notes = notes
+        self._template = template
+        self._has_think = "<think>" in special
+        self._finder = MarkFinder((special | set(_TURN_MARKS)) - {"<think>", "</think>"})
+        self._ends = end_marks(tokenizer, template)
+
+    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+        """Note the marks in one row's texts."""
+        if row.rendered:
+            return
+        for message in row.prompt:
+            if (mark := self._inner_mark(message)) is not None:
+                self._notes.add("D425", mark)
+                return
+        for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
+            for message in answer:
+                if (mark := self._inner_mark(message) or self._open_thought(message)) is not None:
+                    self._notes.add("D494", mark)
+            content = answer[-1]["content"].strip()
+            bare = self._without_ends(content)
+            if len(bare) < len(content) and (own := _written_after(text, content)):
+                self._notes.add("D426", f"{content[len(bare) :].strip()}\0{own}")
+
+    def _inner_mark(self, message: Message) -> str | None:
+        """The first mark in a message, unless it only ends an assistant's turn."""
+        mark = self._finder.first(message["content"])
+        if mark is None or message["role"] != "assistant":
+            return mark
+        return self._finder.first(self._without_ends(message["content"]))
+
+    def _open_thought(self, message: Message) -> str | None:
+        """`<think>` where a text does not close it; `<think>...</think>` is how reasoning is written."""
+        content = message["content"]
+        if self._has_think and content.count("<think>") > content.count("</think>"):
+            return "<think>"
+        return None
+
+    def _without_ends(self, text: str) -> str:
+        """A text without the marks and spaces at its end."""
+        text = text.rstrip()
+        while end := next((end for end in self._ends if text.endswith(end)), ""):
+            text = text[: -len(end)].rstrip()
+        return text
+
+    def findings(self) -> Iterator[Finding]:
+        """What was seen."""
+        notes, name = self._notes, self._template.name
+        if "D425" in notes.seen:
+            yield notes.finding(
+                "D425",
+                f"prompts are rendered already, they hold `{notes.seen['D425'].detail}`",
+                why=f"the template `{name}` writes its own marks around them: a template within a template",
+                fix="set `format: passthrough` on the source, which tokenizes texts as they stand; or take the marks "
+                "out of the data; if they belong there, `accept_advice: [D425]`",
+                error="everywhere",
+            )
+        if "D426" in notes.seen:
+            mark, _, own = notes.seen["D426"].detail.partition("\0")
+            yield notes.finding(
+                "D426",
+                f"answers already end with `{mark}`",
+                why=f"the template `{name}` writes `{own}` after each answer, so that the end would be there twice; "
+                "the prompts hold no marks, so that `format: passthrough` is not for them",
+                fix=f"remove the mark from the answers, for example `sed -i 's#{mark}\"#\"#g' FILE.jsonl`; if it "
+                "belongs there, `accept_advice: [D426]`",
+                error="everywhere",
+            )
+        if "D494" in notes.seen:
+            yield notes.finding(
+                "D494",
+                f"answers hold special tokens (`{notes.seen['D494'].detail}`)",
+                why=f"the model reads them as if the template `{name}` had written them",
+                fix="take them out of the data; where whole conversations are rendered already, use "
+                "`format: passthrough`",
+                error="never",
+            )
+
+
+def _written_after(text: str, content: str) -> str:
+    """What the template writes after an answer's text."""
+    return text[text.rfind(content) + len(content) :].strip() if content in text else ""

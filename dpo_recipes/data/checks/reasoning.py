@@ -1,0 +1,78 @@
+"""Reasoning that a template leaves out: of the answers that are trained on, or of earlier turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dpo_recipes.data.checks.notes import Notes
+from dpo_recipes.data.encode import Encoded, Texts
+from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.template import Template
+from dpo_recipes.errors import Finding
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+def divide_reasoning(content: str) -> tuple[str, str] | None:
+    """The reasoning and the answer of a text that begins with `<think>...</think>`; None for any other text.
+
+    Generation prompts may end with `<think>`, so that an answer's text may begin within it.
+    """
+    reasoning, closed, rest = content.partition(_CLOSE)
+    reasoning = reasoning.lstrip().removeprefix(_OPEN)
+    if not closed or _OPEN in reasoning or _OPEN in rest or _CLOSE in rest:
+        return None
+    return reasoning.strip(), rest.strip()
+
+
+def texts_of(message: Message) -> tuple[str, str]:
+    """A message's reasoning, empty without one, and the rest of its text."""
+    divided = divide_reasoning(message["content"]) if message["role"] == "assistant" else None
+    own = message.get("reasoning_content", "").strip()
+    if divided is None:
+        return own, message["content"].strip()
+    return own or divided[0], divided[1]
+
+
+class ReasoningChecks:
+    """D427 (answers lose their reasoning) and D495 (earlier turns lose theirs)."""
+
+    def __init__(self, notes: Notes, template: Template) -> None:
+        self._notes = notes
+        self._template = template
+
+    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+        """Note which messages of one row have reasoning that is not in the rendered text."""
+        if row.rendered:
+            return
+        for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
+            for message in (*row.prompt, *answer):
+                reasoning = texts_of(message)[0]
+                if reasoning and reasoning not in text:
+                    self._notes.add("D427" if message is answer[-1] else "D495", _name_of(message))
+
+    def findings(self) -> Iterator[Finding]:
+        """What was seen."""
+        notes, name = self._notes, self._template.name
+        if "D427" in notes.seen:
+            yield notes.finding(
+                "D427",
+                f"the template `{name}` drops the reasoning of answers ({notes.seen['D427'].detail})",
+                why="the model would learn to answer without it, and answers that differ in nothing else become equal",
+                fix="choose a template that writes reasoning, such as qwen3, or remove it from the data; if it is to "
+                "be left out, `accept_advice: [D427]`",
+                error="everywhere",
+            )
+        if "D495" in notes.seen:
+            yield notes.finding(
+                "D495",
+                f"the template `{name}` leaves out the reasoning of earlier turns ({notes.seen['D495'].detail})",
+                why="such templates keep only the reasoning after the last question, in use as well; that of the "
+                "answers that are trained on is looked at by itself (D427)",
+                fix="nothing to do where the model is used with this template; else choose one that keeps it",
+                error="never",
+            )
+
+
+def _name_of(message: Message) -> str:
+    return "`reasoning_content`" if message.get("reasoning_content") else "`<think>...</think>`"
