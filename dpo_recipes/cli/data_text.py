@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
@@ -56,6 +57,10 @@ class DataText:
     def _split(self, name: str, split: dict[str, Any]) -> None:
         self._line(f"{name}: {split['rows_kept']:,} pairs, {split['tokens']:,} tokens in both sequences", "bold")
         self._line(f"  {'rows':<9} " + " -> ".join(f"{step['step']} {step['rows']:,}" for step in split["steps"]))
+        for source in split["sources"]:
+            if source["unread"]:
+                unread = ", ".join(f"{name} {count:,}" for name, count in source["unread"].items())
+                self._line(f"  {'not read':<9} {Path(source['path']).name} ({source['format']}): {unread}")
         for reason, count in split["dropped"].items():
             self._line(f"  {'dropped':<9} {reason} {count:,}{_places(split['examples'].get(reason, ()))}")
         for part, count in split["truncated"].items():

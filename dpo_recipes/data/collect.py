@@ -12,6 +12,8 @@ from itertools import chain, islice
 
 import numpy as np
 
+from dpo_recipes.data.column_use import ColumnUse, ReadColumns
+from dpo_recipes.data.column_warnings import column_warnings
 from dpo_recipes.data.detect import SAMPLE_ROWS, choose_format
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, PreferenceRow, Row, SourceRow
@@ -31,12 +33,14 @@ _UNDECIDED = "tie"
 
 @dataclass
 class RowIndex:
-    """What is known of the spooled rows without reading them again, one entry a row (24 bytes)."""
+    """What is known of the spooled rows without reading them again: in the arrays, one entry a row (24 bytes)."""
 
     prompt_hashes: array = field(default_factory=lambda: array("Q"))
     row_hashes: array = field(default_factory=lambda: array("Q"))
     values: array = field(default_factory=lambda: array("d"))
     """The column that `select` orders by; NaN without one."""
+    warnings: list[Finding] = field(default_factory=list)
+    """What was noticed in the columns of the sources."""
 
     def __len__(self) -> int:
         return len(self.row_hashes)
@@ -102,7 +106,7 @@ def _collect_source(
             why="there is nothing to train on" if not dropped else f"{dropped} rows were read: {source.filter}",
             fix="check the file, or remove the source" if not dropped else "correct the filter",
         )
-    data_format = choose_format(source, [row for _, row in sample])
+    data_format = choose_format(source, [row for *_, row in sample])
     if data_format.kind != "pair":
         raise DataError.of(
             "D413",
@@ -110,27 +114,32 @@ def _collect_source(
             why="the objective `dpo` learns from two answers to one prompt",
             fix="use data with a chosen and a rejected answer, or an objective for labelled answers",
         )
-    for value, row in chain(sample, rows):
+    use = ColumnUse(source, data_format.name)
+    for value, raw, row in chain(sample, rows):
+        columns = ReadColumns(row.columns)
         try:
             if row.fault is not None:
                 raise row.fault
-            converted = data_format.to_rows(row)
+            converted = data_format.to_rows(SourceRow(columns, row.where))
         except BadRow as error:
             if error.reason != _UNDECIDED:
                 bad.add(row.where, error)
             report.drop(error.reason, row.where)
             continue
+        use.look(raw, columns.read, converted)
         report.rows_in += len(converted) - 1  # a ranking of K answers is K - 1 rows from here on
         for one in converted:
             writer.write(one)
             index.prompt_hashes.append(prompt_hash(one.prompt))
             index.row_hashes.append(_row_hash(one))
             index.values.append(value)
+    report.sources.append(use.to_json())
+    index.warnings += column_warnings(use, data_format)
     return _selected(source, np.arange(start, len(index)), index, report)
 
 
-def _named_rows(source: Source, report: SplitReport) -> Iterator[tuple[float, SourceRow]]:
-    """Rows under the format's names, each with the value that `select` orders by."""
+def _named_rows(source: Source, report: SplitReport) -> Iterator[tuple[float, SourceRow, SourceRow]]:
+    """The value that `select` orders by, the row as it stands, and the row under the format's names."""
     rows: Iterator[SourceRow] = _counted(read_rows(source), report)
     if source.filter is not None:
         rows = _count_filtered(filtered(rows, source.filter), report)
@@ -141,9 +150,9 @@ def _named_rows(source: Source, report: SplitReport) -> Iterator[tuple[float, So
         try:
             value = _value(row, source.select)
         except BadRow as error:
-            yield math.nan, SourceRow(row.columns, row.where, error)
+            yield math.nan, row, SourceRow(row.columns, row.where, error)
             continue
-        yield value, renamer.rename(row)
+        yield value, row, renamer.rename(row)
 
 
 def _counted(rows: Iterator[SourceRow], report: SplitReport) -> Iterator[SourceRow]:

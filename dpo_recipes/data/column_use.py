@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from dpo_recipes.data.formats.dialogue import holds_turns
@@ -97,8 +98,10 @@ class ColumnUse:
     """Rows in which one message holds turns of `Human:` and `Assistant:`."""
 
     def __post_init__(self) -> None:
-        columns = {ours: parse_column(theirs).names for ours, theirs in self.source.columns.items()}
-        self._ours_of = {name: ours for ours, names in columns.items() for name in names}
+        self._ours_of: dict[str, set[str]] = {}
+        for ours, theirs in self.source.columns.items():
+            for name in parse_column(theirs).names:
+                self._ours_of.setdefault(name, set()).add(ours)
         named = parse(self.source.filter).columns if self.source.filter is not None else ()
         selected = [self.source.select.by] if self.source.select is not None else []
         self._named = {part for name in (*named, *selected) for part in (name, name.split(".")[0])}
@@ -118,20 +121,31 @@ class ColumnUse:
                     self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
         if any(_PLACEHOLDER.search(text) for text in texts if "<" in text):
             self.placeholders.add(raw.where)
-        if any(holds_turns(text) for row in made if not getattr(row, "rendered", False) for text in _texts(row)):
+        if made and not getattr(made[0], "rendered", False) and any(holds_turns(text) for text in texts):
             self.turns.add(raw.where)
+
+    def to_json(self) -> dict[str, Any]:
+        """The columns that were not read, as plain data."""
+        unread = {name: seen.rows for name, seen in self.unread.items()}
+        return {"path": self.source.path, "format": self.format, "rows": self.rows, "unread": unread}
+
+    def is_mapped(self, name: str) -> bool:
+        """Whether `columns:` names a column of the source."""
+        return name in self._ours_of
 
     def _is_read(self, name: str, read: set[str]) -> bool:
         if name in self._named:
             return True
         if name in self._ours_of:
-            return self._ours_of[name] in read
+            return not self._ours_of[name].isdisjoint(read)
         return name in read and name not in self.source.columns  # a mapped name hides the column that has it
 
     def _unread(self, name: str, value: Any, where: str, texts: Sequence[str]) -> None:
-        if name not in self.unread and len(self.unread) >= MAX_NAMES:
-            return
-        seen = self.unread.setdefault(name, Seen())
+        seen = self.unread.get(name)
+        if seen is None:
+            if len(self.unread) >= MAX_NAMES:
+                return
+            seen = self.unread[name] = Seen()
         if _is_empty(value):
             return
         seen.add(where)
@@ -151,6 +165,7 @@ class ColumnUse:
         return self._score_pairs[names]
 
 
+@lru_cache(MAX_NAMES)
 def kind_of(name: str) -> str | None:
     """The entry of `KINDS` that a column's name belongs to; none for a name such as `id` or `source`."""
     plain = "_".join(_words(name))

@@ -85,7 +85,7 @@ def _build(folder: Path, sources: dict[str, list[Source]], data: Data, seed: int
                     out.write_line(rows.line(int(place)))
     report: dict[str, Any] = {
         "splits": {name: asdict(report) for name, report in reports.items() if report.rows_in},
-        "warnings": [finding.to_json() for finding in shared_prompts(division)],
+        "warnings": [finding.to_json() for finding in (*index.warnings, *shared_prompts(division))],
     }
     write_json(folder / "report.json", report)
     rows.close()

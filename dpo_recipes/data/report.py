@@ -25,6 +25,9 @@ class SplitReport:
     truncated: dict[str, int] = field(default_factory=dict)
     """Pairs that were cut to `max_length`, by where: `prompt_start` or `completion_end`."""
     lengths: dict[str, dict[str, float]] = field(default_factory=dict)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """Each source's path, format, rows, and `unread`: columns that were not read, with the rows that have something in
+    them."""
     findings: list[dict[str, Any]] = field(default_factory=list)
 
     def drop(self, reason: str, where: str | None = None, count: int = 1) -> None:

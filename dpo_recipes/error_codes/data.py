@@ -99,6 +99,25 @@ CODES = {
         "A prompt or an answer is `null`, `None`, `nan`, `N/A`, `undefined` or the like. An error when all rows are",
         "so.",
     ),
+    "D440": entry(
+        "warning: images, videos or audio that the model never sees",
+        "A column such as `images` has something in it, or texts hold `<image>`. The model reads text alone, and would",
+        "learn to talk about pictures without seeing them.",
+    ),
+    "D441": entry(
+        "warning: a column that nobody reads",
+        "Its name says that the model should see it (`system_prompt`, `input`, `history`, `functions`), and the format",
+        "does not use it. Map it with `columns:`. A column that says nothing new is only listed in data_report.json.",
+    ),
+    "D442": entry(
+        "warning: a verdict that nobody reads",
+        "A column such as `winner`, `preference` or `label` may say which answer is better, or a score of the chosen",
+        "answer is lower than that of the rejected one, and the format does not look at it.",
+    ),
+    "D443": entry(
+        "warning: a dialogue inside a message",
+        "A text holds turns of `Human:` or `Assistant:`, and all of it would be trained on as words of one of them.",
+    ),
     "D490": entry(
         "warning: prompts on both sides",
         "Held-out prompts that are also in the training data measure memory, not skill.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dpo_recipes.data.inspect.lengths import worth_showing
@@ -114,6 +115,9 @@ def _steps(split: dict[str, Any]) -> Table:
     for reason, count in split["dropped"].items():
         rows.append([f"dropped: {reason}", format_count(count), ", ".join(split["examples"].get(reason, ()))])
     rows += [[f"cut: {part}", format_count(count), ""] for part, count in split["truncated"].items()]
+    for source in split["sources"]:
+        name = Path(source["path"]).name
+        rows += [[f"column not read: {c}", format_count(count), name] for c, count in source["unread"].items()]
     return Table("Rows, step by step", ["", "Rows", "The first of them"], rows, words=(2,))
 
 

@@ -1,0 +1,169 @@
+"""Columns that no format reads: listed in the report, and a warning where their names say that they matter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpo_recipes.data.column_use import kind_of, score_pairs
+from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
+from dpo_recipes.errors import Finding
+from dpo_recipes.recipe.schema.data import Data, Select, Source
+
+PAIR = {"prompt": "Name a tree.", "chosen": "The oak.", "rejected": "A tree is tall."}
+
+
+def _load(folder: Path, *rows: dict[str, Any], **fields: Any) -> PreferenceSplits:
+    path = folder / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return load_preferences(Data(train=[Source(path=str(path), **fields)]), seed=3)
+
+
+def _unread(splits: PreferenceSplits) -> dict[str, int]:
+    (source,) = splits.reports["train"].sources
+    return source["unread"]
+
+
+def _only(splits: PreferenceSplits) -> Finding:
+    (finding,) = splits.warnings
+    assert finding.severity == "warning"
+    return finding
+
+
+MISSED = [
+    ({"images": ["a.png"]}, "D440", "`images`", "`filter: is_null(images)`"),
+    ({"image": {"bytes": "x"}}, "D440", "`image`", "is_null(image)"),
+    ({"video_path": "a.mp4"}, "D440", "`video_path`", "is_null(video_path)"),
+    ({"Audio Files": ["a.wav"]}, "D440", "`Audio Files`", "is_null(`Audio Files`)"),
+    ({"prompt": "<image>What is it?"}, "D440", "`<image>`", "contains"),
+    ({"system_prompt": "Be kind."}, "D441", "`system_prompt`", "`columns: {system: system_prompt}`"),
+    ({"systemMessage": "Be kind."}, "D441", "`systemMessage`", "{system: systemMessage}"),
+    ({"functions": [{"name": "f"}]}, "D441", "`functions`", "{tools: functions}"),
+    ({"input": "Good morning"}, "D441", "`input`", r'`columns: {prompt: "{prompt}\n\n{input}"}`'),
+    ({"context": "In Peru."}, "D441", "`context`", "{context}"),
+    ({"history": [["Hi", "Hello."]]}, "D441", "`history`", "`alpaca` and `ms_swift_query`"),
+    ({"winner": "model_b"}, "D442", "`winner`", "`format: winner`"),
+    ({"preference": 2}, "D442", "`preference`", "{winner: preference,"),
+    ({"label": 0}, "D442", "`label`", "{winner: label,"),
+    ({"better_response_id": 1}, "D442", "`better_response_id`", "{winner: better_response_id,"),
+    ({"chosen_score": 1, "rejected_score": 2}, "D442", "`chosen_score` is lower than `rejected_score`", "filter"),
+    (
+        {"chosen-rating": "1.5", "rejected-rating": "2"},
+        "D442",
+        "`chosen-rating` is lower",
+        "`chosen-rating` > `rejected",
+    ),
+    ({"rating_chosen": 1, "rating_rejected": 4.5}, "D442", "`rating_chosen`", "rating_chosen > rating_rejected"),
+    ({"rewardChosen": -2, "rewardRejected": -1}, "D442", "`rewardChosen`", "rewardChosen > rewardRejected"),
+    ({"chosen": "The oak.\n\nHuman: Thanks."}, "D443", "`Human:`", "dahoas"),
+    ({"chosen": "Assistant: The oak."}, "D443", "`Assistant:`", "hh_rlhf"),
+]
+
+
+@pytest.mark.parametrize(("columns", "code", "named", "fix"), MISSED, ids=lambda value: str(value)[:40])
+def test_what_a_person_would_miss_is_a_warning(
+    tmp_path: Path, columns: dict[str, Any], code: str, named: str, fix: str
+) -> None:
+    empty = {name: None for name in columns if name not in PAIR}
+    finding = _only(_load(tmp_path, {**PAIR, **empty}, {**PAIR, **columns}, {**PAIR, **empty}, format="preference"))
+    assert (finding.code, named in finding.what, fix in (finding.fix or "")) == (code, True, True), finding.render()
+    assert finding.what.startswith("p.jsonl: ")
+    assert "1 of 3 rows" in finding.what
+    assert "the first is p.jsonl:2" in finding.what
+
+
+HARMLESS = [
+    {"id": 7, "source": "web", "dataset": "d", "split": "train", "lang": "en", "model": "m"},
+    {"images": [], "system_prompt": " ", "tools": None, "winner": None, "input": "", "history": [], "videos": {}},
+    {"messages": [{"role": "user", "content": "Name a tree."}, {"role": "assistant", "content": "The oak."}]},
+    {"instruction": "Name a tree.", "question": "tree", "system": "Name a"},
+    {"chosen_score": 2, "rejected_score": 1},
+    {"chosen_score": None, "rejected_score": 1},
+    {"chosen_rank": 1, "rejected_rank": 2, "chosen_length": 1, "rejected_length": 2},
+    {"image": False, "prompt_id": "x", "chosen_model": "m", "tool_calls_used": 3},
+]
+
+
+@pytest.mark.parametrize("columns", HARMLESS, ids=",".join)
+def test_a_harmless_column_is_listed_and_no_warning(tmp_path: Path, columns: dict[str, Any]) -> None:
+    splits = _load(tmp_path, {**PAIR, **columns})
+    assert splits.warnings == []
+    assert set(_unread(splits)) == set(columns) - {"tools", "system"}
+
+
+def test_the_report_counts_rows_with_something_in_a_column(tmp_path: Path) -> None:
+    splits = _load(
+        tmp_path, {**PAIR, "id": 1, "note": ""}, {**PAIR, "prompt": "Name a river.", "id": 2, "note": "n"}, PAIR
+    )
+    assert splits.reports["train"].sources == [
+        {"path": str(tmp_path / "p.jsonl"), "format": "preference", "rows": 3, "unread": {"id": 2, "note": 1}}
+    ]
+
+
+def test_columns_that_the_recipe_names_are_read(tmp_path: Path) -> None:
+    row = {"question": "Name a tree.", "more": {"input": "In Peru.", "label": 3}, "winner": "x", "lang": "en", **PAIR}
+    row.pop("prompt")
+    fields = {
+        "columns": {"prompt": "{question} {more.input}"},
+        "filter": "winner == 'x'",
+        "select": Select(top=1, by="more.label"),
+    }
+    splits = _load(tmp_path, row, **fields)
+    assert splits.warnings == []
+    assert _unread(splits) == {"lang": 1}
+
+
+def test_a_column_that_a_mapping_hides_or_that_its_format_does_not_use_is_not_read(tmp_path: Path) -> None:
+    splits = _load(tmp_path, {**PAIR, "question": "Name a river."}, columns={"prompt": "question"})
+    assert "`prompt` is not read" in _only(splits).what
+    talk = [{"role": "user", "content": "Hi"}]
+    row = {"input": {"messages": talk}, "asked": "Be kind."}
+    row |= {"preferred_output": [{"role": "assistant", "content": "a"}]}
+    row |= {"non_preferred_output": [{"role": "assistant", "content": "b"}]}
+    finding = _only(_load(tmp_path, row, columns={"system": "asked"}))
+    assert finding.code == "D441"
+    assert "`asked` is not read" in finding.what
+    assert "`openai` does not use it where `columns:` maps it to" in (finding.why or "")
+
+
+def test_a_column_counts_as_read_only_where_its_format_reads_it(tmp_path: Path) -> None:
+    rows = {"prompt": "Name a tree.", "question": "Name it in Latin.", "chosen": "a", "rejected": "b"}
+    assert "`question` is not read" in _only(_load(tmp_path, rows, format="chatml.default")).what
+    rows.pop("prompt")
+    assert _load(tmp_path, rows, format="chatml.default").warnings == []
+    own = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    splits = _load(tmp_path, {**PAIR, "prompt": own, "system": "Be kind."})
+    assert "`system` is not read" in _only(splits).what
+
+
+def test_a_cached_result_warns_as_the_first_one_did(tmp_path: Path) -> None:
+    first, again = (_load(tmp_path, {**PAIR, "images": ["a.png"]}) for _ in range(2))
+    assert (first.is_cached, again.is_cached) == (False, True)
+    assert again.warnings == first.warnings != []
+
+
+def test_rendered_texts_may_hold_turns(tmp_path: Path) -> None:
+    row = {**PAIR, "prompt": "Human: Hi\n\nAssistant:"}
+    assert _load(tmp_path, row, format="passthrough").warnings == []
+    assert _only(_load(tmp_path, row, format="preference")).code == "D443"
+
+
+def test_names_belong_to_kinds() -> None:
+    kinds = {
+        name: kind_of(name) for name in ("img", "sysPrompt", "SYSTEM", "Tool-Definitions", "queries", "dialog", "ids")
+    }
+    assert kinds == {
+        "img": "media",
+        "sysPrompt": "system",
+        "SYSTEM": "system",
+        "Tool-Definitions": "tools",
+        "queries": "content",
+        "dialog": "content",
+        "ids": None,
+    }
+    assert {name: kind_of(name) for name in kinds} == kinds
+    names = ("avg_rating_chosen", "score", "avg_rating_rejected", "chosen_score", "chosen", "rejected")
+    assert score_pairs(names) == [("avg_rating_chosen", "avg_rating_rejected")]
