@@ -16,6 +16,7 @@ import torch
 from sharing import METRICS, Trained, lora, make_model, make_pairs, recipe, train_ours, train_trls
 from tiny import recipe_text, write_pairs
 
+from dpo_recipes.engine.attention import KEYWORD
 from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
 from dpo_recipes.engine.prefix_trial import objection
 from dpo_recipes.errors import RunError
@@ -227,8 +228,8 @@ def _takes_no_keywords(model: Any) -> None:
     plain = attention.forward
 
     def forward(hidden_states: Any, position_embeddings: Any = None, attention_mask: Any = None, **known: Any) -> Any:
-        if known.keys() > {"position_ids", "past_key_values", "use_cache"}:
-            raise TypeError(f"unexpected {known.keys()}")
+        if KEYWORD in known:
+            raise TypeError(f"got an unexpected keyword argument '{KEYWORD}'")
         return plain(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask)
 
     attention.forward = forward
