@@ -1,4 +1,4 @@
-"""FSDP2's sharding of the policy, done before training would do it."""
+"""Shards the policy with FSDP2 before training would do it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 def shard_policy(trainer: Any) -> Any:
-    """The trainer's policy cut up among the processes, in place, as accelerate 1.15 does it when training begins, which
-    then finds it done. The reference pass goes through it: no process needs room for the whole model or for a second.
+    """Shard the trainer's policy in place, as accelerate 1.15 does at the start of training, which then skips it.
 
-    Trainable weights must have their precision by now, and the reference's be hashed.
+    The reference pass goes through the shards, so no process needs memory for the whole model or a second one.
+    Trainable weights must already have their precision, and the reference must already be hashed.
     """
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
     from torch.distributed.fsdp import FSDPModule
@@ -22,23 +22,23 @@ def shard_policy(trainer: Any) -> Any:
         return model
     plugin = accelerator.state.fsdp_plugin
     if plugin.mixed_precision_policy is not None:
-        # accelerate would also round log-probabilities and the sums of gradients to 16 bits.
+        # accelerate's defaults would round log-probabilities and sums of gradients to 16 bits.
         exact = replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None)
         plugin.mixed_precision_policy = exact
     sharded = fsdp2_prepare_model(accelerator, model)
     _gather_head(sharded)
-    # In its first forward pass FSDP sees which weights are trained and in what precision. The reference pass would show
-    # it an adapter that is switched off, and its 32-bit gradients would then not fit (torch 2.13).
+    # In its first forward pass FSDP records which weights are trained and in what precision. In the reference pass the
+    # adapter is switched off, and its 32-bit gradients would then not fit (torch 2.13).
     with torch.no_grad():
         sharded(input_ids=torch.zeros(1, 1, dtype=torch.long, device=accelerator.device))
     return sharded
 
 
 def _gather_head(model: Any) -> None:
-    """Have the LM head's weight gathered in time for TRL's head, which takes it without calling the module.
+    """Gather the LM head's weight in time for TRL's head, which reads it without calling the module.
 
-    TRL 1.16 would take the pieces together itself (`full_tensor`), and of the gradient each process would then keep its
-    own part instead of the mean over all. It shows where an adapter comes with a head that is trained whole.
+    TRL 1.16 would gather the shards itself (`full_tensor`), and each process would then keep only its own part of the
+    gradient instead of the mean over all. This matters if the head is trained whole beside an adapter.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -49,7 +49,7 @@ def _gather_head(model: Any) -> None:
 
 
 def reshard(model: Any) -> None:
-    """Bring all weights of a sharded model back into pieces, which are what an optimizer must be given.
+    """Shard all weights of a model again, because an optimizer must be given the shards.
 
     accelerate leaves the last norm and the LM head gathered after a forward pass.
     """

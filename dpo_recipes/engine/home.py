@@ -1,4 +1,4 @@
-"""Where several nodes keep what belongs to the run as a whole, when each of them has been given a run directory."""
+"""Chooses one run directory for the whole run if each of several nodes has been given its own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dpo_recipes.run_dir import RunDirectory, write_json
 
 
 def find_home(run: RunDirectory, processes: Processes, events: EventLog) -> RunDirectory:
-    """The one run directory for checkpoints, metrics, model and result: that which has checkpoints, else the first
-    process's. Of the nodes that run the same command on a common file system one finds the run to go on with, whichever
-    it is and whatever rank it is given.
+    """The run directory for checkpoints, metrics, model and result: the one that has checkpoints, else that of the
+    first process. If nodes run the same command on a shared file system, one of them finds the run to resume, whatever
+    its rank is.
 
-    Nodes without a common file system keep their own, and are told that nothing can be gone on with. Raises `RunError`
-    T618 where some do not see the checkpoints of another.
+    Nodes without a shared file system keep their own directories, and the run reports that it cannot be resumed. Raises
+    `RunError` T618 if some nodes cannot read the checkpoints of another.
     """
     told = processes.gather((str(run.path), any(newest_first(run.checkpoints))))
     begun = max((path for path, has_checkpoints in told if has_checkpoints), default=None)
@@ -25,10 +25,10 @@ def find_home(run: RunDirectory, processes: Processes, events: EventLog) -> RunD
     if not all(processes.gather(home.path.is_dir())):
         if begun:
             raise not_seen(home.path)
-        events.note("the nodes do not share `output_dir`: once it is stopped, this run cannot be gone on with")
+        events.note("the nodes do not share `output_dir`: if it is stopped, this run cannot be resumed")
         return run
     if home == run:
-        run.part_of.unlink(missing_ok=True)  # of an attempt that ended before the first checkpoint
+        run.part_of.unlink(missing_ok=True)  # from an attempt that ended before the first checkpoint
     elif processes.place.local_rank == 0:
         write_json(run.part_of, {"run": str(home.path)})
     return home

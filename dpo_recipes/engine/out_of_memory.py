@@ -1,4 +1,4 @@
-"""Training that goes on when memory runs out: from the last step, with a smaller micro-batch and the same step."""
+"""Resumes training after running out of memory, from the last step, with a smaller micro-batch and the same batch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dpo_recipes.launch.batch import divisors
 
 
 def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any:
-    """`trainer.train()`; where memory runs out and `adjusts` is set, again from the last step with the next smaller
-    micro-batch that keeps the effective batch, down to one pair. Then the error is raised as it came, and so is one of
-    the optimizer's: it has changed some weights and not others, and needs as much with the smallest micro-batch."""
+    """`trainer.train()`. If memory runs out and `adjusts` is set, it resumes from the last step with the next smaller
+    micro-batch that keeps the effective batch, down to one pair. After that the error is raised. An error in the
+    optimizer is always raised: it has changed only some weights, and needs as much memory with any micro-batch."""
     mark = StepMark(trainer)
     if adjusts:
         trainer.add_callback(mark)
@@ -36,15 +36,15 @@ def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any
             if smaller is None:
                 raise
             reason = str(error).strip().splitlines()[0]
-        # Outside of the handler: the exception holds the frames, and these hold the tensors.
+        # This is outside of the handler, because the exception holds the frames, and these hold the tensors.
         mark.restore()
         _set_aside(trainer)
         settings = smaller()
-        events.note(f"out of memory after step {trainer.state.global_step} ({reason}); going on with {settings}")
+        events.note(f"out of memory after step {trainer.state.global_step} ({reason}); resuming with {settings}")
 
 
 class StepMark(TrainerCallback):
-    """Remembers what the trainer had counted when a step began, so that a broken one leaves nothing in metrics."""
+    """Saves the trainer's counts at the start of a step, so that a failed step leaves nothing in the metrics."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -52,7 +52,7 @@ class StepMark(TrainerCallback):
         """None before the first step."""
         self.step = 0
         self.is_updating = False
-        """Whether the optimizer has begun a step that is not finished: weights are of neither before nor after."""
+        """Whether the optimizer is in the middle of a step, so that only some weights have changed."""
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -63,22 +63,22 @@ class StepMark(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The weights begin to change."""
+        """The optimizer starts to change the weights."""
         self.is_updating = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The step is whole."""
+        """The step is complete."""
         self.is_updating = False
 
     def restore(self) -> None:
-        """Forget what came after, unless the step was finished and memory ran out in an evaluation."""
+        """Restore the counts, unless the step was complete and memory ran out in an evaluation."""
         if self.counts is not None and self.trainer.state.global_step == self.step:
             put_back(self.trainer, self.counts)
 
 
 def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
-    """What gives a trainer the next smaller micro-batch with the same effective batch, and tells the settings for it;
-    none below one pair."""
+    """Set the next smaller micro-batch with the same effective batch, and return a description of it, or None if the
+    micro-batch is already one pair."""
     if trainer.max_tokens is not None:
         longest = int(pair_lengths(trainer.train_dataset).sum(axis=1).max())
         budget = max(longest, trainer.max_tokens // 2)
@@ -90,7 +90,7 @@ def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
 
 
 def _change_budget(trainer: Any, max_tokens: int) -> str:
-    # Under --fit one process is alone, and its reference and evaluations are divided as well.
+    # --fit adjusts only a single process, whose reference pass and evaluations are divided as well.
     trainer.max_tokens = trainer.prefix_sharing.max_tokens_per_pass = max_tokens
     return f"max_tokens_per_pass {max_tokens}"
 
@@ -106,13 +106,13 @@ def _change_size(trainer: Any, size: int) -> str:
 
 
 def _set_aside(trainer: Any) -> None:
-    """Write a checkpoint of the last whole step, none before the first, and free what the failed one had made."""
+    """Write a checkpoint of the last complete step, if there is one, and free the memory of the failed step."""
     trainer.model.zero_grad(set_to_none=True)
     if trainer.state.global_step:
         trainer.checkpoint_state.owe_evaluation(trainer.control.should_evaluate)
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.checkpoints.wait()
-        # By its name: a damaged one of a later step may lie there too.
+        # Chosen by name, because a damaged checkpoint of a later step may exist too.
         trainer.checkpoint_state.checkpoint = trainer.checkpoints.folder / f"{PREFIX}{trainer.state.global_step}"
     trainer.optimizer = trainer.lr_scheduler = None
     gc.collect()

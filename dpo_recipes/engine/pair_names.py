@@ -1,4 +1,4 @@
-"""Which pair an error is about, in words that lead to it in the data."""
+"""Names the pair that an error is about, so that a person can find it in the data."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 Locate = Callable[[str, int], str]
-"""Of a split and the place of one of its rows, where that row stands in its source: `pairs.jsonl:12`."""
+"""The place in its source, such as `pairs.jsonl:12`, of a row, given by split and index."""
 
 
 def name_pair(pairs: Any, index: int, split: str, locate: Locate | None = None) -> str:
-    """A pair by its source's name and line; by its number in the order of training where nobody knows these."""
+    """A pair by its source's name and line, or by its number in the order of training if these are unknown."""
     row = pairs[index].get("row")
     if row is None or locate is None:
         return f"pair {index} of `{split}`"

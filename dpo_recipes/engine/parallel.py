@@ -1,4 +1,4 @@
-"""What a TRL trainer needs so that several processes take the steps of one."""
+"""Makes several processes of a TRL trainer take the steps of a single one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dpo_recipes.engine.rounds import (
 
 
 class ParallelBatches:
-    """Before a TRL trainer in the bases of a class: batches come in rounds (engine/rounds.py), and each loss counts as
-    its round says. With one process nothing is changed.
+    """A mixin before a TRL trainer: batches come in rounds (engine/rounds.py), and each loss has the weight of its
+    round. With one process nothing is changed.
 
     `_get_dataloader` and `_get_collator_with_removed_columns` are private in transformers 5.23, as are the attributes
     of accelerate 1.15's BatchSamplerShard that are set; transformers sets the same for its BatchRebalanceSampler.
@@ -25,7 +25,7 @@ class ParallelBatches:
 
     processes: Processes = ALONE
     round: Any = None
-    """Of the batch that was computed last, a `Round` or a `token_batches.Pass`; none where nothing is dealt."""
+    """The `Round` or `token_batches.Pass` of the batch that was computed last, or None with one process."""
     accelerator: Any
     args: Any
     data_collator: Any
@@ -33,17 +33,17 @@ class ParallelBatches:
     _metrics: dict[str, dict[str, list[float]]]
 
     def deal_batches(self) -> None:
-        """Have results gathered by what each process really holds."""
+        """Gather results by the number of rows that each process really has."""
         if self.processes.count > 1:
-            # Not with accelerate's own `gather_for_metrics`: where a data loader has given its last batch, which the
-            # trainer fetches ahead, that cuts what it takes for rows to fill up with. Here there are none.
+            # accelerate's own `gather_for_metrics` is not used: once a data loader has given its last batch, which the
+            # trainer prefetches, it cuts rows that it takes for duplicates. Here there are none.
             gather = self.accelerator.gather
             self.accelerator.gather = lambda tensor: self._gather(tensor, gather, of_means=True)
             self.accelerator.gather_for_metrics = lambda tensor, *_, **__: self._gather(tensor, gather)
             self.gather_function = self.accelerator.gather_for_metrics
 
     def compute_loss(self: Any, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
-        """The loss of a batch, weighted where an epoch's last step is not full."""
+        """The loss of a batch, weighted if the last step of an epoch is not full."""
         self.round = inputs.pop(ROUND, None)
         loss = super().compute_loss(model, inputs, *rest, **more)  # type: ignore[misc]
         if self.round is None:
@@ -52,9 +52,9 @@ class ParallelBatches:
         return loss * self.round.weight_of(self.processes.place.rank) if self.model.training else loss
 
     def _count_each_batch(self, mode: str, num_batches: int) -> None:
-        """TRL averages its metrics over calls: those of a round stand for as many micro-batches as it has."""
+        """TRL averages its metrics over calls. The metrics of a round count once for each of its micro-batches."""
         for name, values in self._metrics[mode].items():
-            if name != "num_tokens":  # a sum, which stands there once
+            if name != "num_tokens":  # a sum, which is recorded once
                 values.extend([values[-1]] * (num_batches - 1))
 
     def _get_dataloader(self: Any, dataset: Any, description: str, batch_size: int, *rest: Any, **more: Any) -> Any:
@@ -65,12 +65,12 @@ class ParallelBatches:
         loader = self._load(rows, RoundCollator(self.data_collator), description, batch_size, *rest, **more)
         shard = loader.batch_sampler
         shard.batch_sampler = BatchesOfRank(shard.batch_sampler, rounds, self.processes.place.rank)
-        # It hands on what it gets: the batches below are this process's already.
+        # It passes batches on unchanged: those below already belong to this process.
         shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
 
     def _load(self: Any, rows: Any, collator: Any, *rest: Any, **more: Any) -> Any:
-        """The trainer's own data loader of rows that carry a mark, which the collator takes out."""
+        """The trainer's own data loader, whose rows carry their round, which the collator removes."""
         own, self.data_collator = self.data_collator, collator
         try:
             return super()._get_dataloader(rows, *rest, **more)  # type: ignore[misc]
@@ -81,8 +81,8 @@ class ParallelBatches:
         return data_collator  # the columns are removed from the dataset below
 
     def _gather(self, tensor: Any, gather: Any, *, of_means: bool = False) -> Any:
-        """What all processes hold. `of_means` says that a mean is taken of it, which one process would take of each of
-        its micro-batches: rows of a short one weigh more."""
+        """The values of all processes. `of_means` says that the caller takes their mean. A single process would take
+        the mean of each micro-batch, so rows of a short one weigh more."""
         if self.round is None or self.round.is_even:
             return gather(tensor)
         rank = self.processes.place.rank

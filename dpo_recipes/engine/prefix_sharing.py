@@ -1,9 +1,9 @@
 """Each distinct token of a preference batch goes through the model once.
 
 A preference batch holds every prompt twice, before the chosen and before the rejected answer, and pads all rows to the
-longest. Here the forward of the model's backbone (the model without its head) is wrapped: the padded batch is packed
-into one row of distinct tokens, computed, and its hidden states are laid out as the trainer expects them. The trainer
-with its losses, metrics and head sees no difference. docs/adr/0011-prefix-sharing.md has the reasons.
+longest. This module wraps the forward of the model's backbone (the model without its head): the padded batch is packed
+into one row of distinct tokens, computed, and its hidden states are laid out as the trainer expects them. The trainer,
+its losses, metrics and head stay unchanged. docs/adr/0011-prefix-sharing.md has the reasons.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ from dpo_recipes.errors import RunError
 Mode = Literal["auto", "on", "off"]
 
 WORTH_PACKING = 0.97
-"""Above this share of distinct positions a batch is computed padded: packing would cost what it saves."""
+"""Above this share of distinct positions a batch is computed padded: packing would cost more than it saves."""
 
 _PLAIN_ARGUMENTS = {"input_ids", "attention_mask", "use_cache", "return_dict"}
-"""A batch that is computed with any other argument that is set goes the plain way."""
+"""A batch with any other argument that is set is computed padded."""
 
 
 def is_worth_packing(distinct: int, padded: int) -> bool:
-    """Whether a batch of so many distinct tokens is computed in packed rows rather than padded ones."""
+    """Whether a batch with this number of distinct tokens is computed in packed rows rather than padded ones."""
     return 0 < distinct <= WORTH_PACKING * padded
 
 
 @dataclass
 class Positions:
-    """How many positions went through the backbone, and how many would have without sharing."""
+    """The number of positions that went through the backbone, and the number without sharing."""
 
     batches: int = 0
     packed_batches: int = 0
     padded: int = 0
-    """Positions of the padded batches, which is what a trainer without sharing computes."""
+    """Positions of the padded batches, which a trainer without sharing computes."""
     distinct: int = 0
-    """Tokens of all pairs, with what a pair's rows share counted once."""
+    """Tokens of all pairs, with the shared prefix of a pair's rows counted once."""
     computed: int = 0
-    """What was computed: distinct tokens of packed batches, of others all positions, or those of their groups."""
+    """Computed positions: the distinct tokens of packed batches, all positions or those of the groups of others."""
 
     @property
     def share_saved(self) -> float:
-        """The share of padded positions that was not computed; 0 before the first batch."""
+        """The share of padded positions that were not computed; 0 before the first batch."""
         return 1 - self.computed / self.padded if self.padded else 0.0
 
     def count(self, lengths: PairLengths, *, packed: bool, computed: int | None = None) -> None:
-        """Add a batch; `computed` are the positions of one that was neither packed nor computed whole."""
+        """Add a batch. `computed` are the positions of a batch that was divided into groups without packing."""
         distinct = sum(lengths.distinct)
         self.batches += 1
         self.packed_batches += packed
@@ -75,7 +75,7 @@ class Positions:
 
 @dataclass
 class PrefixSharing:
-    """Prefix sharing on one model: what was decided, and what it came to."""
+    """Prefix sharing on one model: whether it is used, and what it saved."""
 
     backbone: Any
     plain: Any
@@ -83,25 +83,25 @@ class PrefixSharing:
     mode: Mode
     max_tokens_per_pass: int | None = None
     refusal: str | None = None
-    """Why the model is computed the plain way; none while nothing speaks against sharing."""
+    """Why the model is computed with padded rows, or None while sharing is possible."""
     exception: str | None = None
-    """What the first batch was like that could not be packed though the model can; none where all could."""
+    """Why the first batch that could not be packed, although the model supports it, could not; None if all could."""
     tell: Callable[[str], None] = lambda text: None
-    """Called once with the words for an exception."""
+    """Called once with the message about the first such batch."""
     is_proven: bool = False
     """Whether a trial batch gave the same hidden states both ways, on this device and in this precision."""
     trained: Positions = field(default_factory=Positions)
-    """Of batches that are learned from."""
+    """Positions of training batches."""
     measured: Positions = field(default_factory=Positions)
-    """Of all others: the reference pass and evaluations."""
+    """Positions of all other batches: the reference pass and evaluations."""
 
     @property
     def is_active(self) -> bool:
-        """Whether batches are packed where that pays."""
+        """Whether batches are packed when that saves positions."""
         return self.mode != "off" and self.refusal is None
 
     def describe(self) -> str:
-        """What is in force, in words."""
+        """A description of what is used."""
         if self.mode == "off":
             return "off"
         if self.refusal:
@@ -114,14 +114,16 @@ class PrefixSharing:
         return f"batches were computed the plain way where {self.exception}"
 
     def remove(self) -> None:
-        """Give the backbone its own forward back."""
+        """Restore the backbone's own forward."""
         self.backbone.__dict__.pop("forward", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The backbone's forward as the model calls it."""
-        if len(args) == 1 and "input_ids" not in kwargs:  # as a classification head calls it, which is a reward model's
+        """The forward that the model calls in place of the backbone's."""
+        if (
+            len(args) == 1 and "input_ids" not in kwargs
+        ):  # a classification head, as of a reward model, passes the ids by position
             args, kwargs = (), {"input_ids": args[0], **kwargs}
-        # What a trainer's batch is told by; any other call is a step of generation, for example.
+        # These arguments identify a trainer's batch; any other call is, for example, a step of generation.
         if args or "input_ids" not in kwargs or kwargs.get("use_cache") is not False:
             return self.plain(*args, **kwargs)
         lengths = measure_pairs(kwargs["input_ids"], kwargs.get("attention_mask"))
@@ -132,7 +134,7 @@ class PrefixSharing:
         if packs:
             positions.count(lengths, packed=True)
             return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
-        # What else is asked for, such as a mean over experts, is of the whole batch.
+        # Other requested outputs, such as a mean over experts, concern the whole batch.
         groups = divide_padded(lengths, None if _asked_for(kwargs) else self.max_tokens_per_pass)
         if len(groups) == 1:
             positions.count(lengths, packed=False)
@@ -141,8 +143,9 @@ class PrefixSharing:
         return forward_padded(self.plain, kwargs, lengths, groups)
 
     def _packs(self, kwargs: dict[str, Any], lengths: PairLengths | None) -> bool:
-        """Whether a batch is packed; where one cannot be, the reason is kept. Raises `RunError` T606 for that, and for
-        a trial that fails, where the mode is `on`."""
+        """Whether a batch is packed. Records the reason if it cannot be.
+
+        With the mode `on`, raises `RunError` T606 for that and for a failed trial."""
         if not self.is_active:
             return False
         if asked := _asked_for(kwargs):
@@ -160,15 +163,16 @@ class PrefixSharing:
             self.exception = why
             if self.mode == "on":
                 raise refused(why, whose="a batch")
-            self.tell(f"prefixes are not shared in all batches: {self._describe_exception()}")
+            self.tell(f"prefixes are not shared in every batch: {self._describe_exception()}")
 
     def prove(self) -> None:
-        """Have the trial now, with the model where it is, not before the first batch. Raises `RunError` T606."""
+        """Run the trial now, on the model's present device, instead of before the first batch. Raises `RunError`
+        T606."""
         if self.is_active:
             self._prove(next(self.backbone.parameters()).device)
 
     def _prove(self, device: torch.device) -> None:
-        """Compute a trial batch both ways, once. Raises `RunError` T606 where they differ and the mode is `on`."""
+        """Compute a trial batch both ways, once. Raises `RunError` T606 if they differ and the mode is `on`."""
         if self.is_proven:
             return
         self.is_proven = True
@@ -178,9 +182,9 @@ class PrefixSharing:
 
 
 def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = None) -> PrefixSharing:
-    """Wrap the forward of the model's backbone; `model` may carry an adapter already or get one later.
+    """Wrap the forward of the model's backbone; `model` may have an adapter already or get one later.
 
-    Raises `RunError` T606 where the mode is `on` and the model's configuration speaks against it.
+    Raises `RunError` T606 if the mode is `on` and the model's configuration rules it out.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = base.base_model
@@ -189,31 +193,31 @@ def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = Non
         raise refused(sharing.refusal)
     if sharing.is_active:
         register()
-    backbone.forward = sharing.forward  # which counts batches that are not shared as well
+    backbone.forward = sharing.forward  # the wrapper also counts batches that are not shared
     return sharing
 
 
 def _asked_for(kwargs: dict[str, Any]) -> list[str]:
-    """What a batch is to give beside its hidden states."""
+    """The outputs that a batch requests beside its hidden states."""
     others = (name for name in kwargs if name not in _PLAIN_ARGUMENTS)
     return [f"`{name}`" for name in others if kwargs[name] is not None and kwargs[name] is not False]
 
 
 def refused(why: str, whose: str = "this model") -> RunError:
-    """The error for `training.prefix_sharing: on` with a model that cannot, or with a batch."""
+    """The error for `training.prefix_sharing: on` with a model or a batch that does not support it."""
     return RunError.of(
         "T606",
         f"`training.prefix_sharing` is on, but {whose} cannot be computed that way",
         why=why,
-        fix="write `prefix_sharing: auto`, which then computes it the plain way and says so",
+        fix="write `prefix_sharing: auto`, which then computes padded rows and says so",
     )
 
 
 def check_longest_pair(
     datasets: dict[str, Any], max_tokens: int | None, *, shares: bool, locate: Locate | None = None
 ) -> None:
-    """Raise `RunError` T607 where a pair does not fit into one pass: with its prompt counted once where that is shared
-    and anything is saved by it, else with both rows as long as the longer one."""
+    """Raise `RunError` T607 if a pair does not fit into one pass. Its prompt counts once if sharing it saves positions;
+    otherwise both rows count with the length of the longer one."""
     if max_tokens is None:
         return
     for split, pairs in datasets.items():

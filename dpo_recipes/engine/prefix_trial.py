@@ -1,4 +1,4 @@
-"""Whether a model can be computed in packed rows: what its configuration says, and a trial on the model itself."""
+"""Decides whether a model can be computed in packed rows, from its configuration and by a trial on the model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dpo_recipes.engine.attention import STANDS_IN_FOR, UnsupportedAttentionErro
 from dpo_recipes.engine.packing import measure_pairs, pack
 
 _OTHER_STATE = ("linear_attention", "chunked_attention", "mamba", "recurrent", "conv")
-"""Kinds of layers, as `layer_types` of transformers 5.23's configurations names them, whose tokens do not meet their
-past by causal attention alone."""
+"""Kinds of layers in the `layer_types` of transformers 5.23's configurations whose tokens depend on earlier ones not by
+causal attention alone."""
 _CHOOSES_KEYS = ("sparse", "compressed", "indexed")
-"""Kinds of layers, named there too, whose queries look at some of the keys before them, which they learn to choose.
-Within the few tokens of the trial they look at all."""
+"""Kinds of layers whose queries attend to a learned selection of earlier keys. Within the few tokens of the trial they
+attend to all, so the trial cannot detect them."""
 _HOW_MANY_KEYS = ("index_topk", "sparse_topk")
-"""What settings of such attention begin with, also where all layers have it and no kind is named."""
+"""Prefixes of the settings of such attention, for models in which all layers have it and no kind is named."""
 _TRIAL_ROWS = ((9, 4, 7), (5, 12, 1), (0, 3, 6))
 """Lengths of prefix, chosen and rejected tail of the trial's pairs."""
 _TOLERANCE = {32: 1e-4, 16: 5e-2}
-"""Largest accepted ‖packed - plain‖ / ‖plain‖ by the bits of the precision computed in: rounding stays some ten times
-below, and a mask or a position that is wrong makes it some tenths."""
+"""Largest accepted ‖packed - plain‖ / ‖plain‖ by the bits of the precision. Rounding is about ten times smaller, and a
+wrong mask or position gives some tenths."""
 
 
 def objection(model: Any) -> str | None:
-    """What in a model's configuration speaks against packed rows; none where the trial shall decide."""
+    """Why a model's configuration rules out packed rows, or None if the trial must decide."""
     config = model.config.get_text_config()
     attention = config._attn_implementation
     if attention not in STANDS_IN_FOR:
@@ -41,7 +41,7 @@ def objection(model: Any) -> str | None:
     chosen = [name for name, value in vars(config).items() if name.startswith(_HOW_MANY_KEYS) and value]
     if chosen:
         return f"its attention looks at chosen tokens alone (`{chosen[0]}`)"
-    # What TRL 1.16's trainers decide by whether they ask for it.
+    # TRL 1.16's trainers request the balancing loss if this is set.
     if hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0.0) != 0.0:
         return "its balancing loss over the experts (`router_aux_loss_coef`) is a mean over all positions"
     if getattr(config, "is_encoder_decoder", False):
@@ -51,7 +51,7 @@ def objection(model: Any) -> str | None:
 
 @torch.no_grad()
 def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
-    """Why packed rows do not give what padded rows give; none where they do."""
+    """Why packed rows give other hidden states than padded rows, or None if they agree."""
     ids, mask = _trial_batch(backbone.config.get_text_config().vocab_size, device)
     lengths = measure_pairs(ids, mask)
     assert lengths is not None
@@ -61,7 +61,7 @@ def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
     for module in training:
         module.training = False
     try:
-        # A model that cannot be computed at all fails here, as it would without sharing.
+        # A model that fails in any case fails here, as it would without sharing.
         padded = plain(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         try:
             packed = packing.scatter(compute_packed(plain, ids, packing).last_hidden_state)
@@ -69,8 +69,8 @@ def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
             raise
         except UnsupportedAttentionError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 - a model's code raises what it likes; the plain way stays open
-            words = " ".join(str(error).split()) or "without a word"
+        except Exception as error:  # noqa: BLE001 - a model's code may raise anything; padded rows still work
+            words = " ".join(str(error).split()) or "without a message"
             return f"its layers do not take a packed row ({type(error).__name__}: {words[:200]})"
     finally:
         for module in training:
@@ -80,7 +80,7 @@ def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
         return windows
     real = mask.bool()
     if not padded[real].isfinite().all():
-        return "its hidden states are no finite numbers in padded rows either, so that nothing can be compared"
+        return "its hidden states are not finite in padded rows either, so there is nothing to compare"
     apart = (padded[real].float() - packed[real].float()).norm() / padded[real].float().norm()
     if apart <= _TOLERANCE[_bits(backbone, device)]:
         return None
@@ -88,7 +88,7 @@ def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
 
 
 def _bits(backbone: Any, device: torch.device) -> int:
-    """Bits of the lowest precision that the backbone computes in. Quantized bases round as coarsely as 16 do."""
+    """Bits of the lowest precision in which the backbone computes. Quantized bases round as coarsely as 16 bits."""
     if getattr(backbone.config, "quantization_config", None) is not None:
         return 16
     lowered = [torch.get_autocast_dtype(device.type)] if torch.is_autocast_enabled(device.type) else []
@@ -96,18 +96,18 @@ def _bits(backbone: Any, device: torch.device) -> int:
 
 
 def _missing_windows(config: Any, seen: list[int | None]) -> str | None:
-    """The trial is shorter than most windows, so that a window which does not reach attention is looked for here."""
+    """A message about a sliding window that does not reach attention. The trial is too short to detect that."""
     window = getattr(config, "sliding_window", None)
     if window is None or getattr(config, "use_sliding_window", True) is False:
         return None
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * len(seen)
     if seen == [window if kind == "sliding_attention" else None for kind in kinds]:
         return None
-    return f"its layers do not tell attention about the sliding window of {window} tokens"
+    return f"its layers do not pass the sliding window of {window} tokens to attention"
 
 
 def _trial_batch(num_ids: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, [2B, L], of pairs that are there to be told apart; the same in every process."""
+    """Ids and mask, [2B, L], of the trial's pairs; the same in every process."""
     draw = torch.Generator().manual_seed(0)
     chosen_rows: list[torch.Tensor] = []
     rejected_rows: list[torch.Tensor] = []

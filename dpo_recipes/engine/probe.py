@@ -1,4 +1,4 @@
-"""The largest micro-batch first: what does not fit fails before anything has been trained, not after an hour."""
+"""Tries the largest micro-batch first, so that a job that does not fit fails before anything has been trained."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dpo_recipes.events import EventLog
 
 
 class ProbeCallback(TrainerCallback):
-    """Computes one forward and backward pass on the largest micro-batch before the first step, and forgets it.
+    """Computes one forward and backward pass on the largest micro-batch before the first step, and discards it.
 
-    Gradients of earlier micro-batches and the optimizer's state are there later, and not yet: room for them is held
-    while the pass runs.
+    Gradients of earlier micro-batches and the optimizer state do not exist yet. Memory for them is reserved while the
+    pass runs.
     """
 
     def __init__(self, pairs: Any, reserve_bytes: int, events: EventLog) -> None:
@@ -31,9 +31,9 @@ class ProbeCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Have the trial. Out of memory is raised as torch raises it."""
+        """Run the trial. An out-of-memory error is raised as torch raises it."""
         if state.global_step or self.trainer is None or self.trainer.is_deepspeed_enabled:
-            return  # DeepSpeed counts passes, and would take this one for a part of the first step
+            return  # DeepSpeed counts passes, and would count this one as part of the first step
         batch = largest_batch(self.trainer, self.pairs, args.per_device_train_batch_size)
         with torch.random.fork_rng(enabled=True, devices=cuda_devices()):
             held = torch.empty(self.reserve_bytes, dtype=torch.uint8, device=args.device)

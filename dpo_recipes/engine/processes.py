@@ -1,4 +1,4 @@
-"""The processes of one run: how they come together, agree and wait, and whether they are what was asked for."""
+"""The processes of one run: they join a group, agree and wait, and verify that they are what was requested."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _NO_OTHERS = Place()
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run as one of them sees them. Alone, every question is answered at once."""
+    """The group of processes of a run, seen from one of them. With one process no call communicates."""
 
     place: Place = _NO_OTHERS
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes results."""
+        """Whether this is the process that writes results."""
         return self.place.is_main
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of processes."""
         return self.place.num_processes
 
     def wait(self) -> None:
-        """Return when all have come here."""
+        """Return when all processes have called this."""
         self.total([0.0])
 
     def total(self, numbers: Sequence[float]) -> list[float]:
@@ -50,11 +50,11 @@ class Processes:
         return self._reduce(numbers, distributed.ReduceOp.MAX)
 
     def any(self, flag: bool) -> bool:
-        """Whether one of them says so; all get the same answer."""
+        """Whether `mine` is true in any process; the answer is the same in all."""
         return bool(self.highest([float(flag)])[0])
 
     def gather(self, value: Any) -> list[Any]:
-        """The plain value of each process, in their order."""
+        """The plain value of each process, in the order of ranks."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -71,7 +71,7 @@ class Processes:
 
     @contextmanager
     def one_first(self) -> Iterator[None]:
-        """Let the first process of each machine do something before the others, which then find what it left."""
+        """Let the first process of each machine run the block before the others, which then find its results."""
         if self.place.local_rank != 0:
             self.wait()
         yield
@@ -82,26 +82,26 @@ class Processes:
         if self.count == 1:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        distributed.all_reduce(tensor, op=operation)  # on the CPU, for which gloo stands ready beside NCCL
+        distributed.all_reduce(tensor, op=operation)  # on the CPU, for which the group has gloo beside NCCL
         return tensor.tolist()
 
 
 ALONE = Processes()
-"""One process that nobody has started together with others."""
+"""A single process that was not started together with others."""
 
 
 def join(place: Place, recipe: Recipe, expected: int) -> Processes:
-    """Bring this process together with the others; accelerate and DeepSpeed then use the same group.
+    """Join the process group, which accelerate and DeepSpeed then use too.
 
     Raises `RunError` M507 (no GPU for this process), T620 (another number of processes than the run is planned for)
-    and T621 (what they shall share cannot be shared on this device).
+    and T621 (the strategy does not work on this device).
     """
     if place.num_processes != expected:
         raise RunError.of(
             "T620",
             f"the run is planned for {expected} processes, and {place.num_processes} were started",
-            why="each would compute another part of a step than was meant",
-            fix="use the command that stands in plan.json, or plan the run anew with `--num-processes`",
+            why="each process would compute another part of a step than planned",
+            fix="use the command in plan.json, or plan the run again with `--num-processes`",
         )
     device = choose_device(recipe.hardware.device)
     _check_device(device, place, recipe.launch.strategy)
@@ -117,7 +117,7 @@ def join(place: Place, recipe: Recipe, expected: int) -> Processes:
 
 
 def leave(processes: Processes) -> None:
-    """Part from the others."""
+    """Leave the process group."""
     if processes.place.is_joined and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -147,16 +147,16 @@ def _check_device(device: str, place: Place, strategy: str) -> None:
 
 
 def check_wrapped(model: Any, strategy: str, num_processes: int, num_joined: int) -> None:
-    """Raise `RunError` T620 or T621 where the trainer has not spread the model as was asked for.
+    """Raise `RunError` T620 or T621 if the trainer has not distributed the model as requested.
 
-    Libraries fall back without a word: accelerate 1.15 makes plain DDP of FSDP on a CPU, and several processes that it
-    does not recognise as such train the same model beside one another.
+    Libraries fall back silently: accelerate 1.15 turns FSDP on a CPU into plain DDP, and processes that it does not
+    recognize as a group each train the model alone.
     """
     if num_joined != num_processes:
         raise RunError.of(
             "T620",
             f"{num_processes} processes were started, but the trainer counts {num_joined}",
-            why="they would train beside one another and write the same files",
+            why="each would train alone, and all would write the same files",
             fix="this is a fault of the setup: report it with run.log and environment.json",
         )
     wanted, found = expected_class(strategy, num_processes), type(model).__name__
@@ -164,14 +164,14 @@ def check_wrapped(model: Any, strategy: str, num_processes: int, num_joined: int
         return
     raise RunError.of(
         "T621",
-        f"`strategy: {strategy}` is not in force: the model is a {found}, not a {wanted}",
-        why="the libraries have fallen back to something else without saying so",
-        fix="take `strategy: ddp`, or a device that can do it (docs/launch.md)",
+        f"`strategy: {strategy}` is not in effect: the model is a {found}, not a {wanted}",
+        why="the libraries have silently fallen back to something else",
+        fix="use `strategy: ddp`, or a device that supports the strategy (docs/launch.md)",
     )
 
 
 def expected_class(strategy: str, num_processes: int) -> str | None:
-    """The class that the trainer's model must be of; none where it is not wrapped."""
+    """The class that the trainer's model must have, or None if it is not wrapped."""
     if strategy == "ddp":
         return "DistributedDataParallel" if num_processes > 1 else None
     return "FSDPModule" if strategy == "fsdp" else "DeepSpeedEngine"

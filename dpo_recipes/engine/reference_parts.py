@@ -1,4 +1,4 @@
-"""What a reference pass has computed so far, kept while it is going on: one that was ended goes on from there."""
+"""Saves the results of a reference pass while it runs, so that an interrupted pass can be resumed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Logps:
 
     def __init__(self, num_pairs: int) -> None:
         self.values = np.zeros((2, num_pairs), dtype=np.float32)
-        """[2, pairs]: of the chosen and the rejected answers, in nats; 0 where not known."""
+        """[2, pairs]: of the chosen and the rejected answers, in nats; 0 where unknown."""
         self.is_known = np.zeros(num_pairs, dtype=bool)
         """[pairs]."""
 
     def add(self, pairs: Sequence[int], values: np.ndarray) -> None:
-        """Put in the values, [2, n], of n pairs."""
+        """Set the values, [2, n], of n pairs."""
         self.values[:, pairs] = values
         self.is_known[pairs] = True
 
@@ -41,20 +41,20 @@ class Logps:
 class ReferenceParts:
     """The files of one pass, one for each process, in a folder beside the cache's entries.
 
-    They are a few bytes a pair. What cannot be read or written is computed again, and nobody is troubled with it.
+    They take a few bytes for each pair. What cannot be read or written is silently computed again.
     """
 
     def __init__(self, key: str, rank: int) -> None:
         self._folder = cache_folder() / "reference" / f"{key}.parts"
-        # A name that no other attempt has: of several runs with the same pass none may undo what another has kept.
+        # The name is unique to this attempt, because runs with the same pass must not overwrite each other's results.
         self._path = self._folder / f"{rank}-{secrets.token_hex(4)}{_SUFFIX}"
         self._kept_at = time.monotonic()
 
     def read(self, num_pairs: int) -> Logps:
-        """What all processes of an earlier attempt have left, however many there were."""
+        """The results of all processes of earlier attempts, of any number."""
         found = Logps(num_pairs)
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            # A zip file: a piece that is missing or damaged does not pass its checksums.
+            # The file is a zip: missing or damaged parts fail its checksums.
             with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 part = _load(path)
                 (pairs,) = part["is_known"].nonzero()
@@ -62,12 +62,12 @@ class ReferenceParts:
         return found
 
     def keep(self, logps: Logps) -> None:
-        """Write what is known once a minute."""
+        """Write the results once a minute."""
         if time.monotonic() - self._kept_at >= _KEPT_EVERY_S:
             self.write(logps)
 
     def write(self, logps: Logps) -> None:
-        """Write what is known, in the place of what this process has written before."""
+        """Write the results, replacing the earlier file of this process."""
         aside = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -77,5 +77,5 @@ class ReferenceParts:
         self._kept_at = time.monotonic()
 
     def remove(self) -> None:
-        """The pass is whole: its parts are needed no more."""
+        """Remove the parts after the pass is complete."""
         shutil.rmtree(self._folder, ignore_errors=True)

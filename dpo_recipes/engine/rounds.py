@@ -1,9 +1,9 @@
-"""Which pairs each of several processes computes, so that every optimizer step is the one that a single process takes.
+"""Decides which pairs each process computes, so that every optimizer step equals the one of a single process.
 
-One process takes the micro-batches of an epoch in turn. Several take them in rounds: in round k, process r computes
-micro-batch k·W + r. At the end of an epoch some have none left, or a shorter one. accelerate 1.15 would fill up with
-pairs from the epoch's start, which then count twice; here a process without a micro-batch computes a pair that counts
-for nothing, so that all take part in every exchange, and the others count for more.
+One process takes the micro-batches of an epoch in turn. Several processes take them in rounds: in round k, process r
+computes micro-batch k·W + r. At the end of an epoch some have no micro-batch, or a shorter one. accelerate 1.15 would
+fill up with pairs from the start of the epoch, which then count twice. Here a process without a micro-batch computes a
+pair with weight zero, so that all processes take part in every exchange, and the others get a higher weight.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Round:
     """One micro-batch of each process."""
 
     sizes: tuple[int, ...]
-    """Pairs of each process; 0 where one has none and computes a pair for form's sake."""
+    """Pairs of each process; 0 for a process that computes a pair with weight zero."""
     weight: float = 1.0
-    """By what a process's loss is multiplied, so that the step's mean over micro-batches is that of one process."""
+    """The factor of a process's loss with which the step's mean over micro-batches equals that of one process."""
 
     @property
     def is_even(self) -> bool:
@@ -36,11 +36,11 @@ class Round:
 
     @property
     def num_batches(self) -> int:
-        """Micro-batches in it."""
+        """The number of micro-batches in it."""
         return sum(size > 0 for size in self.sizes)
 
     def row_weight(self, rank: int) -> float:
-        """By what a process's rows are multiplied, so that the mean over all rows is the mean of the micro-batches'."""
+        """The factor of a process's rows with which the mean over all rows equals the mean of the micro-batches."""
         return sum(self.sizes) / (self.num_batches * max(1, self.sizes[rank]))
 
     def weight_of(self, rank: int) -> float:
@@ -85,13 +85,13 @@ class Rounds:
 
 
 class Indices(list[int]):
-    """The pairs of one process's micro-batch, which know their round."""
+    """The pairs of one process's micro-batch, with their round."""
 
     round: Round
 
 
 class BatchesOfRank:
-    """The micro-batches of one process, from a sampler of those of all; in the place of accelerate's own."""
+    """The micro-batches of one process, from a sampler of those of all. It replaces accelerate's own."""
 
     drop_last = False
 
@@ -103,7 +103,7 @@ class BatchesOfRank:
 
     @property
     def sampler(self) -> Any:
-        """Where accelerate and transformers set the epoch, which decides about the order."""
+        """The sampler on which accelerate and transformers set the epoch, which determines the order."""
         return self.batches.sampler
 
     @sampler.setter
@@ -118,7 +118,7 @@ class BatchesOfRank:
 
 
 def deal(batches: Iterable[list[int]], rounds: Rounds, rank: int) -> Iterator[Indices]:
-    """The micro-batches of one process, a stand-in of one pair where it has none."""
+    """The micro-batches of one process, with a single pair of weight zero if it has none."""
     all_batches = iter(batches)
     for number in range(len(rounds)):
         of_round = [batch for _, batch in zip(range(rounds.num_processes), all_batches, strict=False)]
@@ -128,7 +128,7 @@ def deal(batches: Iterable[list[int]], rounds: Rounds, rank: int) -> Iterator[In
 
 
 class RowsOfRank(torch.utils.data.Dataset[dict[str, Any]]):
-    """A dataset whose rows carry the round they were asked for in."""
+    """A dataset whose rows carry the round for which they were requested."""
 
     def __init__(self, pairs: Any) -> None:
         self.pairs = pairs
@@ -146,7 +146,7 @@ class RowsOfRank(torch.utils.data.Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class RoundCollator:
-    """A collator that takes the round out of the rows and puts it into the batch."""
+    """A collator that moves the round from the rows to the batch."""
 
     collate: Any
 
@@ -157,9 +157,9 @@ class RoundCollator:
 
 
 def gather_uneven(tensor: torch.Tensor, sizes: tuple[int, ...], rank: int) -> torch.Tensor:
-    """What all processes hold, one after the other: of each as many rows as it has pairs, or its number if it has any.
+    """The values of all processes in order: one row for each pair of a process, or its single number if it has pairs.
 
-    accelerate's own `gather` takes equally many rows from each for granted.
+    accelerate's own `gather` requires the same number of rows from each.
     """
     counts = sizes if tensor.ndim else tuple(min(1, size) for size in sizes)
     rows = tensor.reshape(1) if not tensor.ndim else tensor

@@ -1,4 +1,4 @@
-"""How fast a run goes, counted in distinct tokens: what a pair's rows share and padding are no work done."""
+"""Measures the speed of a run in distinct tokens: shared prefixes count once and padding does not count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpo_recipes.hardware.profiles import profile
 
 
 class SpeedMeter:
-    """Rates of training since it began, or since the row before; of several processes together."""
+    """Rates of training since its start, or since the previous row, summed over processes."""
 
     def __init__(self, positions: Positions, processes: Processes = ALONE) -> None:
         self.positions = positions
@@ -21,13 +21,13 @@ class SpeedMeter:
         self._since = (time.monotonic(), 0)
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._since = (time.monotonic(), sum_positions(self.positions, self.processes).distinct)
 
     def since_last(self) -> dict[str, float]:
-        """Rates since the last call, for a row of metrics.jsonl; empty where nothing was counted.
+        """Rates since the last call, for a row of metrics.jsonl; empty if nothing was counted.
 
-        `positions_saved` is the share of the padded batches' positions that was not computed, since training began;
+        `positions_saved` is the share of padded positions that were not computed since the start of training;
         `peak_memory_bytes` is that of the process that needs most.
         """
         total, now = sum_positions(self.positions, self.processes), time.monotonic()
@@ -45,17 +45,17 @@ class SpeedMeter:
 
 
 def sum_positions(positions: Positions, processes: Processes) -> Positions:
-    """What all processes have counted together."""
+    """The counts of all processes together."""
     return Positions(*(int(number) for number in processes.total(list(asdict(positions).values()))))
 
 
 def summarize(
     positions: Positions, runtime_s: float, flops_per_token: float, peak_flops: float | None
 ) -> dict[str, Any]:
-    """What result.json tells about speed; None for what is not known.
+    """The rates for result.json; None for unknown ones.
 
-    `matmul_share` is the model's useful arithmetic over what the device could do in that time at its rate for matrix
-    products. Computing activations again under checkpointing is no useful arithmetic.
+    `matmul_share` is the model's useful arithmetic divided by what the device could compute in that time at its rate
+    for matrix products. Recomputation under checkpointing is not counted as useful.
     """
     if not positions.distinct:
         return {"distinct_tokens_per_second": None, "positions_saved": None, "matmul_share": None}
@@ -76,12 +76,12 @@ _NUM_CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", 
 def flops_per_token(model: Any, num_parameters: int, trainable: int) -> float:
     """Floating point operations of one distinct token's forward and backward pass through the backbone.
 
-    Two for each weight forward, two for the gradient of its input, and two for its own where it is trained; of experts
-    those that a token goes through. The head, which only answers go through, and attention's scores are left out, so
-    that shares are rather too low.
+    These are two for each weight in the forward pass, two for the gradient of its input, and two for its own gradient
+    if it is trained; for experts, only those that a token uses. The head, which only answers use, and attention scores
+    are not counted, so that shares are rather too low.
     """
     embeddings = [e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None]
-    # By the parameters and not by `weight`, which an adapter of added tokens computes; tied ones count once.
+    # Count parameters and not `weight`, which an adapter of added tokens computes; tied ones count once.
     largest = [max(module.parameters(), key=_size) for module in embeddings]
     ends = {id(weight): _size(weight) for weight in largest}
     trained_ends = {id(p): _size(p) for module in embeddings for p in module.parameters() if p.requires_grad}
@@ -93,7 +93,8 @@ def flops_per_token(model: Any, num_parameters: int, trainable: int) -> float:
 
 
 def _size(weight: Any) -> int:
-    """Numbers in a weight: also in one of four bits, which are stored two in a byte, or one that DeepSpeed has cut."""
+    """The number of elements of a weight, also of a 4-bit one, which stores two in a byte, or one sharded by
+    DeepSpeed."""
     stored = getattr(weight, "quant_state", None)
     return stored.shape.numel() if stored is not None else getattr(weight, "ds_numel", weight.numel())
 
@@ -107,7 +108,7 @@ def _share_of_experts(config: Any) -> float:
 
 
 def peak_flops(profile_name: str | None, dtype: str) -> float | None:
-    """The data sheet's rate of the recipe's hardware profile in this precision; none without a profile."""
+    """The data sheet's rate of the recipe's hardware profile in this precision, or None without a profile."""
     if profile_name is None:
         return None
     rate = profile(profile_name).matmul_tflops.get(dtype)

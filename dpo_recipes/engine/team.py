@@ -1,5 +1,4 @@
-"""The processes of a run together with what they share, and how weights that are cut into pieces are put together
-again."""
+"""The processes of a run with their strategy, and how sharded weights are gathered."""
 
 from __future__ import annotations
 
@@ -21,16 +20,16 @@ class Team:
 
     @property
     def strategy(self) -> str:
-        """What they share."""
+        """The strategy by which they share the model."""
         return self.launch.strategy if self.launch else "ddp"
 
     @property
     def all_go_forward(self) -> bool:
-        """Whether the model computes only when all processes take part, as each holds a piece of its weights."""
+        """Whether a forward pass needs all processes, because each holds a shard of the weights."""
         return self.launch is not None and self.launch.shards_weights
 
     def describe(self) -> str:
-        """What is in force, in words."""
+        """A description of processes and strategy."""
         if self.processes.count == 1 and self.strategy == "ddp":
             return "1"
         return f"{self.processes.count} with {self.strategy}"
@@ -38,8 +37,8 @@ class Team:
 
 @contextmanager
 def whole_weights(trainer: Any, team: Team) -> Iterator[dict[str, Any] | None]:
-    """Within it the trainer's model has all its weights in the first process: in itself, or, with FSDP, as the state
-    that is yielded. All processes must enter it."""
+    """A context in which the first process has all weights of the trainer's model: in the model itself, or with FSDP in
+    the yielded state. All processes must enter it."""
     if team.strategy == "deepspeed-zero3":
         from deepspeed import zero  # pyright: ignore[reportMissingImports]  (an extra)
 

@@ -47,7 +47,7 @@ def prepare_trainer(  # noqa: PLR0913
     *,
     locate: Locate | None = None,
 ) -> Any:
-    """The objective's trainer; the bundle's stack then tells the trainable parameters and how batches are computed."""
+    """The objective's trainer. Adds trainable parameters and the kind of batches to the bundle's stack."""
     from transformers import PrinterCallback
 
     team = team or Team()
@@ -62,14 +62,14 @@ def prepare_trainer(  # noqa: PLR0913
 
 
 def seen_splits(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> dict[str, Any]:
-    """The pairs of each split that the run will come to."""
+    """The pairs of each split that the run will use."""
     datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
     return {**datasets, "train": _seen_pairs(recipe, datasets["train"], num_processes)}
 
 
 def _seen_pairs(recipe: Recipe, pairs: Any, num_processes: int) -> Any:
-    """The training pairs that the run will come to: all, or with `max_steps` a seeded draw of as many as it needs,
-    so that no reference log-probability is computed in vain."""
+    """The training pairs that the run will use: all, or with `max_steps` a seeded draw of as many as it needs, so that
+    no unused reference log-probability is computed."""
     training = recipe.training
     if training.max_steps is None:
         return pairs
@@ -132,7 +132,7 @@ def train(  # noqa: PLR0913
     saving.base = BaseCallback(trainer, team, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base)
     where = f", from step {start.step}" if start.step else ""
     events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}{where}")
-    # Where one process runs out of memory, the others wait for it in vain.
+    # With several processes, one that runs out of memory would leave the others waiting.
     adjusts = recipe.hardware.fit is True and team.processes.count == 1
     output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training, stop.trained = False, True
@@ -153,20 +153,22 @@ def train(  # noqa: PLR0913
 
 
 def _end_training(trainer: Any, saved_step: int | None, stop: StopRequest, events: EventLog, team: Team) -> bool:
-    """Return in all processes when the last checkpoint is whole: whether one of them was asked to stop."""
+    """Wait in all processes until the last checkpoint is complete. Returns whether one of them was asked to stop."""
     is_stopped = team.processes.any(stop.is_set)
-    if is_stopped and saved_step != trainer.state.global_step:  # it was asked after all had agreed about the last step
+    if (
+        is_stopped and saved_step != trainer.state.global_step
+    ):  # it was asked after all processes had agreed on the last step
         trainer._save_checkpoint(trainer.model, trial=None)
-    events.emit("saving")  # takes as long as it takes, also beyond the last step
+    events.emit("saving")  # the watchdog sets no limit to this, also after the last step
     trainer.checkpoints.wait()
-    # The first process seals. Once another has ended, torchrun (2.13) grants it half a minute, and a checkpoint of
-    # many gigabytes takes longer.
+    # The first process seals. Once another process has ended, torchrun (2.13) kills it after half a minute, and a
+    # checkpoint of many gigabytes takes longer.
     team.processes.wait()
     return is_stopped
 
 
 def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: float) -> dict[str, Any]:
-    """Steps and pairs a second, over the whole run and every process that has worked on it."""
+    """Steps and pairs a second, over the whole run and all processes that have worked on it."""
     pairs = trainer.state.epoch * num_pairs
     return {
         "num_train_pairs": num_pairs,
@@ -179,7 +181,7 @@ def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: floa
 
 
 def _speed(recipe: Recipe, bundle: ModelBundle, trainer: Any, runtime_s: float) -> dict[str, Any]:
-    """Distinct tokens a second, positions saved, and the share of the device's rate where that is known."""
+    """Distinct tokens a second, positions saved, and the share of the device's rate if it is known."""
     stack = bundle.stack
     flops = flops_per_token(bundle.policy, stack["total_parameters"], stack["trainable_parameters"])
     peak = peak_flops(recipe.hardware.profile, bundle.dtype)

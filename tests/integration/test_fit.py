@@ -347,7 +347,7 @@ def test_out_of_memory_under_fit_goes_on_with_the_same_steps(
     outcome = work(text, "hardware.fit=true")
     assert outcome.exit_code == 0
     notes = [event["text"] for event in outcome.events if event["event"] == "note"]
-    assert any("going on with micro_batch_size 1 and gradient_accumulation_steps 4" in note for note in notes)
+    assert any("resuming with micro_batch_size 1 and gradient_accumulation_steps 4" in note for note in notes)
     assert outcome.result["steps"] == whole.result["steps"] == 3
     for name in ("loss", "grad_norm", "logps/chosen", "logps/rejected", "num_tokens"):
         numbers, expected = ([row[name] for row in logged(run) if "loss" in row] for run in (outcome, whole))

@@ -135,7 +135,7 @@ def test_a_model_that_is_what_was_asked_for_passes(model: Any, strategy: str, pr
     ],
 )
 def test_a_silent_fallback_is_an_error(model: Any, strategy: str) -> None:
-    with pytest.raises(RunError, match="is not in force") as caught:
+    with pytest.raises(RunError, match="is not in effect") as caught:
         check_wrapped(model, strategy, 2, 2)
     assert _code(caught) == "T621"
 

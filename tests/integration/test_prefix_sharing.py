@@ -423,7 +423,7 @@ def test_whatever_the_packed_pass_raises_is_a_reason_to_compute_the_plain_way() 
     _fails_when_packed(model)
     sharing = share_prefixes(model, "auto")
     sharing.prove()
-    assert sharing.describe() == "off: its layers do not take a packed row (_OddError: without a word)"
+    assert sharing.describe() == "off: its layers do not take a packed row (_OddError: without a message)"
 
 
 def test_a_model_that_cannot_be_computed_at_all_is_not_blamed_on_packed_rows() -> None:

@@ -139,5 +139,5 @@ def test_out_of_memory_under_fit_halves_the_budget(work: Work, text: str, monkey
     monkeypatch.setattr(PretokenizedDPOTrainer, "compute_loss", compute_loss)
     outcome = work(text, budget, "hardware.fit=true")
     notes = [event["text"] for event in outcome.events if event["event"] == "note"]
-    assert any("going on with max_tokens_per_pass 450" in note for note in notes)
+    assert any("resuming with max_tokens_per_pass 450" in note for note in notes)
     assert_same(outcome, expected)

@@ -1,4 +1,4 @@
-"""When the untouched base is measured."""
+"""Measures the untouched base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpo_recipes.model.build import ModelBundle
 
 
 def answer_as_base(samples: Samples, model: Any, bundle: ModelBundle, events: EventLog) -> None:
-    """Let the untouched base answer the prompts, where there are any."""
+    """Let the untouched base answer the sample prompts, if there are any."""
     if not samples.rows:
         return
     events.stage("base", f"answering {len(samples.rows)} prompts")
@@ -24,12 +24,12 @@ def answer_as_base(samples: Samples, model: Any, bundle: ModelBundle, events: Ev
 
 
 class BaseCallback(TrainerCallback):
-    """Looks at what the trainer has made of the model, and measures the untouched base on the held-out pairs.
+    """Checks the class of the wrapped model, and measures the untouched base on the held-out pairs.
 
-    One process alone does that at once. With several it must wait until training begins: accelerate 1.15 marks a model
-    that was evaluated as prepared (`Accelerator.prepare_model`) and then trains it without DDP, each on its own;
-    and DeepSpeed and FSDP can be evaluated only in what training makes of the model. Where weights are cut into pieces,
-    that is also where the base answers prompts: before, they are in the computer's memory and not on the device.
+    A single process does that at once. Several processes must wait until training starts: accelerate 1.15 marks a model
+    that was evaluated as prepared (`Accelerator.prepare_model`) and then trains it without DDP, each process alone.
+    DeepSpeed and FSDP can evaluate only the model that training has wrapped. If weights are sharded, the base also
+    answers its prompts then: before that, its weights are in CPU memory and not on the device.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class BaseCallback(TrainerCallback):
         self.waits = team.processes.count > 1 or team.strategy != "ddp"
         if not self.waits:
             self._evaluate()
-        trainer.callback_handler.callbacks.insert(0, self)  # ahead of whatever computes with the model
+        trainer.callback_handler.callbacks.insert(0, self)  # before any other callback computes with the model
 
     @property
     def results(self) -> BaseResults:
-        """What a run that goes on need not measure again."""
+        """The measurements that a resumed run need not repeat."""
         return BaseResults(self.metrics, self.samples.answers.get("base", []))
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Raises `RunError` T620 and T621 where processes or model are not what was asked for."""
+        """Raises `RunError` T620 and T621 if processes or model are not as requested."""
         trainer, team = self.trainer, self.team
         check_wrapped(trainer.model_wrapped, team.strategy, team.processes.count, trainer.accelerator.num_processes)
         if state.global_step:

@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and what a run that goes on begins with."""
+"""Decides when a checkpoint is written, and restores the state of a resumed run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from dpo_recipes.events import EventLog
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 
 _LARGEST_SHARE = 0.05
-"""Of the time of training that checkpoints by the clock may take."""
+"""The share of training time that time-based checkpoints may take."""
 _WORTH_SAVING_S = 60.0
-"""Seconds of training that a checkpoint after the last step saves from being done again."""
+"""A checkpoint after the last step is written if it saves at least this many seconds of repeated training."""
 
 
 class CheckpointCallback(TrainerCallback):
-    """Asks for checkpoints by steps or by the clock, and for the last one when a stop was requested.
+    """Requests checkpoints by steps or by the clock, and a last one when a stop was requested.
 
-    A step that ends an epoch is saved after that epoch's evaluation, so that a run that goes on does not miss it.
+    A step that ends an epoch is saved after that epoch's evaluation, so that a resumed run does not miss it.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class CheckpointCallback(TrainerCallback):
         self.metrics = metrics
         self.events = events
         self.checkpoint = start.path
-        """The one that this run goes on from."""
+        """The checkpoint from which this run resumes."""
         self.saved_step = start.step
         """Of the newest one."""
         self.trainer: Any = None
         """Set when it exists; transformers passes callbacks the model but not itself."""
         self.processes = processes
         self.base: Any = None
-        """What has measured the untouched base (callbacks/base.py): a run that goes on does not do so again."""
+        """The callback that measured the untouched base (callbacks/base.py). A resumed run does not repeat that."""
         self.earlier_s = 0.0
         """Seconds of training before this process."""
         self._began = self._last = time.monotonic()
@@ -65,7 +65,8 @@ class CheckpointCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count on from the checkpoint; without one, begin with the seed's random numbers, whatever came before."""
+        """Restore the counts of the checkpoint. Without one, start with the seed's random state, whatever came
+        before."""
         self.stop.training = True
         self._began = self._last = time.monotonic()
         if self.checkpoint is None:
@@ -76,10 +77,10 @@ class CheckpointCallback(TrainerCallback):
         if earlier["is_evaluation_due"]:
             self.trainer.evaluate()
             if self._best_loss is not None:
-                # transformers forgets a wish to save before the next step, and only then puts random numbers back.
+                # transformers discards a request to save before the next step, and restores random states only then.
                 self.trainer._load_rng_state(str(self.checkpoint))
                 self.trainer._save_checkpoint(self.trainer.model, trial=None)
-                self.trainer.checkpoints.wait()  # it takes the place of the one that is still being read
+                self.trainer.checkpoints.wait()  # it replaces the one that is still being read
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide; all processes decide the same."""
@@ -87,7 +88,7 @@ class CheckpointCallback(TrainerCallback):
         self._is_stopped, is_due = map(bool, wishes)
         if self._is_stopped:
             self.stop.is_set = control.should_training_stop = True
-            # Whoever stops a run may not wait for an evaluation: it is made up for by the run that goes on.
+            # A run that is stopped may have no time for an evaluation: the resumed run does it.
             after_epoch = _is_evaluated(state) and args.eval_strategy == IntervalStrategy.EPOCH
             self._is_evaluation_due = control.should_evaluate or after_epoch
             control.should_evaluate = False
@@ -99,19 +100,19 @@ class CheckpointCallback(TrainerCallback):
     ) -> None:
         """Save what was decided in the epoch's last step."""
         control.should_save, self._waiting = self._waiting, False
-        if self._is_stopped:  # as agreed after the step; one that was asked to stop since leaves the evaluation
+        if self._is_stopped:  # as agreed after the step; a stop requested since then skips the evaluation
             control.should_evaluate = False
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave an evaluation when a stop was requested: a cluster's notice may be shorter. Raises `Interrupted`."""
+        """End an evaluation when a stop was requested, because a cluster may give less time. Raises `Interrupted`."""
         if self.stop.training and self.processes.any(self.stop.is_set):
             self.stop.is_set = True
             raise interrupted("it was being evaluated after its last checkpoint")
 
     def leave_evaluation(self, control: TrainerControl) -> None:
-        """One that a step was followed by has been left: save that step, and note that it is to be made up for."""
+        """After an evaluation was ended early, save the step before it, and record that the evaluation is due."""
         self._is_evaluation_due = control.should_save = control.should_training_stop = True
 
     def on_evaluate(
@@ -122,7 +123,7 @@ class CheckpointCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """With `keep_best`, save what is better than all before; the held-out loss is the same in all processes."""
+        """With `keep_best`, save a model that is better than all before; all processes have the same held-out loss."""
         loss = (metrics or {}).get("eval_loss")
         if not self.settings.keep_best or loss is None or not state.global_step or not self.trainer.is_in_train:
             return
@@ -131,11 +132,11 @@ class CheckpointCallback(TrainerCallback):
             control.should_save = True
 
     def take_state(self) -> dict[str, Any]:
-        """What a checkpoint that is being written keeps for `on_train_begin`."""
+        """The state that a checkpoint keeps for `on_train_begin`."""
         self.events.emit("saving")
         if self.processes.is_main and self.metrics.exists():
             with self.metrics.open("rb") as file:
-                os.fsync(file.fileno())  # a checkpoint that outlives a power cut counts on these rows
+                os.fsync(file.fileno())  # a checkpoint that survives a power cut relies on these rows
         due, self._is_evaluation_due = self._is_evaluation_due, False
         return {
             "trained_s": self.earlier_s + time.monotonic() - self._began,
@@ -145,16 +146,16 @@ class CheckpointCallback(TrainerCallback):
         }
 
     def owe_evaluation(self, is_due: bool) -> None:
-        """Note in the checkpoint that is written next whether an evaluation is to be made up for."""
+        """Record in the next checkpoint whether an evaluation is due."""
         self._is_evaluation_due = is_due
 
     def take_facts(self) -> dict[str, Any]:
-        """What its manifest tells."""
+        """The facts for its manifest."""
         loss, self._best_loss = self._best_loss, None
         return {} if loss is None else {"is_best": True, "eval_loss": loss}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Start the clock anew. A step that was saved as the best one is not saved again at its epoch's end."""
+        """Restart the clock. A step that was saved as the best one is not saved again at the end of its epoch."""
         self._last = time.monotonic()
         self._waiting = False
         self.saved_step = state.global_step
@@ -172,6 +173,6 @@ class CheckpointCallback(TrainerCallback):
 
 
 def _is_evaluated(state: TrainerState) -> bool:
-    """Whether an epoch ends with this step, for transformers also the one that training stops in."""
+    """Whether an epoch ends with this step. For transformers, the epoch in which training stops ends too."""
     ends_epoch = state.epoch is not None and float(state.epoch).is_integer()
     return ends_epoch or state.global_step >= state.max_steps

@@ -1,4 +1,4 @@
-"""metrics.jsonl, and events for the parent process that tell how far the run is."""
+"""Writes metrics.jsonl, and sends the progress of the run to the parent process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_re
 
 
 class ReferenceProgress:
-    """Tells the parent how much of a split's reference pass is done, by tokens."""
+    """Reports to the parent how much of a split's reference pass is done, by tokens."""
 
     def __init__(self, events: EventLog | None = None) -> None:
         self._events = events
         self._told = -math.inf
 
     def begin(self, split: str, total: int, known: int) -> None:
-        """A pass over so many tokens, of which some were computed earlier."""
+        """Start a pass over `total` tokens, some of which were computed earlier."""
         self._split, self._total, self._known, self._done = split, total, known, known
         self._started = time.monotonic()
 
     def add(self, tokens: int) -> None:
-        """So many more are done, in all processes."""
+        """Report further tokens, counted over all processes."""
         self._done = min(self._done + tokens, self._total)
         now = time.monotonic()
         if self._events is None or now - self._told < _SHARE_EVERY_S:
@@ -49,11 +49,11 @@ class ReferenceProgress:
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes each logged row to metrics.jsonl under TRL's names, and tells the parent how far the run is."""
+    """Writes each logged row to metrics.jsonl under TRL's names, and reports the progress to the parent."""
 
     def __init__(self, path: Path | None, events: EventLog, tokens_per_pair: float, keep_bytes: int = 0) -> None:
         self.path = path
-        """None in all processes but the first: they take part in the counting and write nothing."""
+        """None in all processes but the first, which take part in counting but write nothing."""
         if path is not None and _keep_rows(path, keep_bytes) < keep_bytes:
             events.note(f"{path.name} has lost rows that were there when the checkpoint was written")
         self.events = events
@@ -62,7 +62,7 @@ class MetricsCallback(TrainerCallback):
         self.started = self._told = time.monotonic()
         self.first_step = 0
         self._step: dict[str, float] | None = None
-        """What there is to tell of a step whose row of metrics is still to come."""
+        """The progress of a step whose row of metrics has not been logged yet."""
         self.speed: SpeedMeter | None = None
         """Set when the trainer, whose batches it counts, has been built."""
 
@@ -75,7 +75,7 @@ class MetricsCallback(TrainerCallback):
             self.speed.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tell the parent the step, speed and remaining time."""
+        """Report step, speed and remaining time to the parent."""
         elapsed_s = time.monotonic() - self.started
         done = state.global_step - self.first_step
         pairs = done * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -96,13 +96,13 @@ class MetricsCallback(TrainerCallback):
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show that the run goes on, also in a long step."""
+        """Report that the run is alive, also in a long step."""
         self._tell_alive()
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Show that the run goes on while it is evaluated."""
+        """Report that the run is alive during an evaluation."""
         self._tell_alive()
 
     def _tell_alive(self) -> None:
@@ -125,7 +125,7 @@ class MetricsCallback(TrainerCallback):
             logs = name_as_test(logs)
         if self.speed is not None and "loss" in logs:
             logs = {**logs, **self.speed.since_last()}
-        # transformers tells with its first evaluation how long it took to prepare the model: no metric of a model.
+        # transformers logs with its first evaluation how long preparing the model took, which is not a metric.
         kept = {name: _plain(value) for name, value in logs.items() if not name.endswith("model_preparation_time")}
         row = {"step": state.global_step, **kept}
         if self.path is not None:

@@ -1,4 +1,4 @@
-"""A clean end on request, and an immediate one when training has gone wrong."""
+"""Ends a run cleanly on request, and at once when training has diverged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Once: torchrun's agent signals workers that were asked already, and what follows the first must not be lost.
+        # Only once: torchrun's agent signals workers again, and what they save after the first signal must not be lost.
         is_first, self.is_set = not self.is_set, True
         if is_first and not self.training:
             raise self._error()
@@ -38,21 +38,21 @@ class StopRequest:
     def _error(self) -> Interrupted:
         if self.checkpoints is not None and any(newest_first(self.checkpoints)):
             return interrupted("after its last checkpoint")
-        why = "training had not begun; what is finished of data and reference log-probabilities stays in the cache"
+        why = "training had not started; finished data and reference log-probabilities stay in the cache"
         if self.trained:
-            why = "training was over, but `checkpoints` asked for none that could be gone on from"
+            why = "training was over, but `checkpoints` requested no checkpoint to resume from"
         return Interrupted.of(
-            "I130", "the run was stopped before it had anything to go on from", why=why, fix="run the recipe again"
+            "I130", "the run was stopped before there was anything to resume from", why=why, fix="run the recipe again"
         )
 
 
 def interrupted(why: str) -> Interrupted:
-    """The error that says that a run was stopped on request and can go on."""
-    return Interrupted.of("I101", "the run was interrupted", why=why, fix="run the recipe again: it goes on from there")
+    """The error for a run that was stopped on request and can be resumed."""
+    return Interrupted.of("I101", "the run was interrupted", why=why, fix="run the recipe again: it resumes from there")
 
 
 class DivergenceCallback(TrainerCallback):
-    """Ends training when the loss is no number."""
+    """Ends training when the loss is not a number."""
 
     def on_log(
         self,
@@ -62,14 +62,12 @@ class DivergenceCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Raise `RunError` T604 when the loss is no number: all later steps would be wasted."""
+        """Raise `RunError` T604 when the loss is not a number: all later steps would be wasted."""
         loss = (logs or {}).get("loss")
         if isinstance(loss, float) and not math.isfinite(loss):
             why = "the weights have diverged or overflowed; nothing after this step can be used"
             if state.global_step == 1:  # computed before a weight was changed
-                why = (
-                    "no weight has changed yet and the reference is finite, so that numbers overflow in this precision"
-                )
+                why = "no weight has changed yet and the reference is finite, so numbers overflow in this precision"
             raise RunError.of(
                 "T604",
                 f"the loss is {loss} at step {state.global_step}",

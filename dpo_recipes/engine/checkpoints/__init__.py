@@ -1,1 +1,1 @@
-"""What is kept of a run so that it can go on: folders, how they are written, and what the loop has counted."""
+"""Checkpoints for resuming a run: their folders, how they are written, and the counts of the training loop."""

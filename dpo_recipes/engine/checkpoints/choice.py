@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which one's model it keeps."""
+"""Chooses the checkpoint from which a run resumes, and the one whose model it keeps."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ _DECIDED = (
     "gradient_checkpointing",
     "optimizer",
 )
-"""Of `training`: what `--fit` may change."""
+"""Fields of `training` that `--fit` may change."""
 
 
 @dataclass(frozen=True)
 class BaseResults:
-    """What was measured of the untouched base."""
+    """Measurements of the untouched base."""
 
     metrics: dict[str, float]
     answers: list[str]
-    """Empty in a process that has asked nothing."""
+    """Empty in a process that has generated no answers."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins."""
+    """Where training starts."""
 
     path: Path | None = None
-    """Of a checkpoint; none at the very beginning."""
+    """The path of a checkpoint, or None at the beginning."""
     step: int | None = None
     metrics_bytes: int = 0
-    """How much of metrics.jsonl was written before it."""
+    """The bytes of metrics.jsonl that were written before it."""
     base: BaseResults | None = None
     """Where it has been measured."""
     best: Checkpoint | None = None
-    """The best one on held-out pairs so far, where that is looked for."""
+    """The best one on held-out pairs so far, with `keep_best`."""
     damaged: tuple[str, ...] = ()
-    """Names of those that were passed over."""
+    """Names of the checkpoints that were skipped."""
     base_weights: dict[str, str] | None = None
     """Of the base that it was trained on: as `facts_of` notes it."""
 
 
 @dataclass(frozen=True)
 class Decided:
-    """What a run has decided by the memory that was free when it began; one that goes on keeps to it."""
+    """Decisions that depended on free memory when the run started. A resumed run keeps them."""
 
     strategy: str
     num_processes: int
@@ -71,7 +71,7 @@ class Decided:
 
 
 def decided_before(run: RunDirectory) -> Decided | None:
-    """By the last checkpoint's manifest; none without a checkpoint."""
+    """The decisions in the last checkpoint's manifest, or None without a checkpoint."""
     facts = read_facts(run.checkpoints)
     if facts is None or "training" not in facts:
         return None
@@ -81,7 +81,7 @@ def decided_before(run: RunDirectory) -> Decided | None:
 def facts_of(
     recipe: Recipe, run: RunDirectory, team: Team, data: str, weights: dict[str, str] | None
 ) -> dict[str, Any]:
-    """What the manifest of each checkpoint tells: of what and how it was made."""
+    """The facts for the manifest of each checkpoint: what it was made of and how."""
     given, training = read_recipe(run), recipe.training.model_dump()
     return {
         "data": data,
@@ -94,10 +94,10 @@ def facts_of(
 
 
 def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, keeps_best: bool) -> Start:
-    """The newest whole checkpoint; damaged ones are named and passed over. The same one in all processes.
+    """The newest complete checkpoint, the same in all processes. Damaged ones are reported and skipped.
 
-    Raises `RunError` T616 where it was trained on other data, T617 where the processes cannot read it, and T618 where a
-    machine does not see it.
+    Raises `RunError` T616 if it was trained on other data, T617 if these processes cannot read it, and T618 if a
+    machine cannot read its folder.
     """
     found = _look(run.checkpoints, events, keeps_best=keeps_best) if team.processes.is_main else None
     checkpoint, best, damaged = team.processes.share(found)
@@ -109,8 +109,8 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
         raise RunError.of(
             "T616",
             f"the data are not those that {checkpoint.path.name} was trained on",
-            why="a file, a dataset or the tokenizer has changed since the run began",
-            fix="put the old data back, or begin anew with `--no-resume`",
+            why="a file, a dataset or the tokenizer has changed since the run started",
+            fix="restore the old data, or start a new run with `--no-resume`",
         )
     _check_readable(checkpoint, team)
     if count_loop_states(checkpoint.path) < checkpoint.facts["num_processes"]:
@@ -134,7 +134,7 @@ def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
 
 
 def check_base(start: Start, weights: dict[str, str] | None) -> None:
-    """Raise `RunError` T619 where the base is not the one that the checkpoint was trained on."""
+    """Raise `RunError` T619 if the base is not the one on which the checkpoint was trained."""
     earlier = start.base_weights
     if earlier is None or weights is None or earlier["place"] != weights["place"] or earlier == weights:
         return
@@ -143,7 +143,7 @@ def check_base(start: Start, weights: dict[str, str] | None) -> None:
         "T619",
         f"the base is not the one that {start.path.name} was trained on",
         why="its weights have changed since: a folder was written to, or the hub has a new revision",
-        fix="put the old weights back (`model.revision` pins those of the hub), or begin anew with `--no-resume`",
+        fix="restore the old weights (`model.revision` pins those of the hub), or start a new run with `--no-resume`",
     )
 
 
@@ -151,9 +151,9 @@ def not_seen(what: Path | str) -> RunError:
     """T618."""
     return RunError.of(
         "T618",
-        f"this machine does not see {what}",
-        why="a run of several nodes goes on from a checkpoint that all of them have written to and can read",
-        fix="put `output_dir` on a file system that the nodes share, or begin anew with `--no-resume`",
+        f"this machine cannot read {what}",
+        why="a run on several nodes resumes from a checkpoint that all of them have written to and can read",
+        fix="put `output_dir` on a file system that the nodes share, or start a new run with `--no-resume`",
     )
 
 
@@ -167,7 +167,7 @@ def _look(
         events.note(f"{name} is damaged and is not used: {damage}")
     for name, damage in were_best.items():
         what = f"the model of {best.path.name}" if best else "what comes"
-        events.note(f"{name}, the best on held-out pairs, is damaged: {damage}; {what} is the best from here on")
+        events.note(f"{name}, the best on held-out pairs, is damaged: {damage}; {what} is the best from now on")
     return newest, best, (*damaged, *were_best)
 
 
@@ -179,16 +179,16 @@ def _check_readable(checkpoint: Checkpoint, team: Team) -> None:
         "T617",
         f"{checkpoint.path.name} was written by {count} processes with `{strategy}`, and cannot be read by "
         f"{team.processes.count} with `{team.strategy}`",
-        why="each strategy writes the optimizer's state in its own way, and with DeepSpeed each process its own piece",
-        fix=f"go on with `--num-processes {count} --set launch.strategy={strategy}`, or begin anew with `--no-resume`",
+        why="each strategy writes the optimizer's state in its own way, and with DeepSpeed each process its own part",
+        fix=f"use `--num-processes {count} --set launch.strategy={strategy}`, or start a new run with `--no-resume`",
     )
 
 
 def take_best(trainer: Any, events: EventLog) -> None:
-    """Give the trainer the weights of its best checkpoint where these are better on held-out pairs than the last."""
+    """Load the weights of the best checkpoint into the trainer if they are better on held-out pairs than the last."""
     rows = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step]
     last = next((row for row in reversed(rows) if "eval_loss" in row), None) or trainer.evaluate()
-    # Looked up by one: only it writes manifests, and all must load the same weights.
+    # One process looks it up: only that one writes manifests, and all must load the same weights.
     best = trainer.checkpoints.processes.share(trainer.checkpoints.best)
     if best is None or best.facts["eval_loss"] >= last["eval_loss"]:
         return

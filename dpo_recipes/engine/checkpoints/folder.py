@@ -1,6 +1,6 @@
-"""Checkpoints on disk: written aside, sealed with checksums, renamed; damaged ones are told from whole ones.
+"""Checkpoints on disk: written to a temporary folder, sealed with checksums, renamed; damaged ones are detected.
 
-Loads nothing heavy: whoever supervises a run may look at its checkpoints too.
+Loads nothing heavy, because the supervising process reads checkpoints too.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dpo_recipes.run_dir import follow_umask, write_json
 PREFIX = "checkpoint-"
 """Folders are named as transformers names them, so that its tools find them."""
 WRITING = ".writing"
-"""Where a checkpoint is written; whatever is in it was never finished."""
+"""The folder in which a checkpoint is written; its content is never complete."""
 _REPLACED = ".replaced-"
-"""Before the name of a checkpoint that another one of the same step is taking the place of."""
+"""The prefix of a checkpoint that is being replaced by another one of the same step."""
 _MANIFEST = "manifest.json"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
-"""What a manifest raises that is not there, cut off, or no manifest."""
+"""Errors of a manifest that is missing, truncated or malformed."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,13 @@ class Checkpoint:
     path: Path
     step: int
     facts: dict[str, Any]
-    """What it was made of: recipe, data, number of processes, held-out loss."""
+    """The facts of its manifest: recipe, data, number of processes, held-out loss."""
 
 
 def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
-    """Give a written checkpoint its manifest, bring all of it to the disk, read it back, and move it to its name.
+    """Write the manifest of a checkpoint, flush all of it to the disk, read it back, and move it to its name.
 
-    Raises `OSError` where a step fails, also when what is read back is not what was written; nothing new has the name
-    then.
+    Raises `OSError` if a step fails, also if the data that is read back differs; in that case nothing new has the name.
     """
     follow_umask(written)
     files = sorted(path for path in written.rglob("*") if path.is_file())
@@ -64,7 +63,7 @@ def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; none where every file is as it was written."""
+    """A description of the damage of a checkpoint, or None if every file matches its manifest."""
     try:
         files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, (size, digest) in files.items():
@@ -81,13 +80,13 @@ def find_damage(folder: Path) -> str | None:
 
 
 def newest_first(folder: Path) -> Iterator[Path]:
-    """The folders of checkpoints below `folder`, whole or damaged."""
+    """The folders of checkpoints below `folder`, complete or damaged."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
     yield from sorted(found, key=_step, reverse=True)
 
 
 def find_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
-    """The newest whole checkpoint, and by name what is wrong with each newer one."""
+    """The newest complete checkpoint, and the damage of each newer one by name."""
     damaged: dict[str, str] = {}
     for path in newest_first(folder):
         damage = find_damage(path)
@@ -102,7 +101,7 @@ def find_best(folder: Path, newest: Checkpoint) -> tuple[Checkpoint | None, dict
     which is known to be whole; and by name what is wrong with each later one."""
     damaged: dict[str, str] = {}
     for checkpoint in _read_all(folder):
-        # Checksums last: they read all of a checkpoint, and of most one line of the manifest tells enough.
+        # Checksums come last: they read a whole checkpoint, and for most of them one line of the manifest is enough.
         if checkpoint.step <= newest.step and checkpoint.facts.get("is_best"):
             damage = None if checkpoint == newest else find_damage(checkpoint.path)
             if damage is None:
@@ -112,13 +111,13 @@ def find_best(folder: Path, newest: Checkpoint) -> tuple[Checkpoint | None, dict
 
 
 def read(path: Path) -> Checkpoint:
-    """The manifest of a whole checkpoint."""
+    """The manifest of a complete checkpoint."""
     manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     return Checkpoint(path, manifest["step"], manifest["facts"])
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """What the newest manifest that can be read tells; its checkpoint's files are not looked at."""
+    """The facts of the newest manifest that can be read; the files of its checkpoint are not checked."""
     return next((checkpoint.facts for checkpoint in _read_all(folder)), None)
 
 
@@ -135,14 +134,14 @@ def _read_all(folder: Path) -> Iterator[Checkpoint]:
 def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged: Collection[str] = ()) -> None:
     """Remove all but the last `keep` checkpoints, of which `newest` has been read back, and the one named `best`.
 
-    Those that are known to be damaged count for none. Of a later step than `newest`, they stay until the run has come
-    there again.
+    Those that are known to be damaged do not count. Damaged ones of a later step than `newest` stay until the run has
+    reached that step again.
     """
     found = [path for path in newest_first(folder) if _step(path) <= newest.step]
     kept = {best, *[path.name for path in found if path.name not in damaged][:keep]}
     for path in found:
         if path.name not in kept:
-            # Not a checkpoint any more from here on, also when the process ends while it is being removed.
+            # From here on it does not count as a checkpoint, even if the process ends while removing it.
             gone = path.with_name(f"{WRITING}-{path.name}")
             shutil.rmtree(gone, ignore_errors=True)
             path.rename(gone)
@@ -150,7 +149,8 @@ def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process had not finished writing or removing; put back what it had only half replaced."""
+    """Remove what a killed process had not finished writing or removing, and restore what it had only partly
+    replaced."""
     for path in folder.glob(f"{_REPLACED}*"):
         name = folder / path.name.removeprefix(_REPLACED)
         if name.exists():

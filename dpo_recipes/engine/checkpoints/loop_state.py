@@ -1,4 +1,4 @@
-"""What a trainer has counted besides weights, optimizer and random numbers: a run that goes on then logs the same."""
+"""Saves the counts of the training loop with a checkpoint, so that a resumed run logs the same rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = "loop_state_{rank}.json"
 
 
 def save_loop_state(trainer: Any, folder: Path, more: dict[str, Any]) -> None:
-    """Write what this process has counted since training began, and since the last row of metrics, into a checkpoint.
+    """Write this process's counts since the start of training, and since the last row of metrics, into a checkpoint.
 
     `_total_loss_scalar`, `_globalstep_last_logged` and `_initial_global_step` are transformers 5.23's;
     tests/integration/test_upstream.py fails when they move.
@@ -36,9 +36,9 @@ def save_loop_state(trainer: Any, folder: Path, more: dict[str, Any]) -> None:
 
 
 def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
-    """Put it back, after transformers has set its counts to zero; gives what `more` was.
+    """Restore the counts, after transformers has set its own to zero; returns what `more` was.
 
-    With another number of processes than wrote it, sums become this process's share of all.
+    If another number of processes wrote them, sums become this process's share of the total.
     """
     state = read_loop_state(folder, trainer.args.process_index, trainer.args.world_size)
     positions = Positions(**state["positions"])
@@ -50,12 +50,12 @@ def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
 
 
 def count_loop_states(folder: Path) -> int:
-    """Of how many processes a checkpoint has the state."""
+    """The number of processes whose state a checkpoint has."""
     return len(list(folder.glob(_FILE.format(rank="*"))))
 
 
 def read_loop_state(folder: Path, rank: int, world_size: int) -> dict[str, Any]:
-    """The state of a process; where as many did not write it, that of the first with the mean loss of all."""
+    """The state of a process. If another number of processes wrote it: the state of the first, with the mean loss."""
     states = [json.loads(path.read_text(encoding="utf-8")) for path in _in_order(folder.glob(_FILE.format(rank="*")))]
     if len(states) == world_size:
         return states[rank]

@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on: weights and state at once, checksums and the disk's answer behind it."""
+"""Writes checkpoints during training: weights and state at once, checksums and the flush to disk in the background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.errors import RunError
 
 _NO_SPACE_BYTES = 64 * 2**20
-"""With less free than this after a failed write, the disk is full, whatever a library called it."""
+"""If less than this is free after a failed write, the disk is full, whatever error a library raised."""
 
 
 class CheckpointWriter:
@@ -33,23 +33,23 @@ class CheckpointWriter:
         self.folder = folder
         self.keep = keep
         self.facts = facts
-        """What each manifest tells of the run."""
+        """The facts about the run for each manifest."""
         self.processes = processes
         self.best = best
-        """The one with the lowest held-out loss, where that is looked for. The first process alone keeps it up."""
+        """The checkpoint with the lowest held-out loss, with `keep_best`. Only the first process updates it."""
         self.damaged = set(damaged)
-        """Names of those that were found so when the run went on."""
+        """Names of damaged checkpoints, found when the run was resumed."""
         self.blocked_s = 0.0
-        """How long training has waited for checkpoints."""
+        """The time for which training has waited for checkpoints."""
         self.last_s = 0.0
-        """How long the last one took until it was sealed."""
+        """The time from the start of the last checkpoint until it was sealed."""
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def save(self, trainer: Any, write: Callable[[], None], more: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Have `write` fill `<output_dir>/checkpoint-<step>`, add the loop's state, and seal it in the background.
+        """Let `write` fill `<output_dir>/checkpoint-<step>`, add the loop's state, and seal it in the background.
 
-        Raises `RunError` T602 where the disk is full, now or at the next call.
+        Raises `RunError` T602 if the disk is full, now or at the next call.
         """
         self.wait()
         began = time.monotonic()
@@ -76,7 +76,7 @@ class CheckpointWriter:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is sealed. Raises `RunError` T602 where that failed."""
+        """Wait until the last checkpoint is sealed. Raises `RunError` T602 if that failed."""
         began = time.monotonic()
         if self._thread is not None:
             self._thread.join()
@@ -94,7 +94,7 @@ class CheckpointWriter:
                 self.best = sealed
             self.damaged.discard(sealed.path.name)
             prune(self.folder, self.keep, sealed, self.best.path.name if self.best else None, self.damaged)
-        except OSError as error:  # a thread has nobody to raise to: `wait` does it
+        except OSError as error:  # an error in a thread is lost, so `wait` raises it
             self._failure = error
         self.last_s = time.monotonic() - began
 
@@ -106,6 +106,6 @@ class CheckpointWriter:
             "T602",
             f"a checkpoint could not be written to {self.folder}",
             why=f"{str(error).splitlines()[0]}; {free_bytes / 1e6:.0f} MB are free",
-            fix="free some space, or lower `checkpoints.save_total_limit`, and run again: it goes on from the last "
-            "checkpoint that is whole",
+            fix="free some space, or lower `checkpoints.save_total_limit`, and run again: it resumes from the last "
+            "complete checkpoint",
         )
