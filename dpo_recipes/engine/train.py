@@ -155,9 +155,8 @@ def train(  # noqa: PLR0913
 def _end_training(trainer: Any, saved_step: int | None, stop: StopRequest, events: EventLog, team: Team) -> bool:
     """Wait in all processes until the last checkpoint is complete. Returns whether one of them was asked to stop."""
     is_stopped = team.processes.any(stop.is_set)
-    if (
-        is_stopped and saved_step != trainer.state.global_step
-    ):  # it was asked after all processes had agreed on the last step
+    # It may have been asked after all processes had agreed on the last step.
+    if is_stopped and saved_step != trainer.state.global_step:
         trainer._save_checkpoint(trainer.model, trial=None)
     events.emit("saving")  # the watchdog sets no limit to this, also after the last step
     trainer.checkpoints.wait()
