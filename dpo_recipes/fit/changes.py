@@ -1,4 +1,4 @@
-"""What would make a job fit: the changes that cost a person least, and what each comes to."""
+"""Finds changes that would make a job fit, cheapest first, with the effect of each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """Settings that make a job fit, or do the most for it."""
+    """Settings that make a job fit, or reduce its memory most."""
 
     settings: Settings
     price: str
-    """What they cost, in words."""
+    """A description of their price."""
     peak_bytes: int
     step_s: float
     fits: bool
@@ -31,7 +31,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant of a recipe comes to."""
+    """The memory and time of a variant of a recipe."""
 
     peak_bytes: int
     step_s: float
@@ -65,8 +65,8 @@ def apply(recipe: Recipe, settings: Settings) -> Recipe:
 
 
 def as_written(settings: Settings, recipe: Recipe, num_processes: int) -> Settings:
-    """Settings of one process as a person writes them into the recipe, whose accumulation is meant for the processes
-    that it names (`launch.num_processes`; `auto` is one), so that the effective batch stays."""
+    """Settings of one process in the form of a recipe. The accumulation of a recipe counts for `launch.num_processes`
+    (`auto` counts as one), so that the effective batch stays the same."""
     name, meant = "training.gradient_accumulation_steps", recipe.launch.num_processes
     meant = 1 if meant == "auto" else meant
     if name not in settings or num_processes == meant:
@@ -78,8 +78,8 @@ def as_written(settings: Settings, recipe: Recipe, num_processes: int) -> Settin
 def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change]:
     """Ways to make a job fit, cheapest first.
 
-    Those that leave its result as it is, the faster one first; where none is enough, a leaner optimizer; then changes
-    that make it another job, each beside the leanest of the settings before.
+    First come changes that keep the result, the faster one first. If none is enough, an optimizer with a smaller state;
+    then changes that make it another job, each combined with the smallest of the settings before.
     """
     same = sorted((change for change in _same_result(recipe, try_) if change.fits), key=lambda change: change.step_s)
     yield from same
@@ -89,7 +89,7 @@ def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change
     optimizer = _EIGHT_BIT.get(recipe.training.optimizer) if is_cuda else None
     if optimizer:
         leanest = {**leanest, "training.optimizer": optimizer}
-        change = _change(recipe, try_, leanest, "the optimizer's state in 8 bits: results differ by noise")
+        change = _change(recipe, try_, leanest, "the optimizer state in 8 bits: results differ slightly")
         yield change
         if change.fits:
             return
@@ -98,7 +98,7 @@ def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change
 
 
 def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
-    """For each of checkpointing as it is, and on: the largest micro-batch that fits, with the effective batch kept."""
+    """The largest micro-batch that fits with the same effective batch, with checkpointing as it is and turned on."""
     for checkpointing in sorted({recipe.training.gradient_checkpointing, True}):
         for smaller in _smaller_micro_batches(recipe):
             settings = {**smaller, **_checkpointing(recipe, checkpointing)}
@@ -110,9 +110,8 @@ def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
 
 
 def _smaller_micro_batches(recipe: Recipe) -> list[Settings]:
-    """Settings of micro-batches from the recipe's, which needs none, down to the smallest, with the same effective
-    batch: by the half down to what any two sequences may have where they are filled by tokens, else every size that
-    divides the pairs of a step."""
+    """Settings of micro-batches with the same effective batch, from the recipe's down to the smallest. A token budget
+    is halved down to the longest pair; a number of pairs takes every size that divides the pairs of a step."""
     training, most = recipe.training, max_tokens(recipe)
     if most is not None:
         least = min(most, 2 * recipe.data.max_length)

@@ -1,4 +1,4 @@
-"""Before a base is loaded: does the run fit this machine, and if not, what does the recipe want done about it?"""
+"""Checks before a base is loaded whether the run fits this machine, and changes settings if the recipe asks for it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe
 
 DOUBT = 0.10
-"""How far a prediction may be off (docs/memory.md): a run is refused only where it fits at neither end."""
+"""The margin of a prediction (docs/memory.md): a run is refused only if it does not fit at the lower end."""
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A recipe that may run, its plan on this machine, and what a person should know."""
+    """A recipe that may run, its plan on this machine, and findings for the person."""
 
     recipe: Recipe
     plan: JobPlan
     findings: tuple[Finding, ...] = ()
     reason: str = ""
-    """Why the processes share what they do."""
+    """Why this strategy was chosen."""
 
 
 def check_fit(
@@ -42,8 +42,8 @@ def check_fit(
     """Plan the run for this machine, each process on its device; on a CPU the processes of this machine share its
     memory. With `hardware.fit: true` the recipe that comes back may have other settings.
 
-    Raises `FitError` F701 where it clearly does not fit and `hardware.fit` is not false, `RunError` M504, M507, M509
-    and M511.
+    Raises `FitError` F701 if it clearly does not fit and `hardware.fit` is not false, `RunError` M504, M507, M509 and
+    M511.
     """
     target = this_machine(recipe).shared_by(processes_here)
     planners: dict[str, Planner] = {}
@@ -73,12 +73,12 @@ def _judge(recipe: Recipe, plan: JobPlan, planner: Planner) -> Checked:
 
 
 def describe_settings(plan: JobPlan, change: Change) -> str:
-    """The settings of a change as `--set` takes them."""
+    """The settings of a change as arguments of `--set`."""
     return " ".join(f"--set {path}={plain_value(value)}" for path, value in plan.written(change).items())
 
 
 def plain_value(value: object) -> str:
-    """A value as the command line takes it."""
+    """A value in the form of the command line."""
     if isinstance(value, dict):
         return "'{" + ", ".join(f"{key}: {plain_value(item)}" for key, item in value.items()) + "}'"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -98,12 +98,12 @@ def _refused(plan: JobPlan) -> Finding:
     fitting = next((change for change in plan.changes if change.fits), None)
     fix = f"`dpo-recipe plan {plan.recipe.name}` shows all parts; a smaller base or a larger device is needed"
     if fitting is not None:
-        fix = f"{describe_settings(plan, fitting)} ({fitting.price}); `--fit` does this kind of thing by itself"
+        fix = f"{describe_settings(plan, fitting)} ({fitting.price}); `--fit` makes such changes automatically"
     return Finding("F701", "the run does not fit into memory", why=_numbers(plan), fix=fix)
 
 
 def _close(plan: JobPlan) -> Finding:
-    fix = "`--fit` makes room by itself; `dpo-recipe plan` shows the parts"
+    fix = "`--fit` reduces memory automatically; `dpo-recipe plan` shows the parts"
     return Finding("F702", "memory will be tight", None, _numbers(plan), fix, "warning")
 
 

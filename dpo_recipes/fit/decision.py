@@ -1,4 +1,4 @@
-"""What the first process of a run decides for all of them before a weight is loaded."""
+"""Decisions that the first process of a run makes for all processes before a weight is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decision:
-    """The recipe as each process executes it, what they share, and what a person should know of it."""
+    """The recipe as each process executes it, the launch plan, and findings for the person."""
 
     recipe: Recipe
     launch: LaunchPlan
@@ -30,7 +30,7 @@ class Decision:
 
     @property
     def reserve_bytes(self) -> int:
-        """What the optimizer will need on a device beside the first micro-batch."""
+        """Memory that the optimizer will need on a device beside the first micro-batch."""
         parts = self.plan.memory.highest.parts
         return parts.get("optimizer", 0) + parts.get("gradients", 0)
 
@@ -44,10 +44,10 @@ def decide(
     trust_remote_code: bool,
     before: Decided | None = None,
 ) -> Decision:
-    """Plan the run with the lengths it has. One that goes on keeps to what was decided `before`, as long as that fits.
+    """Plan the run with its real lengths. A resumed run keeps what was decided `before`, as long as that fits.
 
-    Raises `FitError` F701, `RunError` T607 (a pair longer than a pass may be) and T617 (its checkpoint's optimizer fits
-    no more).
+    Raises `FitError` F701, `RunError` T607 (a pair does not fit into a pass) and T617 (the optimizer of its checkpoint
+    no longer fits).
     """
     given = recipe.launch.strategy
     if before is not None:
@@ -63,15 +63,15 @@ def decide(
     check_passes(checked.recipe, prepared.splits, place.num_processes)
     if before is not None and checked.recipe.training.optimizer != before.training["optimizer"]:
         raise _other_optimizer(before.training["optimizer"], checked.recipe.training.optimizer)
-    reason = checked.reason if recipe.launch.strategy == given else "as it was chosen when the run began"
+    reason = checked.reason if recipe.launch.strategy == given else "as it was chosen when the run started"
     decided = LaunchPlan(launch.batch, checked.plan.sharding.strategy, reason).with_batch_of(checked.recipe)
     advice = advise(facts_of(checked.plan, prepared.splits.reports))
     return Decision(checked.recipe, decided, checked.plan, (*checked.findings, *advice))
 
 
 def _keep_to(before: Decided, recipe: Recipe, num_processes: int) -> Recipe:
-    """The recipe with what was left open in it as it was decided when the run began; what belongs to a number of
-    processes only where there are as many."""
+    """The recipe with the decisions that were made when the run started. Settings that depend on the number of
+    processes are used only with the same number."""
     if recipe.launch.strategy == "auto" and num_processes > 1:
         recipe = recipe.model_copy(update={"launch": recipe.launch.model_copy(update={"strategy": before.strategy})})
     if not recipe.hardware.fit:
@@ -86,6 +86,6 @@ def _other_optimizer(earlier: str, now: str) -> RunError:
     return RunError.of(
         "T617",
         f"the checkpoint has the state of `{earlier}`, and now only `{now}` would fit",
-        why="less memory is free than when the run began, and one optimizer cannot go on with another one's state",
-        fix="free the memory that others take (`nvidia-smi` shows them), or begin anew with `--no-resume`",
+        why="less memory is free than when the run started, and an optimizer cannot use the state of another one",
+        fix="free the memory that other processes use (`nvidia-smi` shows them), or start a new run with `--no-resume`",
     )

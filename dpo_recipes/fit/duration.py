@@ -1,4 +1,4 @@
-"""How long a job takes: the roofline's time of a micro-batch, times how many there are."""
+"""Predicts the time of a job: the roofline's time of a micro-batch, times their number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Duration:
     step_flops: float
     stages_s: dict[str, float] | None
     flops: float | None
-    """Of the whole job, in multiplications and additions."""
+    """Multiplications and additions of the whole job."""
 
     @property
     def total_s(self) -> float | None:
@@ -63,7 +63,7 @@ def estimate_duration(
 
 
 def _evaluations(facts: JobFacts) -> int:
-    """Evaluations while training; before and after it come two more."""
+    """Evaluations during training; there are two more before and after it."""
     every, steps = facts.recipe.training.eval_steps, facts.num_steps or 0
     if every is None:
         return 0

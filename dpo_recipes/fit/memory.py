@@ -17,10 +17,11 @@ MIB = 2**20
 _CPU_PROCESS = 620 * MIB
 # cuBLAS keeps a workspace (8 MiB, 32 from Hopper on; CUBLAS_WORKSPACE_CONFIG); the context is in Device.usable_bytes.
 _CUDA_PROCESS = 64 * MIB
-# What an allocator holds beyond what is in use, pieces too small for the next tensor: on a GPU a share of all that
-# comes and goes. On a CPU (glibc) what a layer keeps splits what it frees, so that one to two pieces of the size of its
-# hidden states stay unused a layer: a share of the activations, and more than all of them where layers keep nothing
-# else. And the LM head's tiles leave free what the layers cannot use, as far as no larger tensors come that can.
+# Memory that an allocator holds beyond what is in use, in blocks too small for the next tensor. On a GPU it is a share
+# of all temporary tensors. On a CPU (glibc) tensors that a layer keeps split the blocks that it frees, so that in each
+# layer one to two blocks of the size of its hidden states stay unused: a share of the activations, and more than all of
+# them if layers keep nothing else. The LM head's tiles also leave blocks free that only larger, later tensors could
+# use.
 _FRAGMENTATION = {"cpu": 0.10, "cuda": 0.05, "mps": 0.05}
 _CPU_CHECKPOINTED = 1.5
 _CPU_LEFT = 120 * MIB
@@ -42,11 +43,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The phases of a run; the highest is what must fit."""
+    """The phases of a run; the highest one must fit."""
 
     phases: tuple[Phase, ...]
     step: Trace
-    """The training micro-batch that the estimate rests on."""
+    """The training micro-batch on which the estimate is based."""
 
     @property
     def highest(self) -> Phase:
@@ -55,7 +56,7 @@ class MemoryEstimate:
 
     @property
     def peak_bytes(self) -> int:
-        """What one process needs on its device."""
+        """The memory that one process needs on its device."""
         return self.highest.peak_bytes
 
     def to_json(self) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def estimate_memory(
 
 
 def _training(skeleton: Skeleton, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:
-    """Forward and backward pass of the last micro-batch of a step that is not the first: gradients of those before are
-    there, and the optimizer's state."""
+    """Forward and backward pass of the last micro-batch of a later step, when gradients of earlier micro-batches and
+    the optimizer state exist."""
     accumulates = batch_of(skeleton.recipe).accumulates
     activations, new_gradients = step.peak
     kept = min(step.kept, activations)
@@ -119,7 +120,7 @@ def _activations(skeleton: Skeleton, weights: Weights, trace: Trace, *, trains: 
 
 
 def _unpacked(skeleton: Skeleton, weights: Weights) -> int:
-    """The largest quantized matrix in the precision it is multiplied in."""
+    """The largest quantized matrix in the precision in which it is multiplied."""
     if skeleton.own_quantization is None and skeleton.recipe.model.quantization is None:
         return 0
     return weights.largest_quantized * (2 if skeleton.autocast_dtype is not None else 4)

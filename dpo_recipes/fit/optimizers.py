@@ -1,4 +1,4 @@
-"""What optimizers keep and need, in bytes for each trained number."""
+"""The memory of optimizers, in bytes for each trained parameter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OptimizerCost:
-    """`state` stays from step to step; `step` is taken for the moment of one."""
+    """`state` is kept between steps; `step` is needed during a step."""
 
     state: float
     step: float = 0.0
@@ -18,7 +18,7 @@ class OptimizerCost:
 _FOREACH = 4.0
 """torch's `foreach` form works on lists of tensors: one temporary list as large as all parameters."""
 _BYTE = 1 + 4 / 256
-"""bitsandbytes 0.50 and torchao: a moment in 8 bits, and a float32 for each 256 numbers."""
+"""bitsandbytes 0.50 and torchao: a moment in 8 bits, and a float32 for each 256 values."""
 
 _COSTS = {
     "adamw_torch": OptimizerCost(8.0, _FOREACH),

@@ -1,4 +1,4 @@
-"""A job before it runs: peak memory, time, disk, and what would make it fit."""
+"""The plan of a job: peak memory, time, disk use, and changes that would make it fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What a job needs of a device, and what it gives for it."""
+    """The resources that a job needs on a device, and its time."""
 
     recipe: Recipe
     target: Target
@@ -41,16 +41,16 @@ class JobPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak is within what the device has."""
+        """Whether the peak fits into the device's memory."""
         return self.memory.peak_bytes <= self.target.usable_bytes
 
     @property
     def spare_bytes(self) -> int:
-        """What is left of the device's memory; below zero what is missing."""
+        """The device's memory minus the peak; negative if it does not fit."""
         return self.target.usable_bytes - self.memory.peak_bytes
 
     def written(self, change: Change) -> dict[str, Any]:
-        """The settings of a change as they are written into the recipe."""
+        """The settings of a change in the form of a recipe."""
         return as_written(change.settings, self.recipe, self.sharding.num_processes)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,10 +107,10 @@ class Planner:
         self._rates = target.rates(dtype)
         self._weights: dict[str, Weights] = {}
         self._shares = True
-        """Whether the base can be computed with each distinct token once, as far as its configuration tells."""
+        """Whether the configuration allows computing each distinct token once."""
 
     def plan(self, recipe: Recipe, *, with_changes: bool = True) -> JobPlan:
-        """The plan of a variant of the recipe; of what would make it fit only where it does not."""
+        """The plan of a variant of the recipe, with changes that would make it fit if it does not."""
         skeleton, weights = self._variant(recipe)
         longest = self._longest(recipe)
         memory = estimate_memory(skeleton, weights, longest, self._rates, self._sharding)
@@ -134,8 +134,8 @@ class Planner:
         )
 
     def fit(self, plan: JobPlan) -> tuple[Recipe, Change | None]:
-        """The recipe of a plan that does not fit with the cheapest change that makes it fit and leaves it the same job,
-        and that change; the recipe as it is and none where no such change is enough."""
+        """The recipe with the cheapest change that makes it fit and keeps it the same job, and that change. If no such
+        change is enough, the unchanged recipe and None."""
         change = next((change for change in plan.changes if change.fits and not changes_job(change)), None)
         return (plan.recipe, None) if change is None else (apply(plan.recipe, change.settings), change)
 
@@ -164,12 +164,12 @@ class Planner:
 
 
 def changes_job(change: Change) -> bool:
-    """Whether a change makes another job of it, which nobody but the person may decide."""
+    """Whether a change makes it another job, which only the person may decide."""
     return any(not path.startswith("training.") for path in change.settings)
 
 
 def facts_of(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:
-    """What advice is given on: the plan's counts, and from the data's report the shares that were cut or dropped."""
+    """The facts for advice: the plan's counts, and from the data report the shares of truncated and dropped pairs."""
     facts = replace(plan.facts, trainable_parameters=plan.weights.num_trainable)
     report = reports.get("train")
     if report is None:

@@ -1,4 +1,4 @@
-"""How fast a device multiplies matrices and moves memory: from its data sheet, or measured where it is here."""
+"""Rates at which a device multiplies matrices and moves memory, from its data sheet or measured on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FALLBACK = Device("cpu", "CPU", 0, matmul_tflops={"float32": 0.5}, memory_bandw
 
 
 def rates_of(device: Device, dtype: str) -> Rates:
-    """Rates of a described device. A precision that it only emulates runs at the rate of float32."""
+    """Rates of a described device. A precision that it only emulates has the rate of float32."""
     peaks = device.matmul_tflops or _FALLBACK.matmul_tflops
     tflops = peaks.get(dtype) or peaks["float32"]
     bandwidth = device.memory_bandwidth_gb_s or _FALLBACK.memory_bandwidth_gb_s or 0.0
@@ -50,5 +50,5 @@ def measure_rates(device: str, dtype: str) -> Rates:
     target = torch.empty_like(source)
     copy_s = best_s(lambda: target.copy_(source))
     moved = 2 * source.numel() * source.element_size()
-    # A lone product is faster than the same one among others; what the sheet's share allows for is left out here.
+    # A single product is faster than the same one in a model. The share of the data sheet's rate is not applied here.
     return Rates(2 * size**3 / product_s * 0.85, moved / copy_s * 0.85, _DISPATCH_S[device])

@@ -1,4 +1,4 @@
-"""What a rule of advice has to say about one job."""
+"""The result of a rule of advice for one job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpo_recipes.recipe.load import DataPath
 
 @dataclass(frozen=True)
 class Remark:
-    """A value that will disappoint: where it stands in the recipe, what it is, its arithmetic, and a way out."""
+    """A doubtful value: its place in the recipe, a description, its arithmetic, and a way out."""
 
     at: DataPath
     what: str

@@ -1,4 +1,4 @@
-"""What each of several processes holds of the weights, gradients and optimizer state."""
+"""The shards of weights, gradients and optimizer state that each process holds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dpo_recipes.recipe.strategies import SHARDS_GRADIENTS, SHARDS_OPTIMIZER, SH
 
 @dataclass(frozen=True)
 class Sharding:
-    """`num_processes` processes, one a device."""
+    """`num_processes` processes, one on each device."""
 
     num_processes: int = 1
     strategy: Strategy = "ddp"
 
     def share(self, num_bytes: float) -> float:
-        """A process's part of what the strategy shards with the optimizer."""
+        """A process's share of what the strategy shards with the optimizer."""
         return num_bytes / self.num_processes if self.strategy in SHARDS_OPTIMIZER else num_bytes
 
     def optimizer(self, num_bytes: int) -> int:

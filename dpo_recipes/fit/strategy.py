@@ -1,4 +1,4 @@
-"""What several processes share, where a recipe leaves that open: nothing where the whole job fits each device."""
+"""Chooses the strategy of several processes if a recipe leaves it open: no sharding if the job fits each device."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _SHARDED: tuple[Strategy, ...] = ("fsdp", "deepspeed-zero3")
 def choose_strategy(
     recipe: Recipe, num_processes: int, device: Device, plan: Callable[[Sharding], JobPlan]
 ) -> tuple[JobPlan, str]:
-    """The plan under the strategy that the run takes, and why it takes it.
+    """The plan under the chosen strategy, and the reason for the choice.
 
-    `ddp` is the fastest where it fits; weights, gradients and optimizer state are cut up only where it does not.
+    `ddp` is the fastest if it fits; weights, gradients and optimizer state are sharded only if it does not.
     """
     if recipe.launch.strategy != "auto":
         return plan(Sharding(num_processes, recipe.launch.strategy)), "the recipe says so"
@@ -44,4 +44,4 @@ def choose_strategy(
             return plan(Sharding(num_processes, strategy)), f"{missing}{but}"
         else:
             reasons.append(verdict.why)
-    return whole, f"{missing}, and it cannot be cut up: {'; '.join(dict.fromkeys(reasons))}"
+    return whole, f"{missing}, and it cannot be sharded: {'; '.join(dict.fromkeys(reasons))}"

@@ -14,7 +14,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Target:
-    """A device and how much of its memory a job can have."""
+    """A device and the part of its memory that a job can use."""
 
     device: Device
     usable_bytes: int
@@ -22,18 +22,18 @@ class Target:
     """Whether it is this machine's; its rates are then measured."""
 
     def shared_by(self, num_processes: int) -> Target:
-        """What one of several processes of a machine has: a GPU of its own, or its part of the computer's memory."""
+        """The target of one of several processes of a machine: a GPU of its own, or its share of CPU memory."""
         if self.device.kind != "cpu":
             return self
         return replace(self, usable_bytes=self.usable_bytes // num_processes)
 
     def dtype(self, recipe: Recipe, model_type: str | None) -> str:
-        """The precision that the job will compute in there."""
+        """The precision in which the job will compute there."""
         wanted = recipe.model.dtype
         return best_dtype(self.device, model_type=model_type) if wanted == "auto" else wanted
 
     def rates(self, dtype: str) -> Rates:
-        """What it reaches in that precision."""
+        """The rates in that precision."""
         return measure_rates(self.device.kind, dtype) if self.is_here else rates_of(self.device, dtype)
 
 

@@ -1,4 +1,4 @@
-"""How many pairs a job has and how long they are: read from tokenized data, or assumed at their longest."""
+"""The number of pairs of a job and their lengths, read from tokenized data or assumed at their longest."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Workload:
     `data.max_length` lets them, one half of them prompt."""
 
     num_pairs: dict[str, int | None]
-    """By split; None where it is not known before the data are read."""
+    """By split; None if it is unknown before the data are read."""
     lengths: dict[str, Lengths] | None = None
 
     @property
     def is_read(self) -> bool:
-        """Whether the data have been read, so that figures are more than upper bounds."""
+        """Whether the data have been read. Otherwise figures are upper bounds."""
         return self.lengths is not None
 
     def facts(self, recipe: Recipe, num_processes: int) -> JobFacts:
@@ -44,8 +44,8 @@ class Workload:
     def longest(self, recipe: Recipe, num_processes: int = 1, *, shares: bool = True) -> Lengths:
         """The pairs of the micro-batch with the most tokens that can come together; of shape [micro-batch, 3].
 
-        Chance may bring the longest pairs together, whatever the order. `shares` says whether the model can be computed
-        with each distinct token once; of several processes any may get the pass with the most pairs of a step.
+        The longest pairs may be drawn together in any order. `shares` says whether the model can be computed with each
+        distinct token once. Any of several processes may get the pass with the most pairs of a step.
         """
         size, _ = batch_of(recipe).trainer_batch
         if max_tokens(recipe) is not None:
@@ -58,7 +58,7 @@ class Workload:
 
     @cached_property
     def _longest_first(self) -> Lengths:
-        """Training pairs, ordered once for all the variants of a recipe that `--fit` tries."""
+        """Training pairs, sorted once for all variants of a recipe that `--fit` tries."""
         rows = (self.lengths or {})["train"]
         return rows[np.argsort(-rows.sum(axis=1), kind="stable")]
 

@@ -58,7 +58,7 @@ def test_where_fsdp_cannot_deepspeed_does(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_cannot_be_cut_up_stays_whole_and_says_why() -> None:
     strategy, reason = _choose(recipe(bits=8), 4, GPU)
     assert strategy == "ddp"
-    assert "it cannot be cut up: FSDP and ZeRO-3 shard floating-point weights" in reason
+    assert "it cannot be sharded: FSDP and ZeRO-3 shard floating-point weights" in reason
 
 
 def test_one_process_shares_nothing_and_a_recipe_that_says_is_obeyed() -> None:

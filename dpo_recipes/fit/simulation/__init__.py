@@ -1,1 +1,1 @@
-"""Passes through a model without weights. The one part of `fit` that loads torch, when it is first asked."""
+"""Passes through a model without weights. Only this part of `fit` loads torch, when it is first used."""

@@ -1,4 +1,4 @@
-"""Forward and backward passes on tensors without data: what they keep in memory, compute and move.
+"""Traces forward and backward passes on tensors without data: the memory, arithmetic and memory traffic they need.
 
 torch's fake tensors run the real code of transformers, peft and TRL and allocate nothing, so the estimate knows an
 architecture, a checkpointed layer or an adapter because the code that will run knows them.
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Trace:
-    """What passes did; every value is linear in the number of layers, which is what `extrapolate` rests on."""
+    """The cost of passes. Every value is linear in the number of layers, on which `extrapolate` relies."""
 
     turn_activations: float = 0.0
     """Bytes of activations at the peak before the first gradient of a layer is computed."""
@@ -59,7 +59,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reaches in practice: operations a second in matrix products, bytes a second to and from memory."""
+    """Rates of a device in practice: operations a second in matrix products, bytes a second to and from memory."""
 
     flops: float
     bandwidth: float
@@ -78,7 +78,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self._rates = rates
         self._held: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
-        """Of each live storage, in a list of one, what it is counted as."""
+        """The kind as which each live storage is counted, in a list of one."""
         for tensor in resident:
             self._held[tensor.untyped_storage()] = ["resident"]
         self._live = {"activations": 0, "gradients": 0}
@@ -100,11 +100,11 @@ class Tracer(TorchDispatchMode):
                 parameter.register_post_accumulate_grad_hook(accumulated)
 
     def mark_kept(self) -> None:
-        """Say that the backbone's forward pass is over."""
+        """Record the end of the backbone's forward pass."""
         self._kept = self._live["activations"]
 
     def result(self) -> Trace:
-        """What has been traced so far."""
+        """The costs traced so far."""
         return Trace(
             *self._peaks["turn"], *self._peaks["late"], self._kept, self._flops, self._matmul_s, self._moving_s
         )
