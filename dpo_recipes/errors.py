@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-# Exit codes of the command line. 1 is left to bugs of ours: an exception that is not in this tree.
+# Exit codes of the command line. 1 means a bug in dpo-recipe: an exception that is not in this tree.
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -16,7 +16,7 @@ EXIT_DATA = 4
 EXIT_FIT = 5
 EXIT_RUN = 6
 EXIT_SHARING = 7
-EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request; the same command goes on
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request; the same command resumes
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells write it: stopped at once
 
 EXIT_CODE_BY_LETTER = {
@@ -40,7 +40,7 @@ class Where:
     column: int = 0
     length: int = 1
     text: str | None = None
-    """The source line itself, so that a finding can be shown after the file has changed or gone."""
+    """The source line itself, so that a finding can be shown after the file has changed or was removed."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -102,7 +102,7 @@ def _render_where(where: Where) -> list[str]:
 
 
 class DpoRecipeError(Exception):
-    """The root: one or more findings that end what was being done. The exit code follows the first code's letter."""
+    """The root: one or more findings that end the command. The letter of the first code determines the exit code."""
 
     def __init__(self, *findings: Finding) -> None:
         if not findings:
@@ -119,7 +119,7 @@ class DpoRecipeError(Exception):
 
     @property
     def exit_code(self) -> int:
-        """The process exit code that the first finding's kind asks for."""
+        """The process exit code, by the kind of the first finding."""
         return EXIT_CODE_BY_LETTER[self.findings[0].code[0]]
 
 
@@ -132,7 +132,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library ran out of memory, on whatever device; each says it in its own way."""
+    """Whether a library ran out of memory, on any device; each library words it differently."""
     if isinstance(error, MemoryError):
         return True
     text = f"{type(error).__name__}: {error}".lower()
@@ -140,7 +140,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Whether the disk, or a person's share of it, is full; libraries hand the system's words on."""
+    """Whether the disk or a quota is full; libraries pass the system's message on."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 

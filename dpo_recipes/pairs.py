@@ -1,4 +1,4 @@
-"""The stages before the model: from a recipe to tokenized pairs. The worker and `dpo-recipe data` go the same way."""
+"""The stages before the model: from a recipe to tokenized pairs, for the worker and for `dpo-recipe data`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """Tokenized pairs of each split, and what they were made with."""
+    """Tokenized pairs of each split, with the tokenizer and template that made them."""
 
     splits: TokenizedSplits
     tokenizer: Any

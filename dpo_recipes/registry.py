@@ -91,7 +91,7 @@ TABLES = {
 
 
 def names(table: str) -> list[str]:
-    """The names in a table, those of outside packages included, sorted."""
+    """The names in a table, including those of other packages, sorted."""
     return sorted({**TABLES[table], **_outside(table)})
 
 
@@ -105,7 +105,7 @@ def load(table: str, name: str) -> Any:
 
 
 def entry_points(group: str) -> Any:
-    """The entry points of a group; `importlib.metadata` takes 20 ms that most commands need not wait for."""
+    """The entry points of a group. `importlib.metadata` takes 20 ms to import, which most commands do not need."""
     from importlib.metadata import entry_points as find
 
     return find(group=group)

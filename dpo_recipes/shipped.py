@@ -1,4 +1,4 @@
-"""The recipes and chat templates that travel with the package."""
+"""The recipes and chat templates that are part of the package."""
 
 from __future__ import annotations
 

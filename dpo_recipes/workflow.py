@@ -1,4 +1,4 @@
-"""One run from the parent's side: validate, plan, make or find the run directory, start the workers, follow them."""
+"""One run in the parent process: validate, plan, make or find the run directory, start the workers, follow them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_agai
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is decided before a worker starts."""
+    """Decisions that are made before a worker starts."""
 
     recipe: str
     backend: str
@@ -78,7 +78,7 @@ def find_recipe(reference: str) -> Path:
     raise RecipeError.of(
         "R101",
         f"there is no recipe {reference}",
-        why=f"it is no file here, and the shipped recipes are {', '.join(shipped)}",
+        why=f"there is no such file, and the shipped recipes are {', '.join(shipped)}",
         fix="give the path of a YAML file or the name of a shipped recipe",
     )
 
@@ -93,12 +93,12 @@ def prepare_run(
     stack: contextlib.ExitStack | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Order, RunPlan, bool]:
-    """Make the run directory with all that the worker needs, or find the one to go on with, which may be given with
-    `again`; the order to start it, its plan, and whether it is an earlier one. No other command can work there until
-    the `stack` is left.
+    """Make the run directory with everything that the worker needs, or find the one to resume, which may be given as
+    `again`. Returns the order to start it, its plan, and whether it is an earlier run. The directory is locked until
+    the `stack` is closed.
 
-    Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341 (numbers
-    of processes that cannot be) and R347 (no place to meet), `RunError` M507 (too few GPUs), T601, T602, and with
+    Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341
+    (impossible numbers of processes) and R347 (no rendezvous), `RunError` M507 (too few GPUs), T601, T602, and with
     `resume` T611, T614 and T615.
     """
     recipe = validated.recipe
@@ -116,7 +116,7 @@ def prepare_run(
     flags, is_for_slurm = flags or LaunchFlags(), recipe.launch.backend == "slurm"
     num_gpus = gpus_of_node(recipe) if is_for_slurm else count_gpus()
     batch = choose_batch(recipe, flags, num_gpus)
-    if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # else a job asks for as many as it needs
+    if not is_for_slurm or recipe.launch.slurm.gpus_per_node:  # otherwise a job requests as many as it needs
         check_devices(recipe, batch, num_gpus)
     backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
     idle = describe_idle(recipe, batch, flags, num_gpus)
@@ -137,8 +137,8 @@ def prepare_run(
         plan = RunPlan(recipe.name, backend, command_of(backend, order), launch, warnings=validated.warnings)
         prepare_launcher(backend, order)
     except DpoRecipeError:
-        if earlier is None:  # nothing was begun
-            shutil.rmtree(run.path, ignore_errors=True)  # its lock is open: on NFS something of it may stay
+        if earlier is None:  # nothing was started
+            shutil.rmtree(run.path, ignore_errors=True)  # its lock file is open, so NFS may keep a part of it
         raise
     with written_to(run):
         write_launch(run, recipe, launch)
@@ -152,7 +152,8 @@ def prepare_run(
 def _hold(
     run: RunDirectory, stack: contextlib.ExitStack, tell: Callable[[str], None], *, must: bool
 ) -> RunDirectory | None:
-    """The run directory, held until the stack is left; none where another command was faster, unless it `must` be."""
+    """The run directory, locked until the stack is closed, or None if another command was faster, unless `must` is
+    set."""
     try:
         with written_to(run):
             stack.enter_context(held(run.command_lock))
@@ -175,13 +176,13 @@ def run_recipe(  # noqa: PLR0913
     flags: LaunchFlags | None = None,
     site: Site | None = None,
 ) -> dict[str, Any]:
-    """Do the whole job; returns what stands in result.json.
+    """Run the whole job. Returns the content of result.json.
 
-    An unfinished run of the same recipe is gone on with, unless `resume` is False; with True there must be one. After a
-    failure that may not come again, such as a killed process or a hang, the job is started again, up to `retries`
-    times, without GPUs that have failed. `listen` gets each event of the worker, after a first one
-    `{"event": "run", "dir", "plan", "resumed"}`.
-    Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a fault of ours.
+    An unfinished run of the same recipe is resumed, unless `resume` is False; with True there must be one. After a
+    transient failure, such as a killed process or a hang, the job is started again up to `retries` times, without GPUs
+    that have failed. `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan",
+    "resumed"}`. Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a
+    bug in dpo-recipe.
     """
     validated = validate(path, overrides)
 
@@ -204,7 +205,7 @@ def run_recipe(  # noqa: PLR0913
             except (RunError, WorkerBug) as error:
                 if retries == 0 or not may_not_come_again(error):
                     raise
-                if uses_gpus and count_gpus() == 0:  # a CPU would be a bad stand-in
+                if uses_gpus and count_gpus() == 0:  # a run for GPUs is not restarted on a CPU
                     raise
                 retries -= 1
                 listen({"event": "retry", "error": error, "left": retries})
@@ -212,7 +213,7 @@ def run_recipe(  # noqa: PLR0913
                 again = flags_of_retry(validated.recipe, flags, at_first, strategy)
                 order, plan, _ = prepare(flags=again, again=order.run)
                 if order.num_processes != before:
-                    tell(f"{order.num_processes} processes in the place of {before}")
+                    tell(f"{order.num_processes} processes instead of {before}")
             else:
                 break
     result = order.run.home.result

@@ -1,4 +1,4 @@
-"""What can be asked of a device, and the form of a rule that answers."""
+"""The choices that are checked against a device, and the form of the rules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLASH_CAPABILITY = {"flash_attention_2": (8, 0), "flash_attention_3": (8, 0), "f
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked of a device; a rule looks at the fields of its section and leaves the others."""
+    """The choices to check against a device; a rule reads the fields of its section and ignores the others."""
 
     dtype: str | None = None
     model_type: str | None = None
@@ -44,11 +44,11 @@ class Choice:
     high_watermark: float | None = None
     low_watermark: float | None = None
     installed: frozenset[str] | None = None
-    """Importable packages, as far as they matter; None where that is not known."""
+    """Importable packages that matter to rules, or None if unknown."""
 
     @property
     def uses_bitsandbytes(self) -> bool:
-        """Whether the quantization or the optimizer asked for is bitsandbytes'."""
+        """Whether the chosen quantization or optimizer needs bitsandbytes."""
         return self.bits is not None or self.optimizer in BITSANDBYTES_OPTIMIZERS
 
     def lacks(self, *packages: str) -> bool:
@@ -57,7 +57,7 @@ class Choice:
 
     @property
     def uses_flash(self) -> bool:
-        """Whether the attention asked for is one of the FlashAttention package's."""
+        """Whether the chosen attention needs a FlashAttention package."""
         return self.attention in FLASH_CAPABILITY
 
     @property
@@ -67,19 +67,19 @@ class Choice:
 
     @property
     def watermarks_cross(self) -> bool:
-        """Whether torch's low watermark on MPS, 1.4 where none is set, lies above a high one that is set."""
+        """Whether torch's low watermark on MPS, by default 1.4, is above a high one that is set."""
         low = 1.4 if self.low_watermark is None else self.low_watermark
         return self.high_watermark is not None and 0 < self.high_watermark < low
 
     @property
     def shards_weights(self) -> bool:
-        """Whether the strategy cuts the model's weights into shards."""
+        """Whether the strategy shards the model's weights."""
         return self.strategy in ("fsdp", "fsdp2", "zero3")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that a device cannot do (`no`), or does at a price (`warn`)."""
+    """One choice that a device does not support (`no`), or supports with a disadvantage (`warn`)."""
 
     name: str
     applies: Callable[[Device, Choice], bool]

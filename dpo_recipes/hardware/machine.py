@@ -1,4 +1,4 @@
-"""What this machine is. Loads no torch: what only torch can tell, `describe_torch` asks it for."""
+"""Describes this machine. Loads no torch, except in `describe_torch`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> list[str]:
-    """What the processor says it can do, as /proc/cpuinfo lists it; empty where there is no such file."""
+    """The processor's flags in /proc/cpuinfo; empty if there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -61,7 +61,7 @@ def cpu_flags() -> list[str]:
 
 
 def gpu_names() -> list[str]:
-    """NVIDIA GPUs as `name, memory` lines of nvidia-smi; empty where there is none."""
+    """NVIDIA GPUs as `name, memory` lines of nvidia-smi; empty if there is none."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
@@ -87,7 +87,7 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_torch() -> dict[str, Any]:
-    """What torch sees: devices and which precisions they have. Imports torch, which takes seconds."""
+    """Devices and precisions that torch supports here. Imports torch, which takes seconds."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -109,7 +109,7 @@ def describe_torch() -> dict[str, Any]:
 
 
 def free_memory_bytes(kind: str) -> int:
-    """What a new process can have of the memory of this machine's device of a kind: `cuda`, `mps` or `cpu`."""
+    """Memory that a new process can use on this machine's `cuda`, `mps` or `cpu` device."""
     import psutil
 
     if kind == "cuda":
@@ -127,18 +127,18 @@ def free_memory_bytes(kind: str) -> int:
 
 
 def _container_limit_bytes() -> int | None:
-    """What the control groups of this process leave it; none where there is no limit."""
+    """Memory that the control groups of this process allow it, or None without a limit."""
     left = []
     for folder in control_groups():
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            with contextlib.suppress(OSError, ValueError):  # `max` is no number: no limit
+            with contextlib.suppress(OSError, ValueError):  # `max` means no limit
                 in_use = int((folder / used).read_text()) - _reclaimable_bytes(folder)
                 left.append(int((folder / limit).read_text()) - in_use)
     return min(left, default=None)
 
 
 def _reclaimable_bytes(folder: Path) -> int:
-    """What the kernel counts as used and gives away when asked: files it keeps in memory."""
+    """Memory that the kernel counts as used but reclaims on demand: its file cache."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = (folder / "memory.stat").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
@@ -146,7 +146,7 @@ def _reclaimable_bytes(folder: Path) -> int:
 
 
 def num_out_of_memory_kills() -> int:
-    """How often the kernel has killed a process of this control group for memory; 0 where it does not tell."""
+    """How often the kernel has killed a process of this control group for lack of memory; 0 if unknown."""
     counts = [0]
     for folder in control_groups():
         for name in ("memory.events", "memory.oom_control"):
@@ -157,14 +157,14 @@ def num_out_of_memory_kills() -> int:
 
 
 def num_cores() -> int:
-    """Cores that this process may use: those it is bound to, and no more than its control groups give it the time of.
+    """Cores that this process may use: those of its affinity mask, limited by the CPU quota of its control groups.
 
-    A container with two cores' time on a machine of 64 sees 64, and threads for all of them wait for one another.
+    A container with a quota of two cores on a machine with 64 sees 64; one thread for each would slow it down.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = []
     for folder in control_groups("cpu"):
-        with contextlib.suppress(OSError, ValueError):  # `max` is no number: no limit
+        with contextlib.suppress(OSError, ValueError):  # `max` means no limit
             quota, period = (folder / "cpu.max").read_text().split()
             quotas.append(int(quota) / int(period))
         with contextlib.suppress(OSError, ValueError):
@@ -175,8 +175,7 @@ def num_cores() -> int:
 
 
 def control_groups(controller: str = "memory") -> list[Path]:
-    """The folders of this process's control group, version 2, or version 1 of a controller, and of the containers
-    around it."""
+    """The folders of this process's control group (version 2, or version 1 of a controller) and its parents."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -184,12 +183,12 @@ def control_groups(controller: str = "memory") -> list[Path]:
     own = [line.split(":", 2) for line in lines]
     roots = {"": CONTROL_GROUPS, controller: CONTROL_GROUPS / controller}
     groups = [roots[n] / path.lstrip("/") for _, names, path in own for n in names.split(",") if n in roots]
-    # In a container that sees its own group as the root, the path that the kernel tells is not there.
+    # In a container that sees its own group as the root, the path that the kernel reports does not exist.
     return [folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(CONTROL_GROUPS)]
 
 
 def peak_memory_bytes() -> int:
-    """Peak memory of this process: of its allocator on CUDA, else its largest resident set."""
+    """Peak memory of this process: that of its allocator on CUDA, else its largest resident set."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved()

@@ -1,16 +1,16 @@
-"""Devices described as data: what a recipe can be checked and estimated for without owning the hardware.
+"""Descriptions of devices, for which a recipe can be checked and estimated without owning the hardware.
 
-`memory_bytes` is the size on the box in GiB; `usable_fraction` is what a training process gets of it:
+`memory_bytes` is the advertised size in GiB; `usable_fraction` is the part that a training process gets:
 
 - CUDA: the driver keeps about 2 % (torch sees 23.6 of a 24 GB card); GDDR6 data-center cards store their ECC bits
   in the same memory, another 1/16 (an L40S of 48 GB shows torch 44.3 GiB); CUDA context and cuBLAS take 0.5 GiB.
 - MPS: Metal's recommendedMaxWorkingSetSize, 2/3 of the memory up to 32 GB and 3/4 above.
 - CPU: 0.85, the operating system and what else runs.
 
-A desktop that draws on the same card takes more, and fragmentation is not in it: leave a margin.
+A desktop that uses the same card takes more, and fragmentation is not included: leave a margin.
 
-`matmul_tflops` are dense peaks (no 2:4 sparsity) with float32 accumulation, which is how torch multiplies: GeForce
-cards do that at half the rate that their boxes name. A precision that the device only emulates has no entry.
+`matmul_tflops` are dense peaks (no 2:4 sparsity) with float32 accumulation, as torch multiplies: GeForce cards do that
+at half of the advertised rate. A precision that the device only emulates has no entry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ and not among them."""
 
 @dataclass(frozen=True)
 class Device:
-    """One device as the rules and the memory estimate see it, real or described."""
+    """One device, real or described, for the rules and the memory estimate."""
 
     kind: Literal["cuda", "mps", "cpu"]
     name: str
@@ -50,7 +50,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """What one training process can allocate on the device."""
+        """Memory that one training process can allocate on the device."""
         return int(self.memory_bytes * self.usable_fraction)
 
     def older_than(self, major: int, minor: int = 0) -> bool:

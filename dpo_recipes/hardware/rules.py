@@ -1,7 +1,7 @@
-"""What a device can do: questions to the table of rules, answered without hardware and without heavy imports.
+"""Evaluates the table of rules about devices, without hardware and without heavy imports.
 
-`dtype: auto` is no rule of its own. It is the first precision of `AUTO_ORDER` that the table has nothing against, so
-it can never choose what validation would refuse or warn of.
+`dtype: auto` is not a rule of its own. It is the first precision of `AUTO_ORDER` that no rule refuses or warns about,
+so it never chooses what validation would refuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AUTO_ORDER = ("bfloat16", "float16", "float32")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer of the table: `yes`, or `no` and `warn` with the rule that says so."""
+    """The answer of the table: `yes`, or `no` or `warn` with the rule that decided it."""
 
     outcome: Literal["yes", "no", "warn"]
     rule: str = ""
@@ -109,7 +109,7 @@ def supports_attention(
 
 
 def supports_processes(device: Device, processes: int) -> Verdict:
-    """Whether so many processes can train together on devices of this kind."""
+    """Whether this number of processes can train together on devices of this kind."""
     return ask("processes", device, Choice(processes=processes))
 
 
@@ -121,7 +121,7 @@ def supports_strategy(
     quant_storage: str | None = None,
     dtype: str | None = None,
 ) -> Verdict:
-    """Whether `ddp`, `fsdp`, `fsdp2`, `zero1`, `zero2` or `zero3` works there with a base of so many bits.
+    """Whether `ddp`, `fsdp`, `fsdp2`, `zero1`, `zero2` or `zero3` works there with a base of this number of bits.
 
     `dtype` is the precision of the unquantized weights; with it, a `quant_storage` of another one is refused.
     """
@@ -134,5 +134,5 @@ def supports_memory_limit(device: Device, high: float | None, low: float | None)
 
 
 def supports_torch(device: Device) -> Verdict:
-    """Whether torch as PyPI has it runs on the device."""
+    """Whether the build of torch on PyPI runs on the device."""
     return ask("torch", device, Choice())
