@@ -212,8 +212,9 @@ class Worker:
         self.events.stage("save", "model, card and report")
         with whole_weights(trained.trainer, team) as state:
             if is_main:
-                folder, kind = save_model(trained.trainer.model, bundle, self.recipe, self.home.path, result, state)
-                result |= {"model_dir": str(folder), "saved": kind}
+                saved = save_model(trained.trainer.model, bundle, self.recipe, self.home.path, result, state)
+                self.events.findings(saved.findings)
+                result |= {"model_dir": str(saved.folder), "saved": saved.kind, "saved_dtype": saved.dtype}
         return result
 
     def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def make_recipe(**sections: dict[str, Any]) -> Recipe:
             "data": {"train": [{"path": "owner/pairs"}], **sections.get("data", {})},
             "objective": {"kind": "dpo", **sections.get("objective", {})},
             "training": {"learning_rate": 1e-5, **sections.get("training", {})},
+            "checkpoints": sections.get("checkpoints", {}),
         }
     )
 

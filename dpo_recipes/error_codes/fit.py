@@ -54,11 +54,16 @@ CODES = {
     ),
     "F797": entry(
         "warning: a long warm-up",
-        "The learning rate still rises in more than half of the steps; a tenth is usual. A warm-up begins at 0, so",
-        "that a single step with a warm-up changes nothing.",
+        "The learning rate still rises in more than half of the steps; a tenth is usual. Until its end, steps",
+        "train at a part of the rate.",
     ),
     "F798": entry(
         "warning: few optimizer steps",
         "There are fewer than 20. A step moves a weight by about the learning rate at most, so little will change.",
+    ),
+    "F799": entry(
+        "warning: `keep_best` has nothing to compare",
+        "The best model is chosen among those that `training.eval_steps` measures. With one at the last step,",
+        "or none before it, the last model is saved, whatever it is like.",
     ),
 }

@@ -63,4 +63,13 @@ CODES = {
         "Before training, everything but the weights is saved into a temporary folder: configuration, generation",
         "configuration, tokenizer, chat template and card. What fails there would have failed after the last step.",
     ),
+    "M523": entry(
+        "weights that float16 cannot hold",
+        "Its largest number is 65,504. The model is saved in the format that it was trained in instead.",
+    ),
+    "M524": entry(
+        "training unties the embedding and the head",
+        "The base uses one matrix for both. One that is trained leaves the other as the base has it; an adapter",
+        "that names both trains two. A merged model is then saved with `tie_word_embeddings: false` and both.",
+    ),
 }

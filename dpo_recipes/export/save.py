@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial as partial_function
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import Finding, RunError
 from dpo_recipes.export.beside import companions, turn_end
+from dpo_recipes.export.merge import merge
+from dpo_recipes.export.precision import cast, describe_overflow, save_dtype
 from dpo_recipes.model.adapters import AT_ZERO
-from dpo_recipes.model.build import ModelBundle, reload_base
+from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import follow_umask
 
 MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Where a model was saved, and as what."""
+
+    folder: Path
+    kind: str
+    """`adapter`, `merged` or `full`."""
+    dtype: str
+    """The number format of its weights."""
+    findings: list[Finding] = field(default_factory=list)
 
 
 def save_model(
@@ -28,8 +43,8 @@ def save_model(
     run_dir: Path,
     result: dict[str, Any],
     state: dict[str, Any] | None = None,
-) -> tuple[Path, str]:
-    """Save to `run_dir/model`; returns the folder and what was saved: `adapter`, `merged` or `full`.
+) -> SavedModel:
+    """Save to `run_dir/model`, whole or not at all. A model is changed only where an adapter is merged into it.
 
     `state` has the weights where the model itself has only a part of them.
 
@@ -38,24 +53,51 @@ def save_model(
     target, partial = run_dir / MODEL_FOLDER, run_dir / (MODEL_FOLDER + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     kind = saved_kind(recipe, bundle)
-    _check_space(model, run_dir, kind)
+    _check_space(model, run_dir, kind, save_dtype(recipe, bundle).itemsize)
+    findings: list[Finding] = []
     if kind == "adapter":
+        dtype = "float32"
         _save_adapter(model, recipe, partial, state)
     else:
-        merged = _merge(model, recipe, bundle, partial, state) if kind == "merged" else model
-        whole = {} if kind == "merged" else {"state_dict": state}
-        for config, name, rate in bundle.dropout_rates:
-            setattr(config, name, rate)
-        end = bundle.tokenizer.convert_tokens_to_ids(turn_end(bundle) or bundle.tokenizer.eos_token)
-        merged.config.get_text_config().eos_token_id = end
-        merged.save_pretrained(partial, safe_serialization=True, **whole)
+        if kind == "merged":
+            save_adapter = partial_function(_save_adapter, model, recipe, state=state)
+            model, state = merge(model, recipe, bundle, run_dir, state, save_adapter), None
+        dtype = _save_whole(model, bundle, recipe, partial, state, findings)
     _check_saved(partial)
-    for _, save in companions(partial, bundle, recipe, {**result, "saved": kind}):
+    for _, save in companions(partial, bundle, recipe, {**result, "saved": kind, "saved_dtype": dtype}):
         save()
     shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
     follow_umask(partial)
     partial.rename(target)
-    return target, kind
+    return SavedModel(target, kind, dtype, findings)
+
+
+def _save_whole(
+    model: Any,
+    bundle: ModelBundle,
+    recipe: Recipe,
+    folder: Path,
+    state: dict[str, Any] | None,
+    findings: list[Finding],
+) -> str:
+    """Save a whole model, with what its configuration said before training; returns the format of its weights."""
+    for config, name, rate in bundle.dropout_rates:
+        setattr(config, name, rate)
+    end = bundle.tokenizer.convert_tokens_to_ids(turn_end(bundle) or bundle.tokenizer.eos_token)
+    model.config.get_text_config().eos_token_id = end
+    own, dtype = model.dtype, save_dtype(recipe, bundle)
+    if any(weight.is_floating_point() and weight.dtype != dtype for weight in model.parameters()):
+        weights, overflowed = cast(model.state_dict() if state is None else state, dtype)
+        if overflowed:
+            findings.append(describe_overflow(overflowed, own))
+            dtype = own
+        else:
+            state = weights
+    model.save_pretrained(folder, safe_serialization=True, state_dict=state)
+    model.config.dtype = dtype  # transformers has written that of the model in memory
+    model.config.save_pretrained(folder)
+    model.config.dtype = own
+    return str(dtype).removeprefix("torch.")
 
 
 def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -98,24 +140,6 @@ def _save_difference(model: Any, folder: Path, state: dict[str, Any] | None) -> 
     save_file({name: weight.contiguous() for name, weight in tuned.items()}, folder / "adapter_model.safetensors")
 
 
-def _merge(model: Any, recipe: Recipe, bundle: ModelBundle, scratch: Path, state: dict[str, Any] | None) -> Any:
-    """The base with the adapter in its weights.
-
-    A quantized base is unpacked first: what was trained is the adapter on the quantized weights, so these, and not the
-    original ones, are what it is added to (merging into the original changed logits by 2.5 on average). A model that is
-    in pieces is loaded once more and gets the adapter that was put together.
-    """
-    if recipe.model.quantization is None and state is None:
-        return model.merge_and_unload(adapter_names=["default"])
-    from peft import PeftModel
-
-    with tempfile.TemporaryDirectory(dir=scratch.parent) as folder:
-        _save_adapter(model, recipe, Path(folder) / "adapter", state)
-        base = reload_base(recipe, bundle)
-        base = base if recipe.model.quantization is None else base.dequantize()
-        return PeftModel.from_pretrained(base, Path(folder) / "adapter").merge_and_unload()
-
-
 def saved_kind(recipe: Recipe, bundle: ModelBundle) -> str:
     """What a run saves: `adapter`, `merged` (base and adapter in one) or `full`."""
     adapter = recipe.model.adapter
@@ -136,9 +160,11 @@ def _check_saved(folder: Path) -> None:
                 raise RuntimeError(f"{path.name} was saved without weights")
 
 
-def _check_space(model: Any, run_dir: Path, kind: str) -> None:
-    saved = (p for name, p in model.named_parameters() if kind != "adapter" or "lora_" in name)
-    needed_bytes = sum(p.numel() * p.element_size() for p in saved)
+def _check_space(model: Any, run_dir: Path, kind: str, itemsize: int) -> None:
+    if kind == "adapter":
+        needed_bytes = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if "lora_" in name)
+    else:
+        needed_bytes = sum(p.numel() * itemsize for name, p in model.named_parameters() if "lora_" not in name)
     free_bytes = shutil.disk_usage(run_dir).free
     if free_bytes < needed_bytes * 1.05:
         raise RunError.of(

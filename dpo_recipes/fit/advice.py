@@ -17,7 +17,7 @@ Locate = Callable[[DataPath], Where]
 
 
 def advise(facts: JobFacts, where: Locate | None = None) -> tuple[Finding, ...]:
-    """Warnings F790 to F798 that apply to a job, in the order of codes; a rule whose facts are not known is silent, and
+    """Warnings F790 to F799 that apply to a job, in the order of codes; a rule whose facts are not known is silent, and
     so is one that the recipe accepts."""
     rules = [rule for rule in RULES if rule.code not in facts.recipe.accept_advice]
     return tuple(_finding(rule, remark, where) for rule in rules for remark in rule.look(facts))

@@ -149,8 +149,24 @@ def check_warmup(facts: JobFacts) -> Iterator[Remark]:
     yield Remark(
         ("training", "warmup_ratio"),
         "the warm-up takes most of the run" if warmup < steps else "the warm-up takes the whole run",
-        number if steps > 1 else "the only step has a rate of 0, and the model stays as it was",
+        number if steps > 1 else "the only step has half of the rate",
         "write `warmup_ratio: 0.1`" if steps > 1 else "train for more steps, or write `warmup_ratio: 0.0`",
+    )
+
+
+def check_keep_best(facts: JobFacts) -> Iterator[Remark]:
+    """F799. transformers also evaluates at the end of an epoch that training stops in."""
+    training, steps = facts.recipe.training, facts.num_steps
+    if not facts.recipe.checkpoints.keep_best or training.eval_steps is None or steps is None:
+        return
+    first = facts.num_epoch_steps if training.eval_steps == "epoch" else training.eval_steps
+    if first is None or first < steps:
+        return
+    yield Remark(
+        ("checkpoints", "keep_best"),
+        "the best model is chosen among one: the last will be saved",
+        f"the first evaluation is after step {first:,}, and the run has {steps:,}",
+        f"write `eval_steps: {max(1, steps // 4)}`" if steps > 1 else "train for more steps, or remove `keep_best`",
     )
 
 

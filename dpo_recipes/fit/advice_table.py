@@ -47,6 +47,7 @@ WILSON = Reference("Wilson 1927", "https://doi.org/10.1080/01621459.1927.1050295
 ERROR_BARS = Reference("Miller 2024", "https://arxiv.org/abs/2411.00640")
 PREF_TUNING = Reference("Hugging Face 2024", "https://huggingface.co/blog/pref-tuning")
 ADAM = Reference("Kingma and Ba 2015, section 2.1", "https://arxiv.org/abs/1412.6980")
+EARLY_STOPPING = Reference("Prechelt 1998", "https://doi.org/10.1007/3-540-49430-8_3")
 
 RULES = (
     AdviceRule(
@@ -112,7 +113,7 @@ RULES = (
         "long-warm-up",
         checks.check_warmup,
         "the warm-up takes more than half of the optimizer steps, of a schedule that has one",
-        "Zephyr and Tulu 3 warm up over a tenth of the run; the first step of a warm-up has a rate of 0",
+        "Zephyr and Tulu 3 warm up over a tenth of the run; until its end, steps train at a part of the rate",
         (ZEPHYR, TULU_3),
     ),
     AdviceRule(
@@ -122,6 +123,14 @@ RULES = (
         "fewer than 20 optimizer steps",
         "Adam moves a weight by about the learning rate a step and rarely more, so that few steps change little",
         (ADAM,),
+    ),
+    AdviceRule(
+        "F799",
+        "keep-best-compares-nothing",
+        checks.check_keep_best,
+        "`checkpoints.keep_best`, and no evaluation before the last step",
+        "the best model is chosen among those that were measured, and only one is",
+        (EARLY_STOPPING,),
     ),
 )
 """Every rule, in the order of codes."""

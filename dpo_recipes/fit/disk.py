@@ -9,7 +9,10 @@ from pathlib import Path
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
+from dpo_recipes.model.build import stored_dtype
 from dpo_recipes.model.sources import ModelLocation
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]:
@@ -17,9 +20,12 @@ def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]
     recipe = skeleton.recipe
     adapter = recipe.model.adapter
     state = int(weights.num_trainable * optimizer_cost(recipe.training.optimizer, skeleton.device).state)
-    model = weights.adapter if adapter is not None else weights.num_base * 4
-    if adapter is not None and (adapter.save_as == "merged" or skeleton.location.gguf_file):
-        model = weights.num_base * skeleton.weight_dtype.itemsize
+    model = weights.adapter
+    if adapter is None or adapter.save_as == "merged" or (adapter.save_as == "auto" and skeleton.location.gguf_file):
+        unpacked = str(skeleton.weight_dtype).removeprefix("torch.")
+        auto = stored_dtype(skeleton.config, skeleton.location, unpacked)
+        dtype = auto if recipe.model.save_dtype == "auto" else recipe.model.save_dtype
+        model = weights.num_base * _ITEM_BYTES[dtype]
     checkpoint = weights.trainable_bytes + state
     saving = recipe.checkpoints
     # The oldest goes only when the newest is whole.

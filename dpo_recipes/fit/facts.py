@@ -68,7 +68,7 @@ class JobFacts:
 
     @property
     def num_warmup_steps(self) -> int | None:
-        """Steps over which the rate rises from 0, as transformers 5.23 rounds them; 0 for a schedule without any."""
+        """Steps over which the rate rises, as transformers 5.23 rounds them; 0 for a schedule without any."""
         training = self.recipe.training
         if training.lr_scheduler == "constant":
             return 0

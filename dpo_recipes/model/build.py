@@ -20,6 +20,7 @@ from dpo_recipes.model.quantize import (
     quantization_config,
 )
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
+from dpo_recipes.model.tied import describe_untied, tied_names
 from dpo_recipes.recipe.schema import Recipe
 
 DropoutRates = list[tuple[Any, str, float]]
@@ -45,6 +46,8 @@ class ModelBundle:
     trust_remote_code: bool = False
     dropout_rates: DropoutRates = field(default_factory=list)
     """What the base's configuration said before its dropout was switched off."""
+    stored_dtype: str = "float32"
+    """The number format of the base's files; of a GGUF file, the one that it is unpacked to."""
     findings: list[Finding] = field(default_factory=list)
     """Warnings about the base, for the person who started the run."""
     stack: dict[str, Any] = field(default_factory=dict)
@@ -76,16 +79,22 @@ def build_model(
     if policy.device.type != device and not is_to_be_sharded:
         policy.to(device)
     findings = prepare_generation(policy, chat.end_ids, tokenizer.pad_token_id, model.path)
+    weights_dtype = str(policy.dtype).removeprefix("torch.")
     num_parameters = policy.num_parameters()  # a weight of four bits counts as one
+    tied = tied_names(policy)
     attached = attach_adapter(recipe, location, policy, chat.added_ids)
+    adapter = attached.config or getattr(attached.policy, "peft_config", {}).get("default")
+    findings += describe_untied(tied, adapter, model.path)
     made = (attached.policy, tokenizer, attached.config, device, dtype, location, chat)
-    bundle = ModelBundle(*made, trust_remote_code, dropout_rates, findings)
+    bundle = ModelBundle(
+        *made, trust_remote_code, dropout_rates, stored_dtype(config, location, weights_dtype), findings
+    )
     bundle.stack = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,
         "architecture": type(policy).__name__,
         "dtype": dtype,
-        "weights_dtype": str(policy.dtype).removeprefix("torch."),
+        "weights_dtype": weights_dtype,
         "quantization": describe_quantization(recipe.model.quantization, own_quantization),
         "device": device,
         "device_name": torch.cuda.get_device_name() if device == "cuda" else device,
@@ -104,6 +113,14 @@ def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
 
     with loading_errors("the configuration of", location):
         return AutoConfig.from_pretrained(location.path, **_source(location, trust_remote_code=trust_remote_code))
+
+
+def stored_dtype(config: Any, location: ModelLocation, unpacked: str) -> str:
+    """The number format that the configuration of a base names for its files, or the one that they are `unpacked` to:
+    files of 8 bits or less, GGUF among them, and those of a configuration that names none."""
+    named = None if location.gguf_file else getattr(config.get_text_config(), "dtype", None) or config.dtype
+    name = str(named).removeprefix("torch.")
+    return name if name in ("float32", "bfloat16", "float16") else unpacked
 
 
 def _source(location: ModelLocation, *, trust_remote_code: bool) -> dict[str, Any]:

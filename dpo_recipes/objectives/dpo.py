@@ -24,6 +24,7 @@ from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import add_reference, try_one_pair
 from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+from dpo_recipes.engine.warm_up import begin_above_zero
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.launch.batch import max_tokens
@@ -82,6 +83,13 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
         # Under DeepSpeed transformers 5.23 would round floating-point inputs to the model's precision. Here these are
         # the reference's log-probabilities, sums over whole answers: in bfloat16 one of -300 is known to the nearest 2.
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """transformers' schedule, with a warm-up in which no step has a rate of 0."""
+        if self.lr_scheduler is None:
+            super().create_scheduler(num_training_steps, optimizer)
+            begin_above_zero(self.lr_scheduler, self.args.get_warmup_steps(num_training_steps))
+        return self.lr_scheduler
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers 5.23 asks whether training is over after a step only: a run that goes on from a checkpoint of its

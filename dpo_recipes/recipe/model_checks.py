@@ -62,10 +62,14 @@ def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R301, R333, R334: an adapter to go on from, and ways to begin that go together with the rest."""
+    """R301, R327, R333, R334: an adapter to go on from, and settings that go together with the rest."""
     adapter, at = recipe.model.adapter, ("model", "adapter")
     if adapter is None:
         return
+    is_merged = adapter.save_as == "merged" or (adapter.save_as == "auto" and recipe.model.path.endswith(".gguf"))
+    if recipe.model.save_dtype != "auto" and not is_merged:
+        why = "an adapter alone is saved in 32 bits, as it was trained; it goes with `save_as: merged`"
+        yield does_nothing(("model", "save_dtype"), why, composed)
     if adapter.path is not None:
         yield from _check_continued(adapter, composed)
     refusal = _refuse_init(adapter, recipe.model.quantization)

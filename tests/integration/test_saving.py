@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tiny import make_tokenizer, recipe_text, write_pairs
 
 from dpo_recipes.data.template import Template
 from dpo_recipes.errors import RunError
 from dpo_recipes.export.beside import ending_turns, turn_end
 from dpo_recipes.model.generation import prepare_generation
+from dpo_recipes.model.tied import describe_untied, tied_names
 
 Work = Callable[..., Any]
 
@@ -184,3 +186,72 @@ def test_the_saved_tokenizer_ends_with_the_token_that_ends_a_turn_where_there_is
     with ending_turns(bundle):
         assert tokenizer.eos_token == (expected or "<|endoftext|>")
     assert tokenizer.eos_token == "<|endoftext|>"
+
+
+def stored(folder: Path) -> set[torch.dtype]:
+    from safetensors.torch import load_file
+
+    return {weight.dtype for path in folder.glob("*.safetensors") for weight in load_file(path).values()}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "save_dtype", "expected"),
+    [
+        ("null", "auto", "bfloat16"),
+        ("null", "float32", "float32"),
+        ("{kind: lora, r: 4, save_as: merged, modules_to_save: [lm_head]}", "auto", "bfloat16"),
+        ("{kind: lora, r: 4, save_as: merged}", "float16", "float16"),
+    ],
+)
+def test_a_model_is_saved_in_the_format_of_its_base_or_the_one_that_is_asked_for(
+    work: Work, base: Path, pairs: Path, adapter: str, save_dtype: str, expected: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    text = recipe_text(base, pairs, adapter=adapter)
+    outcome = work(text, f"model.save_dtype={save_dtype}", "training.max_steps=1")
+    folder = outcome.run.path / "model"
+    assert stored(folder) == {getattr(torch, expected)}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == expected
+    assert outcome.result["saved_dtype"] == expected
+    assert str(AutoModelForCausalLM.from_pretrained(folder).dtype) == f"torch.{expected}"
+
+
+def test_weights_that_float16_cannot_hold_are_saved_as_they_are(work: Work, base: Path, pairs: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.model.embed_tokens.weight.data[0, 0] = 1e6  # a token that no text has
+    model.save_pretrained(base)
+    text = recipe_text(base, pairs, adapter="null")
+    outcome = work(text, "model.save_dtype=float16", "training.max_steps=1")
+    assert "model.embed_tokens.weight" in findings(outcome)["M523"]["why"]
+    assert stored(outcome.run.path / "model") == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "`lm_head` is trained, and `model.embed_tokens` keeps"),
+        ({"modules_to_save": ["embed_tokens"]}, "`model.embed_tokens` is trained, and `lm_head` keeps"),
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, "each is trained"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "`model.embed_tokens` is trained"),
+        ({"target_modules": r".*embed_tokens"}, "`model.embed_tokens` is trained"),
+        ({"target_modules": ["q_proj"]}, None),
+    ],
+)
+def test_which_of_two_tied_matrices_is_trained_is_reported(settings: dict[str, Any], words: str | None) -> None:
+    from peft import LoraConfig
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    tied, untied = (
+        LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=is_tied)) for is_tied in (True, False)
+    )
+    config = LoraConfig(**settings)
+    found = describe_untied(tied_names(tied), config, "some/base")
+    assert [finding.code for finding in found] == (["M524"] if words else [])
+    assert not words or words in (found[0].why or "")
+    assert not describe_untied(tied_names(untied), config, "some/base")

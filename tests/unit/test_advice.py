@@ -30,6 +30,7 @@ DISAPPOINTING = {
     "F796": make_facts(objective={"beta": 40.0}),
     "F797": make_facts(training={"warmup_ratio": 0.8}),
     "F798": make_facts(training={"max_steps": 5}),
+    "F799": make_facts(training={"max_steps": 50, "eval_steps": 50}, checkpoints={"keep_best": True}),
 }
 
 

@@ -177,10 +177,24 @@ def test_warm_up(training: dict[str, Any], warns: bool) -> None:
     assert ("F797" in codes(make_facts(training=training))) == warns
 
 
-def test_the_only_step_of_a_run_with_a_warm_up_changes_nothing() -> None:
-    """transformers rounds the warm-up's share of the steps up: ceil(0.1 · 1) = 1, and its first rate is 0."""
+def test_the_only_step_of_a_run_with_a_warm_up_has_half_of_the_rate() -> None:
+    """transformers rounds the warm-up's share of the steps up: ceil(0.1 · 1) = 1, of which step 1 has 1 / 2."""
     warm_up = next(finding for finding in advise(make_facts(training={"max_steps": 1})) if finding.code == "F797")
-    assert (warm_up.why or "").startswith("the only step has a rate of 0, and the model stays as it was")
+    assert (warm_up.why or "").startswith("the only step has half of the rate")
+
+
+@pytest.mark.parametrize(
+    ("eval_steps", "steps", "warns"),
+    [(10, 10, True), (11, 10, True), (9, 10, False), ("epoch", 10, True), ("epoch", 1_000_000, False), (1, 1, True)],
+)
+def test_keep_best_with_no_evaluation_before_the_last_step(eval_steps: int | str, steps: int, warns: bool) -> None:
+    facts = make_facts(training={"max_steps": steps, "eval_steps": eval_steps}, checkpoints={"keep_best": True})
+    found = [finding for finding in advise(facts) if finding.code == "F799"]
+    assert len(found) == warns
+    if found:
+        assert f"the run has {steps}" in (found[0].why or "")
+    without = make_facts(training={"max_steps": steps, "eval_steps": eval_steps})
+    assert not [finding for finding in advise(without) if finding.code == "F799"]
 
 
 @pytest.mark.parametrize(

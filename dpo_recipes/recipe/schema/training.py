@@ -68,7 +68,11 @@ class Training(Section):
         description="Where the learning rate ends, as a share of its peak; with `cosine_with_min_lr`, which needs it.",
     )
     warmup_ratio: float = Field(
-        default=0.1, ge=0.0, lt=1.0, description="Share of the steps over which the learning rate rises from 0."
+        default=0.1,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the steps over which the learning rate rises, rounded up to W steps: step k of them has "
+        "k / (W + 1) of the peak, so that none has a rate of 0. With 0 the first step has the full rate.",
     )
     optimizer: Optimizer = Field(
         default="adamw_torch",

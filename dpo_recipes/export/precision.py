@@ -1,0 +1,51 @@
+"""The number format in which a whole model is saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dpo_recipes.errors import Finding
+from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.recipe.schema import Recipe
+
+
+def save_dtype(recipe: Recipe, bundle: ModelBundle) -> torch.dtype:
+    """What `model.save_dtype` says; `auto` is the format of the base's files."""
+    wanted = recipe.model.save_dtype
+    return getattr(torch, bundle.stored_dtype if wanted == "auto" else wanted)
+
+
+def widen(model: Any, recipe: Recipe, bundle: ModelBundle) -> None:
+    """Bring a model to the format it is saved in before an adapter is merged into it, where that is a wider one: the
+    sum would be rounded to the narrower one otherwise."""
+    wanted = save_dtype(recipe, bundle)
+    for weight in model.parameters():
+        if weight.is_floating_point() and weight.element_size() < wanted.itemsize:
+            weight.data = weight.data.to(wanted)
+
+
+def cast(state: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], list[str]]:
+    """Weights in another format, and the names of those that it has no numbers for. Tied weights stay one."""
+    known: dict[tuple[int, torch.Size], Any] = {}
+    overflowed = []
+    for name, weight in state.items():
+        key = (weight.data_ptr(), weight.shape)
+        if key not in known:
+            known[key] = weight.to(dtype) if weight.is_floating_point() else weight
+            if dtype == torch.float16 and weight.isfinite().all() and not known[key].isfinite().all():
+                overflowed.append(name)
+    return {name: known[weight.data_ptr(), weight.shape] for name, weight in state.items()}, overflowed
+
+
+def describe_overflow(names: list[str], kept: torch.dtype) -> Finding:
+    """M523: what does not fit into 16 bits is not saved in them."""
+    return Finding(
+        "M523",
+        f"the model is saved in {str(kept).removeprefix('torch.')}, not in float16",
+        why=f"weights of {names[0]}{f' and {len(names) - 1} others' if len(names) > 1 else ''} are beyond 65,504, the "
+        "largest number of float16",
+        fix="write `model.save_dtype: bfloat16`, which has larger numbers",
+        severity="warning",
+    )

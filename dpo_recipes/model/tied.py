@@ -1,0 +1,52 @@
+"""Bases whose input embedding and head are one matrix, and adapters that train one of the two, or both apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from dpo_recipes.errors import Finding
+
+
+def tied_names(policy: Any) -> tuple[str, str] | None:
+    """The paths of the input embedding and the head of a base that ties them; None for one that does not."""
+    embedding, head = policy.get_input_embeddings(), policy.get_output_embeddings()
+    if head is None or embedding.weight is not head.weight:
+        return None
+    names = {id(module): name for name, module in policy.named_modules()}
+    return names[id(embedding)], names[id(head)]
+
+
+def describe_untied(names: tuple[str, str] | None, config: Any, base: str) -> list[Finding]:
+    """A warning M524 where an adapter trains one of two matrices that the base ties, or each of them apart."""
+    if names is None or config is None:
+        return []
+    trained = [name for name in names if _is_trained(name, config)]
+    if not trained:
+        return []
+    embedding, head = names
+    both = len(trained) == 2
+    other = head if trained == [embedding] else embedding
+    finding = Finding(
+        "M524",
+        f"{base} ties `{embedding}` and `{head}`, and training unties them",
+        why="each is trained, and they become two matrices"
+        if both
+        else f"`{trained[0]}` is trained, and `{other}` keeps the base's weights",
+        fix="nothing needs to be done: a merged model is saved with both matrices, and an adapter fits the base"
+        + ("" if both else f"; to train both, name `{other}` beside it in `modules_to_save`"),
+        severity="warning",
+    )
+    return [finding]
+
+
+def _is_trained(path: str, config: Any) -> bool:
+    targets = config.target_modules or ()
+    if isinstance(targets, str):
+        return bool(re.fullmatch(targets, path)) or _ends_with(path, config.modules_to_save or ())
+    return _ends_with(path, [*targets, *(config.modules_to_save or ())])
+
+
+def _ends_with(path: str, names: Iterable[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)

@@ -1,0 +1,189 @@
+"""Models of each kind, tuned in each way, saved in each form, and reloaded by plain transformers or peft elsewhere.
+
+A tuned model here is one whose trainable weights were moved at random: more of them move, and further, than in some
+steps of training. `tests/integration/test_saved_models.py` checks the table, `benchmarks/saved_models.py` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import make_tokenizer
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+VOCABULARY = 420
+"""More rows than the tokenizer has tokens, as many bases have; added tokens take some and then need new ones."""
+EMBEDDING, HEAD = "embed_tokens", "lm_head"
+ARCHITECTURES = ("llama", "llama-tied", "qwen2", "qwen2-tied", "gpt2", "gpt2-tied", "gemma3", "gemma3-tied")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One way to tune: the recipe's adapter as YAML, and what goes with it."""
+
+    adapter: str
+    quantization: str = "null"
+    adds_tokens: bool = False
+
+
+TUNINGS = {
+    "full": Tuning("null"),
+    "full, tokens": Tuning("null", adds_tokens=True),
+    "LoRA": Tuning("{kind: lora, r: 4}"),
+    "DoRA": Tuning("{kind: lora, r: 4, use_dora: true}"),
+    "PiSSA": Tuning("{kind: lora, r: 4, init: pissa}"),
+    "LoRA on embeddings": Tuning("{kind: lora, r: 4, target_modules: [EMBEDDING, PROJECTION]}"),
+    "embeddings whole": Tuning("{kind: lora, r: 4, modules_to_save: [EMBEDDING]}"),
+    "head whole": Tuning("{kind: lora, r: 4, target_modules: [PROJECTION], modules_to_save: [HEAD]}"),
+    "both whole": Tuning("{kind: lora, r: 4, target_modules: [PROJECTION], modules_to_save: [EMBEDDING, HEAD]}"),
+    "added tokens": Tuning("{kind: lora, r: 4}", adds_tokens=True),
+    "QLoRA": Tuning("{kind: lora, r: 4}", quantization="{bits: 4, double_quant: false}"),
+}
+
+
+def save_base(architecture: str, folder: Path) -> Path:
+    """A random two-layer model of an architecture with the tests' tokenizer."""
+    import transformers
+
+    kind, _, tied = architecture.partition("-")
+    config: Any
+    if kind == "gpt2":
+        config = transformers.GPT2Config(vocab_size=VOCABULARY, n_positions=256, n_embd=32, n_layer=2, n_head=2)
+    else:
+        sizes = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 256, "vocab_size": VOCABULARY}
+        extra = {"head_dim": 8, "sliding_window": 64} if kind == "gemma3" else {}
+        name = {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "gemma3": "Gemma3TextConfig"}[kind]
+        config = getattr(transformers, name)(**sizes, **extra)
+    config.tie_word_embeddings = bool(tied)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def recipe_of(architecture: str, tuning: Tuning, base: Path) -> str:
+    """A recipe that tunes it so."""
+    is_gpt2 = architecture.startswith("gpt2")
+    adapter = tuning.adapter.replace("EMBEDDING", "wte" if is_gpt2 else EMBEDDING).replace("HEAD", HEAD)
+    adapter = adapter.replace("PROJECTION", "c_attn" if is_gpt2 else "q_proj")
+    return f"""schema: 1
+name: saved
+model:
+  path: '{base}'
+  adapter: {adapter}
+  quantization: {tuning.quantization}
+  add_special_tokens: {"true" if tuning.adds_tokens else "null"}
+chat_template: {"llama3" if tuning.adds_tokens else "tokenizer"}
+data: {{train: [{{path: owner/pairs}}]}}
+hardware: {{device: cpu}}
+"""
+
+
+def tune(recipe_path: Path) -> tuple[Any, Any, Any]:
+    """The recipe, its bundle, and the model with each trainable weight moved at random."""
+    from peft import get_peft_model
+
+    from dpo_recipes.data.chat_template import apply_template
+    from dpo_recipes.model.build import build_model
+    from dpo_recipes.model.sources import resolve_model
+    from dpo_recipes.model.tokenizer import load_tokenizer
+    from dpo_recipes.recipe.validate import validate
+
+    torch.manual_seed(0)
+    recipe = validate(recipe_path).recipe
+    location = resolve_model(recipe.model)
+    tokenizer = load_tokenizer(location)
+    chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens)
+    bundle = build_model(recipe, location, tokenizer, chat, trust_remote_code=False)
+    model = bundle.policy
+    if bundle.adapter_config is not None:
+        model = get_peft_model(model, bundle.adapter_config)
+    elif hasattr(model, "peft_config"):
+        model.add_adapter("ref", model.peft_config["default"])
+        _copy_adapter(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+                weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    bundle.stack["trainable_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return recipe, bundle, model.eval()
+
+
+def _copy_adapter(model: Any) -> None:
+    """As TRL does: the start of an adapter that is there already is its reference."""
+    for name, weight in model.named_parameters():
+        if ".default." in name:
+            model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(weight.data)
+    model.set_adapter("default")
+
+
+IDS = torch.arange(3, 63)[None]
+"""Tokens that every model has."""
+
+
+def logits_of(model: Any, num_tokens: int) -> torch.Tensor:
+    """[1, T, V], with the last ids, which may be added ones, among the tokens."""
+    ids = torch.cat([IDS, torch.arange(num_tokens - 6, num_tokens)[None]], dim=1)
+    with torch.no_grad():
+        return model(ids.to(model.device)).logits.float().cpu()
+
+
+def fake_result(bundle: Any) -> dict[str, Any]:
+    """What the card needs of a result."""
+    return {
+        "model": bundle.stack,
+        "steps": 1,
+        "num_train_pairs": 1,
+        "num_eval_pairs": 0,
+        "metrics": {},
+        "base_metrics": {},
+        "environment": {"packages": {"dpo-recipe": "0"}},
+    }
+
+
+def save_cell(architecture: str, name: str, folder: Path, bases: Path) -> Iterator[dict[str, Any]]:
+    """Tune one model, save it in each form it has, and give what a reload must compute."""
+    from dpo_recipes.export.save import save_model
+
+    tuning = TUNINGS[name]
+    base = bases / architecture
+    if not base.exists():
+        save_base(architecture, base)
+    for form in ("full",) if tuning.adapter == "null" else ("adapter", "merged"):
+        cell = folder / form
+        cell.mkdir(parents=True)
+        text = recipe_of(architecture, tuning, base)
+        (cell / "recipe.yaml").write_text(text.replace("{kind: lora", f"{{kind: lora, save_as: {form}"))
+        recipe, bundle, model = tune(cell / "recipe.yaml")
+        num_tokens = len(bundle.tokenizer)
+        expected = cell / "expected.pt"
+        torch.save(logits_of(model, num_tokens), expected)
+        saved = save_model(model, bundle, recipe, cell, fake_result(bundle))
+        yield {
+            "architecture": architecture,
+            "tuning": name,
+            "form": saved.kind,
+            "folder": str(saved.folder),
+            "expected": str(expected),
+            "is_quantized": tuning.quantization != "null",
+        }
+
+
+def reload_cells(cells: list[dict[str, Any]], scratch: Path) -> list[dict[str, Any]]:
+    """Reload all in one process that knows nothing of dpo-recipe; the largest difference of logits in each."""
+    order = scratch / "cells.json"
+    order.write_text(json.dumps(cells))
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("reload_saved_models.py"), order], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
