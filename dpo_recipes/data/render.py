@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dpo_recipes.data.encode import Texts
 from dpo_recipes.data.rows import Message, PreferenceRow
@@ -37,6 +37,16 @@ def render_prompt(row: PreferenceRow, renderer: Renderer) -> str:
     if row.rendered:
         return _joined(row.prompt)
     return renderer.render(row.prompt, add_generation_prompt=True, tools=row.tools, **row.template_kwargs)
+
+
+def messages_in_texts(row: PreferenceRow, texts: Texts) -> Iterator[tuple[Sequence[Message], str]]:
+    """The messages of a row together with the rendered text that they should stand in; those of the prompt once where
+    both texts begin with it."""
+    is_shared = all(text.startswith(texts.prompt) for text in texts.answers)
+    if is_shared:
+        yield row.prompt, texts.prompt
+    for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
+        yield answer if is_shared else [*row.prompt, *answer], text
 
 
 def _joined(messages: Sequence[Message]) -> str:

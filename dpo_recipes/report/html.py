@@ -6,6 +6,7 @@ from dpo_recipes.report.curves import draw_curves
 from dpo_recipes.report.sections import (
     compare_models,
     list_facts,
+    list_findings,
     list_samples,
     list_splits,
     list_tiles,
@@ -42,6 +43,7 @@ def render_report(
         absent_charts=absent,
         samples=list_samples(result),
         splits=list_splits(data_report),
+        findings=list_findings(data_report),
         facts=list_facts(result),
         packages=environment.get("packages") or {},
         recipe_text=recipe_text,

@@ -92,6 +92,15 @@ def list_splits(data_report: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def list_findings(data_report: dict[str, Any]) -> list[dict[str, str]]:
+    """What was found in the rows of all splits while they were tokenized: code, what, why and the way out."""
+    found = []
+    for split in ((data_report or {}).get("splits") or {}).values():
+        for finding in (split or {}).get("findings") or ():
+            found.append({name: str(finding.get(name) or "") for name in ("code", "what", "why", "fix")})
+    return found
+
+
 def list_facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Model, machine and times as (name, value); what was not recorded is left out."""
     model, machine = result.get("model") or {}, result.get("environment") or {}

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import make_tokenizer
+from tiny import make_tokenizer, recipe_text
+from typer.testing import CliRunner
 
+from dpo_recipes.cli import app
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.checks.marks import MarkFinder
 from dpo_recipes.data.checks.reasoning import divide_reasoning
@@ -322,3 +324,44 @@ def test_marks_are_found_whatever_their_number() -> None:
     assert finder.first("<unused> [INS] <| <|im_end") is None
     assert finder.first("x[INST]") == "[INST]"
     assert MarkFinder([]).first("anything <s>") is None
+
+
+def _recipe(folder: Path, model: Path, rows: Rows) -> str:
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return recipe_text(model, path).replace("  eval: {fraction: 0.25}\n", "  eval: {count: 2}\n")
+
+
+MANY: Rows = [
+    {"prompt": f"What is {i} plus one?", "chosen": f"It is {i + 1}.", "rejected": "It depends on that."}
+    for i in range(12)
+]
+
+
+def test_a_run_reports_what_data_sees(work: Any, tiny_model: Path, tmp_path: Path) -> None:
+    outcome = work(_recipe(tmp_path, tiny_model, [*MANY, *({**row, "rejected": "None"} for row in MANY)]))
+    assert outcome.exit_code == 0
+    warned = [event["finding"]["what"] for event in outcome.events if event["event"] == "finding"]
+    report = json.loads(outcome.run.data_report.read_text())["splits"]["train"]
+    (found,) = [finding for finding in report["findings"] if finding["code"] == "D433"]
+    assert "11 of 22 rows (train)" in found["what"]
+    assert found["what"] in warned
+    assert found["what"].split(":")[0] in outcome.run.report.read_text()
+
+
+@pytest.mark.parametrize("read", ["--read-data", "--no-data"])
+def test_a_plan_reports_what_data_sees(tiny_model: Path, tmp_path: Path, read: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(_recipe(tmp_path, tiny_model, [*MANY, {**MANY[0], "prompt": "null"}]), encoding="utf-8")
+    result = CliRunner().invoke(app, ["plan", str(path), "--json", read])
+    assert result.exit_code == 0, result.output
+    codes = [finding["code"] for finding in json.loads(result.stdout)["warnings"]]
+    assert ("D433" in codes) == (read == "--read-data")
+
+
+def test_a_run_and_a_plan_refuse_what_is_wrong_in_all_rows(work: Any, tiny_model: Path, tmp_path: Path) -> None:
+    text = _recipe(tmp_path, tiny_model, [{**row, "rejected": "None"} for row in MANY])
+    outcome = work(text)
+    assert (outcome.exit_code, outcome.codes) == (4, ["D433"])
+    assert CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--json"]).exception.exit_code == 4
+    assert work(text, "accept_advice=[D433]").exit_code == 0

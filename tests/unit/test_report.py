@@ -30,7 +30,7 @@ from dpo_recipes.report.formats import (
     format_time,
 )
 from dpo_recipes.report.html import render_report
-from dpo_recipes.report.sections import compare_models, list_splits, list_tiles
+from dpo_recipes.report.sections import compare_models, list_findings, list_splits, list_tiles
 from dpo_recipes.report.verdict import write_verdict
 
 MINIMAL = {"status": "finished", "recipe": "tiny", "steps": 3, "metrics": {}}
@@ -220,7 +220,8 @@ def test_markup_in_user_text_is_escaped_everywhere():
         "model": {"base": evil, "device": evil},
         "environment": {"machine": evil, "packages": {evil: evil}},
     }
-    data = {"splits": {evil: {"rows_in": 1, "rows_kept": 0, "dropped": {evil: 1}}}}
+    finding = dict.fromkeys(("code", "what", "why", "fix"), evil)
+    data = {"splits": {evil: {"rows_in": 1, "rows_kept": 0, "dropped": {evil: 1}, "findings": [finding]}}}
     html = render(result, recipe=evil, data=data)
     assert "<script" not in html
     assert Page(html).text.count("alert(1)") >= 15
@@ -506,6 +507,22 @@ def test_accuracy_change_is_in_points_where_the_base_has_rewards():
 def test_tiles_of_missing_values_are_left_out():
     assert [tile.label for tile in list_tiles(MINIMAL)] == ["Steps"]
     assert len(list_tiles(RESULT)) == 8
+
+
+def test_what_was_found_in_the_data_is_in_the_report():
+    finding = {
+        "code": "D432",
+        "what": "pairs contradict each other: 2 of 9 rows",
+        "why": "one prefers",
+        "fix": "decide",
+    }
+    data = {"splits": {"train": {**DATA["splits"]["train"], "findings": [finding]}, "eval": None}}
+    assert list_findings(data) == [finding]
+    assert (
+        "D432 pairs contradict each other: 2 of 9 rows. one prefers. To change it: decide."
+        in Page(render(data=data)).text
+    )
+    assert list_findings({}) == list_findings(DATA) == []
 
 
 def test_split_rows_count_what_was_dropped():

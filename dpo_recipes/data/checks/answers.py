@@ -36,7 +36,7 @@ class AnswerChecks:
         for name in ("prompt", "chosen", "rejected"):
             if (word := _null_word(getattr(row, name))) is not None:
                 self._notes.add("D433", f"`{name}` is `{word}`")
-        asked = row.prompt[-1]["content"].strip()
+        asked = row.prompt[-1]["content"].strip() if row.prompt[-1]["role"] == "user" else ""
         if len(asked) >= _MIN_REPEATED_CHARS and _repeats(asked, row.chosen[0]["content"], row.rejected[0]["content"]):
             self._notes.add("D431")
         self._directions.add(self._notes.place, texts)

@@ -105,8 +105,8 @@ class MarkChecks:
     def _without_ends(self, text: str) -> str:
         """A text without the marks and spaces at its end."""
         text = text.rstrip()
-        while end := next((end for end in self._ends if text.endswith(end)), ""):
-            text = text[: -len(end)].rstrip()
+        while text.endswith(self._ends):
+            text = text[: -len(next(end for end in self._ends if text.endswith(end)))].rstrip()
         return text
 
     def findings(self) -> Iterator[Finding]:

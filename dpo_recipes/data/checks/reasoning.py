@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.encode import Encoded, Texts
+from dpo_recipes.data.render import messages_in_texts
 from dpo_recipes.data.rows import Message, PreferenceRow
 from dpo_recipes.data.template import Template
 from dpo_recipes.errors import Finding
@@ -45,11 +46,14 @@ class ReasoningChecks:
         """Note which messages of one row have reasoning that is not in the rendered text."""
         if row.rendered:
             return
-        for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
-            for message in (*row.prompt, *answer):
+        for messages, text in messages_in_texts(row, texts):
+            for message in messages:
+                if "reasoning_content" not in message and _CLOSE not in message["content"]:
+                    continue
                 reasoning = texts_of(message)[0]
                 if reasoning and reasoning not in text:
-                    self._notes.add("D427" if message is answer[-1] else "D495", _name_of(message))
+                    is_trained = message is row.chosen[-1] or message is row.rejected[-1]
+                    self._notes.add("D427" if is_trained else "D495", _name_of(message))
 
     def findings(self) -> Iterator[Finding]:
         """What was seen."""

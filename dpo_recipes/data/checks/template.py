@@ -10,6 +10,7 @@ from dpo_recipes.data.checks.marks import end_marks
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.checks.reasoning import texts_of
 from dpo_recipes.data.encode import Encoded, Texts
+from dpo_recipes.data.render import messages_in_texts
 from dpo_recipes.data.rows import Message, PreferenceRow
 from dpo_recipes.data.template import EOS, Renderer, Template
 from dpo_recipes.errors import Finding
@@ -55,8 +56,8 @@ class TemplateChecks:
             self._look_for_losses(row, texts)
 
     def _look_for_losses(self, row: PreferenceRow, texts: Texts) -> None:
-        for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
-            for message in (*row.prompt, *answer):
+        for messages, text in messages_in_texts(row, texts):
+            for message in messages:
                 if message["content"].strip() not in text and texts_of(message)[1] not in text:
                     self._notes.add("D492", f"a message of `{message['role']}`")  # templates strip contents
                 for name in _tool_names(message):
