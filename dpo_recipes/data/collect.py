@@ -20,6 +20,7 @@ from dpo_recipes.data.rows import BadRow, PreferenceRow, Row, SourceRow
 from dpo_recipes.data.sources import Renamer, filtered, read_rows
 from dpo_recipes.data.split import prompt_hash, top_rows
 from dpo_recipes.data.store import RowWriter
+from dpo_recipes.data.structured_text import message_columns, read_messages
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.column_map import ColumnValue
 from dpo_recipes.recipe.schema.data import Data, Select, Source
@@ -96,7 +97,8 @@ def _collect_source(
     source: Source, writer: RowWriter, index: RowIndex, report: SplitReport, bad: _BadRows
 ) -> np.ndarray:
     start = len(index)
-    rows = _named_rows(source, report)
+    renamer = Renamer(source.columns)
+    rows = _named_rows(source, renamer, report)
     sample = list(islice(rows, SAMPLE_ROWS))
     if not sample:
         dropped = report.dropped.get("filter")
@@ -106,7 +108,8 @@ def _collect_source(
             why="there is nothing to train on" if not dropped else f"{dropped} rows were read: {source.filter}",
             fix="check the file, or remove the source" if not dropped else "correct the filter",
         )
-    data_format = choose_format(source, [row for *_, row in sample])
+    as_json = message_columns([row.columns for *_, row in sample if row.fault is None])
+    data_format = choose_format(source, [read_messages(row, as_json) for *_, row in sample])
     if data_format.kind != "pair":
         raise DataError.of(
             "D413",
@@ -116,14 +119,14 @@ def _collect_source(
         )
     use = ColumnUse(source, data_format.name)
     for value, raw, row in chain(sample, rows):
-        columns = ReadColumns(row.columns)
+        columns = ReadColumns(read_messages(row, as_json).columns)
         try:
             if row.fault is not None:
                 raise row.fault
             converted = data_format.to_rows(SourceRow(columns, row.where))
         except BadRow as error:
             if error.reason != _UNDECIDED:
-                bad.add(row.where, error)
+                bad.add(row.where, renamer.in_file_names(error))
             report.drop(error.reason, row.where)
             continue
         use.look(raw, columns.read, converted)
@@ -138,14 +141,13 @@ def _collect_source(
     return _selected(source, np.arange(start, len(index)), index, report)
 
 
-def _named_rows(source: Source, report: SplitReport) -> Iterator[tuple[float, SourceRow, SourceRow]]:
+def _named_rows(source: Source, renamer: Renamer, report: SplitReport) -> Iterator[tuple[float, SourceRow, SourceRow]]:
     """The value that `select` orders by, the row as it stands, and the row under the format's names."""
     rows: Iterator[SourceRow] = _counted(read_rows(source), report)
     if source.filter is not None:
         rows = _count_filtered(filtered(rows, source.filter), report)
     if source.limit is not None and source.select is None:
         rows = islice(rows, source.limit)
-    renamer = Renamer(source.columns)
     for row in rows:
         try:
             value = _value(row, source.select)

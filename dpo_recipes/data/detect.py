@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpo_recipes import registry
+from dpo_recipes.data.layout_hints import likely_layout
 from dpo_recipes.data.rows import DataFormat, SourceRow
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Source
@@ -54,10 +55,12 @@ def _unreadable(sample: Sequence[SourceRow]) -> DataError:
 
 
 def _missing_columns(source: Source, sample: Sequence[SourceRow], expected: str) -> DataError:
-    has = ", ".join(f"{name} ({type(value).__name__})" for name, value in sample[0].columns.items()) or "none"
+    columns = {source.columns.get(name, name): value for name, value in sample[0].columns.items()}
+    has = ", ".join(f"{name} ({type(value).__name__})" for name, value in columns.items()) or "none"
     return DataError.of(
         "D402",
-        f"{source.path} has not the columns that a preference needs",
+        f"{source.path} lacks the columns that a preference needs",
         why=f"its columns are {has}; {expected}",
-        fix="map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`, or name the `format:`",
+        fix=likely_layout(sample[0].columns)
+        or "map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`, or name the `format:`",
     )

@@ -14,7 +14,7 @@ def read_dataset(source: Source) -> RowIterator:
     """The rows of a split of a hub dataset. Raises `DataError` D410."""
     dataset = load(source)
     for index, row in enumerate(_errors_of(dataset, source)):
-        yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]")
+        yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]", has_filled_nulls=True)
 
 
 def load(source: Source) -> Any:

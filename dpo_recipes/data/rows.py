@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dpo_recipes.data.message import BadRow, Message
+from dpo_recipes.data.nulls import is_nothing
+from dpo_recipes.data.structured_text import PYTHON_ADVICE, check_is_text
 from dpo_recipes.data.turns import check_answer_end, check_prompt, divide_conversations
+from dpo_recipes.recipe.column_map import decoded
 
 MAX_TEXT_CHARS = 1_000_000
 """Longer texts are a fault in the data: tokenizers take minutes for them, and no model reads them."""
@@ -84,7 +86,18 @@ RowIterator = Iterator[SourceRow]
 
 
 def text_of(value: Any, column: str) -> str:
-    """`value` as text with something in it. Raises `BadRow` `no_text` or `bad_text`."""
+    """The text in a column, with something in it. Raises `BadRow`: `no_text`, `bad_text`, and `list_as_text` for the
+    JSON or Python of messages, which nobody wants to train on as it stands."""
+    text = content_of(value, column)
+    check_is_text(text, column)
+    return text
+
+
+def content_of(value: Any, column: str) -> str:
+    """The text of a message, with something in it; any text, for somebody may have pasted messages into theirs.
+
+    Raises `BadRow` `no_text` or `bad_text`.
+    """
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow("no_text", f"`{column}` is empty")
     if not isinstance(value, str):
@@ -118,16 +131,6 @@ def clean_tree(value: Any, column: str) -> Any:
     for place, part in parts:
         clean_tree(part, f"{column}[{place!r}]")
     return value
-
-
-def decoded(value: Any) -> Any:
-    """The list or object that a text is the JSON of, as a CSV file writes it; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def preference(
@@ -172,19 +175,25 @@ def labelled(
 def template_extras(row: SourceRow) -> dict[str, Any]:
     """`tools` and `template_kwargs` of a row, from its columns `tools` and `chat_template_kwargs`. Raises `BadRow`."""
     kwargs = decoded(row.columns.get("chat_template_kwargs"))
-    if kwargs not in (None, "") and not isinstance(kwargs, Mapping):
+    kwargs = {} if is_nothing(kwargs) else kwargs
+    if not isinstance(kwargs, Mapping):
         raise BadRow("bad_tools", f"`chat_template_kwargs` is {type(kwargs).__name__}, not an object")
-    kwargs = clean_tree(dict(kwargs or {}), "chat_template_kwargs")
+    kwargs = clean_tree(dict(kwargs), "chat_template_kwargs")
     if taken := [name for name in ("messages", "tools", "add_generation_prompt") if name in kwargs]:
         raise BadRow("bad_tools", f"`chat_template_kwargs.{taken[0]}` would replace what every row gives the template")
     return {"tools": tools_of(row.columns.get("tools"), "tools"), "template_kwargs": kwargs}
 
 
 def tools_of(value: Any, column: str) -> list[Any] | None:
-    """The JSON schemas in `value`, a list or its JSON text; none when it is empty. Raises `BadRow` `bad_tools`."""
+    """The JSON schemas in `value`, a list or its JSON text; none when it is empty or the text `null`.
+
+    Raises `BadRow` `bad_tools`.
+    """
     tools = decoded(value)
-    if tools is None or tools == [] or (isinstance(tools, str) and not tools.strip()):
+    if is_nothing(tools):
         return None
+    if isinstance(tools, str) and tools.lstrip().startswith(("[{'", "{'")):
+        raise BadRow("bad_tools", f"`{column}` holds a list as Python writes it; {PYTHON_ADVICE}")
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise BadRow("bad_tools", f"`{column}` is not a list of JSON schemas")
     return clean_tree(tools, column)

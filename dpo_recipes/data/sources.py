@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dpo_recipes.data import hub, remote
 from dpo_recipes.data.local_files import file_rows, find_files
-from dpo_recipes.data.rows import BadRow, RowIterator, SourceRow
+from dpo_recipes.data.message import BadRow
+from dpo_recipes.data.nulls import without_filled_nulls
+from dpo_recipes.data.rows import RowIterator, SourceRow
+from dpo_recipes.data.structured_text import PYTHON_ADVICE, check_is_text, is_python
 from dpo_recipes.errors import DataError
-from dpo_recipes.recipe.column_map import ColumnValue, parse_column
+from dpo_recipes.recipe.column_map import ColumnValue, decoded, parse_column
 from dpo_recipes.recipe.paths import is_url
 from dpo_recipes.recipe.row_filter import FilterTypeError, RowFilter, parse
 from dpo_recipes.recipe.schema.data import Source
@@ -64,18 +69,52 @@ class Renamer:
         self._is_first = True
 
     def rename(self, row: SourceRow) -> SourceRow:
-        """The same row under the format's names. Raises `DataError` D402 when the first row lacks a mapped column."""
-        if row.fault is not None or not self._values:
+        """The same row under the format's names, without the nulls that Arrow has filled in.
+
+        Raises `DataError` D402 when the first row lacks a mapped column.
+        """
+        if row.fault is not None or not (self._values or row.has_filled_nulls):
             return row
-        others = {name: value for name, value in row.columns.items() if name not in self._replaced}
+        columns = {name: value for name, value in row.columns.items() if name not in self._replaced}
         try:
-            mapped = {ours: value.of(row.columns) for ours, value in self._values.items()}
+            columns |= {ours: value.of(row.columns, _text_in_braces) for ours, value in self._values.items()}
+        except BadRow as error:
+            return SourceRow(row.columns, row.where, error)
         except KeyError as error:
-            if self._is_first:
-                raise _missing_column(row, str(error.args[0])) from error
-            return SourceRow(row.columns, row.where, BadRow("no_column", f"there is no column `{error.args[0]}`"))
+            name = str(error.args[0])
+            if self._is_first and not ColumnValue.column(name).has_index:
+                raise _missing_column(row, name) from error
+            return SourceRow(row.columns, row.where, BadRow("no_column", f"there is no column `{name}`"))
         self._is_first = False
-        return SourceRow({**others, **mapped}, row.where)
+        if row.has_filled_nulls:
+            columns = {name: without_filled_nulls(v, is_schema=name == "tools") for name, v in columns.items()}
+        return SourceRow(columns, row.where)
+
+    def in_file_names(self, error: BadRow) -> BadRow:
+        """The same fault, naming columns as the file does: `better[0].content` for `chosen[0].content`."""
+
+        def file_name(match: re.Match[str]) -> str:
+            value = self._values.get(match[1])
+            if value is None:
+                return match[0]
+            if value.single:
+                return f"`{value.single}{match[2]}`"
+            return f"{match[0]} ({', '.join(f'`{name}`' for _, name in value.parts if name)} in `columns:`)"
+
+        return BadRow(error.reason, re.sub(r"`(\w+)((?:[.\[][^`]*)?)`", file_name, error.detail))
+
+
+def _text_in_braces(value: Any, name: str) -> str:
+    """A value that `columns:` joins with others to a text. Raises `BadRow` for a list or object."""
+    if isinstance(value, Mapping | list | tuple):
+        kind, part = ("an object", "name") if isinstance(value, Mapping) else ("a list", "0")
+        raise BadRow(
+            "no_text",
+            f"`{name}` is {kind}, and `columns:` joins texts; name a part of it, such as `{{{name}.{part}}}`",
+        )
+    text = str(value)
+    check_is_text(text, name)
+    return text
 
 
 def _check_filter_columns(row_filter: RowFilter, row: SourceRow) -> None:
@@ -92,9 +131,12 @@ def _check_filter_columns(row_filter: RowFilter, row: SourceRow) -> None:
 
 
 def _missing_column(row: SourceRow, name: str) -> DataError:
-    return DataError.of(
-        "D402",
-        f"{row.where} has no column `{name}`",
-        why=f"it has {', '.join(row.columns)}",
-        fix="correct `columns:` in the recipe",
-    )
+    top = name.partition(".")[0]
+    why, fix = f"it has {', '.join(row.columns)}", "correct `columns:` in the recipe"
+    if top in row.columns and is_python(row.columns[top]):
+        why, fix = f"`{top}` is a text that Python wrote, and JSON is read only", PYTHON_ADVICE
+    elif top in row.columns:
+        value = decoded(row.columns[top])
+        keys = f" with {', '.join(value)}" if isinstance(value, Mapping) else ""
+        why = f"`{top}` is {type(value).__name__}{keys}"
+    return DataError.of("D402", f"{row.where} has no column `{name}`", why=why, fix=fix)

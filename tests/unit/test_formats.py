@@ -51,6 +51,7 @@ HI = pair([USER], [GOOD], [BAD])
 HI_SYSTEM = pair([SYSTEM, USER], [GOOD], [BAD])
 HI_LONG = pair([USER, GOOD, MORE], [GOOD], [BAD])
 HI_GOOD, HI_BAD = single([USER], [GOOD], True), single([USER], [BAD], False)
+INST = pair([{"role": "user", "content": "[INST] Hi [/INST]"}], [GOOD], [BAD], rendered=True)
 HI_GOOD_SYSTEM = single([SYSTEM, USER], [GOOD], True)
 
 
@@ -83,11 +84,6 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
         "preference",
         {"prompt": json.dumps([USER]), "chosen": json.dumps([GOOD]), "rejected": json.dumps([BAD]), "tools": ""},
         [HI],
-    ),
-    (  # one text that looks like messages is what the model was asked
-        "preference",
-        {"prompt": json.dumps([USER]), **TEXTS},
-        [pair([{"role": "user", "content": '[{"role": "user", "content": "Hi"}]'}], [GOOD], [BAD])],
     ),
     (
         "preference",
@@ -521,18 +517,7 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
             )
         ],
     ),
-    (  # nothing is decoded or stripped
-        "passthrough",
-        {"prompt": json.dumps([USER]), "chosen": "Hello.", "rejected": "What?", "system": "unread"},
-        [
-            pair(
-                [{"role": "user", "content": '[{"role": "user", "content": "Hi"}]'}],
-                [GOOD],
-                [BAD],
-                rendered=True,
-            )
-        ],
-    ),
+    ("passthrough", {"prompt": "[INST] Hi [/INST]", **TEXTS, "system": "unread"}, [INST]),  # not decoded or stripped
 ]
 # The same rows for both templates.
 for template in ("chatml", "llama3"):
@@ -593,6 +578,20 @@ for template in ("chatml", "llama3"):
 
 # --- format, columns, reason, what the detail names ---
 BAD_ROWS: list[tuple[str, Columns, str, str]] = [
+    ("preference", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` holds the JSON of a list"),
+    ("passthrough", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` holds the JSON of a list"),
+    ("chatml.intel", {"question": "Hi", "chosen": str([GOOD]), "rejected": "b"}, "list_as_text", "as Python writes it"),
+    ("alpaca", {"instruction": "Hi", "chosen": json.dumps(GOOD), "rejected": "b"}, "list_as_text", "of a message"),
+    ("unpaired", {"prompt": "Hi", "completion": str(GOOD), "label": True}, "list_as_text", "as Python writes it"),
+    ("kto.chatml.intel", {"question": "Hi", "completion": str([GOOD]), "label": True}, "list_as_text", "`completion`"),
+    ("ms_swift", {"messages": [USER, GOOD], "rejected_response": str([BAD])}, "list_as_text", "`rejected_response`"),
+    (
+        "helpsteer3",
+        {"context": [USER], "response1": str([GOOD]), "response2": "b", "overall_preference": 1},
+        "list_as_text",
+        "`response1`",
+    ),
+    ("ranked", {"prompt": "Hi", "answers": answers(("a", 1), (str([BAD]), 2))}, "list_as_text", "`answers[1].answer`"),
     ("preference", {"prompt": "Hi", "chosen": "", "rejected": "b"}, "no_text", "`chosen`"),
     ("preference", {"prompt": "Hi", "chosen": "a", "rejected": None}, "no_text", "`rejected`"),
     ("preference", {"prompt": "Hi", "chosen": 3, "rejected": "b"}, "no_text", "`chosen` is int"),

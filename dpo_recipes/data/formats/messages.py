@@ -8,7 +8,8 @@ from typing import Any
 
 from dpo_recipes.data.formats.roles import CALL_ROLES, plain_name, role_key, role_of, text_key
 from dpo_recipes.data.message import ROLES, BadRow, Message
-from dpo_recipes.data.rows import clean_text, clean_tree, decoded, text_of
+from dpo_recipes.data.nulls import is_nothing
+from dpo_recipes.data.rows import clean_text, clean_tree, content_of, decoded, text_of
 
 _TEXT_EXTRAS = ("name", "tool_call_id")
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
@@ -45,7 +46,11 @@ def message_of(value: Any, at: str) -> Message:
     """
     key = role_key(value)
     if key is None:
-        raise BadRow("bad_message", f"`{at}` has no role (neither `role` nor `from` is a text)")
+        talk = next(
+            (name for name in ("messages", "conversations") if isinstance(value, Mapping) and name in value), None
+        )
+        advice = f"; name its part `{at}.{talk}` in `columns:` of the recipe" if talk else ""
+        raise BadRow("bad_message", f"`{at}` has no role (neither `role` nor `from` is a text){advice}")
     role = role_of(value[key])
     if role is None:
         known = f"{', '.join(ROLES)}, and other names of these such as human, gpt and bot"
@@ -57,13 +62,13 @@ def message_of(value: Any, at: str) -> Message:
     reasoning = _one_reasoning({**value, text_at: parts.pop("reasoning", None)}, (*_REASONING_NAMES, text_at), at)
     value = {**value, **parts}
     calls = value.get("tool_calls")
-    content = "" if calls and is_blank(content) else text_of(content, text_at)
+    content = "" if calls and is_blank(content) else content_of(content, text_at)
     message = Message(role=role, content=content)
     if calls:
         message["tool_calls"] = _tool_calls(calls, f"{at}.tool_calls")
     for name in _TEXT_EXTRAS:
         if value.get(name):
-            message[name] = text_of(value[name], f"{at}.{name}")
+            message[name] = content_of(value[name], f"{at}.{name}")
     if reasoning:
         message["reasoning_content"] = reasoning
     return message
@@ -87,7 +92,7 @@ def with_system(prompt: list[Message], columns: Mapping[str, Any]) -> list[Messa
     if prompt[0]["role"] in ("system", "developer"):
         return prompt
     value = columns.get("system")
-    if is_blank(value) or value == []:
+    if is_nothing(value):
         return prompt
     system = messages_of(value, "system", "system")
     roles = [message["role"] for message in system]

@@ -53,7 +53,8 @@ class Source(Section):
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="The format's columns under the names they have here, for example {prompt: question, "
-        "chosen: better}; a dot goes into an object (`input.text`), and a text with braces joins several: "
+        "chosen: better}; a dot goes into an object, a list or the JSON text of one (`input.text`, `output.0`), and a "
+        "text with braces joins several: "
         '{prompt: "{instruction}\\n\\n{input}"}.',
     )
     filter: str | None = Field(

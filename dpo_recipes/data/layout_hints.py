@@ -1,0 +1,100 @@
+"""What columns that no format reads seem to be, and how to have them read: the hint of D402."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dpo_recipes.data.structured_text import PYTHON_ADVICE, is_message, is_python
+from dpo_recipes.recipe.column_map import decoded
+
+_NAMES = {
+    "prompt": ("prompt", "question", "instruction", "query", "input", "user", "context", "problem", "task", "message"),
+    "chosen": (
+        *("chosen", "preferred", "better", "good", "winner", "win", "positive", "pos", "accepted", "best", "correct"),
+        *("chosen_response", "response_chosen", "preferred_output", "answer_chosen", "y_w", "output_good"),
+    ),
+    "rejected": (
+        *("rejected", "dispreferred", "worse", "bad", "loser", "lose", "negative", "neg", "declined", "worst", "wrong"),
+        *("rejected_response", "response_rejected", "non_preferred_output", "answer_rejected", "y_l", "incorrect"),
+    ),
+}
+_ANSWER_LISTS = ("responses", "answers", "completions", "output", "outputs", "candidates", "generations", "options")
+_SINGLE_ANSWERS = ("response", "answer", "completion", "output")
+_MAX_NAME_CHARS = 40
+
+
+def likely_layout(columns: Mapping[str, Any]) -> str | None:
+    """How to have a row read whose columns fit no format; none where nothing shows what they are."""
+    hints = (_header_hint, _python_hint, _object_hint, _names_hint, _list_hint, _talk_hint)
+    return next((hint for find in hints if (hint := find(columns))), None)
+
+
+def _header_hint(columns: Mapping[str, Any]) -> str | None:
+    """A first line of a CSV file that is a row: its names are sentences."""
+    names = [name for name in columns if name]
+    sentences = [name for name in names if len(name) > _MAX_NAME_CHARS or name.rstrip().endswith((".", "?", "!"))]
+    if len(sentences) * 2 < max(1, len(names)) or not all(isinstance(value, str) for value in columns.values()):
+        return None
+    return "the first line looks like a row: put a header before it, such as `prompt,chosen,rejected`"
+
+
+def _python_hint(columns: Mapping[str, Any]) -> str | None:
+    name = next((name for name, value in columns.items() if is_python(value)), None)
+    return name and f"`{name}` holds a list or object as Python writes it, and JSON is read only; {PYTHON_ADVICE}"
+
+
+def _object_hint(columns: Mapping[str, Any]) -> str | None:
+    """Answers that are objects, or the JSON of objects, with a conversation in them."""
+    parts = {}
+    for name in ("prompt", "chosen", "rejected", "completion"):
+        value = decoded(columns.get(name))
+        talk = next((key for key in ("messages", "conversations", "content") if _is_part(value, key)), None)
+        if talk and not is_message(value):
+            parts[name] = f"{name}.{talk}"
+    if not parts:
+        return None
+    first = next(iter(parts))
+    keys = ", ".join(f"`{key}`" for key in decoded(columns[first]))
+    return f"`{first}` holds an object with {keys}; name the parts that count: `columns: {_mapping(parts)}`"
+
+
+def _is_part(value: Any, key: str) -> bool:
+    return isinstance(value, Mapping) and bool(value.get(key))
+
+
+def _names_hint(columns: Mapping[str, Any]) -> str | None:
+    """Columns of a preference under other names."""
+    plain = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
+    found = {}
+    for ours, names in _NAMES.items():
+        theirs = next((plain[name] for name in names if name in plain), None)
+        if theirs is not None:
+            found[ours] = theirs
+    if not {"chosen", "rejected"} <= found.keys() or all(ours == theirs for ours, theirs in found.items()):
+        return None
+    return f"this looks like a preference under other names: `columns: {_mapping(found)}`"
+
+
+def _list_hint(columns: Mapping[str, Any]) -> str | None:
+    """A list of answers, whose order may say which is better."""
+    name = next((name for name in _ANSWER_LISTS if isinstance(decoded(columns.get(name)), list)), None)
+    if name is None or len(decoded(columns[name])) < 2:
+        return None
+    prompt = next((column for column in _NAMES["prompt"] if column in columns), "...")
+    mapped = _mapping({"prompt": prompt, "chosen": f"{name}.0", "rejected": f"{name}.1"})
+    return f"`{name}` is a list of answers; if the better one stands first: `columns: {mapped}`"
+
+
+def _talk_hint(columns: Mapping[str, Any]) -> str | None:
+    """One answer or conversation a row, which is no preference."""
+    single = next((name for name in ("messages", "conversations", *_SINGLE_ANSWERS) if name in columns), None)
+    if single is None or any(name in columns for name in ("chosen", "rejected")):
+        return None
+    return (
+        f"`{single}` holds one answer a row, as for supervised fine-tuning; a preference needs a better and a worse one"
+    )
+
+
+def _mapping(columns: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items()) + "}"

@@ -1,0 +1,127 @@
+"""Messages that arrive as text: JSON or Python's own writing in a CSV cell, or an object in the place of an answer.
+
+A text is left alone unless it is beyond doubt that it stands for messages: an answer may well be JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dpo_recipes.data.formats.roles import role_key, role_of
+from dpo_recipes.data.message import BadRow
+from dpo_recipes.recipe.column_map import decoded
+
+_BEGINS = re.compile(r'\s*(?:[\[{]|"\s*[\[{]|array\()')
+_PYTHON = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?(?:array\(\s*\[\s*)?\{\s*'\w+'\s*:")
+_PYTHON_KEYS = re.compile(r"'(\w+)'\s*:")
+_CUT_JSON = re.compile(r'\s*(?:\{\s*"(?:messages|conversations?)"\s*:\s*)?\[\s*\{\s*"(?:role|from)"\s*:\s*"(\w+)"')
+_TALKS = ("messages", "conversations", "conversation")
+_MESSAGE_KEYS = frozenset(
+    ("content", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning")
+)
+PYTHON_ADVICE = (
+    "write the file as JSON lines or Parquet instead, where lists stay lists: pandas' "
+    "`to_json('pairs.jsonl', orient='records', lines=True)` or `to_parquet`"
+)
+
+
+def check_is_text(text: str, column: str) -> None:
+    """Raises `BadRow` `list_as_text` for a text that stands for messages, with the way to have them read."""
+    if _BEGINS.match(text) is None:
+        return
+    if is_python(text):
+        raise BadRow(
+            "list_as_text", f"`{column}` holds a list or object as Python writes it, not text; {PYTHON_ADVICE}"
+        )
+    value = decoded(text)
+    if isinstance(value, str):
+        _check_undecoded(text, column)
+        return
+    if is_message(value) or _is_message_list(value):
+        what = "a list of messages" if isinstance(value, list) else "a message"
+        advice = "here a text is read; use a `format:` that reads messages, or write all rows in one way"
+    elif isinstance(value, Mapping) and (talk := _talk_in(value)):
+        what = f"an object with {', '.join(f'`{name}`' for name in value)}"
+        advice = f"name the part that counts in `columns:` of the recipe, here `{column}.{talk}`"
+    elif isinstance(value, Mapping) and isinstance(value.get("content"), str) and _MESSAGE_KEYS.issuperset(value):
+        what = "an object with `content`"
+        advice = f"name the part that counts in `columns:` of the recipe, here `{column}.content`"
+    else:
+        return
+    raise BadRow("list_as_text", f"`{column}` holds the JSON of {what}, not text; {advice}")
+
+
+def _check_undecoded(text: str, column: str) -> None:
+    """Raises `BadRow` for JSON of messages that is cut or damaged, or that was written as JSON twice."""
+    if text.lstrip().startswith('"'):
+        try:
+            inner = json.loads(text)
+        except ValueError:
+            return
+        if isinstance(inner, str):
+            check_is_text(inner, column)
+        return
+    start = _CUT_JSON.match(text)
+    if start is not None and role_of(start[1]) is not None:
+        raise BadRow(
+            "list_as_text",
+            f"`{column}` begins like the JSON of messages and is not valid JSON, {len(text):,} characters long; it "
+            "may be cut (a cell of a spreadsheet ends at 32,767)",
+        )
+
+
+def is_python(value: Any) -> bool:
+    """Whether a value is a text in which Python (or numpy, without commas) wrote messages or an object with them."""
+    if not isinstance(value, str) or _PYTHON.match(value) is None:
+        return False
+    keys = _PYTHON_KEYS.findall(value)
+    names = set(keys)
+    return (
+        {"role", "content"} <= names
+        or {"from", "value"} <= names
+        or {"role", "tool_calls"} <= names
+        or (keys[0] in (*_TALKS, "content"))
+    )
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message: a known role, and a text or calls beside it."""
+    key = role_key(value)
+    if key is None or role_of(value[key]) is None:
+        return False
+    return bool({"content", "value", "tool_calls"} & set(value))
+
+
+def message_columns(samples: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The columns whose texts are, in at least half of the sampled rows that have one, the JSON of messages."""
+    texts: dict[str, list[str]] = {}
+    for columns in samples:
+        for name, value in columns.items():
+            if isinstance(value, str) and value.strip():
+                texts.setdefault(name, []).append(value)
+    return frozenset(name for name, found in texts.items() if sum(map(_holds_messages, found)) * 2 >= len(found))
+
+
+def read_messages(row: Any, names: Iterable[str]) -> Any:
+    """The same `SourceRow` with the messages themselves in these columns, where their text is the JSON of messages."""
+    held = {name: decoded(row.columns[name]) for name in names if _holds_messages(row.columns.get(name))}
+    return replace(row, columns={**row.columns, **held}) if held else row
+
+
+def _holds_messages(text: Any) -> bool:
+    if not isinstance(text, str) or _BEGINS.match(text) is None:
+        return False
+    value = decoded(text)
+    return is_message(value) or _is_message_list(value)
+
+
+def _is_message_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and is_message(value[0])
+
+
+def _talk_in(value: Mapping[str, Any]) -> str | None:
+    return next((name for name in _TALKS if _is_message_list(value.get(name))), None)
