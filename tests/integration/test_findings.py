@@ -74,6 +74,7 @@ FAULTS = [
     ("D427", _chat(_says("4", reasoning="Two and two."), _says("5")), "reasoning_content"),
     ("D431", {"prompt": "Name a tree.", "chosen": "Name a tree. An oak.", "rejected": "Name a tree. A car."}, ""),
     ("D431", {"prompt": "Name a tree.", "chosen": "Q: Name a tree. A: Oak", "rejected": "Q: Name a tree. A: Car"}, ""),
+    ("D431", {"prompt": "2 + 2?", "chosen": "2 + 2? It is 4.", "rejected": "2 + 2? It is 5."}, ""),
     ("D433", {"prompt": "Hi?", "chosen": "null", "rejected": "No, never."}, "`chosen` is `null`"),
     ("D433", {"prompt": "Hi?", "chosen": "Yes, hi.", "rejected": " NaN\n"}, "`rejected` is `NaN`"),
     ("D433", {"prompt": "None", "chosen": "Yes, hi.", "rejected": "No, never."}, "`prompt` is `None`"),
@@ -153,6 +154,7 @@ def test_contradicting_pairs_are_found_in_either_order(tokenize: Any) -> None:
     "row",
     [
         {"prompt": "Hi", "chosen": "Hi there, you.", "rejected": "Hi, and bye."},
+        {"prompt": "I am", "chosen": "I am sorry.", "rejected": "You are not."},
         {"prompt": "What is `null`?", "chosen": "None of these is null.", "rejected": "It is nan."},
         {"prompt": "Is <b>this</b> a [link]?", "chosen": "a < b | c > d", "rejected": "See [1] and <s>."},
         {"prompt": "Answer as <think>...</think>.", "chosen": "Yes, I do.", "rejected": "No, I do not."},

@@ -20,7 +20,8 @@ _NULL_WORDS = frozenset(
 """What pandas, spreadsheets and programs write where there is no value; compared without case."""
 _LONGEST_NULL_WORD = max(map(len, _NULL_WORDS))
 _MIN_REPEATED_CHARS = 8
-"""Shorter prompts may stand in an answer by chance."""
+_MIN_REPEATED_WORDS = 2
+"""Prompts with fewer characters and words, such as `Hi`, may stand in an answer by chance."""
 
 
 class AnswerChecks:
@@ -37,7 +38,7 @@ class AnswerChecks:
             if (word := _null_word(getattr(row, name))) is not None:
                 self._notes.add("D433", f"`{name}` is `{word}`")
         asked = row.prompt[-1]["content"].strip() if row.prompt[-1]["role"] == "user" else ""
-        if len(asked) >= _MIN_REPEATED_CHARS and _repeats(asked, row.chosen[0]["content"], row.rejected[0]["content"]):
+        if _repeats(asked, row.chosen[0]["content"], row.rejected[0]["content"]):
             self._notes.add("D431")
         self._directions.add(self._notes.place, texts)
 
@@ -84,12 +85,11 @@ def _null_word(messages: Sequence[Message]) -> str | None:
 
 
 def _repeats(asked: str, chosen: str, rejected: str) -> bool:
-    """Whether one answer begins with what was asked, or both hold it."""
-    return (
-        chosen.lstrip().startswith(asked)
-        or rejected.lstrip().startswith(asked)
-        or (asked in chosen and asked in rejected)
-    )
+    """Whether one answer begins with what was asked, or both hold it; a short question begins both of them."""
+    begins = [answer.lstrip().startswith(asked) for answer in (chosen, rejected)]
+    if len(asked) < _MIN_REPEATED_CHARS:
+        return all(begins) and len(asked.split()) >= _MIN_REPEATED_WORDS
+    return any(begins) or (asked in chosen and asked in rejected)
 
 
 @dataclass
