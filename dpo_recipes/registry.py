@@ -15,6 +15,7 @@ OBJECTIVES = {
 
 DATA_FORMATS = {
     "preference": "dpo_recipes.data.formats.trl:PREFERENCE",
+    "implicit_prompt": "dpo_recipes.data.formats.implicit:IMPLICIT_PROMPT",
     "unpaired": "dpo_recipes.data.formats.trl:UNPAIRED",
     "ultrafeedback": "dpo_recipes.data.formats.scored:ULTRAFEEDBACK",
     "helpsteer2": "dpo_recipes.data.formats.scored:HELPSTEER2",

@@ -105,20 +105,19 @@ class ColumnUse:
         named = parse(self.source.filter).columns if self.source.filter is not None else ()
         selected = [self.source.select.by] if self.source.select is not None else []
         self._named = {part for name in (*named, *selected) for part in (name, name.split(".")[0])}
-        self._score_pairs: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        self._known: dict[tuple[tuple[str, ...], frozenset[str]], tuple[list[str], list[tuple[str, str]]]] = {}
 
     def look(self, raw: SourceRow, read: set[str], made: Sequence[Row]) -> None:
         """Count what one row holds: as it stands in its source, which of the format's columns were read, its pairs."""
         self.rows += 1
         texts = [text for row in made for text in _texts(row)]
-        for name, value in raw.columns.items():
-            if not self._is_read(name, read):
-                self._unread(name, value, raw.where, texts)
-        for chosen, rejected in self._scores(raw.columns):
-            if not (self._is_read(chosen, read) and self._is_read(rejected, read)):
-                low, high = _number(raw.columns[chosen]), _number(raw.columns[rejected])
-                if low is not None and high is not None and low < high:
-                    self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
+        unread, score_pairs = self._unread_of(tuple(raw.columns), frozenset(read))
+        for name in unread:
+            self._note(name, raw.columns[name], raw.where, texts)
+        for chosen, rejected in score_pairs:
+            low, high = _number(raw.columns[chosen]), _number(raw.columns[rejected])
+            if low is not None and high is not None and low < high:
+                self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
         if any(_PLACEHOLDER.search(text) for text in texts if "<" in text):
             self.placeholders.add(raw.where)
         if made and not getattr(made[0], "rendered", False) and any(holds_turns(text) for text in texts):
@@ -133,14 +132,24 @@ class ColumnUse:
         """Whether `columns:` names a column of the source."""
         return name in self._ours_of
 
-    def _is_read(self, name: str, read: set[str]) -> bool:
+    def _unread_of(self, names: tuple[str, ...], read: frozenset[str]) -> tuple[list[str], list[tuple[str, str]]]:
+        """The columns that are not read, and the pairs of scores among all of them; most rows ask for the same."""
+        key = names, read
+        if key not in self._known:
+            if len(self._known) >= MAX_NAMES:
+                self._known.clear()
+            unread = [name for name in names if not self._is_read(name, read)]
+            self._known[key] = unread, [pair for pair in score_pairs(names) if not set(pair).isdisjoint(unread)]
+        return self._known[key]
+
+    def _is_read(self, name: str, read: frozenset[str]) -> bool:
         if name in self._named:
             return True
         if name in self._ours_of:
             return not self._ours_of[name].isdisjoint(read)
         return name in read and name not in self.source.columns  # a mapped name hides the column that has it
 
-    def _unread(self, name: str, value: Any, where: str, texts: Sequence[str]) -> None:
+    def _note(self, name: str, value: Any, where: str, texts: Sequence[str]) -> None:
         seen = self.unread.get(name)
         if seen is None:
             if len(self.unread) >= MAX_NAMES:
@@ -155,14 +164,6 @@ class ColumnUse:
         if kind == "media" and isinstance(value, bool | int | float):
             return
         self.missed.setdefault(name, Seen()).add(where)
-
-    def _scores(self, columns: Mapping[str, Any]) -> list[tuple[str, str]]:
-        names = tuple(columns)
-        if names not in self._score_pairs:
-            if len(self._score_pairs) > MAX_NAMES:
-                self._score_pairs.clear()
-            self._score_pairs[names] = score_pairs(names)
-        return self._score_pairs[names]
 
 
 @lru_cache(MAX_NAMES)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dpo_recipes import registry
+from dpo_recipes.data.column_use import kind_of
+from dpo_recipes.data.formats.implicit import matches as matches_implicit_prompt
+from dpo_recipes.data.formats.winner import matches_winner
 from dpo_recipes.data.layout_hints import likely_layout
 from dpo_recipes.data.rows import DataFormat, SourceRow
 from dpo_recipes.errors import DataError
@@ -35,13 +39,23 @@ def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise _missing_columns(source, readable, "no format reads them; docs/data.md shows each by example")
+        raise _missing_columns(source, readable, f"no format reads them{_formats_to_name(readable[0].columns)}")
     raise DataError.of(
         "D406",
         f"{source.path} fits several formats: {', '.join(f.name for f in fitting)}",
         why="; ".join(f"{f.name}: {f.summary}" for f in fitting),
         fix="name one with `format:`",
     )
+
+
+def _formats_to_name(columns: Mapping[str, Any]) -> str:
+    """What could be meant that `auto` does not decide: which column is the verdict, whether a beginning is a prompt."""
+    verdict = next((name for name in columns if kind_of(name) == "verdict"), None)
+    if verdict and matches_winner({**columns, "winner": columns[verdict]}):
+        return f"; with `columns: {{winner: {verdict}}}`, `winner` does, if it says which answer is better"
+    if matches_implicit_prompt(columns):
+        return "; `format: implicit_prompt` does, if what `chosen` and `rejected` begin with is the prompt"
+    return "; docs/data.md shows each by example"
 
 
 def _unreadable(sample: Sequence[SourceRow]) -> DataError:

@@ -21,7 +21,7 @@ from dpo_recipes.errors import Finding
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 from dpo_recipes.run_dir import write_json
 
-ROWS_VERSION = 6
+ROWS_VERSION = 7
 """Raised when the same sources give other rows than before, so that no older entry of the cache is used."""
 _SHAPES_NO_ROWS = {"max_length", "overlong"}
 

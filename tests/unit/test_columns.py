@@ -10,7 +10,7 @@ import pytest
 
 from dpo_recipes.data.column_use import kind_of, score_pairs
 from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
-from dpo_recipes.errors import Finding
+from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
 PAIR = {"prompt": "Name a tree.", "chosen": "The oak.", "rejected": "A tree is tall."}
@@ -149,6 +149,31 @@ def test_rendered_texts_may_hold_turns(tmp_path: Path) -> None:
     row = {**PAIR, "prompt": "Human: Hi\n\nAssistant:"}
     assert _load(tmp_path, row, format="passthrough").warnings == []
     assert _only(_load(tmp_path, row, format="preference")).code == "D443"
+
+
+@pytest.mark.parametrize(
+    ("row", "way"),
+    [
+        ({"chosen": "The sky is blue.", "rejected": "The sky is red."}, "`format: implicit_prompt` does"),
+        (
+            {"prompt": "Hi", "response_0": "a", "response_1": "b", "is_safe": True, "better_response_id": 1},
+            "`columns: {winner: better_response_id}`",
+        ),
+        ({"chosen": "Yes.", "rejected": "No."}, "docs/data.md shows each by example"),
+    ],
+)
+def test_what_auto_does_not_decide_is_named(tmp_path: Path, row: dict[str, Any], way: str) -> None:
+    with pytest.raises(DataError) as caught:
+        _load(tmp_path, row)
+    (finding,) = caught.value.findings
+    assert (finding.code, way in (finding.why or "")) == ("D402", True)
+
+
+def test_a_verdict_that_is_mapped_decides(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1}
+    splits = _load(tmp_path, row, columns={"winner": "better_response_id"})
+    assert [turn["content"] for turn in (*splits.train[0].chosen, *splits.train[0].rejected)] == ["b", "a"]
+    assert splits.warnings == []
 
 
 def test_names_belong_to_kinds() -> None:

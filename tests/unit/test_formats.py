@@ -504,6 +504,45 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
         },
         [HI_LONG],
     ),
+    (
+        "implicit_prompt",
+        {"chosen": "Hi, is it warm?\nHello.", "rejected": "Hi, is it warm?\nWhat?"},
+        [pair([{"role": "user", "content": "Hi, is it warm?"}], [GOOD], [BAD])],
+    ),
+    (
+        "implicit_prompt",
+        {"chosen": "The sky is blue.", "rejected": "The sky is black.", "system": "Be kind."},
+        [
+            pair(
+                [SYSTEM, {"role": "user", "content": "The sky is"}],
+                [{"role": "assistant", "content": "blue."}],
+                [{"role": "assistant", "content": "black."}],
+            )
+        ],
+    ),
+    (
+        "implicit_prompt",
+        {"prompt": None, "chosen": "Name a tree: oak", "rejected": "Name a tree: oaks"},
+        [
+            pair(
+                [{"role": "user", "content": "Name a tree:"}],
+                [{"role": "assistant", "content": "oak"}],
+                [{"role": "assistant", "content": "oaks"}],
+            )
+        ],
+    ),
+    (
+        "passthrough",
+        {"chosen": "<s>[INST] Hi [/INST] A</s>", "rejected": "<s>[INST] Hi [/INST] B</s>"},
+        [
+            pair(
+                [{"role": "user", "content": "<s>[INST] Hi [/INST]"}],
+                [{"role": "assistant", "content": " A</s>"}],
+                [{"role": "assistant", "content": " B</s>"}],
+                rendered=True,
+            )
+        ],
+    ),
     ("passthrough", {"prompt": "Hi", **TEXTS}, [pair([USER], [GOOD], [BAD], rendered=True)]),
     (
         "passthrough",
@@ -706,6 +745,9 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": " a", "rejected": " "}, "no_text", "`rejected`"),
     ("preference", {"prompt": "Hi", "chosen": ["a", "b"], "rejected": ["c"] * 3}, "uneven_answers", "2 answers"),
     ("preference", {"prompt": ["Hi", "Ho"], **TEXTS}, "bad_message", "`prompt[0]`"),
+    ("implicit_prompt", {"chosen": "a", "rejected": "b"}, "no_shared_prompt", "do not begin alike"),
+    ("implicit_prompt", {"chosen": "A tree.", "rejected": "A tree. More."}, "no_text", "`chosen` has nothing"),
+    ("implicit_prompt", {"chosen": "A tree.", "rejected": "A tree."}, "equal_answers", "equal"),
     ("winner", {"prompt": "Hi", "response_a": "a", "response_b": "b", "winner": "tie (bothbad)"}, "tie", "neither"),
     ("winner", {"prompt": "Hi", "response_0": "a", "response_1": "b", "winner": 2}, "bad_winner", "`response_0`"),
     ("winner", {"prompt": "Hi", "response_a": "a", "response_b": "b", "winner": 1}, "bad_winner", "`winner` is 1"),

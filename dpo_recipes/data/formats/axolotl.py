@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from dpo_recipes.data.formats.implicit import split_texts
 from dpo_recipes.data.formats.messages import (
     assistant_text,
     decoded_together,
@@ -80,10 +81,16 @@ def from_chat_template(row: SourceRow) -> list[PreferenceRow]:
 
 
 def from_passthrough(row: SourceRow) -> list[PreferenceRow]:
-    """A preference of texts that are rendered already; they are used as they stand. Raises `BadRow`."""
-    prompt = [user_text(row.columns.get("prompt"), "prompt")]
-    chosen, rejected = ([assistant_text(row.columns.get(name), name)] for name in ("chosen", "rejected"))
-    return [preference(prompt, chosen, rejected, row, rendered=True)]
+    """A preference of texts that are rendered already; they are used as they stand. Raises `BadRow`.
+
+    Without a prompt, it is what both texts begin with.
+    """
+    columns = row.columns
+    asked, chosen, rejected = (columns.get(name) for name in ("prompt", "chosen", "rejected"))
+    if asked is None:
+        asked, chosen, rejected = split_texts(chosen, rejected)
+    better, worse = assistant_text(chosen, "chosen"), assistant_text(rejected, "rejected")
+    return [preference([user_text(asked, "prompt")], [better], [worse], row, rendered=True)]
 
 
 def first_of(columns: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, str]:
@@ -197,14 +204,16 @@ ZEPHYR_NECTAR = DataFormat(
 
 PASSTHROUGH = DataFormat(
     name="passthrough",
-    summary="texts in which the template is rendered already; they are tokenized as they stand",
-    columns=("prompt", "chosen", "rejected"),
+    summary="texts in which the template is rendered already; they are tokenized as they stand. Without `prompt`, it "
+    "is what both answers begin with",
+    columns=("chosen", "rejected"),
+    optional_columns=("prompt",),
     example={
         "prompt": "<|im_start|>user\nName a tree.<|im_end|>\n<|im_start|>assistant\n",
         "chosen": "The oak.<|im_end|>",
         "rejected": "A tree is tall.<|im_end|>",
     },
-    matches=lambda columns: has(columns, "prompt", "chosen", "rejected"),
+    matches=lambda columns: has(columns, "chosen", "rejected"),
     to_rows=from_passthrough,
     detect=False,
 )
