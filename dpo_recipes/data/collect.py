@@ -186,7 +186,7 @@ def _value(row: SourceRow, select: Select | None) -> float:
     except KeyError as error:
         raise DataError.of(
             "D412",
-            f"`select` names the column `{select.by}`, which {row.where} has not",
+            f"`select` names the column `{select.by}`, which {row.where} lacks",
             why=f"it has {', '.join(row.columns)}",
             fix="correct `select.by` in the recipe",
         ) from error

@@ -126,7 +126,7 @@ def clean_tree(value: Any, column: str) -> Any:
     if isinstance(value, str):
         clean_text(value, column)
     elif not isinstance(value, Mapping | list | int | float | None):  # such as a date in a Parquet file
-        raise BadRow("bad_message", f"`{column}` is {type(value).__name__}, which JSON has not")
+        raise BadRow("bad_message", f"`{column}` is {type(value).__name__}, a type that JSON lacks")
     parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for place, part in parts:
         clean_tree(part, f"{column}[{place!r}]")

@@ -124,7 +124,7 @@ def _check_filter_columns(row_filter: RowFilter, row: SourceRow) -> None:
         except KeyError as error:
             raise DataError.of(
                 "D412",
-                f"`filter` names the column `{name}`, which {row.where} has not",
+                f"`filter` names the column `{name}`, which {row.where} lacks",
                 why=f"it has {', '.join(row.columns)}",
                 fix="correct `filter:` in the recipe",
             ) from error

@@ -127,7 +127,7 @@ def test_a_filter_keeps_rows_and_names_those_it_cannot_decide() -> None:
 
 
 def test_a_filter_on_a_column_that_is_not_there() -> None:
-    with pytest.raises(DataError, match="`lang`, which row 1 has not") as caught:
+    with pytest.raises(DataError, match="`lang`, which row 1 lacks") as caught:
         list(filtered(iter([SourceRow({"a": 1}, "row 1")]), "lang == 'en'"))
     assert caught.value.findings[0].code == "D412"
 

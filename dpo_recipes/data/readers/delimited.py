@@ -36,7 +36,9 @@ def read_delimited(path: Path) -> RowIterator:
                 where = f"{path.name}:{begin}"
                 begin = reader.line_num + 1
                 if len(fields) == len(names):
-                    yield SourceRow(dict(zip(names, fields, strict=True)), where)
+                    columns = dict(zip(names, fields, strict=True))
+                    columns.pop("", None)  # the index that pandas writes in front, without a name
+                    yield SourceRow(columns, where)
                 elif fields:  # and no blank line
                     yield SourceRow({}, where, _uneven(names, fields, dialect))
         except csv.Error as error:
