@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 # Exit codes of the command line. 1 means a bug in dpo-recipe: an exception that is not in this tree.
@@ -56,6 +56,13 @@ class Finding:
     why: str | None = None
     fix: str | None = None
     severity: Literal["error", "warning"] = "error"
+    at: tuple[str | int, ...] | None = None
+    """Path of the recipe's value that it is about. Stages know this path only; whoever has the recipe's text turns it
+    into `where` with `located`."""
+
+    def located(self, find: Callable[[tuple[str | int, ...]], Where]) -> Finding:
+        """The finding with its place in the recipe's text, which `find` gives for a path (`Composed.where`)."""
+        return self if self.where is not None or self.at is None else replace(self, where=find(self.at))
 
     def to_json(self) -> dict[str, Any]:
         """The finding as plain data; `where` becomes file, line and column."""
@@ -66,14 +73,16 @@ class Finding:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Finding:
         """The inverse of `to_json`; findings cross the process boundary this way."""
-        where = plain.get("where")
-        return cls(**{**plain, "where": Where(**where) if where else None})
+        where, at = plain.get("where"), plain.get("at")
+        return cls(**{**plain, "where": Where(**where) if where else None, "at": tuple(at) if at else None})
 
     def render(self) -> str:
         """The finding as a person reads it, with the source line and a caret under the fault."""
         lines = [f"{self.severity}[{self.code}]: {self.what}"]
         if self.where is not None:
             lines += _render_where(self.where)
+        elif self.at is not None:
+            lines.append(f"  --> {path_text(self.at)}")
         if self.why:
             lines.append(f"why: {self.why}")
         lines.append(
@@ -82,6 +91,11 @@ class Finding:
             else f"hint: dpo-recipe explain {self.code}"
         )
         return "\n".join(lines)
+
+
+def path_text(path: tuple[str | int, ...]) -> str:
+    """A path in a recipe as `--set` takes it: `data.train[0].path`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
 def _render_where(where: Where) -> list[str]:
@@ -116,6 +130,10 @@ class DpoRecipeError(Exception):
     ) -> Self:
         """An error of one finding."""
         return cls(Finding(code, what, where, why, fix))
+
+    def located(self, find: Callable[[tuple[str | int, ...]], Where]) -> Self:
+        """The same error with the place of each finding in the recipe's text."""
+        return type(self)(*(finding.located(find) for finding in self.findings))
 
     @property
     def exit_code(self) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpo_recipes import hub
-from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, RunError
+from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, Finding, RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.failures import known_failure
 from dpo_recipes.hardware import machine
@@ -142,6 +142,7 @@ class Worker:
         from dpo_recipes.pairs import prepare_pairs
 
         with self.processes.one_first():
+            warned = self._check_base()
             prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
         pairs = prepared.splits
         if hub.was_left_alone():
@@ -162,9 +163,22 @@ class Worker:
             trust_remote_code=self.trust_remote_code, is_to_be_sharded=self.launch.shards_weights,
         )  # fmt: skip
         if self.place.is_main:
-            self.events.findings(bundle.findings)
+            self.events.findings([finding for finding in bundle.findings if finding not in warned])
             rehearse_saving(self.recipe, bundle, self.home)
         return bundle, pairs
+
+    def _check_base(self) -> list[Finding]:
+        """Look for what can be known to be wrong of the base before data and weights are read; gives the warnings."""
+        from dpo_recipes.model.preflight import check_base
+        from dpo_recipes.model.sources import resolve_model
+
+        if not self.place.is_main:
+            return []
+        self.events.stage("check", f"{self.recipe.model.path}: module names and weights")
+        location = resolve_model(self.recipe.model)
+        warnings = check_base(self.recipe, location, trust_remote_code=self.trust_remote_code)
+        self.events.findings(warnings)
+        return warnings
 
     def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:
         """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701 and

@@ -181,11 +181,35 @@ def run_recipe(  # noqa: PLR0913
     An unfinished run of the same recipe is resumed, unless `resume` is False; with True there must be one. After a
     transient failure, such as a killed process or a hang, the job is started again up to `retries` times, without GPUs
     that have failed. `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan",
-    "resumed"}`. Raises every `DpoRecipeError` that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a
-    bug in dpo-recipe.
+    "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError` that a stage
+    raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
     """
     validated = validate(path, overrides)
+    find = validated.composed.where
 
+    def hear(event: dict[str, Any]) -> None:
+        if event["event"] == "finding":
+            event = {**event, "finding": Finding.from_json(event["finding"]).located(find).to_json()}
+        listen(event)
+
+    try:
+        return _run(
+            validated, hear, trust_remote_code=trust_remote_code, resume=resume, retries=retries, flags=flags, site=site
+        )
+    except DpoRecipeError as error:
+        raise error.located(find) from error
+
+
+def _run(
+    validated: Validated,
+    listen: Listener,
+    *,
+    trust_remote_code: bool,
+    resume: bool | None,
+    retries: int,
+    flags: LaunchFlags | None,
+    site: Site | None,
+) -> dict[str, Any]:
     def tell(text: str) -> None:
         listen({"event": "note", "text": text})
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
-from dpo_recipes.errors import EXIT_FIT, Finding
+from dpo_recipes.errors import EXIT_FIT, DpoRecipeError, Finding
 from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.choose import LaunchFlags, LaunchSketch, choose_batch, count_gpus, sketch_launch
 from dpo_recipes.recipe.schema.launch import Strategy
@@ -56,8 +56,13 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
 
     with Progress() as progress:
         flags = LaunchFlags(num_processes, num_nodes)
-        job, launch, found = _plan(validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code)
-    findings = (*validated.warnings, *found)
+        try:
+            job, launch, doubts = _plan(
+                validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code
+            )
+        except DpoRecipeError as error:
+            raise error.located(validated.composed.where) from error
+    findings = (*validated.warnings, *(finding.located(validated.composed.where) for finding in doubts))
     if json_:
         plain = {**job.to_json(), **launch.to_json(), "warnings": [finding.to_json() for finding in findings]}
         typer.echo(json.dumps(plain, indent=2))
@@ -84,6 +89,7 @@ def _plan(
     from dpo_recipes.fit.strategy import choose_strategy
     from dpo_recipes.fit.target import find_target
     from dpo_recipes.fit.workload import assume_workload, check_passes, read_workload
+    from dpo_recipes.model.preflight import check_base
     from dpo_recipes.model.sources import resolve_model
     from dpo_recipes.pairs import prepare_pairs
 
@@ -97,18 +103,20 @@ def _plan(
     # A described device is a single one; the recipe or the command gives their number.
     batch = choose_batch(recipe, flags, count_gpus() if target.is_here else 0)
     target, recipe = target.shared_by(batch.processes_per_node), with_batch(recipe, batch)
-    workload, reports, found = assume_workload(recipe), {}, ()
+    location = resolve_model(recipe.model)
+    say("check", f"{recipe.model.path}: module names and weights")
+    found = check_base(recipe, location, trust_remote_code=trust)
+    workload, reports = assume_workload(recipe), {}
     if read_data:
         prepared = prepare_pairs(recipe, say, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
-        found = tuple(prepared.splits.warnings)
+        found = [*found, *prepared.splits.warnings]
         check_passes(recipe, prepared.splits, batch.num_processes)
     say("plan", f"{recipe.model.path} on {target.device.name}")
-    location = resolve_model(recipe.model)
 
     def plan_with(sharding: Sharding) -> JobPlan:
         return Planner(recipe, location, target, workload, sharding, trust_remote_code=trust).plan(recipe)
 
     job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
     launch = sketch_launch(validated.recipe, batch, job.sharding.strategy, reason, job.dtype)
-    return job, launch, (*found, *advise(facts_of(job, reports), validated.composed.where))
+    return job, launch, (*found, *advise(facts_of(job, reports)))

@@ -72,4 +72,20 @@ CODES = {
         "The base uses one matrix for both. One that is trained leaves the other as the base has it; an adapter",
         "that names both trains two. A merged model is then saved with `tie_word_embeddings: false` and both.",
     ),
+    "M516": entry(
+        "weights are missing or have another shape",
+        "The base's files lack weights of its architecture, or have others. transformers would draw random numbers for",
+        "what is missing. Usual causes: an incomplete download, a config.json of another model, names with another",
+        "prefix, files of an adapter that was not merged.",
+    ),
+    "M517": entry(
+        "warning: weights that are not used",
+        "The files have parts that the architecture lacks, such as a reward model's `score` or a vision tower. What",
+        "is saved will lack them.",
+    ),
+    "M518": entry(
+        "no causal language model",
+        "Preference optimization scores an answer token by token from left to right. Encoders (BERT) and",
+        "encoder-decoders (T5) cannot be trained this way.",
+    ),
 }

@@ -98,6 +98,22 @@ CODES = {
     ),
     "R335": entry("optimizer and schedule do not go together", "The error says which goes with which."),
     "R336": entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
+    "R337": entry(
+        "a module name that the model lacks",
+        "Each name in `target_modules` and `modules_to_save` must be the name of a module, or the end of its path; a",
+        "pattern must match a whole path. Otherwise only the other names would be trained. Models name their layers",
+        "differently: q_proj, k_proj, v_proj in Llama are c_attn in GPT-2. `all-linear` fits every model.",
+    ),
+    "R338": entry(
+        "a list of module names with something else in it",
+        "A list has names. `all-linear` and a regular expression are one text instead of a list:",
+        "target_modules: '.*\\.[qv]_proj'",
+    ),
+    "R339": entry(
+        "an adapter where it cannot be",
+        "LoRA goes on linear layers and embeddings; not on norms, not on the LM head, and not on modules that are",
+        "trained whole.",
+    ),
     "R340": entry(
         "processes that do not divide the batch",
         "A step uses the number of pairs in the recipe, with any number of processes: each computes an equal share.",
@@ -124,6 +140,11 @@ CODES = {
     "R348": entry(
         "accelerate without several GPUs",
         "On CPUs `accelerate launch` always starts one process; `backend: auto` uses torchrun.",
+    ),
+    "R350": entry(
+        "an adapter given as the base",
+        "A folder with adapter_config.json has the weights of an adapter only. `model.path` is the base it was trained",
+        "on, and `model.adapter.path` continues the adapter.",
     ),
     "R390": entry(
         "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."

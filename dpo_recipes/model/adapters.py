@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dpo_recipes.errors import RunError
+from dpo_recipes.model.continued import check_continued, does_not_fit
 from dpo_recipes.model.loading import loading_errors
+from dpo_recipes.model.module_names import matching_any
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.paths import is_hub_id
 from dpo_recipes.recipe.schema import Recipe
@@ -88,7 +93,7 @@ def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int]) -> Any
         # LoftQ starts from zero and replaces the weights, because peft's own way needs an unquantized base.
         init_lora_weights=True if adapter.init in ("default", "loftq") else adapter.init,
         # Of the embeddings, only the rows of new tokens are trained and saved.
-        trainable_token_indices=_embedding_rows(policy, added_ids),
+        trainable_token_indices=_embedding_rows(policy, added_ids, adapter.modules_to_save),
         task_type="CAUSAL_LM",
     )
 
@@ -102,12 +107,20 @@ def _continued(adapter: LoraAdapter, recipe: Recipe, policy: Any) -> Any:
     _check_kind(path, config)
     base = config.base_model_name_or_path
     if base and base != recipe.model.path and is_hub_id(base) and is_hub_id(recipe.model.path):
-        raise _does_not_fit(path, f"it was trained on {base}, and `model.path` is {recipe.model.path}")
-    try:
-        # A tokenizer with added tokens has made the base larger, as it was when the adapter was saved.
+        raise does_not_fit(path, f"it was trained on {base}, and `model.path` is {recipe.model.path}")
+    # A tokenizer with added tokens has made the base larger, as it was when the adapter was saved.
+    check_continued(path, config, _bare_copy(policy), is_resized=True)
+    with loading_errors("the adapter", ModelLocation(path)):
         return PeftModel.from_pretrained(policy, path, is_trainable=True)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise _does_not_fit(path, str(error).strip().splitlines()[0]) from error
+
+
+def _bare_copy(policy: Any) -> Any:
+    """The same architecture without weights and without quantization."""
+    config = deepcopy(policy.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        return type(policy)(config)
 
 
 def _check_kind(path: str, config: Any) -> None:
@@ -121,13 +134,7 @@ def _check_kind(path: str, config: Any) -> None:
     )
 
 
-def _does_not_fit(path: str, why: str) -> RunError:
-    fix = "give the base that the adapter was trained on, or another adapter"
-    return RunError.of("M512", f"the adapter {path} does not fit the base", why=why, fix=fix)
-
-
 def _apply_loftq(wrapped: Any, location: ModelLocation) -> None:
-    import torch
     from peft import replace_lora_weights_loftq
 
     if not torch.cuda.is_available():
@@ -146,7 +153,7 @@ def _apply_loftq(wrapped: Any, location: ModelLocation) -> None:
         replace_lora_weights_loftq(wrapped, model_path=path)
 
 
-def _embedding_rows(policy: Any, added_ids: list[int]) -> dict[str, list[int]] | None:
+def _embedding_rows(policy: Any, added_ids: list[int], whole: list[str]) -> dict[str, list[int]] | None:
     if not added_ids:
         return None
     _let_wrapped_heads_show_their_bias()
@@ -154,8 +161,10 @@ def _embedding_rows(policy: Any, added_ids: list[int]) -> dict[str, list[int]] |
     # Tied embeddings appear once among the modules that peft is told; it ties its own rows then.
     tied = policy.config.get_text_config().tie_word_embeddings
     wanted = embeddings[:1] if tied else embeddings
-    names = [name.rpartition(".")[2] for name, module in policy.named_modules() if any(module is e for e in wanted)]
-    return dict.fromkeys(names, added_ids)
+    names = [name for name, module in policy.named_modules() if any(module is layer for layer in wanted)]
+    # What is trained whole has its new rows in it.
+    names = [name.rpartition(".")[2] for name in names if not matching_any(whole, name)]
+    return dict.fromkeys(names, added_ids) or None
 
 
 def describe_adapter(recipe: Recipe) -> str:

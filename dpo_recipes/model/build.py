@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from dpo_recipes.errors import Finding
+from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.model.adapters import attach_adapter, describe_adapter
 from dpo_recipes.model.generation import prepare_generation
 from dpo_recipes.model.loading import loading_errors
+from dpo_recipes.model.missing_weights import judge_weights
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
 from dpo_recipes.model.quantize import (
     check_own_quantization,
@@ -21,6 +23,7 @@ from dpo_recipes.model.quantize import (
 )
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
 from dpo_recipes.model.tied import describe_untied, tied_names
+from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.schema import Recipe
 
 DropoutRates = list[tuple[Any, str, float]]
@@ -65,7 +68,7 @@ def build_model(
     """Load the base model for training, with embeddings for all tokens, onto its device; one that is to be sharded is
     left in the computer's memory, as the whole of it need not fit onto one device.
 
-    Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M515."""
+    Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M516."""
     device = choose_device(recipe.hardware.device)
     config = load_config(location, trust_remote_code=trust_remote_code)
     dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))
@@ -73,7 +76,7 @@ def build_model(
     own_quantization = check_own_quantization(
         config, model.path, wants_more=model.quantization is not None, has_adapter=model.adapter is not None
     )
-    policy = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
+    policy, warnings = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     dropout_rates = switch_off_dropout(policy)
     _embed_all(tokenizer, policy, recipe.training.seed)
     if policy.device.type != device and not is_to_be_sharded:
@@ -86,9 +89,8 @@ def build_model(
     adapter = attached.config or getattr(attached.policy, "peft_config", {}).get("default")
     findings += describe_untied(tied, adapter, model.path)
     made = (attached.policy, tokenizer, attached.config, device, dtype, location, chat)
-    bundle = ModelBundle(
-        *made, trust_remote_code, dropout_rates, stored_dtype(config, location, weights_dtype), findings
-    )
+    made = (*made, trust_remote_code, dropout_rates, stored_dtype(config, location, weights_dtype))
+    bundle = ModelBundle(*made, [*warnings, *findings])
     bundle.stack = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,
@@ -108,9 +110,12 @@ def build_model(
 
 
 def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
-    """transformers' configuration of the base; no weight is read. Raises `RunError` M504 and M509."""
+    """transformers' configuration of the base; no weight is read. Raises `RunError` M504 and M509, and `RecipeError`
+    R350 for an adapter on the hub (checks find local ones)."""
     from transformers import AutoConfig
 
+    with loading_errors("the configuration of", location):
+        refuse_adapter(location)
     with loading_errors("the configuration of", location):
         return AutoConfig.from_pretrained(location.path, **_source(location, trust_remote_code=trust_remote_code))
 
@@ -123,12 +128,35 @@ def stored_dtype(config: Any, location: ModelLocation, unpacked: str) -> str:
     return name if name in ("float32", "bfloat16", "float16") else unpacked
 
 
+def refuse_adapter(location: ModelLocation) -> None:
+    """Raises `RecipeError` R350 where a hub repository holds an adapter: transformers would load its base too, or only
+    miss a config.json."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if Path(location.path).is_absolute() or location.gguf_file:
+        return
+    found = find_adapter_config_file(location.path, revision=location.revision or "main")
+    if found is not None:
+        raise RecipeError(adapter_as_base(location.path, Path(found)))
+
+
+def bare_model(config: Any, location: ModelLocation, *, trust_remote_code: bool = False) -> Any:
+    """The architecture of a configuration on the `meta` device. Raises `RunError` M504."""
+    from transformers import AutoModelForCausalLM
+
+    with loading_errors("the model", location), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
 def _source(location: ModelLocation, *, trust_remote_code: bool) -> dict[str, Any]:
     gguf = {"gguf_file": location.gguf_file} if location.gguf_file else {}
     return {"revision": location.revision or "main", "trust_remote_code": trust_remote_code, **gguf}
 
 
-def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool) -> Any:
+def _load_policy(
+    recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool
+) -> tuple[Any, list[Finding]]:
+    """The base, and warnings about its files. Raises `RunError` M516 where these lack weights."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
     model = recipe.model
@@ -146,11 +174,15 @@ def _load_policy(recipe: Recipe, location: ModelLocation, device: str, dtype: st
         extra["attn_implementation"] = attention
     with loading_errors("the model", location, allow_pickle=model.allow_pickle):
         source = _source(location, trust_remote_code=trust_remote_code)
-        policy = AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
+        # Weights of another shape are let through, so that all of them are named below.
+        extra |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
+    policy, info = loaded
+    warnings = judge_weights(info, policy, model.path)
     keep_differentiable(policy)
     if model.quantization is not None and device == "cpu":
         let_go_of_files(policy)
-    return policy
+    return policy, warnings
 
 
 def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
@@ -163,7 +195,7 @@ def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
 
 def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
     """The base as it was before training, loaded once more and with embeddings for all tokens. Raises `RunError`."""
-    policy = _load_policy(
+    policy, _ = _load_policy(
         recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=bundle.trust_remote_code
     )
     _embed_all(bundle.tokenizer, policy, recipe.training.seed)

@@ -65,3 +65,19 @@ def _has_only_pickle(location: ModelLocation) -> bool:
         except (OSError, ValueError):  # the hub cannot be asked: the first error says why
             return False
     return any(name.endswith(".bin") for name in names) and not any(name.endswith(".safetensors") for name in names)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' own report and bars: what they would say becomes a finding."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.recipe import device_checks, launch_checks, model_checks, source_checks
+from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
 from dpo_recipes.recipe.schema import Recipe
@@ -32,7 +33,7 @@ def check_recipe(recipe: Recipe, composed: Composed) -> list[Finding]:
 
 
 def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R301 to R303: the base model can be found, as far as this can be told without a network."""
+    """R301 to R303, R350: the base model can be found, as far as this can be told without a network."""
     path, at = recipe.model.path, ("model", "path")
     where = composed.where(at)
     if path.startswith("pypi:"):
@@ -47,6 +48,8 @@ def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 relative_note(composed, at),
                 "correct the path, or give a hub id such as `Qwen/Qwen2-0.5B-Instruct`",
             )
+        elif exists(target / "adapter_config.json"):
+            yield replace(adapter_as_base(path, target / "adapter_config.json"), where=where)
         elif target.is_dir() and not (target / "config.json").is_file():
             yield Finding(
                 "R301",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
 from dpo_recipes.recipe.schema.quantization import Quantization
 
+_MODULE_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 _FROM_BITSANDBYTES = ("8bit", "paged", "lion", "ademamix")
 _OF_FOUR_BITS = ("quant_type", "double_quant", "compute_dtype")
 _OF_A_NEW_ADAPTER = ("r", "alpha", "dropout", "target_modules", "modules_to_save", "use_rslora", "use_dora", "init")
@@ -62,7 +64,7 @@ def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R301, R327, R333, R334: an adapter to go on from, and settings that go together with the rest."""
+    """R301, R327, R333, R334, R338: an adapter to go on from, names of modules, and settings that go together."""
     adapter, at = recipe.model.adapter, ("model", "adapter")
     if adapter is None:
         return
@@ -72,6 +74,7 @@ def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         yield does_nothing(("model", "save_dtype"), why, composed)
     if adapter.path is not None:
         yield from _check_continued(adapter, composed)
+    yield from _check_names(adapter, composed)
     refusal = _refuse_init(adapter, recipe.model.quantization)
     if refusal:
         why, fix = refusal
@@ -94,6 +97,36 @@ def _check_continued(adapter: LoraAdapter, composed: Composed) -> Iterator[Findi
                 f"{adapter.path} has its own",
                 f"remove `{field}`, or remove `path` to begin a new adapter",
             )
+
+
+def _check_names(adapter: LoraAdapter, composed: Composed) -> Iterator[Finding]:
+    """R338: what a list of module names cannot have in it, and a pattern that is none."""
+    targets, at = adapter.target_modules, ("model", "adapter", "target_modules")
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as error:
+            fix = "write a list of names, `all-linear`, or a regular expression"
+            yield Finding("R338", f"`{targets}` is no regular expression", composed.where(at), str(error), fix)
+    elif not targets:
+        fix = "remove it, which means `all-linear`, or name modules"
+        yield Finding("R338", "`target_modules` is an empty list", composed.where(at), "nothing would be trained", fix)
+    for index, name in enumerate(() if isinstance(targets, str) else targets):
+        if not _MODULE_NAME.fullmatch(name) or name.lower() == "all-linear":
+            why = "a list has names only, and a pattern in it would match nothing"
+            fix = f"write one text instead of a list: `target_modules: {_quoted(name)}`" if name else "remove it"
+            what = f"`{name}` in the list `target_modules` is no module's name"
+            yield Finding("R338", what, composed.where((*at, index)), why, fix)
+    for index, name in enumerate(adapter.modules_to_save):
+        if not _MODULE_NAME.fullmatch(name):
+            what, why = f"`{name}` in `modules_to_save` is no module's name", "it takes names only, and no patterns"
+            where = composed.where(("model", "adapter", "modules_to_save", index))
+            yield Finding("R338", what, where, why, "write the name of a module, such as `embed_tokens`")
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML takes it."""
+    return text if _MODULE_NAME.fullmatch(text) else "'" + text.replace("'", "''") + "'"
 
 
 def _refuse_init(adapter: LoraAdapter, quantization: Quantization | None) -> tuple[str, str] | None:

@@ -109,7 +109,7 @@ def test_a_place_in_the_recipe_is_pointed_at(tmp_path: Path) -> None:
     facts = JobFacts(checked.recipe, 20, 10, 5)
     lines = {
         (f.code, f.where.line if f.where else 0, f.where.file if f.where else "")
-        for f in advise(facts, checked.composed.where)
+        for f in (finding.located(checked.composed.where) for finding in advise(facts))
     }
     at = str(path)
     assert {("F790", 9, at), ("F791", 1, "--set"), ("F795", 6, at), ("F795", 4, at), ("F796", 7, at)} <= lines

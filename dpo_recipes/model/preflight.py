@@ -1,0 +1,99 @@
+"""What can be known to be wrong of a base and its adapter before a weight is read: from configuration and headers.
+
+`dpo-recipe plan` and each run look here first, so that nobody waits for data or weights to hear of a misspelt name.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.errors import Finding, RecipeError, RunError
+from dpo_recipes.model.adapters import adapter_config
+from dpo_recipes.model.build import bare_model, load_config
+from dpo_recipes.model.continued import check_continued
+from dpo_recipes.model.loading import loading_errors, quiet_loading
+from dpo_recipes.model.missing_weights import judge_weights
+from dpo_recipes.model.module_names import check_module_names
+from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.model.stored import stored_weights
+from dpo_recipes.recipe.schema import Recipe
+
+
+def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bool) -> list[Finding]:
+    """Warnings about a base and the recipe's adapter on it.
+
+    Raises `RecipeError` R337 and R339 (names of modules), `RunError` M504, M509 (configuration), M512, M515 (an adapter
+    that is continued), M516 (weights that its files lack, where they are local safetensors) and M518 (no causal
+    language model).
+    """
+    config = copy.deepcopy(load_config(location, trust_remote_code=trust_remote_code))
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    if is_quantized:
+        del config.quantization_config
+    _check_kind(config, location)
+    base = bare_model(config, location, trust_remote_code=trust_remote_code)
+    findings = check_module_names(recipe, base)
+    if findings:
+        raise RecipeError(*findings)
+    doubts = [] if is_quantized or location.gguf_file else _check_stored(base, config, location)
+    _check_adapter(recipe, base)
+    return doubts
+
+
+def _check_kind(config: Any, location: ModelLocation) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    is_encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+    if getattr(config, "is_encoder_decoder", False):
+        why = f"{config.model_type} is an encoder-decoder: its answers do not follow the prompt in one sequence"
+    elif is_encoder:
+        why = f"{config.model_type} is an encoder: each token sees those after it"
+    elif type(config) not in AutoModelForCausalLM._model_mapping and not hasattr(config, "auto_map"):
+        why = f"transformers has no causal language model of the type {config.model_type}"
+    else:
+        return
+    what, fix = f"{location.path} is no causal language model", "take a decoder, such as a Llama, Qwen or GPT-2"
+    raise RunError(Finding("M518", what, None, why, fix, at=("model", "path")))
+
+
+def _check_stored(base: Any, config: Any, location: ModelLocation) -> list[Finding]:
+    """Compare the headers of local files with the architecture, as transformers itself would load them: it renames and
+    joins weights of earlier versions. On the `meta` device nothing is read."""
+    folder = Path(location.path)
+    weights = stored_weights(folder) if folder.is_dir() else None
+    if weights is None:
+        return []
+    with loading_errors("the model", location), quiet_loading():
+        model, info = type(base).from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    return judge_weights(info, model, location.path)
+
+
+def _check_adapter(recipe: Recipe, base: Any) -> None:
+    """Put the adapter on as a trial, and compare the file of one that is continued with it."""
+    from peft import get_peft_model
+
+    config = adapter_config(recipe, base)
+    adapter = recipe.model.adapter
+    if config is None or adapter is None:
+        return
+    if adapter.path is not None:
+        check_continued(adapter.path, config, base, is_resized=False)
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run itself says once what peft wants to say
+            get_peft_model(base, config)
+    except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+        why = str(error).strip().splitlines()[0]
+        what, fix = "peft cannot put this adapter on the model", "`target_modules: all-linear` fits every model"
+        raise RecipeError(Finding("R339", what, None, why, fix, at=("model", "adapter"))) from error
