@@ -152,7 +152,7 @@ class Worker:
             write_json(self.home.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
-            if report.dropped or report.truncated:
+            if report.has_losses:
                 self.events.note(f"{name}: {report.describe_losses()}")
         decided = self._check_fit(prepared) if self.place.is_main else None
         self.recipe, self.launch, self.reserve_bytes = self.processes.share(decided)

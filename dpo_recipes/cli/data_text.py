@@ -65,6 +65,11 @@ class DataText:
             self._line(f"  {'dropped':<9} {reason} {count:,}{_places(split['examples'].get(reason, ()))}")
         for part, count in split["truncated"].items():
             self._line(f"  {'cut':<9} {part} {count:,}")
+        if split["masked_pairs"]:
+            self._line(
+                f"  {'masked':<9} {split['masked_tokens']:,} tokens in the answers of {split['masked_pairs']:,} pairs: "
+                "turns of others than the assistant, which are not trained on"
+            )
         self._lengths(split)
         self._limits(split["at_max_length"])
         self._longest(split["longest"])
@@ -145,10 +150,13 @@ class DataText:
         self._line(
             f"trained on: {trained}   special token: {special}   cut away: {self._cut}   line break: {self._newline}"
         )
+        self._line("outside of these brackets: read, but not in the loss (the prompt, and others' turns in an answer)")
 
     def _row(self, row: dict[str, Any]) -> None:
         counts = ", ".join(
-            f"{part} {row['tokens'][part]:,}" + f" (cut {row['cut'][part]:,})" * bool(row["cut"][part])
+            f"{part} {row['tokens'][part]:,}"
+            + f" (of others' turns {row['context'][part]:,})" * bool(row["context"][part])
+            + f" (cut {row['cut'][part]:,})" * bool(row["cut"][part])
             for part in _PARTS
         )
         self._line()
@@ -170,7 +178,9 @@ class DataText:
                     text.append(self._cut_text(pieces[at:]), _STYLES["cut"])
                 continue
             shown = self._printable(piece["text"]).replace("\n", self._newline + "\n")
-            style = _STYLES[part] + (" bold" if piece["special"] else " underline" if is_open and at % 2 else "")
+            style = _STYLES["prompt" if piece["mark"] == "context" else part] + (
+                " bold" if piece["special"] else " underline" if is_open and at % 2 else ""
+            )
             text.append(f"{self._special[0]}{shown}{self._special[1]}" if piece["special"] else shown, style)
         return text.append(self._trained[1], "bold") if is_open else text
 

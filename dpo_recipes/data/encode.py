@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -19,6 +19,8 @@ class Texts:
 
     prompt: str
     answers: tuple[str, ...]
+    context: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Of each answer the parts that the model did not say (data/context.py); empty where no answer has any."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Encoded:
     answer_ids: tuple[list[int], ...]
     lost_prompt_ids: int = 0
     """Ids at the end of the prompt that an answer does not go on from: they count as part of the answers."""
+    answer_context: tuple[list[int], ...] = ([], [])
+    """Of each answer the ids that the model did not say: starts and ends of runs in turn, counted within the answer."""
 
 
 class Encoder:
@@ -58,10 +62,22 @@ class Encoder:
         self._learn({texts.prompt[len(head) :] for texts, head in zip(batch, heads, strict=True)})
         ids = iter(self._encode_all([*heads, *tails]))
         head_ids = [next(ids) for _ in heads]
-        return [
+        encoded = [
             _encoded(ids_of_head, self._known[texts.prompt[len(head) :]], [next(ids) for _ in texts.answers])
             for texts, head, ids_of_head in zip(batch, heads, head_ids, strict=True)
         ]
+        return [
+            self._with_context(of_row, texts) if any(texts.context) else of_row
+            for texts, of_row in zip(batch, encoded, strict=True)
+        ]
+
+    def _with_context(self, encoded: Encoded, texts: Texts) -> Encoded:
+        whole = self._backend.encode_batch(list(texts.answers), add_special_tokens=False)
+        runs = (
+            context_runs(encoding.offsets[len(encoded.prompt_ids) :], spans)
+            for encoding, spans in zip(whole, texts.context, strict=True)
+        )
+        return replace(encoded, answer_context=tuple(runs))
 
     def _shared_head(self, texts: Texts) -> str:
         shared = texts.prompt
@@ -86,6 +102,28 @@ def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]
     return Encoded(
         head + prompt_end[:shared], tuple(end[shared:] for end in answer_ends), lost_prompt_ids=len(prompt_end) - shared
     )
+
+
+def context_runs(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Starts and ends, in turn, of the runs of tokens that lie within some spans of a text.
+
+    A token that reaches beyond a span is none of its tokens: it holds a character of the model's own.
+    """
+    runs: list[int] = []
+    remaining = list(reversed(spans))
+    position = 0
+    for place, (begin, end) in enumerate(offsets):
+        # Tokenizers that trim offsets leave no character to a token of nothing but spaces.
+        start = begin if begin < end else min(position, end)
+        position = max(position, end)
+        while remaining and remaining[-1][1] <= start:
+            remaining.pop()
+        if remaining and remaining[-1][0] <= start and end <= remaining[-1][1]:
+            if runs and runs[-1] == place:
+                runs[-1] = place + 1
+            else:
+                runs += [place, place + 1]
+    return runs
 
 
 def common_text(texts: Sequence[str]) -> str:

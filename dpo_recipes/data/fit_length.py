@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from dpo_recipes.data.lengths import count_runs
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Overlong
@@ -16,6 +17,9 @@ class TokenizedPair:
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
+    chosen_context: list[int] = field(default_factory=list)
+    """Starts and ends, in turn, of the runs of `chosen_ids` that are no words of the model's: they are not trained."""
+    rejected_context: list[int] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -26,6 +30,11 @@ class TokenizedPair:
     def lengths(self) -> tuple[int, int, int]:
         """Tokens of prompt, chosen and rejected."""
         return len(self.prompt_ids), len(self.chosen_ids), len(self.rejected_ids)
+
+    @property
+    def num_context(self) -> int:
+        """Tokens of both answers that are not trained."""
+        return count_runs(self.chosen_context) + count_runs(self.rejected_context)
 
 
 def fit(
@@ -55,10 +64,17 @@ def fit(
     start = pair.prompt_ids[:1] if pair.prompt_ids[0] == keep_first else []
     if overlong == "truncate_prompt_start" and excess + len(start) < len(pair.prompt_ids):
         report.cut("prompt_start")
-        return TokenizedPair([*start, *pair.prompt_ids[excess + len(start) :]], pair.chosen_ids, pair.rejected_ids)
+        return replace(pair, prompt_ids=[*start, *pair.prompt_ids[excess + len(start) :]])
     room = max_length - len(pair.prompt_ids)
     if overlong == "truncate_completion_end" and room > 0:
         report.cut("completion_end")
-        return TokenizedPair(pair.prompt_ids, pair.chosen_ids[:room], pair.rejected_ids[:room])
+        contexts = (_first(runs, room) for runs in (pair.chosen_context, pair.rejected_context))
+        return TokenizedPair(pair.prompt_ids, pair.chosen_ids[:room], pair.rejected_ids[:room], *contexts)
     report.drop("overlong", where)
     return None
+
+
+def _first(runs: list[int], count: int) -> list[int]:
+    """The runs within the first `count` tokens."""
+    kept = sum(start < count for start in runs[::2])
+    return [min(place, count) for place in runs[: 2 * kept]]

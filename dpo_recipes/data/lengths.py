@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,20 @@ def pair_lengths(dataset: Any) -> np.ndarray:
     table = dataset.with_format("arrow")[:]
     columns = [list_value_length(table.column(f"{part}_ids")).to_numpy() for part in ("prompt", "chosen", "rejected")]
     return np.stack(columns, axis=1).astype(np.int64)
+
+
+def trained_lengths(dataset: Any) -> np.ndarray:
+    """Tokens of the chosen and the rejected answer that are trained, of shape [rows, 2]: all but those of context."""
+    counts = pair_lengths(dataset)[:, 1:]
+    if "chosen_context" in dataset.column_names:
+        columns = dataset.select_columns(["chosen_context", "rejected_context"])
+        counts = counts - np.array([[count_runs(runs) for runs in row.values()] for row in columns])
+    return counts
+
+
+def count_runs(runs: Sequence[int]) -> int:
+    """Tokens in runs that are given by their starts and ends, in turn."""
+    return sum(runs[1::2]) - sum(runs[::2])
 
 
 def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from dpo_recipes.run_dir import write_json
 
 ROWS_VERSION = 7
 """Raised when the same sources give other rows than before, so that no older entry of the cache is used."""
-_SHAPES_NO_ROWS = {"max_length", "overlong"}
+_SHAPES_NO_ROWS = {"max_length", "overlong", "train_on_turns"}
 
 
 @dataclass

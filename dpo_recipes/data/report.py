@@ -24,6 +24,10 @@ class SplitReport:
     """Tokens of prompt + chosen and prompt + rejected together, as the trainer sees them."""
     truncated: dict[str, int] = field(default_factory=dict)
     """Pairs that were cut to `max_length`, by where: `prompt_start` or `completion_end`."""
+    masked_pairs: int = 0
+    """Pairs in whose answers somebody else speaks as well, such as the user; `data.train_on_turns`."""
+    masked_tokens: int = 0
+    """Tokens of their answers that are not trained."""
     lengths: dict[str, dict[str, float]] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
     """Each source's path, format, rows, and `unread`: columns that were not read, with the rows that have something in
@@ -43,6 +47,16 @@ class SplitReport:
         """Count one pair as cut."""
         self.truncated[where] = self.truncated.get(where, 0) + 1
 
+    def mask(self, tokens: int) -> None:
+        """Count the tokens of one pair's answers that are not trained."""
+        self.masked_pairs += tokens > 0
+        self.masked_tokens += tokens
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether `describe_losses` says more than a number of pairs."""
+        return bool(self.dropped or self.truncated or self.masked_pairs)
+
     def step(self, name: str, rows: int) -> None:
         """Note how many rows there are after a step."""
         self.steps.append({"step": name, "rows": rows})
@@ -51,4 +65,9 @@ class SplitReport:
         """How many pairs are left, and why the others are not or not whole, in one line."""
         dropped = [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
         cut = [f"{count:,} cut ({where.replace('_', ' ')})" for where, count in self.truncated.items()]
-        return "; ".join([f"{self.rows_kept:,} of {self.rows_in:,} pairs kept", *dropped, *cut])
+        masked = (
+            f"answers of {self.masked_pairs:,} pairs hold turns that are not the assistant's, which are not trained on "
+            f"({self.masked_tokens:,} tokens masked)"
+        )
+        masks = [masked] if self.masked_pairs else []
+        return "; ".join([f"{self.rows_kept:,} of {self.rows_in:,} pairs kept", *dropped, *cut, *masks])

@@ -161,6 +161,12 @@ class Renderer:
         self._variables = {name: str(token) for name, token in special_tokens_map.items()}
         self._render = _compile(template.text).render
 
+    @property
+    def end_of_turn(self) -> str | None:
+        """What ends an assistant's answer, as text: the template's own, or else the end-of-sequence token."""
+        own = self.template.end_of_turn
+        return self._variables.get(EOS) if own in (None, EOS) else own
+
     def render(
         self,
         messages: Sequence[Message],

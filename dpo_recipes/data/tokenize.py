@@ -29,10 +29,14 @@ from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.run_dir import write_json
 
-TOKENS_VERSION = 3
+TOKENS_VERSION = 4
 """Raised when the same rows give other files than before, so that no older entry of the cache is used."""
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+CONTEXT_COLUMNS = ("chosen_context", "rejected_context")
+"""Runs of an answer's tokens that are not trained, as starts and ends in turn; empty in answers of one turn."""
 _BATCH = 256
+_REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
+"""Why a row cannot be rendered, by the error's code."""
 
 
 @dataclass
@@ -51,8 +55,12 @@ class TokenizedSplits:
     is_cached: bool = False
 
     def pairs(self, split: str) -> Any:
-        """What the trainer takes of a split, and the place of each pair's row, for errors that name it."""
-        return self.datasets[split].select_columns([*PAIR_COLUMNS, "row"])
+        """What the trainer takes of a split, and the place of each pair's row, for errors that name it.
+
+        CONTEXT_COLUMNS are there only where an answer of the split has context.
+        """
+        context = CONTEXT_COLUMNS if self.reports[split].masked_pairs else ()
+        return self.datasets[split].select_columns([*PAIR_COLUMNS, *context, "row"])
 
     def where(self, split: str, place: int) -> str:
         """Where the row at a place stands in its source: `pairs.jsonl:12`."""
@@ -78,8 +86,8 @@ def tokenize_splits(
     """Tokenize every split, or take the result of an earlier time from the cache.
 
     Findings whose code is `accepted` are left out. Raises `DataError` D408 (over-long pair with `overlong: error`),
-    D409 (none left), D420 (the template fails), D430 (no pair whose answers differ), and unless `raise_errors` is off
-    every other error that `RowChecks` finds.
+    D409 (none left), D420 (the template fails), D429 (the turns of an answer cannot be told apart), D430 (no pair whose
+    answers differ), and unless `raise_errors` is off every other error that `RowChecks` finds.
     """
     from datasets import Dataset
 
@@ -90,7 +98,7 @@ def tokenize_splits(
         renderer.template_kwargs,
         tokenizer.backend_tokenizer.to_str(),
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        [data.max_length, data.overlong],
+        [data.max_length, data.overlong, data.train_on_turns],
     )
     folder, is_cached = get_or_build("tokens", key, lambda partial: _build(partial, splits, tokenizer, renderer, data))
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -159,7 +167,8 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
     import pyarrow as pa
 
     ids = pa.list_(pa.int32())
-    schema = pa.schema([("prompt_ids", ids), ("chosen_ids", ids), ("rejected_ids", ids), ("row", pa.int64())])
+    columns = (*PAIR_COLUMNS, *CONTEXT_COLUMNS)
+    schema = pa.schema([*((name, ids) for name in columns), ("row", pa.int64())])
     lengths: list[np.ndarray] = []
     uncut = np.zeros((len(rows), len(PAIR_COLUMNS)), np.int32)
     with _no_garbage_collection(), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -170,9 +179,9 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
                 uncut[place] = whole.lengths
                 if fitted is not None:
                     kept.append((place, fitted))
+                    report.mask(fitted.num_context)
             lengths.append(np.array([pair.lengths for _, pair in kept], np.int32).reshape(-1, len(PAIR_COLUMNS)))
-            columns = [[getattr(pair, name) for _, pair in kept] for name in PAIR_COLUMNS]
-            arrays = [pa.array(column, ids) for column in columns]
+            arrays = [pa.array([getattr(pair, name) for _, pair in kept], ids) for name in columns]
             writer.write_batch(pa.record_batch([*arrays, pa.array([place for place, _ in kept], pa.int64())], schema))
     np.save(path.with_suffix(".lengths.npy"), uncut)
     _summarize(np.concatenate(lengths), report, tokenize.checks)
@@ -231,7 +240,7 @@ class Tokenizer:
         batch: list[Fitted] = []
         for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
             self.checks.look(place, row, texts, encoded)
-            pair = TokenizedPair(encoded.prompt_ids, *encoded.answer_ids)
+            pair = TokenizedPair(encoded.prompt_ids, *encoded.answer_ids, *encoded.answer_context)
             fitted = fit(pair, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
             if fitted is not None and self.checks.is_equal(row.where, pair, fitted):
                 report.drop("equal_tokens", row.where)
@@ -247,10 +256,10 @@ class Tokenizer:
     def _texts(self, row: PreferenceRow, report: SplitReport) -> Texts | None:
         """The rendered texts of a row; none when the template refuses it and the recipe lets it go."""
         try:
-            return render_row(row, self._renderer)
-        except DataError:
-            failed = report.dropped.get("template_failed", 0) + 1
+            return render_row(row, self._renderer, finds_context=self._data.train_on_turns == "assistant")
+        except DataError as error:
+            failed = sum(report.dropped.get(reason, 0) for reason in _REASONS.values()) + 1
             if self._data.on_bad_row == "error" and failed > self._data.max_bad_fraction * report.rows_in:
                 raise
-            report.drop("template_failed", row.where)
+            report.drop(_REASONS[error.findings[0].code], row.where)
             return None

@@ -23,6 +23,7 @@ import transformers
 import trl
 
 from dpo_recipes.cache import cache_folder, content_key, file_digest, get_or_build, is_whole
+from dpo_recipes.data.tokenize import CONTEXT_COLUMNS
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.fsdp import shard_policy
 from dpo_recipes.engine.pair_names import name_pair
@@ -278,9 +279,13 @@ def _named(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def hash_pairs(pairs: Any) -> str:
-    """A digest of all token ids in their order."""
+    """A digest of all token ids in their order, and of those that are not trained where there are any."""
     digest = hashlib.blake2b(digest_size=20)
     for pair in pairs:
         for column in _COLUMNS:
             digest.update(np.asarray([len(pair[column]), *pair[column]], dtype=np.int64).tobytes())
+        runs = [pair.get(column) or [] for column in CONTEXT_COLUMNS]
+        if any(runs):  # behind a number that is no length, so that no ids give the same bytes
+            numbers = [-1, *(number for of_answer in runs for number in (len(of_answer), *of_answer))]
+            digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from accelerate.utils import DistributedType
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.data.lengths import pair_lengths, trained_lengths
 from dpo_recipes.engine.parallel import ParallelBatches
 from dpo_recipes.engine.prefix_sharing import is_worth_packing
 from dpo_recipes.engine.rounds import ROUND, RoundCollator, RowsOfRank
@@ -120,7 +120,7 @@ class Pass:
     """Pairs of each process; 0 where one has none and computes a pair for form's sake."""
     pairs_in_step: int
     num_tokens: tuple[int, int]
-    """In the chosen and the rejected answers of all processes."""
+    """Trained ones, in the chosen and the rejected answers of all processes."""
     num_batches = 1
     """How often it counts in metrics before `TokenBatches` has weighed the step's passes."""
 
@@ -162,9 +162,12 @@ class StepSampler(BatchRebalanceSampler):
     drop_last = False
 
     def __init__(
-        self, lengths: Lengths, pairs_per_step: int, max_tokens: int, num_processes: int, rank: int, *, shares: bool
-    ) -> None:
+        self, lengths: Lengths, pairs_per_step: int, max_tokens: int, num_processes: int, rank: int, *, shares: bool,
+        trained: Sequence[tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
         self.lengths = lengths
+        self.trained = trained or [(chosen, rejected) for _, chosen, rejected in lengths]
+        """Tokens of both answers that are in the loss; all of them unless given."""
         self.pairs_per_step = pairs_per_step
         self.max_tokens = max_tokens
         self.num_processes = num_processes
@@ -192,7 +195,9 @@ class StepSampler(BatchRebalanceSampler):
         indices.passes = []
         for number in range(len(passes) // self.num_processes):
             of_all = passes[number * self.num_processes : (number + 1) * self.num_processes]
-            chosen, rejected = (sum(lengths[place][part] for pass_ in of_all for place in pass_) for part in (1, 2))
+            chosen, rejected = (
+                sum(self.trained[pairs[place]][part] for pass_ in of_all for place in pass_) for part in (0, 1)
+            )
             own = [pairs[place] for place in of_all[self.rank]] or pairs[:1]
             indices += own
             indices.passes += [Pass(number, tuple(map(len, of_all)), len(pairs), (chosen, rejected))] * len(own)
@@ -245,6 +250,7 @@ class TokenBatches(ParallelBatches):
             self.processes.count,
             self.processes.place.rank,
             shares=self.shares,
+            trained=[(int(chosen), int(rejected)) for chosen, rejected in trained_lengths(dataset)],
         )
         rows = RowsOfStep(self._remove_unused_columns(dataset, description=description))
         collator = StepCollator(self.data_collator)

@@ -79,6 +79,11 @@ CODES = {
         "It writes the beginning of the next answer after a finished answer as well, which would be trained on as its",
         "end.",
     ),
+    "D429": entry(
+        "the turns of an answer cannot be told apart",
+        "The answers have several turns. What the user or a tool says there is not trained on, but the template writes",
+        "turns so that it cannot be found. `data.train_on_turns: all` trains on everything.",
+    ),
     "D430": entry(
         "answers that become the same tokens",
         "Cutting to `max_length`, or the template, leaves no difference between chosen and rejected. Such pairs are",

@@ -12,6 +12,8 @@ from transformers import TrainerCallback
 from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from dpo_recipes.data.tokenize import CONTEXT_COLUMNS
+from dpo_recipes.engine.answer_context import ContextCollator
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
@@ -35,8 +37,8 @@ from dpo_recipes.recipe.schema import Recipe
 class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
 
-    `_prepare_dataset`, `_precompute_ref_logps`, `_prepare_input`, `_run_epoch` and `_evaluate` are private upstream;
-    tests/integration/test_upstream.py fails when they move.
+    `_prepare_dataset`, `_precompute_ref_logps`, `_set_signature_columns_if_needed`, `_prepare_input`, `_run_epoch` and
+    `_evaluate` are private upstream; tests/integration/test_upstream.py fails when they move.
     """
 
     test_dataset: Any = None
@@ -61,6 +63,7 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
         self.reference_known = {}
         with _no_reference_upstream():
             super().__init__(*args, **kwargs)
+        self.data_collator = ContextCollator(self.data_collator)
         self.deal_batches()
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -68,6 +71,11 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         return dataset  # `compute_reference` adds them when the trainer is whole
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if CONTEXT_COLUMNS[0] not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, *CONTEXT_COLUMNS]
 
     def compute_reference(self) -> None:
         """Give all pairs their reference log-probabilities."""

@@ -21,6 +21,8 @@ FOREIGN_NAMES = {
     "wandb_project": "tracking.project",
     "attn_implementation": "model.attn_implementation",
     "type": "data.train[].format",
+    "roles_to_train": "data.train_on_turns",
+    "train_on_inputs": "data.train_on_turns",
     # TRL and transformers
     "model_name_or_path": "model.path",
     "model_name": "model.path",
@@ -44,6 +46,7 @@ FOREIGN_NAMES = {
     "activation_checkpointing": "training.gradient_checkpointing",
     "max_prompt_length": "data.max_length",
     "truncation_mode": "data.overlong",
+    "assistant_only_loss": "data.train_on_turns",
     "report_to": "tracking.report_to",
     "output_dir": "output_dir",
     # LLaMA-Factory

@@ -114,6 +114,11 @@ def _steps(split: dict[str, Any]) -> Table:
     rows = [[f"after {step['step']}", format_count(step["rows"]), ""] for step in split["steps"]]
     for reason, count in split["dropped"].items():
         rows.append([f"dropped: {reason}", format_count(count), ", ".join(split["examples"].get(reason, ()))])
+    if split["masked_pairs"]:
+        tokens = format_count(split["masked_tokens"])
+        rows.append(
+            ["turns of others in answers", format_count(split["masked_pairs"]), f"{tokens} tokens not trained on"]
+        )
     rows += [[f"cut: {part}", format_count(count), ""] for part, count in split["truncated"].items()]
     for source in split["sources"]:
         name = Path(source["path"]).name
@@ -172,6 +177,7 @@ def _scripts(split: dict[str, Any]) -> Table:
 def _counts(row: dict[str, Any]) -> dict[str, str]:
     return {
         part: f"{format_count(row['tokens'][part])} tokens"
+        + (f", {format_count(row['context'][part])} not trained" if row["context"][part] else "")
         + (f", {format_count(row['cut'][part])} cut" if row["cut"][part] else "")
         for part in _PARTS
     }

@@ -11,9 +11,10 @@ import numpy as np
 
 from dpo_recipes.data.encode import Encoder
 from dpo_recipes.data.template import Renderer
-from dpo_recipes.data.tokenize import PAIR_COLUMNS, TokenizedSplits, render_row
+from dpo_recipes.data.tokenize import CONTEXT_COLUMNS, PAIR_COLUMNS, TokenizedSplits, render_row
 
-Mark = Literal["prompt", "trained", "cut"]
+Mark = Literal["prompt", "trained", "context", "cut"]
+"""`context` are tokens of an answer that are read and not trained, such as a question of the user in it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class ShownRow:
         """The row as plain data, with the tokens of each part counted by their mark."""
         parts = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
         tokens = {name: sum(len(p.ids) for p in pieces if p.mark != "cut") for name, pieces in parts.items()}
-        cut = {name: sum(len(p.ids) for p in pieces if p.mark == "cut") for name, pieces in parts.items()}
-        return {**asdict(self), "tokens": tokens, "cut": cut}
+        marked = {
+            mark: {name: sum(len(p.ids) for p in pieces if p.mark == mark) for name, pieces in parts.items()}
+            for mark in ("context", "cut")
+        }
+        return {**asdict(self), "tokens": tokens, **marked}
 
 
 def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split: str, count: int) -> Iterator[ShownRow]:
@@ -57,8 +61,9 @@ def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split:
         kept_prompt, *kept_answers = (dataset[index][name] for name in PAIR_COLUMNS)
         prompt_marks = _prompt_marks(whole.prompt_ids, kept_prompt)
         sides = []
-        for text, answer, kept in zip(texts.answers, whole.answer_ids, kept_answers, strict=True):
-            marks: list[Mark] = [*prompt_marks, *_marks("trained", len(kept)), *_marks("cut", len(answer) - len(kept))]
+        contexts = (dataset[index][name] for name in CONTEXT_COLUMNS)
+        for text, answer, kept, context in zip(texts.answers, whole.answer_ids, kept_answers, contexts, strict=True):
+            marks: list[Mark] = [*prompt_marks, *_answer_marks(len(answer), len(kept), context)]
             ids = [*whole.prompt_ids, *answer]
             pieces = list(_pieces(_token_texts(text, ids, tokenizer), ids, marks, special))
             sides.append(_divided(pieces, len(whole.prompt_ids)))
@@ -70,6 +75,14 @@ def _prompt_marks(whole: Sequence[int], kept: Sequence[int]) -> list[Mark]:
     num_cut = len(whole) - len(kept)
     stayed = int(num_cut > 0 and list(whole[num_cut:]) != list(kept))
     return [*_marks("prompt", stayed), *_marks("cut", num_cut), *_marks("prompt", len(kept) - stayed)]
+
+
+def _answer_marks(whole: int, kept: int, context: Sequence[int]) -> list[Mark]:
+    """Of an answer's tokens: those trained on, the runs of its context, and at its end those that are cut."""
+    marks: list[Mark] = [*_marks("trained", kept), *_marks("cut", whole - kept)]
+    for start, stop in zip(context[::2], context[1::2], strict=True):
+        marks[start:stop] = _marks("context", stop - start)
+    return marks
 
 
 def _marks(mark: Mark, count: int) -> list[Mark]:

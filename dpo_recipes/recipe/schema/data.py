@@ -153,6 +153,12 @@ class Data(Section):
         "answers stay whole (dropped and counted when an answer alone is too long); the end of the answers is cut (at "
         "least one token of each stays); the pair is dropped and counted; or the run ends with an error.",
     )
+    train_on_turns: Literal["assistant", "all"] = Field(
+        default="assistant",
+        description="Which turns of an answer are trained on, where it has several: the assistant's own (what the user "
+        "or a tool says in between is read, but is not in the loss), or all of them, as TRL's `DPOTrainer` does it. "
+        "Compare `roles_to_train` in Axolotl and `assistant_only_loss` in TRL.",
+    )
     on_bad_row: Literal["error", "drop"] = Field(
         default="error",
         description="What happens to a row that is no preference (no text, equal answers, roles out of order): the "
