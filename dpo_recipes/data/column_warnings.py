@@ -87,8 +87,10 @@ class _Columns:
             "D443",
             f"one message holds turns of `Human:` and `Assistant:`: {self._rows(seen)}",
             f"the format `{self._format}` reads them as words of the user or of the assistant",
-            "name `format: dahoas` for a dialogue in `prompt`, `format: hh_rlhf` for whole dialogues in `chosen` and "
-            "`rejected`, or cut the texts at the first such turn",
+            "leave such rows out with a `filter` such as `not contains(chosen, 'Assistant: Human:')`"
+            if self._format in ("hh_rlhf", "dahoas")
+            else "name `format: dahoas` for a dialogue in `prompt`, `format: hh_rlhf` for whole dialogues in `chosen` "
+            "and `rejected`, or cut the texts at the first such turn",
         )
 
     def _way_to_read(self, name: str, kind: str) -> str:

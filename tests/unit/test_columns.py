@@ -145,6 +145,12 @@ def test_a_cached_result_warns_as_the_first_one_did(tmp_path: Path) -> None:
     assert again.warnings == first.warnings != []
 
 
+def test_a_turn_of_a_dialogue_that_begins_with_another_name_is_named(tmp_path: Path) -> None:
+    asked = "\n\nHuman: Hi\n\nAssistant:"
+    finding = _only(_load(tmp_path, {"chosen": f"{asked} Human: Hello.", "rejected": f"{asked} What?"}))
+    assert (finding.code, "`filter`" in (finding.fix or "")) == ("D443", True)
+
+
 def test_rendered_texts_may_hold_turns(tmp_path: Path) -> None:
     row = {**PAIR, "prompt": "Human: Hi\n\nAssistant:"}
     assert _load(tmp_path, row, format="passthrough").warnings == []
