@@ -39,8 +39,8 @@ class Model(Section):
         default="auto",
         description="Number format in which a whole model is saved. `auto` is that of the base's files. "
         "Full fine-tuning trains 32-bit weights, and merging adds small numbers to large ones: float32 keeps all of it "
-        "and takes twice the space of a 16-bit base; 16 bits round it. The run compares the saved model with the "
-        "trained one and says what was lost. An adapter alone is saved in 32 bits, as it was trained.",
+        "and takes twice the space of a 16-bit base; 16 bits round it. An adapter alone is "
+        "saved in 32 bits, as it was trained.",
     )
     quantization: Quantization | None = Field(
         default=None,
