@@ -1,4 +1,4 @@
-"""The recipe's chat template put to work with a tokenizer: special tokens checked or added, and what ends an answer."""
+"""Applies the recipe's chat template to a tokenizer: checks or adds special tokens and finds the end-of-turn ids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Chat:
     end_ids: frozenset[int]
     """Ids at which the model stops answering."""
     added_ids: list[int] = field(default_factory=list)
-    """Ids of the special tokens that the tokenizer did not have."""
+    """Ids of the special tokens that were added because the tokenizer lacked them."""
 
 
 def apply_template(
@@ -29,10 +29,10 @@ def apply_template(
     add_special_tokens: bool | None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Chat:
-    """Give the tokenizer the recipe's template, and the tokens it needs if the recipe says so.
+    """Set the recipe's template on the tokenizer, and add the tokens that it needs if the recipe allows that.
 
-    Raises `DataError` D421 (tokens are missing and the recipe does not say what to do), and `RunError`
-    M505 (no template of its own).
+    Raises `DataError` D421 if tokens are missing and `add_special_tokens` is not set, and `RunError` M505 if the
+    reference is `tokenizer` and the tokenizer has no template.
     """
     template = template_of_tokenizer(tokenizer) if reference == "tokenizer" else find_template(reference)
     added: list[str] = []
@@ -42,9 +42,9 @@ def apply_template(
             raise DataError.of(
                 "D421",
                 f"the tokenizer lacks {', '.join(added)}, which the chat template `{template.name}` writes",
-                why="each would be several tokens of ordinary text, and an answer would have no token to end with",
+                why="each would be several tokens of ordinary text, and no token would mark the end of an answer",
                 fix="set `model.add_special_tokens: true` (they are added, trained and saved with the model), or "
-                "`false` (they stay text), or choose the model's own template",
+                "`false` (they remain ordinary text), or choose the model's own template",
             )
     if added:
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
@@ -58,5 +58,5 @@ def apply_template(
 
 
 def missing_tokens(tokenizer: Any, template: Template) -> list[str]:
-    """The special tokens of a template that are not one token each."""
+    """The special tokens of a template that the tokenizer does not encode as a single token."""
     return [token for token in template.special_tokens if len(tokenizer.encode(token, add_special_tokens=False)) != 1]

@@ -1,6 +1,6 @@
-"""Which columns of a source are read, and what the others and the texts hold that a model would miss or misread.
+"""Counts which columns of a source are not read, and contents of rows that a model would miss or misread.
 
-Counted while rows are converted, without a second pass. What is counted becomes warnings in `column_warnings`.
+Rows are counted while they are converted, without a second pass. `column_warnings` turns the counts into warnings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dpo_recipes.recipe.row_filter import parse
 from dpo_recipes.recipe.schema.data import Source
 
 MAX_NAMES = 1000
-"""Files in which each row has keys of its own are cut off here."""
+"""Up to this number of column names is remembered, since in some files each row has different keys."""
 KINDS = {
     "media": re.compile(r"(image|img|picture|photo|video|audio|speech)s?(_?(path|url|file|byte|data|list)s?)?"),
     "system": re.compile(r"(sys|system)(_?(prompt|message|instruction|text|content)s?)?"),
@@ -32,14 +32,14 @@ KINDS = {
         r"|conversations?|dialog(ue)?s?"
     ),
 }
-"""Names of columns that carry something that a model should see or a pair should obey, in lower case with `_`."""
+"""Names of columns that probably matter for the pair, by kind, in lower case with `_` between words."""
 _SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "grades", "points", "quality"}
 _SIDES = {"chosen": "chosen", "accepted": "chosen", "preferred": "chosen", "rejected": "rejected"}
 _PLACEHOLDER = re.compile("<(?:image|video|audio)>")
 
 
 class ReadColumns(Mapping[str, Any]):
-    """The columns of one row; notes which of them are looked at."""
+    """The columns of one row; records which of them are read."""
 
     __slots__ = ("_columns", "read")
 
@@ -68,7 +68,7 @@ class ReadColumns(Mapping[str, Any]):
 
 @dataclass
 class Seen:
-    """In how many rows something was seen, and where first."""
+    """The number of rows in which something was seen, and the location of the first."""
 
     rows: int = 0
     first: str = ""
@@ -81,21 +81,21 @@ class Seen:
 
 @dataclass
 class ColumnUse:
-    """What was seen in the rows of one source."""
+    """Counts for the rows of one source."""
 
     source: Source
     format: str
     rows: int = 0
     unread: dict[str, Seen] = field(default_factory=dict)
-    """Columns that were not read in some row that has something in them; in `rows` of 0 they are always empty."""
+    """Columns that were not read, with the rows in which they are not empty; `rows` is 0 if they always are."""
     missed: dict[str, Seen] = field(default_factory=dict)
-    """Of these, the ones whose name is in `KINDS` and that say something which the pair does not say already."""
+    """Unread columns whose name matches `KINDS` and whose content is not already in the pair."""
     lower_scores: dict[str, Seen] = field(default_factory=dict)
-    """Pairs of columns, `chosen_score < rejected_score`, by which the rejected answer is the better one."""
+    """Rows in which the rejected answer has the higher score, by the comparison: `chosen_score < rejected_score`."""
     placeholders: Seen = field(default_factory=Seen)
-    """Rows whose texts hold `<image>`, `<video>` or `<audio>`."""
+    """Rows whose texts contain `<image>`, `<video>` or `<audio>`."""
     turns: Seen = field(default_factory=Seen)
-    """Rows in which one message holds turns of `Human:` and `Assistant:`."""
+    """Rows in which one message contains turns of `Human:` and `Assistant:`."""
 
     def __post_init__(self) -> None:
         self._ours_of: dict[str, set[str]] = {}
@@ -108,7 +108,10 @@ class ColumnUse:
         self._known: dict[tuple[tuple[str, ...], frozenset[str]], tuple[list[str], list[tuple[str, str]]]] = {}
 
     def look(self, raw: SourceRow, read: set[str], made: Sequence[Row]) -> None:
-        """Count what one row holds: as it stands in its source, which of the format's columns were read, its pairs."""
+        """Count one row.
+
+        `raw` is the row in its source, `read` the format's columns that were read, and `made` the converted rows.
+        """
         self.rows += 1
         texts = [text for row in made for text in _texts(row)]
         unread, score_pairs = self._unread_of(tuple(raw.columns), frozenset(read))
@@ -147,7 +150,7 @@ class ColumnUse:
             return True
         if name in self._ours_of:
             return not self._ours_of[name].isdisjoint(read)
-        return name in read and name not in self.source.columns  # a mapped name hides the column that has it
+        return name in read and name not in self.source.columns  # `columns:` hides a column with a mapped name
 
     def _note(self, name: str, value: Any, where: str, texts: Sequence[str]) -> None:
         seen = self.unread.get(name)
@@ -168,14 +171,14 @@ class ColumnUse:
 
 @lru_cache(MAX_NAMES)
 def kind_of(name: str) -> str | None:
-    """The entry of `KINDS` that a column's name belongs to; none for a name such as `id` or `source`."""
+    """The kind in `KINDS` that a column's name matches, or None for a name such as `id` or `source`."""
     plain = "_".join(_words(name))
     return next((kind for kind, pattern in KINDS.items() if pattern.fullmatch(plain)), None)
 
 
 def score_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Columns that hold scores of the chosen and the rejected answer: `score_chosen` and `score_rejected`,
-    `chosen-rating` and `rejected-rating`, and the like."""
+    """Pairs of columns with the scores of the chosen and the rejected answer, such as `score_chosen` and
+    `score_rejected`, or `chosen-rating` and `rejected-rating`."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
         words = _words(name)
@@ -207,7 +210,7 @@ def _number(value: Any) -> float | None:
 
 
 def _repeats(value: Any, texts: Sequence[str]) -> bool:
-    """Whether all texts in a value are in the pair already, as `messages` beside `prompt` and `chosen` are."""
+    """Whether the pair already contains all texts of a value, such as `messages` beside `prompt` and `chosen`."""
     leaves = [leaf.strip() for leaf in _leaves(value)]
     return all(any(leaf in text for text in texts) for leaf in leaves if leaf)
 

@@ -1,4 +1,4 @@
-"""Warnings about columns that nobody reads, and about texts that hold what a text model cannot see."""
+"""Warns about unread columns that probably matter, and about texts that refer to images, video or audio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpo_recipes.errors import Finding
 
 
 def column_warnings(use: ColumnUse, data_format: DataFormat) -> Iterator[Finding]:
-    """What a person should know of the columns of one source: D440 to D443."""
+    """The warnings about the columns and texts of one source: D440 to D443."""
     columns = _Columns(use, data_format)
     for name, seen in use.missed.items():
         kind = "mapped" if use.is_mapped(name) else kind_of(name)
@@ -31,7 +31,7 @@ def column_warnings(use: ColumnUse, data_format: DataFormat) -> Iterator[Finding
 
 
 class _Columns:
-    """Words the warnings of one source."""
+    """Builds the warnings of one source."""
 
     def __init__(self, use: ColumnUse, data_format: DataFormat) -> None:
         self._use = use
@@ -43,16 +43,16 @@ class _Columns:
         return self._finding(
             "D440",
             self._unread(name, seen),
-            "the model reads text alone, so it learns answers about something that it never sees",
-            f"leave such rows out with `filter: is_null({_quoted(name)})`; if the texts stand alone, remove the column",
+            "the model only reads text, so it would learn answers about content that it never sees",
+            f"drop these rows with `filter: is_null({_quoted(name)})`; if the texts suffice, remove the column",
         )
 
     def of_placeholders(self, seen: Seen) -> Finding:
         return self._finding(
             "D440",
-            f"texts hold `<image>`, `<video>` or `<audio>`: {self._rows(seen)}",
-            "to a model that reads text alone this is text like any other, and it is trained on as such",
-            "leave such rows out with `filter: not contains(prompt, '<image>')`, or take the marks out of the data",
+            f"texts contain `<image>`, `<video>` or `<audio>`: {self._rows(seen)}",
+            "a text model is trained on such placeholders as ordinary text",
+            "drop these rows with `filter: not contains(prompt, '<image>')`, or remove the placeholders from the data",
         )
 
     def of_content(self, name: str, seen: Seen, kind: str) -> Finding:
@@ -60,7 +60,7 @@ class _Columns:
             "D441",
             self._unread(name, seen),
             f"the format `{self._format}` does not use it"
-            + (" where `columns:` maps it to" if kind == "mapped" else ", so the model never sees what it says"),
+            + (", although `columns:` maps it" if kind == "mapped" else ", so the model never sees its content"),
             self._way_to_read(name, kind),
         )
 
@@ -68,8 +68,8 @@ class _Columns:
         return self._finding(
             "D442",
             self._unread(name, seen),
-            f"the format `{self._format}` takes the better answer from the columns' names; `{name}` may say otherwise",
-            f"if it says which answer is better: `format: winner` with `columns: {{winner: {name}, response_a: ..., "
+            f"the format `{self._format}` finds the better answer by the columns' names; `{name}` may contradict them",
+            f"if it names the better answer, use `format: winner` with `columns: {{winner: {name}, response_a: ..., "
             "response_b: ...}`; else remove the column",
         )
 
@@ -79,27 +79,27 @@ class _Columns:
             "D442",
             f"`{chosen}` is lower than `{rejected}`: {self._rows(seen)}",
             f"by these scores the rejected answer is the better one; the format `{self._format}` does not read them",
-            f"leave such rows out with `filter: {_quoted(chosen)} > {_quoted(rejected)}`",
+            f"drop these rows with `filter: {_quoted(chosen)} > {_quoted(rejected)}`",
         )
 
     def of_turns(self, seen: Seen) -> Finding:
         return self._finding(
             "D443",
-            f"one message holds turns of `Human:` and `Assistant:`: {self._rows(seen)}",
-            f"the format `{self._format}` reads them as words of the user or of the assistant",
-            "leave such rows out with a `filter` such as `not contains(chosen, 'Assistant: Human:')`"
+            f"one message contains turns of `Human:` and `Assistant:`: {self._rows(seen)}",
+            f"the format `{self._format}` reads all of them as text of one speaker",
+            "drop these rows with a `filter` such as `not contains(chosen, 'Assistant: Human:')`"
             if self._format in ("hh_rlhf", "dahoas")
-            else "name `format: dahoas` for a dialogue in `prompt`, `format: hh_rlhf` for whole dialogues in `chosen` "
-            "and `rejected`, or cut the texts at the first such turn",
+            else "set `format: dahoas` for a dialogue in `prompt`, `format: hh_rlhf` for whole dialogues in `chosen` "
+            "and `rejected`, or truncate the texts at the first such turn",
         )
 
     def _way_to_read(self, name: str, kind: str) -> str:
         if kind == "mapped":
-            return "correct `columns:`, or name a format that reads it; docs/data.md shows every format by example"
+            return "correct `columns:`, or name a format that reads it; docs/data.md has an example of every format"
         if kind in ("system", "tools"):
             if kind in self._known - self._taken and name != kind:
                 return f"{'add it to' if self._taken else 'map it with'} `columns: {{{kind}: {name}}}`"
-            return f"name a format that reads `{kind}`, or put it into the messages; docs/data.md shows every format"
+            return f"name a format that reads `{kind}`, or put it into the messages; docs/data.md lists the formats"
         if name.lower() == "history":
             return "the formats `alpaca` and `ms_swift_query` read the earlier rounds in `history`"
         prompt = next((column for column in ("prompt", "instruction", "query") if column in self._known), "prompt")
@@ -110,9 +110,9 @@ class _Columns:
         )
 
     def _unread(self, name: str, seen: Seen) -> str:
-        has = "have" if seen.rows > 1 else "has"
-        first = f"{has} something in it, the first is {seen.first}"
-        return f"the column `{name}` is not read: {seen.rows:,} of {self._use.rows:,} rows {first}"
+        have = "have" if seen.rows > 1 else "has"
+        rows = f"{seen.rows:,} of {self._use.rows:,} rows {have} a value in it"
+        return f"the column `{name}` is not read: {rows}, the first is {seen.first}"
 
     def _rows(self, seen: Seen) -> str:
         return f"{seen.rows:,} of {self._use.rows:,} rows, the first is {seen.first}"
@@ -124,5 +124,5 @@ class _Columns:
 
 
 def _quoted(name: str) -> str:
-    """A column's name as a filter writes it."""
+    """A column's name in the syntax of filters."""
     return name if name.isidentifier() else f"`{name}`"

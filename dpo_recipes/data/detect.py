@@ -1,4 +1,4 @@
-"""Which format a source's rows have."""
+"""Finds the format of a source's rows."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SAMPLE_ROWS = 20
 
 
 def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
-    """The format that is named, or the only one that fits at least half of the sampled rows.
+    """The format that the source names, or the only one that fits at least half of the sampled rows.
 
-    Raises `DataError` D401 when none of the rows could be read, D402 when the columns fit no format, D406 when
-    several fit.
+    Raises `DataError` D401 if none of the rows could be read, D402 if the columns fit no format, and D406 if they fit
+    several.
     """
     readable = [row for row in sample if row.fault is None]
     if not readable:
         raise _unreadable(sample)
     if source.format != "auto":
         data_format: DataFormat = registry.load("data_formats", source.format)
-        # Of a few bad rows each is named later; here it is about columns that no row has.
+        # A few bad rows are reported one by one later; only columns that no row has are an error here.
         missing = [name for name in data_format.columns if not any(name in row.columns for row in readable)]
         if missing:
             raise _missing_columns(source, readable, f"{data_format.name} needs {', '.join(data_format.columns)}")
         return data_format
     formats = [registry.load("data_formats", name) for name in registry.names("data_formats")]
-    # A few bad rows must not hide the format: it is decided by half of the sample.
+    # A few bad rows must not hide the format, so it only has to fit half of the sample.
     fitting = [f for f in formats if f.detect and sum(f.matches(row.columns) for row in readable) * 2 >= len(readable)]
     if len(fitting) == 1:
         return fitting[0]
@@ -73,7 +73,7 @@ def _missing_columns(source: Source, sample: Sequence[SourceRow], expected: str)
     has = ", ".join(f"{name} ({type(value).__name__})" for name, value in columns.items()) or "none"
     return DataError.of(
         "D402",
-        f"{source.path} lacks the columns that a preference needs",
+        f"{source.path} lacks the columns of a preference",
         why=f"its columns are {has}; {expected}",
         fix=likely_layout(sample[0].columns)
         or "map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`, or name the `format:`",

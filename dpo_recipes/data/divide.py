@@ -1,4 +1,4 @@
-"""From the rows of all sources to training, validation and test rows: duplicates, mixture, held-out parts, limits."""
+"""Divides the rows of all sources into training, validation and test rows: deduplicates, mixes, splits and limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "eval", "test")
 
 @dataclass
 class Division:
-    """Which spooled rows are in which split, as arrays of their places; and what happened on the way."""
+    """The indices of the spooled rows in each split, and the reports of how they got there."""
 
     spool: RowFile
     index: RowIndex
@@ -26,12 +26,12 @@ class Division:
     places: dict[str, np.ndarray]
 
     def where(self, place: int) -> str:
-        """Where a row stood in its source."""
+        """The location of a row in its source."""
         return self.spool[int(place)].where
 
 
 def divide(division: Division, picked: dict[str, list[np.ndarray]], data: Data, seed: int) -> None:
-    """Fill `division.places` from the rows picked of each split's sources. Raises `DataError` D407, D409, D411."""
+    """Fill `division.places` with the rows selected from each split's sources. Raises `DataError` D407, D411."""
     if data.dedup != "none":
         picked = _without_duplicates(division, picked, data)
     weights = [source.weight for source in data.train]
@@ -51,7 +51,7 @@ def divide(division: Division, picked: dict[str, list[np.ndarray]], data: Data, 
 def _without_duplicates(
     division: Division, picked: dict[str, list[np.ndarray]], data: Data
 ) -> dict[str, list[np.ndarray]]:
-    """Of rows that say the same, the first stays; training rows come before held-out ones."""
+    """Keep the first of equal or nearly equal rows; training rows come before held-out ones."""
     names = [name for name in SPLITS if picked.get(name)]
     order = np.concatenate([places for name in names for places in picked[name]])
     hashes = np.frombuffer(division.index.row_hashes, np.uint64)[order]
@@ -91,7 +91,7 @@ def _mixed(picked: list[np.ndarray], weights: list[float], seed: int, report: Sp
 
 
 def _carve(division: Division, data: Data, seed: int) -> None:
-    """Move the held-out parts out of the training rows, prompt by prompt."""
+    """Move whole prompts from the training rows to the held-out splits."""
     held_out: dict[str, HeldOut] = {"eval": data.eval, "test": data.test}
     carved = {name: part for name, part in held_out.items() if part.is_carved}
     if not carved:
@@ -114,8 +114,8 @@ def _carve(division: Division, data: Data, seed: int) -> None:
         counts = ", ".join(f"{len(division.places[name])} for {name}" for name in ("train", *carved))
         raise DataError.of(
             "D407",
-            f"{len(train)} rows cannot be split as `data.{empty[0] if empty[0] != 'train' else 'eval'}` asks",
-            why=f"that leaves {counts}; rows with the same prompt stay together",
+            f"{len(train)} rows cannot be split as `data.{empty[0] if empty[0] != 'train' else 'eval'}` requests",
+            why=f"the sizes would be {counts}; rows with the same prompt stay together",
             fix="use more rows, another fraction or count, or held-out `sources`",
         )
 
@@ -133,7 +133,7 @@ def _limit(division: Division, name: str, limit: int | None) -> None:
 
 
 def shared_prompts(division: Division) -> list[Finding]:
-    """D490 for each held-out split that has prompts of the training rows."""
+    """The warning D490 for each held-out split that contains prompts of the training rows."""
     hashes = np.frombuffer(division.index.prompt_hashes, np.uint64)
     train = np.unique(hashes[division.places["train"]])
     findings = []
@@ -144,9 +144,9 @@ def shared_prompts(division: Division) -> list[Finding]:
             findings.append(
                 Finding(
                     "D490",
-                    f"{len(shared)} of {len(places)} held-out prompts ({name}) stand in the training data too",
+                    f"{len(shared)} of {len(places)} held-out prompts ({name}) are also in the training data",
                     why=f"the first is {division.where(shared[0])}; results on them say little about new prompts",
-                    fix="remove them from one side",
+                    fix="remove them from one of the two splits",
                     severity="warning",
                 )
             )

@@ -1,4 +1,4 @@
-"""What columns that no format reads seem to be, and how to have them read: the hint of D402."""
+"""Guesses the layout of columns that fit no format and suggests how to read them, for the error D402."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ _MAX_NAME_CHARS = 40
 
 
 def likely_layout(columns: Mapping[str, Any]) -> str | None:
-    """How to have a row read whose columns fit no format; none where nothing shows what they are."""
+    """A suggestion of how to read a row whose columns fit no format, or None if its layout is unknown."""
     hints = (_header_hint, _python_hint, _object_hint, _names_hint, _list_hint, _talk_hint)
     return next((hint for find in hints if (hint := find(columns))), None)
 
 
 def _header_hint(columns: Mapping[str, Any]) -> str | None:
-    """A first line of a CSV file that is a row: its names are sentences."""
+    """A hint if the column names are sentences: the CSV file has no header, and its first line is a row."""
     names = [name for name in columns if name]
     sentences = [name for name in names if len(name) > _MAX_NAME_CHARS or name.rstrip().endswith((".", "?", "!"))]
     if len(sentences) * 2 < max(1, len(names)) or not all(isinstance(value, str) for value in columns.values()):
         return None
-    return "the first line looks like a row: put a header before it, such as `prompt,chosen,rejected`"
+    return "the first line looks like a row: add a header line before it, such as `prompt,chosen,rejected`"
 
 
 def _python_hint(columns: Mapping[str, Any]) -> str | None:
     name = next((name for name, value in columns.items() if is_python(value)), None)
-    return name and f"`{name}` holds a list or object as Python writes it, and JSON is read only; {PYTHON_ADVICE}"
+    return name and f"`{name}` contains a list or object in Python syntax, but must be JSON; {PYTHON_ADVICE}"
 
 
 def _object_hint(columns: Mapping[str, Any]) -> str | None:
-    """Answers that are objects, or the JSON of objects, with a conversation in them."""
+    """A hint if answers are objects, or the JSON of objects, that contain a conversation."""
     parts = {}
     for name in ("prompt", "chosen", "rejected", "completion"):
         value = decoded(columns.get(name))
@@ -56,7 +56,7 @@ def _object_hint(columns: Mapping[str, Any]) -> str | None:
         return None
     first = next(iter(parts))
     keys = ", ".join(f"`{key}`" for key in decoded(columns[first]))
-    return f"`{first}` holds an object with {keys}; name the parts that count: `columns: {_mapping(parts)}`"
+    return f"`{first}` is an object with {keys}; name the parts to read: `columns: {_mapping(parts)}`"
 
 
 def _is_part(value: Any, key: str) -> bool:
@@ -64,7 +64,7 @@ def _is_part(value: Any, key: str) -> bool:
 
 
 def _names_hint(columns: Mapping[str, Any]) -> str | None:
-    """Columns of a preference under other names."""
+    """A hint if the columns are those of a preference under other names."""
     plain = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
     found = {}
     for ours, names in _NAMES.items():
@@ -73,26 +73,26 @@ def _names_hint(columns: Mapping[str, Any]) -> str | None:
             found[ours] = theirs
     if not {"chosen", "rejected"} <= found.keys() or all(ours == theirs for ours, theirs in found.items()):
         return None
-    return f"this looks like a preference under other names: `columns: {_mapping(found)}`"
+    return f"this looks like a preference with other column names: `columns: {_mapping(found)}`"
 
 
 def _list_hint(columns: Mapping[str, Any]) -> str | None:
-    """A list of answers, whose order may say which is better."""
+    """A hint if one column is a list of answers, whose order may say which is better."""
     name = next((name for name in _ANSWER_LISTS if isinstance(decoded(columns.get(name)), list)), None)
     if name is None or len(decoded(columns[name])) < 2:
         return None
     prompt = next((column for column in _NAMES["prompt"] if column in columns), "...")
     mapped = _mapping({"prompt": prompt, "chosen": f"{name}.0", "rejected": f"{name}.1"})
-    return f"`{name}` is a list of answers; if the better one stands first: `columns: {mapped}`"
+    return f"`{name}` is a list of answers; if the better one is first: `columns: {mapped}`"
 
 
 def _talk_hint(columns: Mapping[str, Any]) -> str | None:
-    """One answer or conversation a row, which is no preference."""
+    """A hint if each row has a single answer or conversation, which is not a preference."""
     single = next((name for name in ("messages", "conversations", *_SINGLE_ANSWERS) if name in columns), None)
     if single is None or any(name in columns for name in ("chosen", "rejected")):
         return None
     return (
-        f"`{single}` holds one answer a row, as for supervised fine-tuning; a preference needs a better and a worse one"
+        f"`{single}` has one answer per row, as for supervised fine-tuning; a preference needs a better and a worse one"
     )
 
 

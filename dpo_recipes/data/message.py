@@ -1,16 +1,16 @@
-"""One turn of a conversation, and the exception for a row that cannot be used."""
+"""Defines a message of a conversation, and the exception for a row that cannot be used."""
 
 from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Roles a message may have; formats translate other names (`human`, `gpt`, `observation`) to these."""
+"""The roles of messages; formats translate other names (`human`, `gpt`, `observation`) to these."""
 SYSTEM_ROLES = ("system", "developer")
 
 
 class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it. `content` is empty only beside `tool_calls`."""
+    """One turn of a conversation, as chat templates read it. `content` is empty only if there are `tool_calls`."""
 
     role: str
     content: str
@@ -21,7 +21,8 @@ class Message(TypedDict):
 
 
 class BadRow(Exception):
-    """A row cannot become a preference. `reason` is a short constant that counts are kept under."""
+    """Raised for a row that cannot become a preference. `reason` is a short constant, by which such rows are
+    counted."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason

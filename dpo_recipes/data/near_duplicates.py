@@ -1,7 +1,7 @@
-"""Texts that nearly repeat an earlier one, found with MinHash (library datasketch, extra `dedup`).
+"""Finds texts that nearly repeat an earlier one with MinHash (library datasketch, extra `dedup`).
 
-Two texts are alike by the Jaccard similarity of their sets of word 3-grams. MinHash and its bands only propose pairs
-(Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4); the 3-grams themselves decide.
+The similarity of two texts is the Jaccard similarity of their sets of word 3-grams. MinHash with banding only proposes
+candidates (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4), which are then compared exactly.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dpo_recipes.errors import DataError
 
 SHINGLE_WORDS = 3
 MIN_RECALL = 0.99
-"""At least this share of the pairs that are just as alike as the threshold is proposed, and more of those above.
-Below 0.07, 64 hashes propose fewer."""
+"""The least share of pairs with exactly the threshold's similarity that become candidates; pairs above it do so more
+often. With 64 hashes and a threshold below 0.07 the share is lower."""
 _SEED = 1
-# Runs of letters and digits, single other signs, and single characters of scripts that put no spaces between words
-# (Thai to Burmese, kana, Han). Punctuation counts: `2 + 2` and `2 - 2` are not the same question.
+# A word is a run of letters and digits, a single other sign, or a single character of a script without spaces between
+# words (Thai to Burmese, kana, Han). Punctuation counts: `2 + 2` and `2 - 2` are not the same question.
 _NO_SPACES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 )
@@ -29,15 +29,17 @@ _WORD = re.compile(rf"[{_NO_SPACES}]|(?:(?![{_NO_SPACES}])\w)+|[^\w\s]")
 
 
 def first_near_duplicate(texts: Iterable[str], threshold: float, num_perm: int = 64) -> Iterator[int | None]:
-    """For each text in turn, which earlier one (counted from 0) it nearly repeats: the first of those, or none.
+    """The index of the first earlier text that each text nearly repeats, or None if it repeats none.
 
-    A text that repeats another is not compared with later ones. `threshold` is the Jaccard similarity from which texts
-    are alike, over 0 and up to 1. Case and white space do not matter. Texts are read one at a time; each that repeats
-    none takes some 5 kB (200 words, threshold 0.8). More `num_perm` make fewer comparisons for more memory. The same
-    texts give the same results. Raises `DataError` D411 at once when datasketch is not installed, and `ValueError`.
+    A text that repeats another is not compared with later ones. `threshold` is the least Jaccard similarity of near
+    duplicates, greater than 0 and at most 1. Case and white space are ignored. Texts are read one at a time; each that
+    repeats none takes about 5 kB of memory (200 words, threshold 0.8). A larger `num_perm` makes fewer comparisons and
+    needs more memory. The result is deterministic.
+
+    Raises `DataError` D411 if datasketch is not installed, and `ValueError` for a threshold out of range.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"the threshold lies over 0 and up to 1, not at {threshold}")
+        raise ValueError(f"the threshold must be greater than 0 and at most 1, but is {threshold}")
     num_bands, rows_per_band = _bands(threshold, num_perm)
     try:
         from datasketch import MinHash, MinHashLSH
@@ -69,11 +71,11 @@ def _search(texts: Iterable[str], threshold: float, blank: Any, index: Any) -> I
 
 
 def _bands(threshold: float, num_perm: int) -> tuple[int, int]:
-    """Bands and hashes per band: the longest bands, which propose the fewest pairs, that reach `MIN_RECALL`.
+    """The number of bands, and of hashes per band: the longest bands that reach `MIN_RECALL` (fewest candidates).
 
-    A pair of similarity s is proposed with probability 1 - (1 - s^r)^b by b bands of r hashes.
+    With b bands of r hashes, a pair of similarity s becomes a candidate with probability 1 - (1 - s^r)^b.
     """
-    # datasketch wants two bands at least.
+    # datasketch requires at least two bands.
     for rows in range(num_perm // 2, 1, -1):
         bands = num_perm // rows
         if 1 - (1 - threshold**rows) ** bands >= MIN_RECALL:

@@ -1,4 +1,4 @@
-"""Values that stand for nothing: nulls that Arrow fills in, and the words that programs write for them."""
+"""Recognizes missing values: nulls that Arrow fills in, and words such as `None` that programs write for null."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 _WORDS = frozenset(("null", "none", "nan", "<na>", "nat"))
 _PARAMETERS = "properties"
-"""Below it the keys of a JSON schema are names of parameters, and no keywords."""
+"""The keys inside this keyword of a JSON schema are names of parameters, not keywords."""
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether an optional value is null, blank, empty, or a word that a program writes for null."""
+    """Whether an optional value is missing: null, NaN, blank, empty, or a word that programs write for null."""
     if isinstance(value, str):
         text = value.strip()
         return not text or text.lower() in _WORDS
@@ -19,10 +19,11 @@ def is_nothing(value: Any) -> bool:
 
 
 def without_filled_nulls(value: Any, *, is_schema: bool = False) -> Any:
-    """A value of a column without the keys that only Arrow gave it.
+    """The value of a column without the keys that only Arrow added.
 
-    In Arrow all objects of a column have the same keys, and null where a row has none. Null elements of a list, such
-    as those of `enum`, were in the row; so was a null `default` of a JSON schema, as far as anybody can know.
+    In Arrow all objects of a column have the same keys, with null for those that a row lacks. Null elements of a list,
+    such as those of `enum`, are kept because Arrow adds none. A null `default` of a JSON schema is kept too, since it
+    may have been in the row.
     """
     if isinstance(value, list):
         return [without_filled_nulls(part, is_schema=is_schema) for part in value]

@@ -1,6 +1,6 @@
-"""Data files behind `https://`, `s3://` and `gs://` addresses, fetched once with fsspec and kept in the cache.
+"""Downloads data files from `https://`, `s3://` and `gs://` addresses with fsspec and caches them.
 
-Credentials come from the environment, as each fsspec implementation documents it; a recipe holds none.
+Credentials come from the environment, as each fsspec implementation documents; recipes contain none.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _VERSION_FIELDS = ("ETag", "etag", "LastModified", "last_modified", "Last-Modifi
 
 
 def fetch(url: str) -> Path:
-    """The local copy of a remote file, downloaded when there is none or the original has changed.
+    """The local copy of a remote file, which is downloaded if there is none or the remote file has changed.
 
-    A file whose server tells neither a version nor a date is downloaded each time. Raises `DataError` D410.
+    A file whose server reports neither a version nor a date is downloaded each time. Raises `DataError` D410 if the
+    file cannot be fetched, and D411 if the library for this kind of address is missing.
     """
     folder = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()
     target, known = folder / url_file_name(url), folder / "version.json"
@@ -39,7 +40,7 @@ def fetch(url: str) -> Path:
         system.get_file(path, str(partial))
         partial.replace(target)
         write_json(known, version)
-    except DpoRecipeError:  # a requested stop that came in the middle
+    except DpoRecipeError:  # a stop was requested during the download
         raise
     except ImportError as error:
         raise DataError.of(
@@ -48,7 +49,7 @@ def fetch(url: str) -> Path:
             why=str(error),
             fix="pip install 'dpo-recipe[remote]'",
         ) from error
-    except Exception as error:  # botocore, aiohttp and google-auth have no exception in common
+    except Exception as error:  # botocore, aiohttp and google-auth have no common exception class
         raise DataError.of(
             "D410",
             f"cannot fetch {url}",
@@ -59,6 +60,6 @@ def fetch(url: str) -> Path:
 
 
 def _version(info: dict[str, Any]) -> dict[str, str]:
-    """What the store says of the file's version; empty when it says nothing that changes with the content."""
+    """The version, date and size that the server reports for a file; empty without a version or date."""
     told = {name: str(info[name]) for name in _VERSION_FIELDS if info.get(name)}
     return {**told, "size": str(info.get("size"))} if told else {}

@@ -1,4 +1,4 @@
-"""Converted rows on disk, one JSON object a line, so that memory stays flat however many there are."""
+"""Stores converted rows on disk, one JSON object a line, so that memory use does not grow with their number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpo_recipes.data.rows import LabelledRow, PreferenceRow, Row
 
 
 class RowWriter:
-    """Writes rows to a file; remembers where each begins."""
+    """Writes rows to a file and records the byte offset of each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,13 +33,13 @@ class RowWriter:
         self.write_line(encode_row(row))
 
     def write_line(self, line: bytes) -> None:
-        """Append one row that is encoded already."""
+        """Append one row that is already encoded."""
         self.offsets.append(self._position)
         self._position += self._file.write(line)
 
 
 class RowFile(Sequence[Row]):
-    """Rows of a file, read when they are asked for."""
+    """The rows of a file as a sequence; each is read from disk when it is accessed."""
 
     def __init__(self, path: Path, offsets: Sequence[int] | np.ndarray | None = None) -> None:
         self.path = path
@@ -64,16 +64,16 @@ class RowFile(Sequence[Row]):
         return self.rows(range(len(self)))
 
     def rows(self, indices: Iterable[int]) -> Iterator[Row]:
-        """The rows at some places, in that order."""
+        """The rows at some indices, in that order."""
         return (decode_row(self.line(index)) for index in indices)
 
     def line(self, index: int) -> bytes:
-        """One row as it stands in the file."""
+        """The encoded line of one row."""
         self._file.seek(int(self._offsets[index]))
         return self._file.readline()
 
     def close(self) -> None:
-        """Close the file; so does whoever forgets the last reference."""
+        """Close the file. It is also closed when the object is garbage collected."""
         self._file.close()
 
     def __del__(self) -> None:
@@ -82,13 +82,13 @@ class RowFile(Sequence[Row]):
 
 
 def encode_row(row: Row) -> bytes:
-    """A row as one line of JSON; fields that are empty are left out."""
+    """A row as one line of JSON, without empty fields."""
     plain = {name: value for name, value in vars(row).items() if value not in (None, {}, False) or name == "label"}
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def decode_row(line: bytes) -> Row:
-    """The row of one line of `encode_row`."""
+    """The row in one line that `encode_row` wrote."""
     plain: dict[str, Any] = json.loads(line)
     return LabelledRow(**plain) if "label" in plain else PreferenceRow(**plain)
 

@@ -1,6 +1,6 @@
-"""Messages that arrive as text: JSON or Python's own writing in a CSV cell, or an object in the place of an answer.
+"""Recognizes messages that are stored as text, such as JSON or Python syntax in a CSV cell.
 
-A text is left alone unless it is beyond doubt that it stands for messages: an answer may well be JSON.
+A text is only treated as messages if there is no doubt, since an answer can itself be JSON.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PYTHON_ADVICE = (
 
 
 def check_is_text(text: str, column: str) -> None:
-    """Raises `BadRow` `list_as_text` for a text that stands for messages, with the way to have them read."""
+    """Raises `BadRow` `list_as_text` if a text represents messages; the error says how to read them."""
     if _BEGINS.match(text) is None:
         return
     if is_python(text):
         raise BadRow(
-            "list_as_text", f"`{column}` holds a list or object as Python writes it, not text; {PYTHON_ADVICE}"
+            "list_as_text", f"`{column}` contains a list or object in Python syntax, not text; {PYTHON_ADVICE}"
         )
     value = decoded(text)
     if isinstance(value, str):
@@ -43,20 +43,20 @@ def check_is_text(text: str, column: str) -> None:
         return
     if is_message(value) or _is_message_list(value):
         what = "a list of messages" if isinstance(value, list) else "a message"
-        advice = "here a text is read; use a `format:` that reads messages, or write all rows in one way"
+        advice = "use a `format:` that reads messages, or write all rows in the same form"
     elif isinstance(value, Mapping) and (talk := _talk_in(value)):
         what = f"an object with {', '.join(f'`{name}`' for name in value)}"
-        advice = f"name the part that counts in `columns:` of the recipe, here `{column}.{talk}`"
+        advice = f"name the part to read in `columns:` of the recipe, here `{column}.{talk}`"
     elif isinstance(value, Mapping) and isinstance(value.get("content"), str) and _MESSAGE_KEYS.issuperset(value):
         what = "an object with `content`"
-        advice = f"name the part that counts in `columns:` of the recipe, here `{column}.content`"
+        advice = f"name the part to read in `columns:` of the recipe, here `{column}.content`"
     else:
         return
-    raise BadRow("list_as_text", f"`{column}` holds the JSON of {what}, not text; {advice}")
+    raise BadRow("list_as_text", f"`{column}` contains the JSON of {what}, not text; {advice}")
 
 
 def _check_undecoded(text: str, column: str) -> None:
-    """Raises `BadRow` for JSON of messages that is cut or damaged, or that was written as JSON twice."""
+    """Raises `BadRow` for JSON of messages that is truncated, damaged, or encoded twice."""
     if text.lstrip().startswith('"'):
         try:
             inner = json.loads(text)
@@ -69,13 +69,13 @@ def _check_undecoded(text: str, column: str) -> None:
     if start is not None and role_of(start[1]) is not None:
         raise BadRow(
             "list_as_text",
-            f"`{column}` begins like the JSON of messages and is not valid JSON, {len(text):,} characters long; it "
-            "may be cut (a cell of a spreadsheet ends at 32,767)",
+            f"`{column}` starts like the JSON of messages but is not valid JSON; it has {len(text):,} characters and "
+            "may be truncated (a spreadsheet cell holds up to 32,767)",
         )
 
 
 def is_python(value: Any) -> bool:
-    """Whether a value is a text in which Python (or numpy, without commas) wrote messages or an object with them."""
+    """Whether a value is a text with messages in Python syntax (or numpy's, without commas)."""
     if not isinstance(value, str) or _PYTHON.match(value) is None:
         return False
     keys = _PYTHON_KEYS.findall(value)
@@ -89,7 +89,7 @@ def is_python(value: Any) -> bool:
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value is a message: a known role, and a text or calls beside it."""
+    """Whether a value is a message: an object with a known role, and with text or tool calls."""
     key = role_key(value)
     if key is None or role_of(value[key]) is None:
         return False
@@ -97,7 +97,7 @@ def is_message(value: Any) -> bool:
 
 
 def message_columns(samples: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """The columns whose texts are, in at least half of the sampled rows that have one, the JSON of messages."""
+    """The columns whose texts are the JSON of messages in at least half of the sampled rows that have a text."""
     texts: dict[str, list[str]] = {}
     for columns in samples:
         for name, value in columns.items():
@@ -107,7 +107,7 @@ def message_columns(samples: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 
 
 def read_messages(row: Any, names: Iterable[str]) -> Any:
-    """The same `SourceRow` with the messages themselves in these columns, where their text is the JSON of messages."""
+    """The `SourceRow` with messages decoded in these columns if their text is the JSON of messages."""
     held = {name: decoded(row.columns[name]) for name in names if _holds_messages(row.columns.get(name))}
     return replace(row, columns={**row.columns, **held}) if held else row
 

@@ -156,7 +156,7 @@ def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Compos
             "R323",
             f"unknown data format `{source.format}`",
             composed.where((*at, "format")),
-            "docs/data.md shows each by example",
+            "docs/data.md has an example of each",
             f"did you mean `{near[0]}`?" if near else "remove it, so that the columns decide",
         )
         return

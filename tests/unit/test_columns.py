@@ -126,7 +126,7 @@ def test_a_column_that_a_mapping_hides_or_that_its_format_does_not_use_is_not_re
     finding = _only(_load(tmp_path, row, columns={"system": "asked"}))
     assert finding.code == "D441"
     assert "`asked` is not read" in finding.what
-    assert "`openai` does not use it where `columns:` maps it to" in (finding.why or "")
+    assert "`openai` does not use it, although `columns:` maps it" in (finding.why or "")
 
 
 def test_a_column_counts_as_read_only_where_its_format_reads_it(tmp_path: Path) -> None:

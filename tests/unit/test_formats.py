@@ -617,11 +617,11 @@ for template in ("chatml", "llama3"):
 
 # --- format, columns, reason, what the detail names ---
 BAD_ROWS: list[tuple[str, Columns, str, str]] = [
-    ("preference", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` holds the JSON of a list"),
-    ("passthrough", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` holds the JSON of a list"),
-    ("chatml.intel", {"question": "Hi", "chosen": str([GOOD]), "rejected": "b"}, "list_as_text", "as Python writes it"),
+    ("preference", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` contains the JSON of a list"),
+    ("passthrough", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` contains the JSON of a list"),
+    ("chatml.intel", {"question": "Hi", "chosen": str([GOOD]), "rejected": "b"}, "list_as_text", "in Python syntax"),
     ("alpaca", {"instruction": "Hi", "chosen": json.dumps(GOOD), "rejected": "b"}, "list_as_text", "of a message"),
-    ("unpaired", {"prompt": "Hi", "completion": str(GOOD), "label": True}, "list_as_text", "as Python writes it"),
+    ("unpaired", {"prompt": "Hi", "completion": str(GOOD), "label": True}, "list_as_text", "in Python syntax"),
     ("kto.chatml.intel", {"question": "Hi", "completion": str([GOOD]), "label": True}, "list_as_text", "`completion`"),
     ("ms_swift", {"messages": [USER, GOOD], "rejected_response": str([BAD])}, "list_as_text", "`rejected_response`"),
     (

@@ -144,5 +144,5 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.1])
 def test_a_threshold_that_means_nothing_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match="over 0 and up to 1"):
+    with pytest.raises(ValueError, match="greater than 0 and at most 1"):
         first_near_duplicate([], threshold)

@@ -144,7 +144,7 @@ def test_the_draws_never_change() -> None:
         ({"eval": 0.0}, False, "between 0 and 1"),
         ({"eval": 1.0}, False, "between 0 and 1"),
         ({"eval": math.nan}, False, "between 0 and 1"),
-        ({"eval": 0.6, "test": 0.4}, False, "leave something"),
+        ({"eval": 0.6, "test": 0.4}, False, "less than 1"),
         ({"train": 0.5}, False, "train"),
     ],
 )

@@ -76,7 +76,7 @@ def test_json_of_messages_in_a_column_of_texts_is_a_bad_row(tmp_path: Path) -> N
     rows: list[dict[str, Any]] = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b"} for i in range(5)]
     rows[3]["chosen"] = json.dumps(said("a"))
     (what,) = faults(tmp_path / "a.csv", rows)
-    assert what.startswith("a.csv:5: `chosen` holds the JSON of a list of messages, not text")
+    assert what.startswith("a.csv:5: `chosen` contains the JSON of a list of messages, not text")
     assert len(load(tmp_path / "b.csv", rows, on_bad_row="drop")) == 4
 
 
@@ -97,7 +97,7 @@ def test_what_python_wrote_is_refused_with_advice(tmp_path: Path, text: str) -> 
         rows = [{"prompt": "q", "chosen": "a", "rejected": "b", **columns}]
         (what,) = faults(tmp_path / "a.csv", rows)
         name = next(iter(columns))
-        assert f"`{name}` holds a list or object as Python writes it" in what
+        assert f"`{name}` contains a list or object in Python syntax" in what
         assert "JSON lines or Parquet" in what
 
 
@@ -106,7 +106,7 @@ def test_what_python_wrote_is_refused_with_advice(tmp_path: Path, text: str) -> 
     [
         (
             {"messages": said("x"), "tools": []},
-            "an object with `messages`, `tools`, not text; name the part that counts",
+            "an object with `messages`, `tools`, not text; name the part to read",
         ),
         ({"conversations": [{"from": "human", "value": "x"}]}, "`a.conversations`"),
         ({"content": "x"}, "an object with `content`"),
@@ -124,7 +124,7 @@ def test_the_json_of_messages_is_no_text(value: Any, said_to_be: str) -> None:
 
 
 def test_a_cell_that_was_cut_is_called_that() -> None:
-    with pytest.raises(BadRow, match="may be cut"):
+    with pytest.raises(BadRow, match="may be truncated"):
         check_is_text(json.dumps([*asked(1), *said("x" * 99)])[:150], "a")
 
 
@@ -181,7 +181,7 @@ def test_columns_enter_json_text_and_lists(tmp_path: Path) -> None:
     [
         ({"prompt": "{t}: {q}"}, {"t": ["x"], "q": "q"}, "`t` is a list, and `columns:` joins texts"),
         ({"prompt": "{t}: {q}"}, {"t": {"x": 1}, "q": "q"}, "`t` is an object, and `columns:` joins texts"),
-        ({"prompt": "{t}: {q}"}, {"t": str(asked(1)), "q": "q"}, "`t` holds a list or object as Python writes it"),
+        ({"prompt": "{t}: {q}"}, {"t": str(asked(1)), "q": "q"}, "`t` contains a list or object in Python syntax"),
         ({"prompt": "q.3"}, {"q": ["x"]}, "there is no column `q.3`"),
         ({"prompt": "q", "chosen": "good"}, {"q": "q", "good": ""}, "`good` is empty"),
         ({"prompt": "q", "chosen": "good"}, {"q": "q", "good": [{"role": "x"}]}, "`good[0].role` is `x`"),
@@ -215,7 +215,7 @@ def test_a_way_into_a_text_that_is_no_json_is_explained() -> None:
         ),
         ({"Prompt": "q", "Chosen": "a", "Rejected": "b"}, "{prompt: Prompt, chosen: Chosen, rejected: Rejected}"),
         ({"Name a tree.": "x", "The oak.": "y", "A tree.": "z"}, "the first line looks like a row"),
-        ({"chosen": str(said("x")), "rejected": str(said("y"))}, "`chosen` holds a list or object as Python writes it"),
+        ({"chosen": str(said("x")), "rejected": str(said("y"))}, "`chosen` contains a list or object in Python syntax"),
         (
             {side: json.dumps({"messages": said(side), "tools": []}) for side in ("chosen", "rejected")},
             "`columns: {chosen: chosen.messages, rejected: rejected.messages}`",
