@@ -49,13 +49,13 @@ def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
 
 
 def _formats_to_name(columns: Mapping[str, Any]) -> str:
-    """What could be meant that `auto` does not decide: which column is the verdict, whether a beginning is a prompt."""
+    """A hint about the formats that could fit but that `auto` never chooses."""
     verdict = next((name for name in columns if kind_of(name) == "verdict"), None)
     if verdict and matches_winner({**columns, "winner": columns[verdict]}):
-        return f"; with `columns: {{winner: {verdict}}}`, `winner` does, if it says which answer is better"
+        return f"; with `columns: {{winner: {verdict}}}`, `winner` does, if it names the better answer"
     if matches_implicit_prompt(columns):
-        return "; `format: implicit_prompt` does, if what `chosen` and `rejected` begin with is the prompt"
-    return "; docs/data.md shows each by example"
+        return "; `format: implicit_prompt` does, if the shared start of `chosen` and `rejected` is the prompt"
+    return "; docs/data.md has an example of each"
 
 
 def _unreadable(sample: Sequence[SourceRow]) -> DataError:
