@@ -6,7 +6,7 @@ LATEST := .venv-latest
 # torch stays at the tested version: a newer one may come as a CUDA build of several gigabytes. Empty means the newest.
 LATEST_TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test test-latest constraints test-slow test-deepspeed test-slurm test-kill check clean
+.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-slurm test-kill check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -59,6 +59,9 @@ test-kill: $(VENV)/.dev  ## 50 kills at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 20 --runs 4
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --seed 1 --adapter full
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --seed 2 --processes 2
+
+gpu-check: $(VENV)/.dev  ## eight minutes of measurements on this machine's NVIDIA GPU; benchmarks/gpu/README.md
+	$(BIN)/python benchmarks/gpu/check.py
 
 check: $(VENV)/.dev  ## style, types, layers
 	$(BIN)/ruff check .

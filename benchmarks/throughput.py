@@ -48,14 +48,16 @@ def build_recipe(options: argparse.Namespace) -> Recipe:
     model = load_file(recipe_paths()["quickstart"]).data["model"]
     if options.model != "quickstart":
         model = {"path": options.model}
-    model["adapter"] = {"kind": "lora", "r": 16, "alpha": 32} if options.adapter == "lora" else None
+    model["adapter"] = None if options.adapter == "full" else {"kind": "lora", "r": 16, "alpha": 32}
+    if options.adapter == "qlora":
+        model["quantization"] = {"bits": 4}
     data = str(Path(options.data).resolve()) if options.data not in SYNTHETIC else "owner/synthetic"
     return Recipe.model_validate({
         "schema": 1, "name": "throughput", "model": model,
         "data": {"train": [{"path": data}], "max_length": options.max_length, "on_bad_row": "drop"},
         "training": {
             "num_epochs": options.epochs, "micro_batch_size": options.batch, "gradient_accumulation_steps": 1,
-            "learning_rate": 5e-6 if options.adapter == "lora" else 5e-7, "lr_scheduler": "constant",
+            "learning_rate": 5e-7 if options.adapter == "full" else 5e-6, "lr_scheduler": "constant",
             "warmup_ratio": 0.0, "gradient_checkpointing": options.checkpointing, "logging_steps": 1,
         },
     })  # fmt: skip
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=40, help="steps of one epoch")
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--adapter", choices=("lora", "full"), default="lora")
+    parser.add_argument("--adapter", choices=("lora", "qlora", "full"), default="lora")
     parser.add_argument("--against", default="trl", help="comma-separated: trl, trl-best")
     parser.add_argument("--best-steps", type=int, help="fewer steps for trl-best, of which only the rate counts")
     parser.add_argument("--repeats", type=int, default=1)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from dpo_recipes.engine.packing import AttentionSpan, Packing
+from dpo_recipes.engine import varlen
+from dpo_recipes.engine.packing import Packing, all_spans
 
 KEYWORD = "shared_prefix_packing"
 """Name of the argument that carries the packing through the layers."""
@@ -91,9 +91,9 @@ def attend_packed(
     if packing.windows_seen is not None:
         packing.windows_seen.append(sliding_window)
     query, key, value = _in_one_precision(query, key, value)
-    if _has_varlen_kernel(query, value) and not dropout:
-        return _varlen(query, key, value, packing, scaling, sliding_window)
-    return _by_span(query, key, value, packing, scaling, sliding_window, dropout)
+    if varlen.has_kernel(query, value) and not dropout:
+        return varlen.attend(query, key, value, packing, scaling, sliding_window)
+    return by_span(query, key, value, packing, scaling, sliding_window, dropout)
 
 
 def _in_one_precision(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -108,7 +108,7 @@ def _in_one_precision(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def _by_span(
+def by_span(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -122,7 +122,7 @@ def _by_span(
     The row is split, not sliced: the backward pass of a split joins the gradients once, that of each slice would fill a
     whole row with zeros.
     """
-    spans, masks = _spans(packing), _masks(packing, window, query.device)
+    spans, masks = all_spans(packing), _masks(packing, window, query.device)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -149,17 +149,11 @@ def _by_span(
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
-def _spans(packing: Packing) -> tuple[AttentionSpan, ...]:
-    if "spans" not in packing.memo:
-        packing.memo["spans"] = tuple(packing.spans())
-    return packing.memo["spans"]
-
-
 def _masks(packing: Packing, window: int | None, device: torch.device) -> list[torch.Tensor | None]:
     """Of each span [queries, keys], true where a query sees a key; None where plain causal attention says the same."""
     name = ("masks", window)
     if name not in packing.memo:
-        packing.memo[name] = [span_mask(span.queries, span.num_keys, window, device) for span in _spans(packing)]
+        packing.memo[name] = [span_mask(span.queries, span.num_keys, window, device) for span in all_spans(packing)]
     return packing.memo[name]
 
 
@@ -171,77 +165,3 @@ def span_mask(queries: int, keys: int, window: int | None, device: torch.device)
         return None
     visible = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return visible if fits or window is None else visible.triu(keys - queries - window + 1)
-
-
-def _has_varlen_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether torch's variable-length flash attention runs on these: CUDA from Ampere on, 16 bits, heads up to 256."""
-    return (
-        query.device.type == "cuda"
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] == value.shape[-1] <= 256
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
-    )
-
-
-def _varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    packing: Packing,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """One kernel for all spans, whatever their lengths: nothing is compiled anew for the next batch's.
-
-    Flash attention 2 aligns a causal or windowed mask at the ends where there are fewer queries than keys, which is
-    what a tail after its prefix needs. The kernel reads keys of neighbouring tokens, so prefixes are copied before
-    rejected tails.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    layout = varlen_layout(packing, query.device)
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
-    row_query, row_key, row_value = rows
-    output: Any = varlen_attn(
-        row_query.contiguous(),
-        row_key.index_select(0, layout.key_index),
-        row_value.index_select(0, layout.key_index),
-        layout.query_starts,
-        layout.key_starts,
-        layout.max_queries,
-        layout.max_keys,
-        scale=scaling,
-        window_size=(-1, 0) if window is None else (window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output[None]
-
-
-@dataclass(frozen=True)
-class VarlenLayout:
-    """What variable-length kernels need to know of the spans."""
-
-    query_starts: torch.Tensor
-    """[spans + 1], 32 bits: where each span's queries begin."""
-    key_starts: torch.Tensor
-    """[spans + 1], 32 bits: where each span's keys begin among the copied ones."""
-    key_index: torch.Tensor
-    """Which token of the packed row each copied key is."""
-    max_queries: int
-    max_keys: int
-
-
-def varlen_layout(packing: Packing, device: torch.device) -> VarlenLayout:
-    """The layout of a packing's spans; made once and kept with the packing."""
-    if "varlen" not in packing.memo:
-        spans = _spans(packing)
-        queries, keys = [span.queries for span in spans], [span.num_keys for span in spans]
-        pieces = [torch.arange(start, stop) for span in spans for start, stop in span.keys]
-        packing.memo["varlen"] = VarlenLayout(
-            _starts(queries, device), _starts(keys, device), torch.cat(pieces).to(device), max(queries), max(keys)
-        )
-    return packing.memo["varlen"]
-
-
-def _starts(lengths: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)

@@ -84,6 +84,13 @@ class Packing:
                 yield AttentionSpan(pair.tail, tuple(piece for piece in pieces if piece[1] > piece[0]))
 
 
+def all_spans(packing: Packing) -> tuple[AttentionSpan, ...]:
+    """A packing's spans; made once and kept with it."""
+    if "spans" not in packing.memo:
+        packing.memo["spans"] = tuple(packing.spans())
+    return packing.memo["spans"]
+
+
 @dataclass(frozen=True)
 class PairLengths:
     """Row and prefix lengths of a padded batch, as plain numbers on the host."""

@@ -10,6 +10,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.launch.files import LaunchPlan, configurations
@@ -70,7 +71,7 @@ def _training_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "optim": training.optimizer,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,
-        "activation_checkpointing": training.gradient_checkpointing,
+        checkpointing_argument(): training.gradient_checkpointing,
         "seed": training.seed,
         "bf16": run.dtype == "bfloat16",
         "fp16": run.dtype == "float16",

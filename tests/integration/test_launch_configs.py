@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.launch import accelerate as accelerate_launcher
 from dpo_recipes.launch.batch import BatchPlan
 from dpo_recipes.launch.deepspeed import deepspeed_config
@@ -76,7 +77,7 @@ def test_transformers_and_accelerate_read_the_fsdp_configuration(tmp_path: Path)
     assert plugin.fsdp_version == 2
     assert plugin.cpu_offload
     assert plugin.reshard_after_forward is False
-    assert arguments.activation_checkpointing
+    assert getattr(arguments, checkpointing_argument())
     assert not plugin.activation_checkpointing  # both together are refused upstream
     assert type(plugin.state_dict_type).__name__ == "StateDictType"
 

@@ -12,11 +12,12 @@ from sharing import make_model
 from tiny import make_tokenizer
 
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, share_prefixes
+from dpo_recipes.engine.versions import checkpointing_argument
 
 SETTINGS = {
     "per_device_train_batch_size": 4, "max_steps": 5, "learning_rate": 1e-3, "logging_steps": 1, "use_cpu": True,
     "report_to": "none", "save_strategy": "no", "max_length": 64, "bf16": False, "disable_tqdm": True,
-    "activation_checkpointing": False,
+    checkpointing_argument(): False,
 }  # fmt: skip
 
 

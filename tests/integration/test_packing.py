@@ -9,10 +9,11 @@ import torch
 from sharing import make_model
 from torch.nn import functional
 
-from dpo_recipes.engine import attention
-from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask, varlen_layout
+from dpo_recipes.engine import varlen
+from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask
 from dpo_recipes.engine.packing import Packing, PairLengths, divide, divide_padded, measure_pairs, pack
 from dpo_recipes.engine.prefix_sharing import share_prefixes
+from dpo_recipes.engine.varlen import varlen_layout
 
 # Rows of three pairs: a shared prompt of 3 with answers that begin alike, no shared prefix, and a row that is the
 # beginning of the other.
@@ -157,7 +158,7 @@ def _varlen_reference(  # the arguments of torch.nn.attention.varlen.varlen_attn
     *,
     scale: float | None,
     window_size: tuple[int, int],
-    enable_gqa: bool,
+    enable_gqa: bool = False,
 ) -> torch.Tensor:
     """What flash attention 2 documents: each sequence alone, causal within (left, 0), aligned at the bottom right."""
     assert query_starts.dtype == key_starts.dtype == torch.int32
@@ -179,10 +180,10 @@ def _varlen_reference(  # the arguments of torch.nn.attention.varlen.varlen_attn
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_layout_for_cuda_kernels_is_the_same_attention(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel itself needs a GPU; what it is handed is checked with its documented meaning."""
-    from torch.nn.attention import varlen
+    from torch.nn.attention import varlen as upstream
 
-    monkeypatch.setattr(varlen, "varlen_attn", _varlen_reference)
-    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda query, value: True)
+    monkeypatch.setattr(upstream, "varlen_attn", _varlen_reference)
+    monkeypatch.setattr(varlen, "has_kernel", lambda query, value: True)
     packing = _packing()
     query, key, value = _heads(packing)
     output = attend_packed(query, key, value, packing, scaling=0.3, sliding_window=window)
@@ -191,18 +192,63 @@ def test_the_layout_for_cuda_kernels_is_the_same_attention(window: int | None, m
         torch.testing.assert_close(mine, theirs)
 
 
+def _refuses(query: torch.Tensor, key: torch.Tensor, *more: Any, **others: Any) -> torch.Tensor:
+    """A kernel that wants as many heads of keys as of queries."""
+    if query.shape[1] != key.shape[1]:
+        raise RuntimeError("Number of heads in key and query must be equal")
+    return _varlen_reference(query, key, *more, **others)
+
+
+def _shares(query: torch.Tensor, key: torch.Tensor, *more: Any, **others: Any) -> torch.Tensor:
+    """A kernel that shares heads of keys among those of queries without an argument for it."""
+    return _varlen_reference(query, key, *more, **others, enable_gqa=query.shape[1] != key.shape[1])
+
+
+def _is_wrong(query: torch.Tensor, key: torch.Tensor, *more: Any, **others: Any) -> torch.Tensor:
+    """A kernel that takes fewer heads of keys and computes something else."""
+    return _shares(query, key, *more, **others) * (2 if query.shape[1] != key.shape[1] else 1)
+
+
+@pytest.mark.parametrize(("kernel", "is_repeated"), [(_refuses, True), (_shares, False), (_is_wrong, True)])
+def test_a_kernel_without_an_argument_for_fewer_key_heads_is_tried(
+    kernel: Any, is_repeated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch 2.11, which takes no `enable_gqa`. Tried within an activation checkpoint, which counts what is saved."""
+    from torch.nn.attention import varlen as upstream
+
+    heads: set[int] = set()
+
+    def spy(query: torch.Tensor, key: torch.Tensor, *more: Any, **others: Any) -> torch.Tensor:
+        if query.shape[0] == packing.num_tokens:
+            heads.add(key.shape[1])
+        return kernel(query, key, *more, **others)
+
+    monkeypatch.setattr(upstream, "varlen_attn", spy)
+    monkeypatch.setattr(varlen, "has_kernel", lambda query, value: True)
+    packing = _packing()
+    query, key, value = _heads(packing)
+    assert (query.shape[1], key.shape[1]) == (4, 2)
+    output = torch.utils.checkpoint.checkpoint(
+        lambda *tensors: attend_packed(*tensors, packing, scaling=0.3), query, key, value, use_reentrant=False
+    )
+    output.pow(2).sum().backward()
+    for mine, theirs in zip([output, *_gradients(query, key, value)], _attend_densely(packing, None), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert heads == {4 if is_repeated else 2}
+
+
 def test_under_autocast_the_kernel_gets_16_bits_of_32_bit_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotary embeddings make queries and keys 32 bits wide, and values stay as autocast has computed them."""
-    from torch.nn.attention import varlen
+    from torch.nn.attention import varlen as upstream
 
     handed: list[set[torch.dtype]] = []
 
-    def kernel(*tensors: Any, **more: Any) -> torch.Tensor:
+    def kernel(*tensors: Any, enable_gqa: bool = False, **more: Any) -> torch.Tensor:
         handed.append({tensor.dtype for tensor in tensors[:3]})
-        return _varlen_reference(*tensors, **more)
+        return _varlen_reference(*tensors, enable_gqa=enable_gqa, **more)
 
-    monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    monkeypatch.setattr(attention, "_has_varlen_kernel", lambda query, value: query.dtype.itemsize == 2)
+    monkeypatch.setattr(upstream, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "has_kernel", lambda query, value: query.dtype.itemsize == 2)
     model = make_model()
     sharing = share_prefixes(model, "on")
     ids, mask = _padded(CHOSEN + REJECTED)

@@ -6,6 +6,7 @@ collator, padding and head. In 32 bits everything agrees to 1e-4.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,16 +188,16 @@ def test_what_is_not_shared_is_counted_all_the_same(tmp_path: Path, architecture
 @pytest.mark.parametrize(
     ("architecture", "why"),
     [
-        ("gemma2, soft-capped", "eager"),
+        ("gemma2, soft-capped", "eager|soft-capped"),  # its attention is SDPA in transformers 5.17
         ("qwen3-next, linear attention", "linear_attention"),
         ("mixtral", "router_aux_loss_coef"),
-        ("glm with chosen keys", "indexed_attention"),
+        ("glm with chosen keys", "indexed_attention|deepseek_sparse_attention"),  # its name in 5.23 and 5.17
     ],
 )
 def test_architectures_that_cannot_are_computed_the_plain_way_and_say_why(architecture: str, why: str) -> None:
     model = make_model(architecture)
     sharing = share_prefixes(model, "auto")
-    assert why in (sharing.refusal or "")
+    assert re.search(why, sharing.refusal or "")
     assert sharing.describe().startswith("off: ")
     with pytest.raises(RunError, match="T606") as caught:
         share_prefixes(model, "on")
@@ -268,7 +269,7 @@ def test_the_trial_finds_models_that_packed_rows_would_change(change: Callable[[
                 model.base_model(input_ids=ids, use_cache=False)
             continue
         assert torch.equal(model.base_model(input_ids=ids, use_cache=False).last_hidden_state, expected)
-        assert why in (sharing.refusal or "")
+        assert re.search(why, sharing.refusal or "")
 
 
 def test_the_trial_leaves_training_mode_and_random_numbers_as_they_were() -> None:

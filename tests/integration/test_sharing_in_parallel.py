@@ -13,6 +13,7 @@ from sharing import make_model, make_pairs
 from torch import distributed
 
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, share_prefixes
+from dpo_recipes.engine.versions import enable_checkpointing
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def _gradients(wrap: Callable[[Any], Any], *, shared: bool, checkpointing: bool)
     model = make_model().train()
     sharing: PrefixSharing | None = share_prefixes(model, "on") if shared else None
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model, {"use_reentrant": False})
     ids, mask = _batch()
     logits = wrap(model)(input_ids=ids, attention_mask=mask, use_cache=False).logits
     (logits * mask[..., None]).pow(2).mean().backward()

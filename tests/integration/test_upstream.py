@@ -17,8 +17,10 @@ from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from dpo_recipes.engine import varlen
 from dpo_recipes.engine.attention import KEYWORD
 from dpo_recipes.engine.head import prepare_head
+from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
 from dpo_recipes.recipe.schema.objective import DpoLoss
 from dpo_recipes.recipe.schema.training import Training
@@ -93,7 +95,7 @@ def test_transformers_knows_every_scheduler_and_optimizer_of_the_schema() -> Non
 
 def test_the_arguments_that_are_set_exist() -> None:
     names = {field.name for field in fields(DPOConfig)}
-    assert {"precompute_ref_log_probs", "activation_checkpointing", "logging_nan_inf_filter", "warmup_steps"} <= names
+    assert {"precompute_ref_log_probs", checkpointing_argument(), "logging_nan_inf_filter", "warmup_steps"} <= names
 
 
 def test_trl_asks_one_name_whether_to_score_unlabelled_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,13 +200,16 @@ def test_the_variable_length_kernel_takes_the_arguments_that_it_is_given() -> No
 
     names = list(inspect.signature(varlen_attn).parameters)
     assert names[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
-    assert {"scale", "window_size", "enable_gqa"} <= set(names)
+    assert {"scale", "window_size"} <= set(names)
+    assert ("enable_gqa" in names) == varlen._takes_fewer_key_heads(varlen_attn)
 
 
 def test_the_trainers_count_under_the_names_that_checkpoints_keep() -> None:
     """engine/counts.py and engine/checkpoints/loop_state.py read and set them."""
     loop = inspect.getsource(Trainer._inner_training_loop)
-    for name in ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step"):
+    divides_by_own_steps = "_initial_global_step" in inspect.getsource(Trainer._finalize_training)  # not 5.17
+    own_steps = ("_initial_global_step",) if divides_by_own_steps else ()
+    for name in ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", *own_steps):
         assert f"self.{name} = " in loop, name
     assert "on_train_begin" in loop[loop.index("self._globalstep_last_logged = ") :]  # where they are put back
     counting = inspect.getsource(DPOTrainer._compute_loss)

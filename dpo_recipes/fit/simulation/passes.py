@@ -15,6 +15,7 @@ from dpo_recipes.engine.head import tile_tokens
 from dpo_recipes.engine.packing import PairLengths
 from dpo_recipes.engine.prefix_sharing import forward_packed, is_worth_packing
 from dpo_recipes.engine.prefix_trial import objection
+from dpo_recipes.engine.versions import enable_checkpointing
 from dpo_recipes.fit.simulation.skeleton import Skeleton, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
 from dpo_recipes.launch.batch import batch_of
@@ -70,7 +71,7 @@ def _trace(skeleton: Skeleton, num_layers: int | None, batch: Batch, rates: Rate
         model.train(trains)
         if trains and training.gradient_checkpointing:
             base = model.get_base_model() if hasattr(model, "get_base_model") else model
-            base.activation_checkpointing_enable()
+            enable_checkpointing(base)
             if base is not model:
                 model.enable_input_require_grads()
         with mode, _head_of(skeleton.device):

@@ -1,0 +1,84 @@
+"""Token ids of preference pairs for the GPU check: real ones that are carried, or random ones of the same lengths.
+
+    python benchmarks/gpu/pairs.py --data harmless-base.jsonl.gz [--rows 3000] [--lengths]
+
+tokenizes dialogues of hh-rlhf with the quickstart's tokenizer and writes `carried/pairs.json.gz`. Ids can be turned
+back into texts, so that file is not committed; `--lengths` writes `lengths.json` anew, which has the lengths alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+
+CARRIED = HERE / "carried"
+"""What travels beside the repository: wheels and ids; ignored by git."""
+PAIRS = CARRIED / "pairs.json.gz"
+LENGTHS = HERE / "lengths.json"
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+Pairs = list[dict[str, list[int]]]
+
+
+def read_pairs(count: int, vocab_size: int, *, longest: int | None = None) -> tuple[Pairs, str]:
+    """Pairs for a model of so many tokens, each column cut to `longest`, and in words where they are from. The same
+    pairs begin anew where more are asked for than there are."""
+    if PAIRS.exists():
+        rows, source = json.loads(gzip.decompress(PAIRS.read_bytes())), "hh-rlhf"
+    else:
+        rows, source = _draw(vocab_size), "random ids of hh-rlhf's lengths"
+    chosen = itertools.islice(itertools.cycle(rows), count)
+    pairs = [{name: [token % vocab_size for token in row[name][:longest]] for name in COLUMNS} for row in chosen]
+    return pairs, source
+
+
+def _draw(vocab_size: int) -> Pairs:
+    draw = random.Random(0)
+    lengths = json.loads(LENGTHS.read_text())["lengths"]
+    return [
+        {name: [draw.randrange(vocab_size) for _ in range(n)] for name, n in zip(COLUMNS, row, strict=True)}
+        for row in lengths
+    ]
+
+
+def main() -> None:
+    """Tokenize and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="hh-rlhf's file")
+    parser.add_argument("--rows", type=int, default=3000, help="dialogues of the file to choose from")
+    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--lengths", action="store_true", help="write lengths.json as well")
+    options = parser.parse_args()
+    import throughput
+
+    with tempfile.TemporaryDirectory() as folder:
+        some = Path(folder) / "some.jsonl"
+        with gzip.open(options.data, "rt", encoding="utf-8") as file:
+            some.write_text("".join(itertools.islice(file, options.rows)), encoding="utf-8")
+        job = SimpleNamespace(
+            model="quickstart", adapter="lora", data=str(some), batch=1, steps=options.count,
+            max_length=512, epochs=1, checkpointing=False,
+        )  # fmt: skip
+        rows = throughput.tokenized(throughput.build_recipe(job), job)
+    pairs = [{name: row[name] for name in COLUMNS} for row in rows]
+    CARRIED.mkdir(exist_ok=True)
+    PAIRS.write_bytes(gzip.compress(json.dumps(pairs, separators=(",", ":")).encode(), mtime=0))
+    print(f"{len(pairs)} pairs, {PAIRS.stat().st_size / 2**20:.1f} MiB: {PAIRS}")
+    if options.lengths:
+        lengths = [[len(pair[name]) for name in COLUMNS] for pair in pairs]
+        described = "tokens of prompt, chosen and rejected answer: pairs of hh-rlhf, drawn at random"
+        rows = ",\n  ".join(json.dumps(row) for row in lengths)
+        LENGTHS.write_text(f'{{"about": {json.dumps(described)},\n "lengths": [\n  {rows}]}}\n')
+
+
+if __name__ == "__main__":
+    main()
