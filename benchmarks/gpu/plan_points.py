@@ -21,16 +21,16 @@ def _point(model: str, tuning: str, length: int, batch: int, *, checkpointing: b
 
 POINTS: tuple[dict[str, Any], ...] = (
     _point("qwen2-0.5b", "lora", 1024, 8, checkpointing=False),
-    _point("qwen2-0.5b", "qlora", 1024, 4, checkpointing=True, small=True),
+    _point("qwen2-0.5b", "qlora", 1024, 16, checkpointing=True, small=True),
     _point("qwen2-0.5b", "full", 1024, 4, checkpointing=True),
     _point("llama-3.2-1b", "qlora", 1024, 4, checkpointing=True),
-    _point("llama-3.2-1b", "lora", 512, 1, checkpointing=True, small=True),
+    _point("llama-3.2-1b", "lora", 1024, 4, checkpointing=True, small=True),
     _point("llama-3.2-1b", "full", 512, 2, checkpointing=True),
     _point("llama-3-8b", "qlora", 1024, 4, checkpointing=True),
-    _point("qwen2-0.5b", "lora", 512, 2, checkpointing=False, small=True),
+    _point("qwen2-0.5b", "lora", 512, 3, checkpointing=False, small=True),
     _point("qwen2-0.5b", "lora", 2048, 4, checkpointing=True),
     _point("gpt2", "full", 1024, 2, checkpointing=False),
-    _point("llama", "full", 1024, 2, checkpointing=False, small=True),
+    _point("llama", "full", 1024, 3, checkpointing=False, small=True),
     _point("gemma3", "lora", 1024, 4, checkpointing=False),
 )
 TINY = (_point("tiny", "lora", 48, 2, checkpointing=True), _point("tiny", "full", 48, 1, checkpointing=False))

@@ -60,7 +60,7 @@ def test_a_check_that_is_killed_keeps_what_it_has_measured(tmp_path: Path) -> No
     while time.monotonic() < end and not (file.exists() and "matmul_flops" in _content(tmp_path).get("device", {})):
         time.sleep(0.05)
     check.send_signal(signal.SIGKILL)
-    check.wait()
+    check.communicate()
     assert _content(tmp_path)["device"]["matmul_flops"] > 0
 
 
