@@ -1,4 +1,5 @@
-"""How long `dpo-recipe validate` takes on a shipped recipe, in fresh processes, beside a bare interpreter.
+"""Wall and processor time of `dpo-recipe validate` on a shipped recipe, in fresh processes, beside a bare interpreter
+and the import of the two libraries that no check can do without.
 
 python benchmarks/startup.py [--repeats 15] [--output benchmarks/results/startup.json]
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -16,10 +18,13 @@ from pathlib import Path
 from dpo_recipes.hardware.machine import describe_machine, package_versions
 
 PROGRAM = str(Path(sys.executable).with_name("dpo-recipe"))
+IMPORTS = 'python -c "import pydantic, typer"'
+VALIDATE = "dpo-recipe validate quickstart"
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
+    IMPORTS: [sys.executable, "-c", "import pydantic, typer"],
     "dpo-recipe --version": [PROGRAM, "--version"],
-    "dpo-recipe validate quickstart": [PROGRAM, "validate", "quickstart"],
+    VALIDATE: [PROGRAM, "validate", "quickstart"],
 }
 
 
@@ -30,11 +35,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     walls: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    processors: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(options.repeats):
         for name, command in COMMANDS.items():
-            started = time.perf_counter()
+            started, used = time.perf_counter(), _children_s()
             subprocess.run(command, check=True, capture_output=True)
             walls[name].append(time.perf_counter() - started)
+            processors[name].append(_children_s() - used)
+    medians = {name: statistics.median(measured) for name, measured in processors.items()}
     report = {
         "machine": describe_machine(),
         "packages": package_versions(),
@@ -43,11 +51,19 @@ def main() -> None:
             name: {"median": round(statistics.median(measured), 3), "worst": round(max(measured), 3)}
             for name, measured in walls.items()
         },
+        "processor_seconds": {name: round(median, 3) for name, median in medians.items()},
+        "validate_to_imports": round(medians[VALIDATE] / medians[IMPORTS], 2),
     }
     text = json.dumps(report, indent=2) + "\n"
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
+
+
+def _children_s() -> float:
+    """Processor time of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

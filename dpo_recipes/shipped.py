@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dpo_recipes.errors import RecipeError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -26,3 +28,18 @@ def recipe_paths() -> dict[str, Path]:
 def template_paths() -> dict[str, Path]:
     """Shipped chat templates by name, sorted."""
     return {path.stem: path for path in sorted(_shipped_folder("templates").glob("*.jinja"))}
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe given by path, or by the name of a shipped one. Raises `RecipeError` R101."""
+    path, shipped = Path(reference), recipe_paths()
+    if path.is_file() or path.suffix in (".yaml", ".yml") or "/" in reference:
+        return path
+    if reference in shipped:
+        return shipped[reference]
+    raise RecipeError.of(
+        "R101",
+        f"there is no recipe {reference}",
+        why=f"there is no such file, and the shipped recipes are {', '.join(shipped)}",
+        fix="give the path of a YAML file or the name of a shipped recipe",
+    )

@@ -41,7 +41,6 @@ from dpo_recipes.run_dir import (
     write_text_atomically,
     written_to,
 )
-from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
 
 
@@ -66,21 +65,6 @@ class RunPlan:
             "launch": self.launch.to_json(),
             "warnings": [finding.to_json() for finding in self.warnings],
         }
-
-
-def find_recipe(reference: str) -> Path:
-    """The file of a recipe given by path, or by the name of a shipped one. Raises `RecipeError` R101."""
-    path, shipped = Path(reference), recipe_paths()
-    if path.is_file() or path.suffix in (".yaml", ".yml") or "/" in reference:
-        return path
-    if reference in shipped:
-        return shipped[reference]
-    raise RecipeError.of(
-        "R101",
-        f"there is no recipe {reference}",
-        why=f"there is no such file, and the shipped recipes are {', '.join(shipped)}",
-        fix="give the path of a YAML file or the name of a shipped recipe",
-    )
 
 
 def prepare_run(

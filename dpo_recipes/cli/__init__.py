@@ -7,41 +7,56 @@ import logging
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 # Most of a short command's time is spent making the objects of imported modules; collecting among them in vain
 # would take a fifth of it.
 gc.disable()
 
 import typer  # noqa: E402
+from typer.core import TyperGroup  # noqa: E402
+from typer.main import get_command  # noqa: E402
 
 from dpo_recipes import __version__  # noqa: E402
-from dpo_recipes.cli.cp import cp  # noqa: E402
-from dpo_recipes.cli.data import data  # noqa: E402
-from dpo_recipes.cli.doctor import doctor  # noqa: E402
-from dpo_recipes.cli.explain import explain  # noqa: E402
-from dpo_recipes.cli.init import init  # noqa: E402
-from dpo_recipes.cli.launch import launch  # noqa: E402
-from dpo_recipes.cli.ls import ls  # noqa: E402
-from dpo_recipes.cli.plan import plan  # noqa: E402
 from dpo_recipes.cli.progress import say  # noqa: E402
-from dpo_recipes.cli.run import run  # noqa: E402
-from dpo_recipes.cli.schema import schema  # noqa: E402
-from dpo_recipes.cli.show import show  # noqa: E402
-from dpo_recipes.cli.validate import validate  # noqa: E402
 from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RUN, DpoRecipeError, is_no_space  # noqa: E402
 
 gc.enable()
 
+VERBS = ("run", "launch", "validate", "plan", "data", "show", "schema", "ls", "cp", "init", "explain", "doctor")
+"""The commands in the order of `--help`; `cli/<verb>.py` has a function of the same name."""
+
+
+class _Verbs(TyperGroup):
+    """Imports the file of a command when the command is asked for: most need libraries that a check does not."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return list(VERBS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in VERBS:  # typer then looks for a similar one among those that are loaded
+            for verb in VERBS:
+                self.get_command(ctx, verb)
+        elif cmd_name not in self.commands:
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+            gc.disable()
+            alone.command(cmd_name)(getattr(import_module(f"dpo_recipes.cli.{cmd_name}"), cmd_name))
+            gc.freeze()
+            gc.enable()
+            self.commands[cmd_name] = get_command(alone)
+        return self.commands.get(cmd_name)
+
+
 app = typer.Typer(
     name="dpo-recipe",
+    cls=_Verbs,
     help="One YAML recipe in, one preference-optimized language model out.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, launch, validate, plan, data, show, schema, ls, cp, init, explain, doctor):
-    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -13,7 +13,7 @@ from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_DATA, RecipeError
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.run_dir import write_text_atomically
-from dpo_recipes.workflow import find_recipe
+from dpo_recipes.shipped import find_recipe
 
 Split = Literal["train", "eval", "test"]
 

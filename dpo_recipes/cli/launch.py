@@ -12,7 +12,7 @@ from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument
 from dpo_recipes.launch.batch import count_processes, plan_batch
 from dpo_recipes.launch.manifest import ExportOrder
 from dpo_recipes.recipe.validate import validate
-from dpo_recipes.workflow import find_recipe
+from dpo_recipes.shipped import find_recipe
 
 
 def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)

@@ -14,7 +14,7 @@ from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.choose import LaunchFlags, LaunchSketch, choose_batch, count_gpus, sketch_launch
 from dpo_recipes.recipe.schema.launch import Strategy
 from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.workflow import find_recipe
+from dpo_recipes.shipped import find_recipe
 
 if TYPE_CHECKING:
     from dpo_recipes.cli.progress import Progress

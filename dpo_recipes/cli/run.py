@@ -14,8 +14,9 @@ from dpo_recipes.errors import EXIT_BUG
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.site import read_site
 from dpo_recipes.recipe.validate import validate
+from dpo_recipes.shipped import find_recipe
 from dpo_recipes.supervise import WorkerBug
-from dpo_recipes.workflow import find_recipe, run_recipe
+from dpo_recipes.workflow import run_recipe
 
 
 def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)

@@ -13,7 +13,7 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.validate import validate
-from dpo_recipes.workflow import find_recipe
+from dpo_recipes.shipped import find_recipe
 
 
 def show(recipe: RecipeArgument, set_: SetOption = None, json_: JsonOption = False) -> None:

@@ -10,7 +10,7 @@ import typer
 from dpo_recipes.cli.options import JsonOption, SetOption
 from dpo_recipes.errors import DpoRecipeError, Finding
 from dpo_recipes.recipe.validate import validate as validate_recipe
-from dpo_recipes.workflow import find_recipe
+from dpo_recipes.shipped import find_recipe
 
 
 def validate(
