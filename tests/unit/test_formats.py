@@ -738,15 +738,15 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("hh_rlhf", {"chosen": f"{H}a{A} b", "rejected": f"{H}a{A} b"}, "equal_answers", "chosen"),
     ("hh_rlhf", {"chosen": f"{H}a{A} b", "rejected": None}, "no_text", "`rejected`"),
     ("dahoas", {"prompt": "Hi", **TEXTS}, "bad_dialogue", "`prompt`"),
-    ("dahoas", {"prompt": f"{H}Hi{A} a", **TEXTS}, "bad_dialogue", "`prompt` ends with an answer"),
+    ("dahoas", {"prompt": f"{H}Hi{A} a", **TEXTS}, "bad_dialogue", "`prompt` ends with an Assistant turn"),
     ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": f"a{H}b", "rejected": "c"}, "bad_role_order", "`chosen` ends"),
     ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": f"a{H}{A} b", "rejected": "c"}, "no_text", "`chosen` has an empty"),
     ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": " a", "rejected": "a "}, "equal_answers", "chosen"),
     ("dahoas", {"prompt": f"{H}Hi{A}", "chosen": " a", "rejected": " "}, "no_text", "`rejected`"),
     ("preference", {"prompt": "Hi", "chosen": ["a", "b"], "rejected": ["c"] * 3}, "uneven_answers", "2 answers"),
     ("preference", {"prompt": ["Hi", "Ho"], **TEXTS}, "bad_message", "`prompt[0]`"),
-    ("implicit_prompt", {"chosen": "a", "rejected": "b"}, "no_shared_prompt", "do not begin alike"),
-    ("implicit_prompt", {"chosen": "A tree.", "rejected": "A tree. More."}, "no_text", "`chosen` has nothing"),
+    ("implicit_prompt", {"chosen": "a", "rejected": "b"}, "no_shared_prompt", "share no beginning"),
+    ("implicit_prompt", {"chosen": "A tree.", "rejected": "A tree. More."}, "no_text", "`chosen` has no text after"),
     ("implicit_prompt", {"chosen": "A tree.", "rejected": "A tree."}, "equal_answers", "equal"),
     ("winner", {"prompt": "Hi", "response_a": "a", "response_b": "b", "winner": "tie (bothbad)"}, "tie", "neither"),
     ("winner", {"prompt": "Hi", "response_0": "a", "response_1": "b", "winner": 2}, "bad_winner", "`response_0`"),
@@ -975,4 +975,4 @@ def sentence(data_format: DataFormat) -> str:
     summary = data_format.summary[0].upper() + data_format.summary[1:] + "."
     shown = {*data_format.example, *re.findall("`(.+?)`", summary), "tools", "chat_template_kwargs"}
     optional = ", ".join(f"`{name}`" for name in data_format.optional_columns if name not in shown)
-    return summary + (f" Also read where present: {optional}." if optional else "")
+    return summary + (f" Also read if present: {optional}." if optional else "")

@@ -1,1 +1,1 @@
-"""Data formats, one file each. `registry.DATA_FORMATS` is the table of them."""
+"""Data formats, one module for each family. `registry.DATA_FORMATS` lists them."""

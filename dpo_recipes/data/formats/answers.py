@@ -1,4 +1,4 @@
-"""Columns that hold several answers: which of them makes a pair with which."""
+"""Reads columns that hold one or several answers, and pairs the answers of two columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpo_recipes.data.rows import BadRow, Message
 
 
 def answers_of(value: Any, column: str) -> list[list[Message]]:
-    """Each answer in a column: a text, one message, a list of messages that is one answer, or a list of texts.
+    """The answers in a column: one from a text, a message or a list of messages; one for each text of a list of texts.
 
     Raises `BadRow`.
     """
@@ -28,9 +28,9 @@ def answers_of(value: Any, column: str) -> list[list[Message]]:
 def paired(
     chosen: Sequence[list[Message]], rejected: Sequence[list[Message]]
 ) -> list[tuple[list[Message], list[Message]]]:
-    """Lists of answers as pairs: by place where they are as long as each other, or one answer with each of the others.
+    """Pairs of answers: by position if both lists have the same length; a single answer with each of the others.
 
-    Raises `BadRow` `uneven_answers` for other lengths: any choice would drop or repeat some of them unasked.
+    Raises `BadRow` `uneven_answers` for other lengths, because any choice would silently drop or repeat answers.
     """
     if len(chosen) == 1:
         return [(chosen[0], answer) for answer in rejected]
@@ -39,7 +39,7 @@ def paired(
     if len(chosen) != len(rejected):
         raise BadRow(
             "uneven_answers",
-            f"`chosen` has {len(chosen)} answers and `rejected` {len(rejected)}; they are paired by place, or one of "
-            "them with each of the others (`columns: {chosen: chosen.0}` takes the first)",
+            f"`chosen` has {len(chosen)} answers and `rejected` has {len(rejected)}; they are paired by position, or a "
+            "single answer with each of the others (`columns: {chosen: chosen.0}` uses only the first)",
         )
     return list(zip(chosen, rejected, strict=True))

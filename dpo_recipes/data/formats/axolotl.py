@@ -1,7 +1,7 @@
 """Axolotl's dataset types for DPO, under their own names.
 
-They say which columns are read; the template in a name (`chatml.`, `llama3.`, `zephyr.`) is a promise about the
-recipe's `chat_template`. None is found by `format: auto`, for they overlap.
+A name determines which columns are read. The template in it (`chatml.`, `llama3.`, `zephyr.`) is the expected
+`chat_template` of the recipe. `format: auto` chooses none of them, because they overlap.
 
 Source: https://github.com/axolotl-ai-cloud/axolotl/tree/main/src/axolotl/prompt_strategies/dpo
 """
@@ -45,7 +45,7 @@ _BAD = {"role": "assistant", "content": "A tree is tall."}
 
 
 def from_texts(row: SourceRow, prompt: Sequence[str], chosen: Sequence[str], rejected: Sequence[str]) -> list[Row]:
-    """A preference from texts; each is in the first of its columns that the row has. Raises `BadRow`."""
+    """A preference from texts, each read from the first of its columns that the row has. Raises `BadRow`."""
     columns = row.columns
     asked = with_system([user_text(*first_of(columns, prompt))], columns)
     better, worse = ([assistant_text(*first_of(columns, names))] for names in (chosen, rejected))
@@ -53,16 +53,16 @@ def from_texts(row: SourceRow, prompt: Sequence[str], chosen: Sequence[str], rej
 
 
 def from_conversations(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from two whole conversations that begin alike. Raises `BadRow`.
+    """A preference from two whole conversations that start with the same turns. Raises `BadRow`.
 
-    All turns are kept, where Axolotl's `chatml.argilla_chat` reads the first question and answer only.
+    All turns are kept, whereas Axolotl's `chatml.argilla_chat` reads only the first question and answer.
     """
     chosen, rejected = (message_list(row.columns.get(name), name) for name in ("chosen", "rejected"))
     return [preference([], chosen, rejected, row)]
 
 
 def from_ultra(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from a prompt's text and two conversations in which it stands. Raises `BadRow`."""
+    """A preference from the text of a prompt and two conversations that contain it. Raises `BadRow`."""
     asked = user_text(row.columns.get("prompt"), "prompt")
     chosen, rejected = (message_list(row.columns.get(name), name) for name in ("chosen", "rejected"))
     made = preference([asked], chosen, rejected, row)
@@ -72,7 +72,7 @@ def from_ultra(row: SourceRow) -> list[PreferenceRow]:
 def from_chat_template(row: SourceRow) -> list[PreferenceRow]:
     """A preference from `messages` and two answers. Raises `BadRow`.
 
-    An answer that is a list keeps all its turns, where Axolotl reads the last one only.
+    An answer that is a list keeps all its turns, whereas Axolotl reads only the last one.
     """
     columns = decoded_together(row.columns, ("messages", "chosen", "rejected"))
     prompt = messages_of(columns["messages"], "messages", "user")
@@ -81,9 +81,9 @@ def from_chat_template(row: SourceRow) -> list[PreferenceRow]:
 
 
 def from_passthrough(row: SourceRow) -> list[PreferenceRow]:
-    """A preference of texts that are rendered already; they are used as they stand. Raises `BadRow`.
+    """A preference of texts that a template has already rendered, unchanged. Raises `BadRow`.
 
-    Without a prompt, it is what both texts begin with.
+    If there is no prompt, the common beginning of both texts is the prompt.
     """
     columns = row.columns
     asked, chosen, rejected = (columns.get(name) for name in ("prompt", "chosen", "rejected"))
@@ -94,7 +94,7 @@ def from_passthrough(row: SourceRow) -> list[PreferenceRow]:
 
 
 def first_of(columns: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, str]:
-    """The value and name of the first column that a row has; of none, null and the last name."""
+    """The value and name of the first column that a row has; None and the last name if it has none of them."""
     name = next((name for name in names if columns.get(name) is not None), names[-1])
     return columns.get(name), name
 
@@ -115,7 +115,7 @@ def text_format(name: str, prompt: str, template: str) -> DataFormat:
 
 
 def default_format(name: str, template: str) -> DataFormat:
-    """The format that takes the first prompt column it finds."""
+    """A format that reads the first prompt column that a row has."""
     return DataFormat(
         name=f"{template}.{name}",
         summary="texts: the prompt in the first of `prompt`, `input`, `question`, `instruction`; the answers in "
@@ -141,7 +141,7 @@ def conversation_format(name: str, template: str | None) -> DataFormat:
     """A format of two whole conversations."""
     return DataFormat(
         name=name,
-        summary="`chosen` and `rejected` are whole conversations that begin alike",
+        summary="`chosen` and `rejected` are whole conversations that start with the same turns",
         columns=("chosen", "rejected"),
         optional_columns=EXTRAS,
         example={"chosen": [_ASKED, _GOOD], "rejected": [_ASKED, _BAD]},
@@ -153,10 +153,10 @@ def conversation_format(name: str, template: str | None) -> DataFormat:
 
 
 def ultra_format(template: str) -> DataFormat:
-    """The format of a prompt's text and two conversations that repeat it."""
+    """A format with the text of a prompt and two conversations that repeat it."""
     return DataFormat(
         name=f"{template}.ultra",
-        summary="a text `prompt`, and `chosen` and `rejected` as conversations in which it stands",
+        summary="a text `prompt`, and `chosen` and `rejected` as conversations that contain it",
         columns=("prompt", "chosen", "rejected"),
         optional_columns=("system", *EXTRAS),
         example={"prompt": "Name a tree.", "chosen": [_ASKED, _GOOD], "rejected": [_ASKED, _BAD]},
@@ -189,10 +189,11 @@ CHAT_TEMPLATE_DEFAULT = DataFormat(
     detect=False,
 )
 
-# Axolotl (commit 1377ccc) sorts by rank and takes the last two, the worst ones where rank 1 is the best as in Nectar.
+# Axolotl (commit 1377ccc) sorts by rank and reads the last two answers. In Nectar, where rank 1 is the best, these are
+# the worst ones.
 ZEPHYR_NECTAR = DataFormat(
     name="zephyr.nectar",
-    summary="a list of `answers` with their `rank`, 1 being the best; the best answer against the next one",
+    summary="a list of `answers` with their `rank`, 1 being the best; the pair is the best answer and the next one",
     columns=("prompt", "answers"),
     optional_columns=("system", *EXTRAS),
     example=EXAMPLE,
@@ -204,8 +205,8 @@ ZEPHYR_NECTAR = DataFormat(
 
 PASSTHROUGH = DataFormat(
     name="passthrough",
-    summary="texts in which the template is rendered already; they are tokenized as they stand. Without `prompt`, it "
-    "is what both answers begin with",
+    summary="texts that a template has already rendered; they are tokenized unchanged. Without `prompt`, the common "
+    "beginning of both answers is the prompt",
     columns=("chosen", "rejected"),
     optional_columns=("prompt",),
     example={

@@ -1,4 +1,4 @@
-"""Axolotl's dataset types for KTO. Their names there are those of the types for DPO; here `kto.` goes before them.
+"""Axolotl's dataset types for KTO. Axolotl gives them the same names as the types for DPO; here `kto.` is put in front.
 
 Source: https://github.com/axolotl-ai-cloud/axolotl/tree/main/src/axolotl/prompt_strategies/kto
 """
@@ -13,7 +13,7 @@ from dpo_recipes.data.rows import BadRow, DataFormat, LabelledRow, SourceRow, la
 
 
 def from_texts(row: SourceRow, prompt: str) -> list[LabelledRow]:
-    """One labelled answer from a prompt's column and `completion`. Raises `BadRow`."""
+    """One labelled answer from the prompt's column and `completion`. Raises `BadRow`."""
     asked = with_system([user_text(row.columns.get(prompt), prompt)], row.columns)
     answer = assistant_text(row.columns.get("completion"), "completion")
     return [labelled(asked, [answer], row.columns.get("label"), row)]
@@ -23,7 +23,7 @@ def from_conversation(row: SourceRow) -> list[LabelledRow]:
     """The last message of the conversation in `completion`, labelled. Raises `BadRow`."""
     *prompt, answer = message_list(row.columns.get("completion"), "completion")
     if not prompt:
-        raise BadRow("bad_role_order", "`completion` has one message; an answer needs one before it")
+        raise BadRow("bad_role_order", "`completion` has only one message; an answer needs a prompt before it")
     return [labelled(prompt, [answer], row.columns.get("label"), row)]
 
 
@@ -44,7 +44,7 @@ def text_format(name: str, prompt: str, template: str) -> DataFormat:
 
 
 def conversation_format(template: str) -> DataFormat:
-    """The format whose `completion` is a whole conversation."""
+    """A format whose `completion` is a whole conversation."""
     return DataFormat(
         name=f"kto.{template}.argilla_chat",
         summary="`completion` is a whole conversation whose last answer has the `label`",

@@ -1,7 +1,7 @@
-r"""Dialogues written as one text, `\n\nHuman: ...\n\nAssistant: ...`, as several datasets have them.
+r"""Parses dialogues that are written as one text, `\n\nHuman: ...\n\nAssistant: ...`.
 
-A turn begins at the start of the text or after a blank line. Line breaks may be those of Windows, and spaces may stand
-around the names. Where no turn stands after a blank line, turns that begin on a line of their own count.
+A turn starts at the beginning of the text or after a blank line. Line breaks may be those of Windows, and there may be
+spaces around the names. If no turn follows a blank line, a turn may start at the beginning of any line.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def is_dialogue(value: Any) -> bool:
-    """Whether a value is a text that begins with a turn of a dialogue."""
+    """Whether a value is a text that starts with a turn of a dialogue."""
     return isinstance(value, str) and _FIRST.match(value) is not None
 
 
 def is_whole_dialogue(value: Any) -> bool:
-    """Whether a value is a dialogue that begins with the human and has a turn of the assistant."""
+    """Whether a value is a dialogue that starts with a human turn and has a turn of the assistant."""
     if not is_dialogue(value):
         return False
     speakers = _marker(value).findall(value)
@@ -32,7 +32,7 @@ def is_whole_dialogue(value: Any) -> bool:
 
 
 def is_asking(value: Any) -> bool:
-    """Whether a value is a dialogue that ends where the assistant is to speak: with `Assistant:` or a human's turn."""
+    """Whether a value is a dialogue that ends where an answer is due: with `Assistant:` or a human turn."""
     if not is_dialogue(value):
         return False
     *_, speaker, content = _marker(value).split(value)
@@ -40,7 +40,7 @@ def is_asking(value: Any) -> bool:
 
 
 def holds_turns(text: str) -> bool:
-    r"""Whether a text, meant as one message, begins with a turn of a dialogue or holds one after a blank line."""
+    """Whether the text of one message starts with a turn of a dialogue, or contains one after a blank line."""
     return ("Human" in text or "Assistant" in text) and _AFTER_BLANK_LINE.search(text) is not None
 
 
@@ -54,21 +54,21 @@ def parse_dialogue(value: Any, column: str) -> list[Message]:
 
 
 def parse_prompt(value: Any, column: str) -> list[Message]:
-    """The turns of a dialogue that ends with the human's turn or with an empty `Assistant:` after it.
+    """The turns of a dialogue that ends with a human turn, or with an empty `Assistant:` after it.
 
-    A text that is no dialogue is a user's message. Raises `BadRow`.
+    A text that is not a dialogue becomes a user message. Raises `BadRow`.
     """
     if not is_dialogue(value):
         return [user_text(value, column)]
     text = text_of(value, column)
     if not is_asking(text):
-        raise BadRow("bad_dialogue", f"`{column}` ends with an answer of Assistant, not with a turn of Human")
+        raise BadRow("bad_dialogue", f"`{column}` ends with an Assistant turn, not with a Human turn")
     *_, last = _marker(text).finditer(text)
     return parse_dialogue(text[: last.start()] if last[1] == "Assistant" else text, column)
 
 
 def parse_answer(prompt: str, value: Any, column: str) -> list[Message]:
-    """The turns of an answer to a dialogue: its text, and turns that run on after it. Raises `BadRow`."""
+    """The turns of an answer to a dialogue: its text, and any turns that follow it. Raises `BadRow`."""
     answer = text_of(value, column)
     first = _FIRST.match(answer)
     answer = answer[first.end() :] if first and first[1] == "Assistant" else answer
@@ -84,12 +84,12 @@ def parse_answer(prompt: str, value: Any, column: str) -> list[Message]:
 def _turns(text: str, column: str) -> list[Message]:
     head, *parts = _marker(text).split(text)
     if head.strip() or not parts:
-        raise BadRow("bad_dialogue", f"`{column}` does not begin with a Human or Assistant turn")
+        raise BadRow("bad_dialogue", f"`{column}` does not start with a Human or Assistant turn")
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return [Message(role=_ROLES[speaker], content=content.strip()) for speaker, content in pairs]
 
 
 def _marker(text: str) -> re.Pattern[str]:
-    """What turns of this dialogue begin with."""
+    """The pattern that starts a turn in this dialogue."""
     has_blank_lines = sum(1 for _ in _AFTER_BLANK_LINE.finditer(text)) > 1
     return _AFTER_BLANK_LINE if has_blank_lines or not is_dialogue(text) else _ON_ITS_LINE

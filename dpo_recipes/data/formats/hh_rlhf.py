@@ -1,4 +1,4 @@
-r"""Anthropic's hh-rlhf, where both columns are whole dialogues, and the form with a prompt that was made of it."""
+"""Anthropic's hh-rlhf, whose columns are two whole dialogues, and Dahoas' version of it, which has a prompt."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from dpo_recipes.data.rows import (
 
 
 def matches_hh_rlhf(columns: Mapping[str, Any]) -> bool:
-    """Two whole dialogues as texts; a prompt beside them can only repeat how they begin."""
+    """Whether a row has two whole dialogues as texts. A prompt beside them can only repeat their beginning."""
     return is_whole_dialogue(columns.get("chosen")) and is_whole_dialogue(columns.get("rejected"))
 
 
 def from_hh_rlhf(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from two dialogues that begin alike. Raises `BadRow`."""
+    """A preference from two dialogues that start with the same turns. Raises `BadRow`."""
     chosen, rejected = (parse_dialogue(row.columns.get(name), name) for name in ("chosen", "rejected"))
     return [preference([], chosen, rejected, row)]
 
 
 def matches_dahoas(columns: Mapping[str, Any]) -> bool:
-    """A dialogue that asks for an answer, and two texts that go on from there."""
+    """Whether a row has a dialogue that ends where an answer is due, and two texts that continue it."""
     return is_asking(columns.get("prompt")) and all(
         isinstance(columns.get(name), str) and not is_whole_dialogue(columns[name]) for name in ("chosen", "rejected")
     )
@@ -44,12 +44,12 @@ def matches_dahoas(columns: Mapping[str, Any]) -> bool:
 def from_dahoas(row: SourceRow) -> list[PreferenceRow]:
     """A preference from a dialogue and two stripped answers. Raises `BadRow`.
 
-    Where an answer runs on with turns of `Human:`, these are turns of the user. The column `response` repeats `chosen`
-    in the source and is not read.
+    Turns of `Human:` within an answer become turns of the user. The column `response` repeats `chosen` in the source
+    and is not read.
     """
     text = text_of(row.columns.get("prompt"), "prompt")
     if not is_dialogue(text):
-        raise BadRow("bad_dialogue", "`prompt` does not begin with a Human or Assistant turn")
+        raise BadRow("bad_dialogue", "`prompt` does not start with a Human or Assistant turn")
     prompt = parse_prompt(text, "prompt")
     chosen, rejected = (parse_answer(text, row.columns.get(name), name) for name in ("chosen", "rejected"))
     return [preference(prompt, chosen, rejected, row)]
@@ -57,7 +57,7 @@ def from_dahoas(row: SourceRow) -> list[PreferenceRow]:
 
 HH_RLHF = DataFormat(
     name="hh_rlhf",
-    summary="`chosen` and `rejected` are whole Human/Assistant dialogues that begin alike",
+    summary="`chosen` and `rejected` are whole Human/Assistant dialogues that start with the same turns",
     columns=("chosen", "rejected"),
     example={
         "chosen": "\n\nHuman: What is the capital of Peru?\n\nAssistant: Lima.",

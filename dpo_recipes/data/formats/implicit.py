@@ -1,7 +1,7 @@
-"""TRL's preference rows whose prompt is implicit: two texts that begin alike, and no column for the prompt.
+"""TRL's preference rows with an implicit prompt: two texts that share a beginning, and no column for the prompt.
 
-Source: `extract_prompt` in trl/data_utils.py (TRL 1.16), which cuts at the first character that differs, and before a
-space that stands there. Here the cut never falls within a word.
+Source: `extract_prompt` in trl/data_utils.py (TRL 1.16), which splits at the first character that differs, or before
+the space in front of it. Here the split never falls within a word.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dpo_recipes.data.message import BadRow
 from dpo_recipes.data.rows import DataFormat, PreferenceRow, SourceRow, preference, text_of
 
 MIN_SHARED_CHARS = 10
-"""Texts that share less are taken for two answers whose prompt is missing."""
+"""The minimum length of a shared beginning in characters. With less, a row has two answers and no prompt."""
 
 
 def matches(columns: Mapping[str, Any]) -> bool:
-    """Two texts that begin alike, and no prompt."""
+    """Whether a row has two texts that share a beginning, and no prompt."""
     chosen, rejected = columns.get("chosen"), columns.get("rejected")
     if has(columns, "prompt") or not isinstance(chosen, str) or not isinstance(rejected, str):
         return False
@@ -26,7 +26,7 @@ def matches(columns: Mapping[str, Any]) -> bool:
 
 
 def from_implicit_prompt(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from two texts; what they begin with is the user's message. Raises `BadRow`."""
+    """A preference from two texts whose common beginning becomes the user's message. Raises `BadRow`."""
     prompt, chosen, rejected = split_texts(row.columns.get("chosen"), row.columns.get("rejected"))
     asked = with_system([user_text(prompt.strip(), "chosen")], row.columns)
     better, worse = assistant_text(chosen.strip(), "chosen"), assistant_text(rejected.strip(), "rejected")
@@ -34,7 +34,7 @@ def from_implicit_prompt(row: SourceRow) -> list[PreferenceRow]:
 
 
 def split_texts(chosen: Any, rejected: Any) -> tuple[str, str, str]:
-    """What two texts begin with alike, and how each continues. Raises `BadRow`.
+    """The common beginning of two texts, and the rest of each. Raises `BadRow`.
 
     A space before the first difference belongs to the answers, a line break to the prompt.
     """
@@ -49,11 +49,11 @@ def split_texts(chosen: Any, rejected: Any) -> tuple[str, str, str]:
     if cut and chosen[cut - 1] == " ":
         cut -= 1
     if is_blank(chosen[:cut]):
-        raise BadRow("no_shared_prompt", "chosen and rejected do not begin alike, and there is no `prompt`")
+        raise BadRow("no_shared_prompt", "chosen and rejected share no beginning, and there is no `prompt`")
     if empty := next(
         (name for name, text in (("chosen", chosen), ("rejected", rejected)) if is_blank(text[cut:])), None
     ):
-        raise BadRow("no_text", f"`{empty}` has nothing after the text that both begin with")
+        raise BadRow("no_text", f"`{empty}` has no text after the common beginning")
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
@@ -64,7 +64,7 @@ def _num_shared(first: str, second: str) -> int:
 
 IMPLICIT_PROMPT = DataFormat(
     name="implicit_prompt",
-    summary="`chosen` and `rejected` are texts that begin alike, and that beginning is the prompt",
+    summary="`chosen` and `rejected` are texts with a common beginning, which is the prompt",
     columns=("chosen", "rejected"),
     optional_columns=("system", "tools", "chat_template_kwargs"),
     example={

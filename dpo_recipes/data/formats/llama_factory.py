@@ -36,7 +36,7 @@ from dpo_recipes.data.rows import (
 
 
 def matches_alpaca(columns: Mapping[str, Any]) -> bool:
-    """An instruction and two texts."""
+    """Whether a row has an instruction and two answer texts."""
     return has(columns, "instruction") and columns.get("prompt") is None and _are_texts(columns, "chosen", "rejected")
 
 
@@ -47,7 +47,7 @@ def from_alpaca(row: SourceRow) -> list[PreferenceRow]:
 
 
 def matches_alpaca_kto(columns: Mapping[str, Any]) -> bool:
-    """An instruction, an output, and a tag."""
+    """Whether a row has an instruction, an output and a tag."""
     return has(columns, "instruction", "output", "kto_tag")
 
 
@@ -58,12 +58,12 @@ def from_alpaca_kto(row: SourceRow) -> list[LabelledRow]:
 
 
 def matches_sharegpt(columns: Mapping[str, Any]) -> bool:
-    """A conversation and two answers."""
+    """Whether a row has a conversation and two answers."""
     return is_messages(columns.get("conversations")) and has(columns, "chosen", "rejected")
 
 
 def from_sharegpt(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from a conversation and two answers to it: turns, lists of turns, or texts. Raises `BadRow`."""
+    """A preference from a conversation and two answers, each a turn, a list of turns or a text. Raises `BadRow`."""
     columns = row.columns
     prompt = with_system(message_list(columns.get("conversations"), "conversations"), columns)
     chosen, rejected = (_answer(columns.get(name), name) for name in ("chosen", "rejected"))
@@ -71,7 +71,7 @@ def from_sharegpt(row: SourceRow) -> list[PreferenceRow]:
 
 
 def matches_sharegpt_pair(columns: Mapping[str, Any]) -> bool:
-    """A conversation that holds both answers."""
+    """Whether a row has a conversation that contains both answers."""
     turns = decoded(columns.get("conversations"))
     return is_messages(turns) and any(_side(turn) for turn in turns)
 
@@ -79,7 +79,7 @@ def matches_sharegpt_pair(columns: Mapping[str, Any]) -> bool:
 def from_sharegpt_pair(row: SourceRow) -> list[PreferenceRow]:
     """A preference from a conversation that ends with the turns of `chosen_gpt` and `rejected_gpt`. Raises `BadRow`.
 
-    Of earlier pairs in the same conversation, the chosen turn is part of the prompt and the rejected one is left out.
+    If the conversation has earlier pairs, their chosen turns are part of the prompt and their rejected ones left out.
     """
     turns = decoded(row.columns.get("conversations"))
     if not isinstance(turns, list) or len(turns) < 2:
@@ -98,7 +98,7 @@ def from_sharegpt_pair(row: SourceRow) -> list[PreferenceRow]:
 
 
 def matches_sharegpt_kto(columns: Mapping[str, Any]) -> bool:
-    """A conversation and a tag."""
+    """Whether a row has a conversation and a tag."""
     return is_messages(columns.get("conversations")) and has(columns, "kto_tag")
 
 
@@ -106,12 +106,12 @@ def from_sharegpt_kto(row: SourceRow) -> list[LabelledRow]:
     """The last turn of a conversation, labelled. Raises `BadRow`."""
     *prompt, answer = message_list(row.columns.get("conversations"), "conversations")
     if not prompt:
-        raise BadRow("bad_role_order", "`conversations` has one turn; an answer needs one before it")
+        raise BadRow("bad_role_order", "`conversations` has only one turn; an answer needs a prompt before it")
     return [_tagged(with_system(prompt, row.columns), [answer], row)]
 
 
 def _alpaca_prompt(row: SourceRow) -> list[Message]:
-    """The earlier rounds, then `instruction` and `input` with a line break between them, as upstream."""
+    """The earlier rounds, then `instruction` and `input` joined by a line break, as in LLaMA-Factory."""
     columns = row.columns
     asked = [text_of(columns[name], name) for name in ("instruction", "input") if not is_blank(columns.get(name))]
     messages = history_of(columns.get("history"))
@@ -142,19 +142,19 @@ def _answer(value: Any, column: str) -> list[Message]:
 
 
 def _side(turn: Any) -> str | None:
-    """`chosen` or `rejected` for a turn of `chosen_gpt` or `rejected_gpt` and the like; none for any other."""
+    """`chosen` or `rejected` for a turn such as `chosen_gpt` or `rejected_gpt`. None for any other turn."""
     key = role_key(turn)
     side, _, speaker = plain_name(turn[key]).partition("_") if key else ("", "", "")
     return side if side in ("chosen", "rejected") and (not speaker or role_of(speaker) == "assistant") else None
 
 
 def _as_spoken(turn: Any) -> Any:
-    """A turn of `chosen_gpt` or `rejected_gpt` as one of the assistant; any other as it is."""
+    """A turn of `chosen_gpt` or `rejected_gpt` as a turn of the assistant; any other turn unchanged."""
     return {**turn, role_key(turn): "assistant"} if _side(turn) else turn
 
 
 def _tools(row: SourceRow) -> list[Any] | None:
-    """The schemas in `tools`, each as templates expect it: LLaMA-Factory's files have the bare function."""
+    """The schemas in `tools` as templates expect them. LLaMA-Factory's files have only the inner `function` object."""
     tools = tools_of(row.columns.get("tools"), "tools")
     return tools and [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
 
@@ -164,12 +164,12 @@ def _tagged(prompt: list[Message], answer: list[Message], row: SourceRow) -> Lab
 
 
 def matches_chosen_messages(columns: Mapping[str, Any]) -> bool:
-    """Two whole conversations under the names of LLaMA-Factory's version 1."""
+    """Whether a row has two whole conversations under the names of LLaMA-Factory's version 1."""
     return all(is_messages(columns.get(name)) for name in ("chosen_messages", "rejected_messages"))
 
 
 def from_chosen_messages(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from two conversations that begin alike. Raises `BadRow`."""
+    """A preference from two conversations that start with the same turns. Raises `BadRow`."""
     names = ("chosen_messages", "rejected_messages")
     chosen, rejected = (with_system(message_list(row.columns.get(name), name), row.columns) for name in names)
     return [preference([], chosen, rejected, row, tools=_tools(row))]
@@ -185,7 +185,8 @@ _SAID = {"role": "user", "content": [{"type": "text", "value": "What country is 
 
 CHOSEN_MESSAGES = DataFormat(
     name="chosen_messages",
-    summary="`chosen_messages` and `rejected_messages` are whole conversations that begin alike, as version 1 has them",
+    summary="`chosen_messages` and `rejected_messages` are whole conversations that start with the same turns, as in "
+    "LLaMA-Factory's version 1",
     columns=("chosen_messages", "rejected_messages"),
     optional_columns=("system", "tools", "chat_template_kwargs"),
     example={
@@ -198,7 +199,7 @@ CHOSEN_MESSAGES = DataFormat(
 
 ALPACA = DataFormat(
     name="alpaca",
-    summary="`instruction` with `input` below it, and two answer texts; `history` has the earlier rounds",
+    summary="`instruction` with `input` below it, and the texts of two answers; `history` has the earlier rounds",
     columns=("instruction", "chosen", "rejected"),
     optional_columns=("input", "system", "history", "tools", "chat_template_kwargs"),
     example={

@@ -1,4 +1,4 @@
-"""Reading messages: lists of them, single ones, texts, and the same as JSON text in a CSV file."""
+"""Reads messages from lists, single messages and texts, also from their JSON text in a CSV file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REASONING_KEYS = ("text", "value", *_REASONING_NAMES)
 
 
 def message_list(value: Any, column: str) -> list[Message]:
-    """`value`, or the JSON text of one, as a non-empty list of messages with a known role and text. Raises `BadRow`."""
+    """The messages of a list or of its JSON text: at least one, each with a known role and text. Raises `BadRow`."""
     messages = decoded(value)
     if not isinstance(messages, list) or not messages:
         raise BadRow("no_text", f"`{column}` is not a list of messages")
@@ -25,9 +25,9 @@ def message_list(value: Any, column: str) -> list[Message]:
 
 
 def messages_of(value: Any, column: str, role: str) -> list[Message]:
-    """Messages from a text, which is one message of `role`; from one message; or from a list of them.
+    """Messages from a text, which becomes one message of `role`, from one message, or from a list of messages.
 
-    A list of one text is that text. Raises `BadRow`.
+    A list with a single text is read like that text. Raises `BadRow`.
     """
     if isinstance(value, Mapping):
         return [message_of(value, column)]
@@ -41,20 +41,20 @@ def messages_of(value: Any, column: str, role: str) -> list[Message]:
 def message_of(value: Any, at: str) -> Message:
     """One message with a known role and text, or with tool calls; `at` is its place in the row. Raises `BadRow`.
 
-    Its keys are `role` and `content`, or ShareGPT's `from` and `value`. Names of roles are those of `role_of`; a
-    `function_call` or `tool_call` holds the JSON of a call.
+    Its keys are `role` and `content`, or ShareGPT's `from` and `value`. `role_of` defines the names of roles. The text
+    of a `function_call` or `tool_call` is the JSON of a call.
     """
     key = role_key(value)
     if key is None:
         talk = next(
             (name for name in ("messages", "conversations") if isinstance(value, Mapping) and name in value), None
         )
-        advice = f"; name its part `{at}.{talk}` in `columns:` of the recipe" if talk else ""
+        advice = f"; map `{at}.{talk}` in the recipe's `columns:`" if talk else ""
         raise BadRow("bad_message", f"`{at}` has no role (neither `role` nor `from` is a text){advice}")
     role = role_of(value[key])
     if role is None:
-        known = f"{', '.join(ROLES)}, and other names of these such as human, gpt and bot"
-        raise BadRow("bad_role", f"`{at}.{key}` is `{value[key]:.60}`; known are {known}")
+        known = f"{', '.join(ROLES)}, and aliases of these such as human, gpt and bot"
+        raise BadRow("bad_role", f"`{at}.{key}` is `{value[key]:.60}`; known roles are {known}")
     text_at = f"{at}.{text_key(value)}"
     if plain_name(value[key]) in CALL_ROLES:
         return tool_call_of(value.get(text_key(value)), text_at)
@@ -85,9 +85,9 @@ def assistant_text(value: Any, column: str) -> Message:
 
 
 def with_system(prompt: list[Message], columns: Mapping[str, Any]) -> list[Message]:
-    """The prompt behind the column `system`, unless that is empty or the prompt has a system message of its own.
+    """The prompt with the column `system` in front, unless that is empty or the prompt already has a system message.
 
-    The column holds a text, or one message of the system, alone or in a list. Raises `BadRow`.
+    The column contains a text, a system message, or a list of one system message. Raises `BadRow`.
     """
     if prompt[0]["role"] in ("system", "developer"):
         return prompt
@@ -97,14 +97,14 @@ def with_system(prompt: list[Message], columns: Mapping[str, Any]) -> list[Messa
     system = messages_of(value, "system", "system")
     roles = [message["role"] for message in system]
     if roles not in (["system"], ["developer"]):
-        raise BadRow("bad_role_order", f"`system` holds messages of {', '.join(roles)}, not one of `system`")
+        raise BadRow("bad_role_order", f"`system` holds messages of {', '.join(roles)}, not one message of `system`")
     return [*system, *prompt]
 
 
 def decoded_together(columns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The values of some columns; where every one that is there is a list of messages as JSON text, the lists.
+    """The values of some columns, decoded to lists if every value present is a list of messages or its JSON text.
 
-    One text among others that looks like JSON is left alone: it may be what the model was asked or answered.
+    A single text that looks like JSON is not decoded, because it may be the question or answer itself.
     """
     values = {name: columns.get(name) for name in names}
     lists = {name: decoded(value) for name, value in values.items()}
@@ -112,13 +112,13 @@ def decoded_together(columns: Mapping[str, Any], names: Iterable[str]) -> dict[s
 
 
 def is_messages(value: Any) -> bool:
-    """Whether a value is, as far as its first entry shows, a list of messages or the JSON text of one."""
+    """Whether a value is a list of messages or its JSON text, judged by the first entry."""
     messages = decoded(value)
     return isinstance(messages, list) and bool(messages) and role_key(messages[0]) is not None
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is null or a text of nothing but spaces."""
+    """Whether a value is null or a text that has only whitespace."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -128,18 +128,18 @@ def has(columns: Mapping[str, Any], *names: str) -> bool:
 
 
 def number_of(value: Any, column: str) -> float:
-    """A number, also from its text, as CSV files have it. Raises `BadRow` `bad_number`."""
+    """The finite number in a column, also from its text in a CSV file. Raises `BadRow` `bad_number`."""
     try:
         number = math.nan if isinstance(value, bool) or value is None else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise BadRow("bad_number", f"`{column}` is {value!r:.60}, no number")
+        raise BadRow("bad_number", f"`{column}` is {value!r:.60}, not a number")
     return number
 
 
 def tool_call_of(text: Any, column: str) -> Message:
-    """An assistant's message from the JSON of a call, `{"name": ..., "arguments": ...}`, or of a list of them.
+    """An assistant's message from the JSON of a call, `{"name": ..., "arguments": ...}`, or of a list of calls.
 
     Raises `BadRow` `bad_tool_call`.
     """
@@ -155,11 +155,11 @@ def _calls_in(text: Any, column: str) -> list[Any]:
 
 
 def _read_parts(content: Any, column: str) -> tuple[Any, dict[str, Any]]:
-    """Text of a content that is a list of parts, and what other parts of it say about the message.
+    """The joined text of a content that is a list of parts, and the reasoning and tool calls of its other parts.
 
-    Parts are `{"type": "text", "text": ...}`; LLaMA-Factory's version 1 has the text in `value`, and parts of the
-    types `reasoning` and `tool_call` too. A part `thinking` is `{"type": "thinking", "thinking": ...}`. A content that
-    is no list is returned as it is. Raises `BadRow`.
+    Parts are `{"type": "text", "text": ...}`. LLaMA-Factory's version 1 has the text in `value`, and also parts of the
+    types `reasoning` and `tool_call`. A part `thinking` is `{"type": "thinking", "thinking": ...}`. A content that is
+    not a list is returned unchanged. Raises `BadRow`.
     """
     if not isinstance(content, list):
         return content, {}
@@ -181,9 +181,9 @@ def _read_parts(content: Any, column: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _one_reasoning(value: Mapping[str, Any], names: Iterable[str], at: str) -> str:
-    """The reasoning of a message under whichever of its names; empty without any, and a flag is none.
+    """The reasoning of a message under any of its names; empty if it has none. A true or false is not reasoning.
 
-    Raises `BadRow` `bad_message` for two different texts.
+    Raises `BadRow` `bad_message` if two names have different texts.
     """
     held = {name: value[name] for name in names if not is_blank(value.get(name)) and not isinstance(value[name], bool)}
     found = {name: text_of(text, f"{at}.{name}") for name, text in held.items()}
@@ -196,8 +196,8 @@ def _one_reasoning(value: Mapping[str, Any], names: Iterable[str], at: str) -> s
 def _tool_calls(calls: Any, at: str) -> list[dict[str, Any]]:
     """Calls as `{"type": "function", "function": {"name": ..., "arguments": ...}}`, with their `id` if they have one.
 
-    OpenAI writes `arguments` as JSON text, and templates want the object (some refuse a text): a text that holds an
-    object becomes it; one that does not is what the model wrote, and stays.
+    OpenAI writes `arguments` as JSON text, but templates expect an object, and some refuse a text. The JSON text of an
+    object is therefore decoded. Any other text is what the model wrote, and is kept.
     """
     if not isinstance(calls, list):
         raise BadRow("bad_tool_call", f"`{at}` is {type(calls).__name__}, not a list of calls")

@@ -1,4 +1,4 @@
-"""ms-swift's rows: a conversation whose last answer is the preferred one, or has a label.
+"""ms-swift's rows: a conversation whose last answer is the preferred one or has a label, and a query with answers.
 
 Source: https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
 """
@@ -32,16 +32,16 @@ from dpo_recipes.data.rows import (
 
 
 def matches_ms_swift(columns: Mapping[str, Any]) -> bool:
-    """A conversation, and what else might have been answered."""
+    """Whether a row has a conversation and a rejected answer or conversation."""
     rejected = columns.get("rejected_response") or columns.get("rejected_messages")
     return rejected is not None and is_messages(columns.get("messages"))
 
 
 def from_ms_swift(row: SourceRow) -> list[PreferenceRow]:
-    """The end of `messages` against `rejected_response`, or against where `rejected_messages` goes another way.
+    """A preference of the end of `messages` over `rejected_response`, or over the end of `rejected_messages`.
 
-    The rejected answer stands for all that follows the last message of a user or tool; of a list of texts each is
-    one, and makes its own row. Raises `BadRow`.
+    `rejected_response` replaces everything after the last message of a user or tool. Each text of a list is a rejected
+    answer and makes a row of its own. Raises `BadRow`.
     """
     messages = conversation(row, "messages")
     rejected = row.columns.get("rejected_response")
@@ -52,7 +52,7 @@ def from_ms_swift(row: SourceRow) -> list[PreferenceRow]:
 
 
 def matches_ms_swift_kto(columns: Mapping[str, Any]) -> bool:
-    """A conversation and a label."""
+    """Whether a row has a conversation and a label."""
     return is_messages(columns.get("messages")) and has(columns, "label") and not has(columns, "prompt", "completion")
 
 
@@ -63,7 +63,7 @@ def from_ms_swift_kto(row: SourceRow) -> list[LabelledRow]:
 
 
 def conversation(row: SourceRow, column: str) -> list[Message]:
-    """The messages of a column, behind the column `system`. Raises `BadRow`."""
+    """The messages of a column, with the column `system` in front. Raises `BadRow`."""
     return with_system(message_list(row.columns.get(column), column), row.columns)
 
 
@@ -71,17 +71,17 @@ def _split_last_answer(messages: list[Message]) -> tuple[list[Message], list[Mes
     asked = [index for index, message in enumerate(messages) if message["role"] in ("user", "tool")]
     cut = asked[-1] + 1 if asked else 0
     if not cut or cut == len(messages):
-        raise BadRow("bad_role_order", "`messages` does not end with an answer of `assistant` to somebody")
+        raise BadRow("bad_role_order", "`messages` does not end with an answer of `assistant` to a user or tool")
     return messages[:cut], messages[cut:]
 
 
 def matches_ms_swift_query(columns: Mapping[str, Any]) -> bool:
-    """A question, its answer, and a worse one."""
+    """Whether a row has a query, its answer and a rejected answer."""
     return has(columns, "query", "response", "rejected_response") and not has(columns, "messages")
 
 
 def from_ms_swift_query(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from `query` behind its `history`, and two answers. Raises `BadRow`."""
+    """A preference from the `history` and `query`, and two answers. Raises `BadRow`."""
     columns = row.columns
     asked = [*history_of(columns.get("history")), user_text(columns.get("query"), "query")]
     chosen = assistant_text(columns.get("response"), "response")

@@ -13,7 +13,7 @@ from dpo_recipes.data.rows import BadRow, DataFormat, PreferenceRow, SourceRow, 
 
 
 def matches(columns: Mapping[str, Any]) -> bool:
-    """An input with messages, and two outputs."""
+    """Whether a row has an input with messages, and two outputs."""
     prompt = decoded(columns.get("input"))
     return (
         isinstance(prompt, Mapping)
@@ -23,7 +23,7 @@ def matches(columns: Mapping[str, Any]) -> bool:
 
 
 def from_openai(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from one line. Raises `BadRow`. `parallel_tool_calls` is a setting of the API and is not read."""
+    """A preference from one row. Raises `BadRow`. `parallel_tool_calls` is a setting of the API and is not read."""
     prompt = decoded(row.columns.get("input"))
     if not isinstance(prompt, Mapping):
         raise BadRow("bad_message", f"`input` is {type(prompt).__name__}, not an object with `messages`")

@@ -1,4 +1,4 @@
-"""Several answers to one prompt with their ranks, 1 being the best, as in Nectar.
+"""Rows with several answers to one prompt and their ranks, 1 being the best, as in Nectar.
 
 Source: https://huggingface.co/datasets/berkeley-nest/Nectar
 """
@@ -21,7 +21,7 @@ from dpo_recipes.data.rows import BadRow, DataFormat, Message, PreferenceRow, So
 
 
 def matches(columns: Mapping[str, Any]) -> bool:
-    """A prompt, and a list of answers with ranks."""
+    """Whether a row has a prompt and a list of answers with ranks."""
     answers = decoded(columns.get("answers"))
     if not has(columns, "prompt") or not isinstance(answers, list) or not answers:
         return False
@@ -29,21 +29,21 @@ def matches(columns: Mapping[str, Any]) -> bool:
 
 
 def from_ranked(row: SourceRow) -> list[PreferenceRow]:
-    """The best answer against each answer of a lower rank, in their order. Raises `BadRow`."""
+    """A preference of the best answer over each answer of a lower rank, in the order of ranks. Raises `BadRow`."""
     best, *worse = ranked_answers(row)
     return [preference(_prompt(row), [best], [answer], row) for answer in worse]
 
 
 def from_best_two(row: SourceRow) -> list[PreferenceRow]:
-    """The best answer against the next one. Raises `BadRow`."""
+    """A preference of the best answer over the next one. Raises `BadRow`."""
     best, second, *_ = ranked_answers(row)
     return [preference(_prompt(row), [best], [second], row)]
 
 
 def ranked_answers(row: SourceRow) -> list[Message]:
-    """The best answer, then those of lower ranks, best first; at least two.
+    """The best answer, then those of lower ranks in order; at least two answers.
 
-    Of answers that share the best rank only the first is used, and one that repeats the best one is left out.
+    If several answers share the best rank, only the first is used. An answer equal to the best one is left out.
     Raises `BadRow`: `no_text`, `bad_message`, `bad_number` and `tied_ranks`.
     """
     answers = decoded(row.columns.get("answers"))
@@ -80,8 +80,8 @@ EXAMPLE: dict[str, Any] = {
 
 RANKED = DataFormat(
     name="ranked",
-    summary="a list of `answers` with their `rank`, 1 being the best; becomes one pair for each answer that is ranked "
-    "below the best",
+    summary="a list of `answers` with their `rank`, 1 being the best; each answer ranked below the best makes one pair "
+    "with it",
     columns=("prompt", "answers"),
     optional_columns=("system", "tools", "chat_template_kwargs"),
     example=EXAMPLE,

@@ -1,4 +1,4 @@
-"""Preferences that come with numbers: scores of both answers, or how much better one of them is."""
+"""Preferences with numbers: the scores of both answers, or how much better one answer is."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _ROLES = {"Assistant": "assistant", "User": "user"}
 
 
 def matches_ultrafeedback(columns: Mapping[str, Any]) -> bool:
-    """What `preference` reads, and a score of each answer."""
+    """Whether a row has the columns of `preference`, and a score for each answer."""
     return holds_preference(columns) and has(columns, "score_chosen", "score_rejected")
 
 
 def from_ultrafeedback(row: SourceRow) -> list[PreferenceRow]:
-    """A preference whose scores say the same. Raises `BadRow`: `tied_scores` when they are equal, `swapped_scores`
-    when `rejected` has the higher one, and all that `from_preference` raises."""
+    """A preference whose scores agree with it.
+
+    Raises `BadRow`: `tied_scores` if the scores are equal, `swapped_scores` if that of `rejected` is higher, and
+    whatever `from_preference` raises.
+    """
     chosen = number_of(row.columns.get("score_chosen"), "score_chosen")
     rejected = number_of(row.columns.get("score_rejected"), "score_rejected")
     if chosen == rejected:
@@ -31,23 +34,23 @@ def from_ultrafeedback(row: SourceRow) -> list[PreferenceRow]:
 
 
 def matches_helpsteer3(columns: Mapping[str, Any]) -> bool:
-    """A context, two responses and a number between them."""
+    """Whether a row has a context, two responses and the strength of the preference."""
     return has(columns, "context", "response1", "response2", "overall_preference")
 
 
 def from_helpsteer3(row: SourceRow) -> list[PreferenceRow]:
-    """The better of two responses by the sign of `overall_preference`. Raises `BadRow`; `tie` when it is 0."""
+    """A preference by the sign of `overall_preference`. Raises `BadRow`, with `tie` if it is 0."""
     context = message_list(row.columns.get("context"), "context")
     return [_by_sign(row, context, ("response1", "response2"), "overall_preference")]
 
 
 def matches_helpsteer2(columns: Mapping[str, Any]) -> bool:
-    """A prompt, two responses and a number between them."""
+    """Whether a row has a prompt, two responses and the strength of the preference."""
     return has(columns, "prompt", "response_1", "response_2", "preference_strength")
 
 
 def from_helpsteer2(row: SourceRow) -> list[PreferenceRow]:
-    """The better of two responses by the sign of `preference_strength`. Raises `BadRow`; `tie` when it is 0."""
+    """A preference by the sign of `preference_strength`. Raises `BadRow`, with `tie` if it is 0."""
     prompt = _turns(text_of(row.columns.get("prompt"), "prompt"))
     return [_by_sign(row, prompt, ("response_1", "response_2"), "preference_strength")]
 
@@ -64,7 +67,7 @@ def _by_sign(row: SourceRow, prompt: list[Message], responses: tuple[str, str], 
 
 
 def _turns(text: str) -> list[Message]:
-    """The messages of a prompt: a user's text, then turns behind `<extra_id_1>Assistant` and `<extra_id_1>User`."""
+    """The messages of a prompt: a user's text, then turns after `<extra_id_1>Assistant` and `<extra_id_1>User`."""
     first, *turns = text.split(_TURN)
     messages = [Message(role="user", content=text_of(first, "prompt"))]
     for turn in turns:
@@ -77,8 +80,8 @@ def _turns(text: str) -> list[Message]:
 
 ULTRAFEEDBACK = DataFormat(
     name="ultrafeedback",
-    summary="what `preference` reads, with `score_chosen` and `score_rejected`; rows whose scores are equal or in the "
-    "wrong order are bad rows",
+    summary="the columns of `preference`, with `score_chosen` and `score_rejected`; rows whose scores are equal or in "
+    "the wrong order are bad rows",
     columns=("chosen", "rejected", "score_chosen", "score_rejected"),
     optional_columns=("prompt", *TEMPLATE_COLUMNS),
     example={
@@ -95,8 +98,8 @@ ULTRAFEEDBACK = DataFormat(
 
 HELPSTEER2 = DataFormat(
     name="helpsteer2",
-    summary="`response_1` and `response_2` to a prompt text; a negative `preference_strength` says that the first is "
-    "better, 0 is a tie",
+    summary="`response_1` and `response_2` to the text `prompt`; a negative `preference_strength` means that the first "
+    "is better, 0 is a tie",
     columns=("prompt", "response_1", "response_2", "preference_strength"),
     example={
         "prompt": "c#\n<extra_id_1>Assistant\nA programming language.\n<extra_id_1>User\nBy whom?",
@@ -111,8 +114,8 @@ HELPSTEER2 = DataFormat(
 
 HELPSTEER3 = DataFormat(
     name="helpsteer3",
-    summary="`response1` and `response2` to a conversation; a negative `overall_preference` says that the first is "
-    "better, 0 is a tie",
+    summary="`response1` and `response2` to the conversation `context`; a negative `overall_preference` means that the "
+    "first is better, 0 is a tie",
     columns=("context", "response1", "response2", "overall_preference"),
     example={
         "context": [{"role": "user", "content": "Sort [3, 1, 2] in Python."}],

@@ -31,16 +31,16 @@ from dpo_recipes.data.rows import (
 )
 
 TEMPLATE_COLUMNS = ("system", "tools", "chat_template_kwargs")
-"""Columns beside the texts that reach the chat template."""
+"""Optional columns that are passed to the chat template."""
 
 
 def matches_preference(columns: Mapping[str, Any]) -> bool:
-    """A prompt beside two answers, or two whole conversations; no scores, and no dialogue text for a prompt."""
+    """Whether `from_preference` can read a row, and it has no scores."""
     return holds_preference(columns) and not has(columns, "score_chosen", "score_rejected")
 
 
 def holds_preference(columns: Mapping[str, Any]) -> bool:
-    """Whether the columns prompt, chosen, rejected are ones that `from_preference` can read: no texts of dialogues."""
+    """Whether `from_preference` can read a row: a prompt and two answers, or two conversations; no dialogue texts."""
     if not has(columns, "chosen", "rejected") or is_asking(columns.get("prompt")):
         return False
     if is_whole_dialogue(columns["chosen"]) and is_whole_dialogue(columns["rejected"]):
@@ -51,7 +51,7 @@ def holds_preference(columns: Mapping[str, Any]) -> bool:
 
 
 def _is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages that does not begin with an answer."""
+    """Whether a value is a list of messages that does not start with an answer."""
     if not is_messages(value):
         return False
     first = decoded(value)[0]
@@ -60,13 +60,14 @@ def _is_conversation(value: Any) -> bool:
 
 
 def from_preference(row: SourceRow) -> list[PreferenceRow]:
-    """A preference from one row. Raises `BadRow`.
+    """The preferences from one row, one for each pair of answers. Raises `BadRow`.
 
-    Without a prompt, it is what both conversations share. A text in the column `system` is put in front.
+    If there is no prompt, it consists of the turns that both conversations share. A text in the column `system` is put
+    in front.
     """
     columns = decoded_together(row.columns, ("prompt", "chosen", "rejected"))
     if columns["prompt"] is None and not is_messages(columns["chosen"]):
-        raise BadRow("no_text", "`prompt` is empty, and `chosen` is no conversation")
+        raise BadRow("no_text", "`prompt` is empty, and `chosen` is not a conversation")
     prompt = [] if columns["prompt"] is None else messages_of(columns["prompt"], "prompt", "user")
     pairs = paired(answers_of(columns["chosen"], "chosen"), answers_of(columns["rejected"], "rejected"))
     made = [preference(prompt, chosen, rejected, row) for chosen, rejected in pairs]
@@ -74,7 +75,7 @@ def from_preference(row: SourceRow) -> list[PreferenceRow]:
 
 
 def matches_unpaired(columns: Mapping[str, Any]) -> bool:
-    """A prompt, one answer, and what was thought of it."""
+    """Whether a row has a prompt, one answer and its label."""
     return has(columns, "prompt", "completion", "label")
 
 
@@ -90,8 +91,8 @@ def from_unpaired(row: SourceRow) -> list[LabelledRow]:
 PREFERENCE = DataFormat(
     name="preference",
     summary="`prompt`, `chosen`, `rejected` as texts or lists of messages; without `prompt`, two conversations that "
-    "begin alike. Lists of texts in `chosen` and `rejected` are several answers: paired by place where both have as "
-    "many, one with each of the others where it is alone, else a bad row",
+    "start with the same turns. Lists of texts in `chosen` and `rejected` are several answers: two lists of the same "
+    "length are paired by position, a single answer is paired with each of the others, and other lengths are a bad row",
     columns=("chosen", "rejected"),
     optional_columns=("prompt", *TEMPLATE_COLUMNS),
     example={

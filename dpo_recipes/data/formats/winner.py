@@ -1,4 +1,4 @@
-"""Two answers, and a column that says which of them is better.
+"""Rows with two answers, and a column that names the better one.
 
 Sources: https://huggingface.co/datasets/lmsys/chatbot_arena_conversations (`conversation_a`, `winner: model_a`),
 https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF (`response_0`, `better_response_id`)
@@ -23,7 +23,7 @@ from dpo_recipes.data.rows import (
 )
 
 SIDES = (("a", "b"), ("0", "1"), ("1", "2"))
-"""How the two sides may be called: `response_a` and `response_b`, and so on. The winner is called the same."""
+"""The names of the two sides, as in `response_a` and `response_b`. The column `winner` uses the same names."""
 _TIES = {
     *("tie", "tie (bothbad)", "tie (both bad)", "both_bad", "bothbad", "both bad"),
     *("both", "neither", "draw", "equal", "same", "none"),
@@ -32,7 +32,7 @@ _SIDE = re.compile(r"(?:[a-z]+[ _-])*(?:[a-z]*(?P<number>\d)(?:\.0+)?|(?P<letter
 
 
 def matches_winner(columns: Mapping[str, Any]) -> bool:
-    """A winner, and two answers to a prompt or two whole conversations."""
+    """Whether a row has a winner, and two answers to a prompt or two whole conversations."""
     if "winner" not in columns:
         return False
     return _names(columns, "conversation") is not None or (
@@ -41,12 +41,12 @@ def matches_winner(columns: Mapping[str, Any]) -> bool:
 
 
 def from_winner(row: SourceRow) -> list[PreferenceRow]:
-    """The answer that won against the other. Raises `BadRow`; `tie` where none is better."""
+    """A preference of the answer that won. Raises `BadRow`, with `tie` if neither answer is better."""
     columns = row.columns
     names = _names(columns, "response") or _names(columns, "conversation")
     if names is None:
         wanted = " or ".join(f"`response_{first}` and `response_{second}`" for first, second in SIDES)
-        raise BadRow("no_text", f"there is not one pair of answers: {wanted}, or the same with `conversation_`")
+        raise BadRow("no_text", f"the row must have exactly one pair of answers: {wanted}, or with `conversation_`")
     names = _better_first(columns.get("winner"), *names)
     if names[0].startswith("conversation"):
         chosen, rejected = (message_list(columns.get(name), name) for name in names)
@@ -57,14 +57,14 @@ def from_winner(row: SourceRow) -> list[PreferenceRow]:
 
 
 def _names(columns: Mapping[str, Any], kind: str) -> tuple[str, str] | None:
-    """The columns of both sides, in the order of `SIDES`; none where a row has not exactly one such pair."""
+    """The columns of both sides, in the order of `SIDES`. None unless the row has exactly one such pair."""
     pairs = [(f"{kind}_{first}", f"{kind}_{second}") for first, second in SIDES]
     there = [names for names in pairs if has(columns, *names)]
     return there[0] if len(there) == 1 else None
 
 
 def _better_first(winner: Any, first: str, second: str) -> tuple[str, str]:
-    """Both columns, the winner's first. Raises `BadRow` `tie` and `bad_winner`."""
+    """Both columns, the winner's first. Raises `BadRow` `tie` or `bad_winner`."""
     if is_blank(winner):
         raise BadRow("bad_winner", "`winner` is empty")
     said = str(int(winner) if isinstance(winner, bool) else winner).strip().lower()
@@ -78,8 +78,8 @@ def _better_first(winner: Any, first: str, second: str) -> tuple[str, str]:
         return second, first
     raise BadRow(
         "bad_winner",
-        f"`winner` is {winner!r:.60}, which names neither `{first}` nor `{second}`; with `columns:` each answer can be "
-        "called by what `winner` calls it, such as {response_1: ..., response_0: ...}",
+        f"`winner` is {winner!r:.60}, which names neither `{first}` nor `{second}`; map each answer to the name that "
+        "`winner` uses, such as `columns: {response_1: ..., response_0: ...}`",
     )
 
 
@@ -95,9 +95,9 @@ def _answers(columns: Mapping[str, Any], names: tuple[str, str]) -> tuple[list[M
 
 WINNER = DataFormat(
     name="winner",
-    summary="`winner` names the better one of two answers to `prompt`: `response_a` and `response_b`, `response_0` and "
-    "`response_1`, or `response_1` and `response_2`; or of two whole conversations, `conversation_a` and "
-    "`conversation_b`. Its value is the end of that name (`a`, `model_b`, `0`); ties are left out and counted",
+    summary="`winner` names the better of two answers to `prompt`: `response_a` and `response_b`, `response_0` and "
+    "`response_1`, or `response_1` and `response_2`; or the better of two whole conversations, `conversation_a` and "
+    "`conversation_b`. Its value ends like that name (`a`, `model_b`, `0`); ties are left out and counted",
     columns=("winner",),
     optional_columns=(
         "prompt",
