@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from importlib import invalidate_caches, metadata
 from pathlib import Path
 
@@ -110,5 +111,11 @@ def _unpack(wheel: Path, target: Path) -> str | None:
         sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps",
         "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(target), str(wheel),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    return None if done.returncode == 0 else done.stderr.strip()[-400:]
+    if subprocess.run(command, capture_output=True).returncode == 0:
+        return None
+    try:  # Python without pip: these wheels are no more than their files
+        with zipfile.ZipFile(wheel) as files:
+            files.extractall(target)
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None
