@@ -1,4 +1,4 @@
-"""Writes docs/recipe.md, the reference of every field, from the schema's own descriptions.
+"""Writes docs/recipe.md, the reference of all fields, from the descriptions in the schema.
 
 python docs/make_reference.py
 """
@@ -17,21 +17,22 @@ from dpo_recipes.recipe.schema import Recipe
 
 INTRODUCTION = """# Recipe reference
 
-Made from the schema by `docs/make_reference.py`; the same text stands in `dpo-recipe schema` and in your editor.
+This page is generated from the schema by `docs/make_reference.py`. Editors that use `dpo-recipe schema` show the same
+descriptions.
 
-**YAML.** Scalars follow YAML 1.2's core schema: `5e-6` is a number, `yes`, `no`, `on` and `off` are text, `1:30` is text.
+**YAML.** Scalars follow the core schema of YAML 1.2: `5e-6` is a number; `yes`, `no`, `on`, `off` and `1:30` are text.
 Types are not converted: `"5"` is text. Unknown keys, duplicate keys and tags are refused. A recipe has at most 1 MB.
 
-**Paths.** A relative path is taken from the folder of the file it is written in; one given with `--set`, from the current
-folder. What does not look like a path and is no folder beside the recipe is an id on the hub.
+**Paths.** A relative path is relative to the folder of the file that contains it; with `--set`, to the current folder. A
+value that does not look like a path, and is not the name of a file or folder beside the recipe, is a hub id.
 
-**Inheritance.** `extends: base.yaml` takes everything from another recipe. Mappings merge key by key, lists and values
-replace; a mapping with another `kind` replaces the inherited one whole.
+**Inheritance.** `extends: base.yaml` inherits everything from another recipe. Mappings are merged key by key; lists and
+values replace the inherited ones. A mapping with another `kind` replaces the inherited mapping as a whole.
 
-**Overrides.** `--set training.learning_rate=1e-5 --set data.train[0].limit=100`: a path of keys and indices, and a value
-typed like YAML. An index one past the end appends. `dpo-recipe show` prints where each value came from.
+**Overrides.** `--set training.learning_rate=1e-5 --set data.train[0].limit=100` gives a path of keys and indices, and a
+value in YAML syntax. An index one past the end appends an item. `dpo-recipe show` prints the origin of each value.
 
-A whole recipe, with only what has no default:
+The smallest recipe has only the fields without a default:
 
 ```yaml
 schema: 1
@@ -45,7 +46,7 @@ data:
 
 def make_reference() -> str:
     """The whole page."""
-    sections = [INTRODUCTION, _section(Recipe, "The top of a recipe")]
+    sections = [INTRODUCTION, _section(Recipe, "The top level")]
     sections += [_section(model, f"`{path}`") for path, model in _nested(Recipe, "")]
     return "\n".join(sections)
 

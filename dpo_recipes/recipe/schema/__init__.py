@@ -1,4 +1,5 @@
-"""Schema version 1 of a recipe: pydantic models, one file per section. YAML key = field name = name in the docs."""
+"""Schema version 1 of a recipe: pydantic models, one file per section. A field has the same name in YAML, in Python
+and in the docs."""
 
 from dpo_recipes.recipe.schema.recipe import SCHEMA_VERSION, Recipe
 

@@ -1,4 +1,4 @@
-"""The `evaluation` section: what is asked of the model before and after."""
+"""The `evaluation` section: sample answers before and after training."""
 
 from pydantic import Field
 
@@ -6,13 +6,13 @@ from dpo_recipes.recipe.schema.section import Section
 
 
 class Evaluation(Section):
-    """Answers of the untouched base and of the tuned model to the same held-out prompts, decoded greedily."""
+    """Answers of the original base and of the tuned model to the same held-out prompts, decoded greedily."""
 
     num_samples: int = Field(
         default=4,
         ge=0,
         le=1000,
-        description="How many held-out prompts to answer before and after training (those of the training data "
-        "when nothing is held out). 0 generates nothing.",
+        description="The number of held-out prompts to answer before and after training (prompts of the training data "
+        "if nothing is held out). 0 generates nothing.",
     )
-    max_new_tokens: int = Field(default=128, ge=1, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(default=128, ge=1, description="The maximum length of an answer in tokens.")

@@ -1,4 +1,4 @@
-"""The `launch` section: how many processes, where, and what they share."""
+"""The `launch` section: the number of worker processes, how they are started, and what they share."""
 
 from typing import Annotated, Literal
 
@@ -11,58 +11,62 @@ Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspe
 
 
 class Launch(Section):
-    """How worker processes start. A recipe names no machine: hosts and queues come from flags or the environment."""
+    """How worker processes are started. A recipe names no machine: hosts and queues come from flags or the
+    environment."""
 
     backend: Literal["auto", "local", "torchrun", "accelerate", "slurm"] = Field(
         default="auto",
-        description="`local` is one process on this machine; `torchrun` several, on one machine or more; `accelerate` "
-        "the same through `accelerate launch`, for GPUs; `slurm` a job in the queue of a cluster. `auto` takes `local` "
-        "for one process and `torchrun` for more.",
+        description="`local` starts one process on this machine; `torchrun` several processes on one or more machines; "
+        "`accelerate` does the same through `accelerate launch`, on GPUs; `slurm` submits a job to the queue of a "
+        "cluster. `auto` is `local` for one process and `torchrun` for more.",
     )
     num_processes: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = Field(
         default="auto",
-        description="Processes in all, over all nodes; one trains on one device. `auto`: one for each GPU, else one. "
-        "A recipe with a number means that many in its effective batch: micro_batch_size × "
-        "gradient_accumulation_steps × num_processes; with `auto` it means one.",
+        description="The number of processes on all nodes together; each trains on one device. `auto`: one for each "
+        "GPU, or one process without a GPU. The effective batch of a recipe is micro_batch_size × "
+        "gradient_accumulation_steps × num_processes, with one process for `auto`.",
     )
-    num_nodes: int = Field(default=1, ge=1, le=4096, description="Machines; each runs the same share of the processes.")
+    num_nodes: int = Field(
+        default=1, ge=1, le=4096, description="The number of machines; each runs the same number of processes."
+    )
     strategy: Literal["auto"] | Strategy = Field(
         default="auto",
-        description="What several processes share: `ddp` nothing but gradients, `deepspeed-zero1` to `-zero3` also the "
-        "optimizer's state, gradients, weights; `fsdp` all of them. `auto`: `ddp` where that fits each device, else "
-        "`fsdp` or `deepspeed-zero3`, whichever the device and the base allow.",
+        description="What is sharded across processes: with `ddp` nothing, `deepspeed-zero1` the optimizer state, "
+        "`deepspeed-zero2` also the gradients, `deepspeed-zero3` and `fsdp` also the weights. `auto`: `ddp` if the job "
+        "then fits each device, otherwise `fsdp` or `deepspeed-zero3`, whichever the device and the base allow.",
     )
     offload: Literal["none", "optimizer", "all"] = Field(
         default="none",
-        description="What is kept in the computer's memory: nothing, the optimizer's state, or also weights (with "
-        "`fsdp` and `deepspeed-zero3`). FSDP has nothing between none and all.",
+        description="What is kept in CPU memory instead of on the device: nothing, the optimizer state, or also the "
+        "weights (with `fsdp` and `deepspeed-zero3`). FSDP supports `none` and `all` only.",
     )
     deepspeed: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="More settings of DeepSpeed's configuration, merged into the one that is generated; none that a "
-        "recipe says elsewhere.",
+        description="Further settings of DeepSpeed's configuration, merged into the generated one. A setting that has "
+        "a field of its own in a recipe is refused here.",
     )
     fsdp: dict[str, JsonValue] = Field(
-        default_factory=dict, description="More settings of transformers' `fsdp_config`, merged into the generated one."
+        default_factory=dict,
+        description="Further settings of transformers' `fsdp_config`, merged into the generated one.",
     )
     accelerate: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Settings of transformers' `accelerator_config`: `non_blocking`, `gradient_accumulation_kwargs`.",
     )
     timeout_minutes: float = Field(
-        default=30.0, gt=0.0, description="How long a process waits for the others before the run is given up."
+        default=30.0, gt=0.0, description="Minutes that a process waits for the others before the run fails."
     )
     watchdog_minutes: float | None = Field(
         default=5.0,
         gt=0.0,
-        description="A run without a step for so long, and for 20 times as long as a step takes, hangs: the stacks of "
-        "its processes are written down and it is ended. null: never.",
+        description="A run that makes no step for this number of minutes, and for 20 times as long as a step takes, is "
+        "considered hung: the stacks of its processes are written to the logs, and the run is ended. null: never.",
     )
     num_threads: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads of a process for matrix products. Absent: the cores that it may use, divided "
-        "by the machine's processes.",
+        description="The number of CPU threads of a process for matrix products. Absent: the number of cores that it "
+        "may use, divided by the number of processes on the machine.",
     )
-    slurm: Slurm = Field(default_factory=Slurm, description="What a SLURM job asks for.")
+    slurm: Slurm = Field(default_factory=Slurm, description="Resources of a SLURM job.")

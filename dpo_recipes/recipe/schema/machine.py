@@ -1,4 +1,4 @@
-"""The sections `hardware` and `tracking`: what the run uses and whom it tells."""
+"""The sections `hardware` and `tracking`: the device of the run, and the trackers that it logs to."""
 
 from typing import Literal
 
@@ -8,30 +8,32 @@ from dpo_recipes.recipe.schema.section import Section
 
 
 class Hardware(Section):
-    """The device the run is for."""
+    """The device that the run is for."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="`auto` takes CUDA, else Apple's MPS, else the CPU."
+        default="auto", description="`auto` uses CUDA if available, then Apple's MPS, then the CPU."
     )
     profile: str | None = Field(
         default=None,
-        description="The device that the recipe is meant for, by a name of docs/hardware.md, for example `a40-48gb`. "
-        "What it cannot do is refused wherever the recipe is checked; the device that a run meets is checked again.",
+        description="The device that the recipe is meant for, by its name in docs/hardware.md, for example `a40-48gb`. "
+        "Settings that it does not support are refused wherever the recipe is validated; a run also checks the device "
+        "that it actually uses.",
     )
     fit: bool | None = Field(
         default=None,
-        description="Absent: a run that clearly does not fit the device's memory is refused before its base is loaded. "
-        "true: micro-batch, checkpointing and the optimizer's precision are changed so that it fits, and again when "
-        "memory runs out all the same; the effective batch stays. false: nothing is checked (docs/memory.md).",
+        description="Absent: a run that clearly does not fit the device's memory is refused before its base is "
+        "loaded. true: micro-batch, checkpointing and the optimizer's precision are changed until it fits, and "
+        "changed again if the run is still out of memory; the effective batch does not change. false: memory is not "
+        "checked (docs/memory.md).",
     )
 
 
 class Tracking(Section):
-    """Experiment trackers. metrics.jsonl and report.html are written always."""
+    """Experiment trackers. metrics.jsonl and report.html are always written."""
 
     report_to: list[Literal["wandb", "tensorboard", "trackio"]] = Field(
         default_factory=list,
         description="Trackers to log to; their libraries come with `pip install 'dpo-recipe[track]'`. Credentials "
         "come from the environment, never from a recipe.",
     )
-    project: str | None = Field(default=None, description="Project name in the tracker. Absent: the recipe's name.")
+    project: str | None = Field(default=None, description="The project name in the tracker. Absent: the recipe's name.")

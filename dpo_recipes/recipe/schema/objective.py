@@ -1,4 +1,4 @@
-"""The `objective` section: what the preference pairs teach."""
+"""The `objective` section: the loss that is minimized on the preference pairs."""
 
 from typing import Literal
 
@@ -26,29 +26,29 @@ DpoLoss = Literal[
 
 
 class Dpo(Section):
-    """Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290) and its relatives,
-    as TRL 1.16 implements them."""
+    """Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290) and its variants, as
+    implemented in TRL 1.16."""
 
     kind: Literal["dpo"] = Field(description="The objective.")
     beta: float = Field(
         default=0.1,
         gt=0.0,
-        description="How strongly the policy is held to the reference: higher stays closer. Usual: 0.01 to 0.5. "
-        "For `ipo` it is the paper's tau.",
+        description="How strongly the policy is kept near the reference: a higher value keeps it closer. Usual: 0.01 "
+        "to 0.5. For `ipo` it is tau of the paper.",
     )
     loss_type: DpoLoss | list[DpoLoss] = Field(
         default="sigmoid",
-        description="The loss on the difference of rewards: `sigmoid` is DPO as published, `ipo` "
-        "https://arxiv.org/abs/2310.12036, `robust` https://arxiv.org/abs/2403.00409, `apo_zero` and `apo_down` "
-        "https://arxiv.org/abs/2408.06266 ... A list is summed with `loss_weights`.",
+        description="The loss: `sigmoid` is DPO as published, `ipo` https://arxiv.org/abs/2310.12036, `robust` "
+        "https://arxiv.org/abs/2403.00409, `apo_zero` and `apo_down` https://arxiv.org/abs/2408.06266; TRL's "
+        "documentation describes the others. The losses of a list are summed with `loss_weights`.",
     )
     loss_weights: list[float] | None = Field(
-        default=None, description="One weight for each loss of a `loss_type` list. Absent: all 1."
+        default=None, description="One weight for each loss of a `loss_type` list. Absent: every weight is 1."
     )
     label_smoothing: float = Field(
         default=0.0,
         ge=0.0,
         lt=0.5,
-        description="Assumed share of flipped labels; used by `sigmoid`, `robust` (0.1 in the paper) and `exo_pair` "
-        "(1e-3 in the paper).",
+        description="The assumed share of flipped labels. Used by `sigmoid`, `robust` (0.1 in the paper) and "
+        "`exo_pair` (1e-3 in the paper).",
     )

@@ -1,10 +1,10 @@
-"""What all sections of the schema share."""
+"""The base class of all sections of the schema."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A mapping in a recipe: unknown keys are refused, types are not converted, and nothing changes afterwards."""
+    """A mapping in a recipe. Unknown keys are refused, types are not converted, and instances are immutable."""
 
     # One validator is built, for the whole recipe and when it is first needed, and not one for each section too.
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""The `training` section: how long, how large, how fast."""
+"""The `training` section: length of training, batch size, optimizer, schedule, memory and logging."""
 
 from typing import Annotated, Literal
 
@@ -39,79 +39,89 @@ Optimizer = Literal[
 
 
 class Training(Section):
-    """Optimization: one optimizer step sees micro_batch_size × gradient_accumulation_steps × processes pairs."""
+    """Optimization. One optimizer step uses micro_batch_size × gradient_accumulation_steps × processes pairs."""
 
-    num_epochs: float = Field(default=1.0, gt=0.0, description="Passes over the training pairs; may be a fraction.")
+    num_epochs: float = Field(
+        default=1.0, gt=0.0, description="The number of passes over the training pairs; fractions are allowed."
+    )
     max_steps: int | None = Field(
-        default=None, ge=1, description="Stop after so many optimizer steps, whatever `num_epochs` says."
+        default=None, ge=1, description="Stop after this number of optimizer steps; overrides `num_epochs`."
     )
     micro_batch_size: int = Field(
         default=2,
         ge=1,
-        description="Pairs that go through the model at once on one device. Each is two sequences. Lower it when "
-        "memory is short and raise `gradient_accumulation_steps` by the same factor.",
+        description="Pairs that go through the model at once on one device; each has two sequences. If memory is "
+        "short, lower it and raise `gradient_accumulation_steps` by the same factor.",
     )
     gradient_accumulation_steps: int = Field(
-        default=8, ge=1, description="Micro-batches whose gradients are summed before one optimizer step."
+        default=8, ge=1, description="Micro-batches whose gradients are accumulated for one optimizer step."
     )
     learning_rate: float = Field(
         default=5e-6,
         gt=0.0,
         le=1.0,
-        description="Peak learning rate. Usual for DPO: 5e-7 to 5e-6 with full fine-tuning, 5e-6 to 2e-4 with LoRA.",
+        description="The peak learning rate. Usual for DPO: 5e-7 to 5e-6 with full fine-tuning, 5e-6 to 2e-4 with "
+        "LoRA.",
     )
-    lr_scheduler: Scheduler = Field(default="cosine", description="Course of the learning rate after the warm-up.")
+    lr_scheduler: Scheduler = Field(default="cosine", description="The learning-rate schedule after the warm-up.")
     min_lr_ratio: float | None = Field(
         default=None,
         ge=0.0,
         lt=1.0,
-        description="Where the learning rate ends, as a share of its peak; with `cosine_with_min_lr`, which needs it.",
+        description="The final learning rate as a share of the peak. Required by `cosine_with_min_lr`, and used with "
+        "nothing else.",
     )
     warmup_ratio: float = Field(
         default=0.1,
         ge=0.0,
         lt=1.0,
-        description="Share of the steps over which the learning rate rises, rounded up to W steps: step k of them has "
-        "k / (W + 1) of the peak, so that none has a rate of 0. With 0 the first step has the full rate.",
+        description="The share of the steps over which the learning rate rises, rounded up to W steps. Step k of them "
+        "has k / (W + 1) of the peak rate, so no step has a rate of 0. With 0 the first step has the full rate.",
     )
     optimizer: Optimizer = Field(
         default="adamw_torch",
-        description="By the name transformers gives it. 8-bit and paged ones come with the extra `quant`, "
-        "`schedule_free_*` with `schedule-free`; a `schedule_free_*` optimizer needs `lr_scheduler: constant`.",
+        description="The optimizer, by its name in transformers. Those of bitsandbytes (8-bit, paged, Lion, AdEMAMix) "
+        "need the extra `quant`, `adamw_torch_8bit` the package `torchao`, and `schedule_free_*` the package "
+        "`schedulefree` and a constant `lr_scheduler`.",
     )
     weight_decay: float = Field(default=0.0, ge=0.0, description="Decoupled weight decay.")
-    max_grad_norm: float = Field(default=1.0, gt=0.0, description="Gradients are scaled down to this global norm.")
+    max_grad_norm: float = Field(default=1.0, gt=0.0, description="The global norm to which gradients are clipped.")
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Recompute activations in the backward pass: much less memory, about a fifth more time.",
+        description="Recompute activations in the backward pass. Needs much less memory and about a fifth more time.",
     )
     activation_offloading: bool = Field(
         default=False,
-        description="Keep activations in the computer's memory between forward and backward pass (CUDA): less GPU "
-        "memory, more time.",
+        description="Keep activations in CPU memory between forward and backward pass (CUDA only). Needs less GPU "
+        "memory and more time.",
     )
     prefix_sharing: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Compute what a pair's two sequences begin with once, and no padding: the same losses in a part of "
-        "the time and memory. `auto` does so where a trial at the start shows that the model gives the same hidden "
-        "states, and where a batch has something to share; `on` ends the run where the model cannot.",
+        description="Compute the shared prefix of a pair's two sequences once, and no padding: the same losses with "
+        "less time and memory. `auto` does so if a trial at the start shows that the model returns the same hidden "
+        "states, and only for batches that have something to share; `on` ends the run if the model does not support "
+        "it.",
     )
     max_tokens_per_pass: int | None = Field(
         default=None,
         ge=1,
-        description="Fill micro-batches to so many tokens, a shared prompt counted once, rather than with "
-        "`micro_batch_size` pairs: many short pairs go through the model together, and a few long ones need no more "
-        "memory. The pairs of an optimizer step and its loss stay the same. The reference and evaluations are divided "
-        "alike, but not where processes share the weights themselves. Without prefix sharing, padding counts. The "
-        "losses `aot`, `aot_unpaired` and `sft` look at whole micro-batches and keep theirs, divided into passes, "
-        "which bounds memory with `gradient_checkpointing`.",
+        description="Fill micro-batches up to this number of tokens, with a shared prompt counted once, instead of "
+        "with `micro_batch_size` pairs: many short pairs go through the model together, and long pairs need no more "
+        "memory. The pairs of an optimizer step and its loss stay the same. Reference passes and evaluations are "
+        "divided in the same way, unless the weights are sharded across processes. Without prefix sharing, padding "
+        "counts. The losses `aot`, `aot_unpaired` and `sft` are computed over whole micro-batches of "
+        "`micro_batch_size` pairs; these are divided into passes, which bounds memory together with "
+        "`gradient_checkpointing`.",
     )
-    logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two rows of metrics.jsonl.")
+    logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two lines of metrics.jsonl.")
     eval_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = Field(
         default=None,
-        description="Optimizer steps between two evaluations on the held-out pairs, or `epoch` for one after each. "
-        "Absent: only at the end.",
+        description="Optimizer steps between two evaluations on the held-out pairs, or `epoch` for one after each "
+        "epoch. Absent: one evaluation at the end.",
     )
     seed: int = Field(
-        default=42, ge=0, lt=2**32, description="Seed of the data order, the split, the adapter's start and sampling."
+        default=42,
+        ge=0,
+        lt=2**32,
+        description="The seed of the data order, mixtures, held-out splits and the adapter's initialization.",
     )
