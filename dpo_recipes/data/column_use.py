@@ -136,7 +136,7 @@ class ColumnUse:
         return name in self._ours_of
 
     def _unread_of(self, names: tuple[str, ...], read: frozenset[str]) -> tuple[list[str], list[tuple[str, str]]]:
-        """The columns that are not read, and the pairs of scores among all of them; most rows ask for the same."""
+        """The unread columns, and the pairs of scores of which one is unread; cached, since most rows are alike."""
         key = names, read
         if key not in self._known:
             if len(self._known) >= MAX_NAMES:

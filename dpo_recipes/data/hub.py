@@ -1,4 +1,4 @@
-"""Hub datasets, through `datasets`: downloaded and cached, or streamed row by row."""
+"""Reads datasets of the hub with the library `datasets`: downloaded and cached, or streamed row by row."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dpo_recipes.recipe.schema.data import Source
 
 
 def read_dataset(source: Source) -> RowIterator:
-    """The rows of a split of a hub dataset. Raises `DataError` D410."""
+    """The rows of a split of a hub dataset. Raises `DataError` D410 if it cannot be loaded."""
     dataset = load(source)
     for index, row in enumerate(_errors_of(dataset, source)):
         yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]", has_filled_nulls=True)
 
 
 def load(source: Source) -> Any:
-    """The split as a `datasets.Dataset`, or an `IterableDataset` with `streaming`. Raises `DataError` D410."""
+    """The split as a `datasets.Dataset`, or as an `IterableDataset` if `streaming`. Raises `DataError` D410."""
     from datasets import load_dataset
 
     hub.is_left_alone()
@@ -31,17 +31,17 @@ def load(source: Source) -> Any:
             data_files=source.patterns or None,
             streaming=source.streaming,
         )
-    except DpoRecipeError:  # a requested stop that came in the middle
+    except DpoRecipeError:  # a stop was requested during the download
         raise
-    except Exception as error:  # whatever datasets, huggingface_hub or the network raise, the person hears one thing
+    except Exception as error:  # datasets, huggingface_hub and HTTP libraries have no common exception class
         raise _hub_error(source, error) from error
 
 
 def fingerprint(source: Source) -> str | None:
-    """What changes when the rows of a hub dataset do; none when that cannot be told, as with a stream.
+    """A text that changes when the rows of a hub dataset change: the split's fingerprint, or the commit of a stream.
 
-    `datasets` 5.2 names its cache folders by the commit and the files it has read; the split's own fingerprint is
-    private there, and tests/integration/test_upstream.py fails when it moves.
+    None if the commit is unknown. `datasets` 5.2 derives its fingerprint from the commit and the files it has read. The
+    attribute is private; tests/integration/test_upstream.py fails if it is renamed.
     """
     if source.streaming:
         return _commit(source)
@@ -56,12 +56,12 @@ def _commit(source: Source) -> str | None:
         return None
     try:
         return HfApi().dataset_info(source.path, revision=source.revision).sha
-    except Exception:  # without it the rows are read anew each time; whether they can be is found then
+    except Exception:  # without a commit nothing is cached, and reading the rows raises any error of the hub
         return None
 
 
 def _errors_of(dataset: Any, source: Source) -> Any:
-    """The rows of a dataset; a stream meets the network in the middle."""
+    """The rows of a dataset. Raises `DataError` D410, since reading from a stream may fail at any row."""
     rows = iter(dataset)
     while True:
         try:
@@ -80,6 +80,6 @@ def _hub_error(source: Source, error: Exception) -> DataError:
         "D410",
         f"cannot load the dataset {source.path}",
         why=f"{type(error).__name__}: {error}".splitlines()[0],
-        fix="check the id, `name`, `split` and the network (`dpo-recipe doctor`), or download it and give the "
-        "path of the file",
+        fix="check the id, `name`, `split` and the network (`dpo-recipe doctor`), or download it and set `path` to "
+        "the file",
     )

@@ -1,4 +1,7 @@
-"""Rows of local files, read one after the other with flat memory (but for a JSON list, whose text is read whole)."""
+"""Finds local data files and reads their rows one by one.
+
+Memory is constant, except for a JSON list, whose text is read as a whole.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +28,23 @@ _READERS: dict[str, Callable[[Path], RowIterator]] = {
 
 
 def find_files(path: Path, patterns: list[str], split: str) -> list[Path]:
-    """The data files of a file or folder, in the order of their names.
+    """The data files at a path: the file itself, or those of a folder, pattern by pattern and sorted by name.
 
-    A folder that `DatasetDict.save_to_disk` wrote has one folder for each split. Raises `DataError` D401 when there
-    is none.
+    A folder that `DatasetDict.save_to_disk` wrote has one folder for each split. Raises `DataError` D401 if there is no
+    data file.
     """
     if path.is_file():
         return [path]
     folder = path / split if (path / "dataset_dict.json").is_file() else path
     found = [file for pattern in patterns or ["*"] for file in sorted(folder.glob(pattern)) if file.is_file()]
     files = list(dict.fromkeys(file for file in found if file.name.endswith(DATA_SUFFIXES)))
-    if not patterns:  # notes about the data, not data
+    if not patterns:  # `save_to_disk` writes these two files about the data
         files = [file for file in files if file.name not in ("dataset_info.json", "state.json")]
     if not files:
         raise DataError.of(
             "D401",
             f"there is no data file in {folder}",
-            why=f"none that fits {', '.join(patterns)}"
+            why=f"no data file matches {', '.join(patterns)}"
             if patterns
             else f"data files end in {', '.join(DATA_SUFFIXES)}",
             fix="correct the folder, or `data_files`",
@@ -50,7 +53,7 @@ def find_files(path: Path, patterns: list[str], split: str) -> list[Path]:
 
 
 def read_file(path: Path) -> RowIterator:
-    """The rows of one file, by its suffix. Raises `DataError` D401 when it is damaged or not what its name says."""
+    """The rows of one file, read as its suffix says. Raises `DataError` D401 if it is damaged or of another kind."""
     try:
         yield from _READERS[Path(path.name.removesuffix(".gz")).suffix](path)
     except UnicodeDecodeError as error:
@@ -62,7 +65,7 @@ def read_file(path: Path) -> RowIterator:
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, BadGzipFile):
         return DataError.of(
-            "D401", f"{path} is not compressed with gzip", why=str(error), fix="remove `.gz` from its name"
+            "D401", f"{path} is not compressed with gzip", why=str(error), fix="rename it without `.gz`"
         )
     if path.suffix in (".parquet", ".arrow") and path.is_file() and (other_kind := signature_error(path)):
         return other_kind
@@ -70,7 +73,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         "D401",
         f"cannot read {path}",
         why=f"{type(error).__name__}: {error}",
-        fix="check that the file is complete and of the kind that its name says",
+        fix="check that the file is complete and of the kind that its suffix says",
     )
 
 

@@ -1,4 +1,4 @@
-"""The shapes that every data format becomes, and what formats share in making them."""
+"""The row types that all data formats produce, and the checks that build them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dpo_recipes.data.turns import check_answer_end, check_prompt, divide_conver
 from dpo_recipes.recipe.column_map import decoded
 
 MAX_TEXT_CHARS = 1_000_000
-"""Longer texts are a fault in the data: tokenizers take minutes for them, and no model reads them."""
+"""The maximum length of a text. Longer ones are faulty data: a tokenizer needs minutes, and no model reads them."""
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One row as it stands in a source, and where: `pairs.jsonl:12`."""
+    """One row of a source, unchanged, and its location in `where`, such as `pairs.jsonl:12`."""
 
     columns: Mapping[str, Any]
     where: str
     fault: BadRow | None = None
-    """Why the row could not even be read, such as a line that is no JSON."""
+    """Why the row could not be read, for example because its line is not JSON. None if it was read."""
     has_filled_nulls: bool = False
-    """It comes from Arrow, where every object of a column has all keys, with null for those that a row lacks."""
+    """Whether the row comes from Arrow, where all objects of a column have all keys, with null if a row lacks one."""
 
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """One prompt and two answers to it. Answers are message lists; nearly always of one assistant message."""
+    """One prompt and two answers. An answer is a list of messages, usually a single one of the assistant."""
 
     prompt: list[Message]
     chosen: list[Message]
@@ -41,13 +41,13 @@ class PreferenceRow:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables for the chat template, such as `enable_thinking` (the column `chat_template_kwargs`)."""
     rendered: bool = False
-    """The contents are texts that a template has rendered already: prompt and each answer are one message, whose
-    content is tokenized as it stands, without a template and without an end-of-turn added."""
+    """Whether a template has already rendered the texts. The prompt and each answer are then one message, whose content
+    is tokenized unchanged, without a template and without an added end of turn."""
 
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """One prompt and one answer that was found good or bad: what KTO learns from."""
+    """One prompt and one answer that is labelled good (true) or bad, for KTO."""
 
     prompt: list[Message]
     completion: list[Message]
@@ -62,16 +62,17 @@ Row = PreferenceRow | LabelledRow
 
 @dataclass(frozen=True)
 class DataFormat:
-    """How one family of files says "this answer is better than that".
+    """How one family of files says which answer is better.
 
-    `matches` looks at one row's columns; `to_rows` gives the rows that one row of a source becomes (nearly always
-    one) and raises `BadRow`. Formats with `detect` are tried by `format: auto`; their `matches` exclude each other.
+    `matches` decides by the columns of one row whether the format can read it. `to_rows` converts a row of a source to
+    one or more rows, or raises `BadRow`. `format: auto` tries the formats with `detect`; their `matches` are mutually
+    exclusive.
     """
 
     name: str
     summary: str
     columns: tuple[str, ...]
-    """Columns that a row must have. `columns:` in a recipe maps other names to these."""
+    """Columns that a row must have. `columns:` in a recipe maps a file's names to these."""
     example: Mapping[str, Any]
     matches: Callable[[Mapping[str, Any]], bool]
     to_rows: Callable[[SourceRow], Sequence[Row]]
@@ -79,24 +80,27 @@ class DataFormat:
     kind: Literal["pair", "labelled"] = "pair"
     detect: bool = True
     chat_template: str | None = None
-    """The template that the format's name promises (`chatml.intel`); a recipe with another one gets a warning."""
+    """The template in the format's name, as in `chatml.intel`. A recipe with another template gets a warning."""
 
 
 RowIterator = Iterator[SourceRow]
 
 
 def text_of(value: Any, column: str) -> str:
-    """The text in a column, with something in it. Raises `BadRow`: `no_text`, `bad_text`, and `list_as_text` for the
-    JSON or Python of messages, which nobody wants to train on as it stands."""
+    """The text in a column, which must not be blank.
+
+    Raises `BadRow`: `no_text`, `bad_text`, `huge_text`, or `list_as_text` for messages in the syntax of JSON or Python,
+    which are never meant to be trained on.
+    """
     text = content_of(value, column)
     check_is_text(text, column)
     return text
 
 
 def content_of(value: Any, column: str) -> str:
-    """The text of a message, with something in it; any text, for somebody may have pasted messages into theirs.
+    """The text of a message, which must not be blank. It may contain JSON of messages, since users paste such texts.
 
-    Raises `BadRow` `no_text` or `bad_text`.
+    Raises `BadRow` `no_text`, `bad_text` or `huge_text`.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow("no_text", f"`{column}` is empty")
@@ -106,9 +110,9 @@ def content_of(value: Any, column: str) -> str:
 
 
 def clean_text(value: str, column: str) -> str:
-    """`value` unless it holds what no tokenizer takes.
+    """The text unchanged, if tokenizers accept it.
 
-    Raises `BadRow` `huge_text`, and `bad_text` for NULs and lone surrogates.
+    Raises `BadRow` `huge_text`, or `bad_text` for NULs and lone surrogates.
     """
     if len(value) > MAX_TEXT_CHARS:
         raise BadRow("huge_text", f"`{column}` has {len(value):,} characters, more than {MAX_TEXT_CHARS:,}")
@@ -122,7 +126,7 @@ def clean_text(value: str, column: str) -> str:
 
 
 def clean_tree(value: Any, column: str) -> Any:
-    """`value`, any JSON, unless a text somewhere in it is one that `clean_text` refuses. Raises `BadRow`."""
+    """A JSON value unchanged, if `clean_text` accepts all texts in it. Raises `BadRow`."""
     if isinstance(value, str):
         clean_text(value, column)
     elif not isinstance(value, Mapping | list | int | float | None):  # such as a date in a Parquet file
@@ -136,12 +140,12 @@ def clean_tree(value: Any, column: str) -> Any:
 def preference(
     prompt: list[Message], chosen: list[Message], rejected: list[Message], row: SourceRow, **extras: Any
 ) -> PreferenceRow:
-    """A checked preference: roles in order, answers different. Raises `BadRow`.
+    """A checked preference: its roles are in order and its answers differ. Raises `BadRow`.
 
-    `prompt` is empty where the conversations alone say it; `divide_conversations` tells how the prompt is found.
+    `prompt` is empty if only the conversations contain it. `divide_conversations` then finds it.
     """
     if prompt and chosen[0]["role"] == rejected[0]["role"] == "assistant":
-        check_prompt(prompt)  # before anything is added to it, so that the error is about the prompt alone
+        check_prompt(prompt)  # before turns of the answers are added to it, so that the error concerns only the prompt
     check_answer_end(chosen, "chosen")
     check_answer_end(rejected, "rejected")
     prompt, chosen, rejected = divide_conversations(prompt, chosen, rejected)
@@ -158,14 +162,14 @@ def labelled(
     label_column: str = "label",
     **extras: Any,
 ) -> LabelledRow:
-    """A checked answer with its label. Raises `BadRow`; a label is true or false, or the numbers 1 and 0 (-1)."""
+    """A checked answer with its label, which is true or 1, or false, 0 or -1. Raises `BadRow`."""
     if completion[: len(prompt)] == prompt:
         completion = completion[len(prompt) :]
     check_prompt(prompt)
     if not completion or completion[0]["role"] != "assistant":
-        raise BadRow("bad_role_order", "`completion` does not begin with a message of `assistant`")
+        raise BadRow("bad_role_order", "`completion` does not start with a message of `assistant`")
     check_answer_end(completion, "completion")
-    if isinstance(label, str):  # as a CSV file writes it
+    if isinstance(label, str):  # from a CSV file
         label = {"true": 1, "1": 1, "false": 0, "0": 0, "-1": -1}.get(label.strip().lower(), label)
     if not isinstance(label, bool | int | float) or label not in (1, 0, -1):
         raise BadRow("bad_label", f"`{label_column}` is {label!r:.60}, neither true nor false")
@@ -180,12 +184,12 @@ def template_extras(row: SourceRow) -> dict[str, Any]:
         raise BadRow("bad_tools", f"`chat_template_kwargs` is {type(kwargs).__name__}, not an object")
     kwargs = clean_tree(dict(kwargs), "chat_template_kwargs")
     if taken := [name for name in ("messages", "tools", "add_generation_prompt") if name in kwargs]:
-        raise BadRow("bad_tools", f"`chat_template_kwargs.{taken[0]}` would replace what every row gives the template")
+        raise BadRow("bad_tools", f"`chat_template_kwargs.{taken[0]}` would replace a variable that every row sets")
     return {"tools": tools_of(row.columns.get("tools"), "tools"), "template_kwargs": kwargs}
 
 
 def tools_of(value: Any, column: str) -> list[Any] | None:
-    """The JSON schemas in `value`, a list or its JSON text; none when it is empty or the text `null`.
+    """The JSON schemas in a list or its JSON text. None if it is empty or the text `null`.
 
     Raises `BadRow` `bad_tools`.
     """
@@ -193,7 +197,7 @@ def tools_of(value: Any, column: str) -> list[Any] | None:
     if is_nothing(tools):
         return None
     if isinstance(tools, str) and tools.lstrip().startswith(("[{'", "{'")):
-        raise BadRow("bad_tools", f"`{column}` holds a list as Python writes it; {PYTHON_ADVICE}")
+        raise BadRow("bad_tools", f"`{column}` holds a list in Python syntax; {PYTHON_ADVICE}")
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise BadRow("bad_tools", f"`{column}` is not a list of JSON schemas")
     return clean_tree(tools, column)

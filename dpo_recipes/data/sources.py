@@ -1,4 +1,4 @@
-"""Where rows come from: local files, hub datasets, addresses; filtered, and with the format's names for columns."""
+"""Reads the rows of a source, from local files, hub datasets or addresses; filters them and renames their columns."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from dpo_recipes.recipe.schema.data import Source
 
 
 def local_files(source: Source) -> list[Path] | None:
-    """The local files that hold a source's rows, an address fetched first; none for a hub dataset.
+    """The local files of a source, downloaded first if it is an address. None if it is a hub dataset.
 
-    Raises `DataError` D401 (nothing to read) and D410 (cannot be fetched).
+    Raises `DataError` D401 if there is no data file, D410 if the address cannot be fetched, D411 without the
+    library for it.
     """
     if is_url(source.path):
         return [remote.fetch(source.path)]
@@ -33,18 +34,18 @@ def local_files(source: Source) -> list[Path] | None:
 
 
 def read_rows(source: Source) -> RowIterator:
-    """All rows of a source as they stand there.
+    """All rows of a source, unchanged.
 
-    Raises `DataError` D401 (cannot be read) and D410 (hub).
+    Raises `DataError` D401 if a file cannot be read, D410 if the hub or an address fails, D411 if a library is missing.
     """
     files = local_files(source)
     return hub.read_dataset(source) if files is None else file_rows(files)
 
 
 def filtered(rows: RowIterator, expression: str) -> RowIterator:
-    """The rows for which a filter holds, and those that it cannot be asked of, with their fault.
+    """The rows that a filter keeps, and those for which it cannot be evaluated, with the fault `filter_failed`.
 
-    Raises `DataError` D412 when the first row lacks a column that the filter names.
+    Raises `DataError` D412 if the first row lacks a column that the filter names.
     """
     row_filter = parse(expression)
     first = True
@@ -55,23 +56,23 @@ def filtered(rows: RowIterator, expression: str) -> RowIterator:
         except FilterTypeError as error:
             if first:
                 _check_filter_columns(row_filter, row)
-            yield SourceRow(row.columns, row.where, BadRow("filter_failed", f"`filter` cannot be decided: {error}"))
+            yield SourceRow(row.columns, row.where, BadRow("filter_failed", f"`filter` cannot be evaluated: {error}"))
         first = False
 
 
 class Renamer:
-    """Gives rows the format's names for their columns, as `columns:` in a recipe maps them."""
+    """Renames the columns of rows to the format's names, as mapped by `columns:` in a recipe."""
 
     def __init__(self, columns: Mapping[str, str]) -> None:
         self._values = {ours: parse_column(theirs) for ours, theirs in columns.items()}
-        # A column that already has a mapped name gives way to the one that the recipe names.
+        # A column of the file that already has a mapped name is replaced by the column that the recipe maps to it.
         self._replaced = {*self._values, *(name for value in self._values.values() for name in value.names)}
         self._is_first = True
 
     def rename(self, row: SourceRow) -> SourceRow:
-        """The same row under the format's names, without the nulls that Arrow has filled in.
+        """The same row with the format's names, without the nulls that Arrow filled in.
 
-        Raises `DataError` D402 when the first row lacks a mapped column.
+        Raises `DataError` D402 if the first row lacks a mapped column.
         """
         if row.fault is not None or not (self._values or row.has_filled_nulls):
             return row
@@ -91,7 +92,7 @@ class Renamer:
         return SourceRow(columns, row.where)
 
     def in_file_names(self, error: BadRow) -> BadRow:
-        """The same fault, naming columns as the file does: `better[0].content` for `chosen[0].content`."""
+        """The same fault with the file's names of columns, such as `better[0].content` for `chosen[0].content`."""
 
         def file_name(match: re.Match[str]) -> str:
             value = self._values.get(match[1])
@@ -105,12 +106,12 @@ class Renamer:
 
 
 def _text_in_braces(value: Any, name: str) -> str:
-    """A value that `columns:` joins with others to a text. Raises `BadRow` for a list or object."""
+    """A value as text, to be joined with others by `columns:`. Raises `BadRow` for a list or object."""
     if isinstance(value, Mapping | list | tuple):
         kind, part = ("an object", "name") if isinstance(value, Mapping) else ("a list", "0")
         raise BadRow(
             "no_text",
-            f"`{name}` is {kind}, and `columns:` joins texts; name a part of it, such as `{{{name}.{part}}}`",
+            f"`{name}` is {kind}, but `columns:` joins only texts; name a part, such as `{{{name}.{part}}}`",
         )
     text = str(value)
     check_is_text(text, name)
@@ -134,7 +135,7 @@ def _missing_column(row: SourceRow, name: str) -> DataError:
     top = name.partition(".")[0]
     why, fix = f"it has {', '.join(row.columns)}", "correct `columns:` in the recipe"
     if top in row.columns and is_python(row.columns[top]):
-        why, fix = f"`{top}` is a text that Python wrote, and JSON is read only", PYTHON_ADVICE
+        why, fix = f"`{top}` is a text in Python syntax, but must be JSON", PYTHON_ADVICE
     elif top in row.columns:
         value = decoded(row.columns[top])
         keys = f" with {', '.join(value)}" if isinstance(value, Mapping) else ""

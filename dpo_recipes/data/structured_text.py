@@ -24,7 +24,7 @@ _MESSAGE_KEYS = frozenset(
     ("content", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning")
 )
 PYTHON_ADVICE = (
-    "write the file as JSON lines or Parquet instead, where lists stay lists: pandas' "
+    "write the file as JSON lines or Parquet, which preserve lists: pandas' "
     "`to_json('pairs.jsonl', orient='records', lines=True)` or `to_parquet`"
 )
 

@@ -165,7 +165,7 @@ def test_rendered_texts_may_hold_turns(tmp_path: Path) -> None:
             {"prompt": "Hi", "response_0": "a", "response_1": "b", "is_safe": True, "better_response_id": 1},
             "`columns: {winner: better_response_id}`",
         ),
-        ({"chosen": "Yes.", "rejected": "No."}, "docs/data.md shows each by example"),
+        ({"chosen": "Yes.", "rejected": "No."}, "docs/data.md has an example of each"),
     ],
 )
 def test_what_auto_does_not_decide_is_named(tmp_path: Path, row: dict[str, Any], way: str) -> None:

@@ -58,7 +58,7 @@ def test_the_first_byte_that_is_not_utf8_is_named_with_its_line(tmp_path: Path, 
     lines = "prompt,chosen,rejected\n" if name == "a.csv" else json.dumps(ROW) + "\n"
     finding = refused(tmp_path / name, (lines + "\n" + FRENCH).encode("cp1252"))
     assert finding.what == f"{tmp_path / name}:3 is not UTF-8"
-    assert finding.why == "the byte 0xf9 cannot stand there; the text is most likely WINDOWS-1252"
+    assert finding.why == "the byte 0xf9 is not valid there; the text is most likely WINDOWS-1252"
     assert "iconv -f WINDOWS-1252 -t UTF-8" in (finding.fix or "")
 
 
@@ -82,7 +82,7 @@ def test_an_encoding_is_named_only_where_it_is_sure(
 ) -> None:
     data = text.encode(encoding, "replace")
     finding = refused(tmp_path / "a.jsonl", data)
-    assert (f"most likely {named}" if named else "nothing shows which encoding it is") in (finding.why or "")
+    assert (f"most likely {named}" if named else "the encoding cannot be guessed") in (finding.why or "")
     if named:
         command = (finding.fix or "").partition("`")[2].rstrip("`")
         subprocess.run(command, shell=True, check=True)
@@ -113,7 +113,7 @@ def test_utf16_is_seen_by_its_mark_or_its_nuls(tmp_path: Path, encoding: str, ma
 def test_a_damaged_utf8_file_is_not_said_to_be_of_another_encoding(tmp_path: Path) -> None:
     finding = refused(tmp_path / "a.jsonl", FRENCH.encode() * 3 + b'{"prompt": "\xf9"}\n')
     assert ":4 is not UTF-8" in finding.what
-    assert "there is UTF-8 before it" in (finding.why or "")
+    assert "the text before it is UTF-8" in (finding.why or "")
     assert "iconv -c -f UTF-8 -t UTF-8" in (finding.fix or "")
     finding = refused(tmp_path / "b.jsonl", FRENCH.encode() + '{"prompt": "é'.encode()[:-1])
     assert "ends in the middle of a character" in (finding.why or "")
@@ -134,8 +134,8 @@ def test_a_bad_byte_late_in_a_large_file_is_found_fast(tmp_path: Path) -> None:
         ("a.jsonl", gzip.compress(b"{}"), "compressed with gzip"),
         ("a.csv", b"PK\x03\x04" + bytes(50), "an Excel workbook"),
         ("a.csv", b"PAR1" + bytes(50), "a Parquet file"),
-        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
-        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         ("a.json", "\n<!DOCTYPE html>\n<html>", "a web page"),
         ("a.parquet", "<html><body>not found", "a web page"),
     ],
@@ -183,7 +183,7 @@ def test_rows_are_named_by_the_line_they_begin_on(tmp_path: Path) -> None:
     assert good.columns["chosen"] == "a\n\nb"
     assert short.fault is not None
     assert short.fault.reason == "bad_fields"
-    assert short.fault.detail.startswith("the row has 2 fields and the header 3, separated by a comma")
+    assert short.fault.detail.startswith("the row has 2 fields and the header has 3, separated by a comma")
     assert long.fault is not None
     assert "4 fields" in long.fault.detail
     assert last.fault is None
@@ -192,22 +192,22 @@ def test_rows_are_named_by_the_line_they_begin_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "why", "fix"),
     [
-        ('a,b\n1,2\n"x\ny,2\n3,4\n', 3, "none closes it before the end of the file", "close it"),
-        ('a,b\n1,"x\ny"\n"He said \\"yes\\", ok",2\n', 4, 'written `\\"`', "escapechar"),
+        ('a,b\n1,2\n"x\ny,2\n3,4\n', 3, "no quote closes it before the end of the file", "close it"),
+        ('a,b\n1,"x\ny"\n"He said \\"yes\\", ok",2\n', 4, 'escaped as `\\"`', "escapechar"),
         ('a,b\n1,2\n3,"Yes" he said\n', 3, "a comma or the end of the line must follow", '`""`'),
-        ('"a,b\n1,2\n', 1, "none closes it", "close it"),
+        ('"a,b\n1,2\n', 1, "no quote closes it", "close it"),
     ],
 )
 def test_a_quote_that_does_not_fit(tmp_path: Path, text: str, line: int, why: str, fix: str) -> None:
     finding = refused(tmp_path / "a.csv", text)
-    assert finding.what == f"{tmp_path / 'a.csv'}:{line} begins a row with a quote that does not fit"
+    assert finding.what == f"{tmp_path / 'a.csv'}:{line} starts a row with an invalid quote"
     assert why in (finding.why or "")
     assert fix in (finding.fix or "")
 
 
 def test_an_unclosed_quote_does_not_take_a_large_file_into_memory(tmp_path: Path) -> None:
     text = 'a,b\n"x,2\n' + ("y" * 999 + "\n") * 40_000  # more than the longest field
-    assert ":2 begins a row" in refused(tmp_path / "a.csv", text).what
+    assert ":2 starts a row" in refused(tmp_path / "a.csv", text).what
 
 
 def test_a_header_that_names_a_column_twice(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_key_twice_is_a_bad_row(tmp_path: Path, text: str) -> None:
     for name, content in (("a.jsonl", f'{text}\n{{"a": 1}}\n'), ("a.json", f'[{text},\n{{"a": 1}}]')):
         bad, good = read(tmp_path / name, content)
         assert bad.fault is not None
-        assert (bad.fault.reason, bad.fault.detail) == ("bad_json", "the key `a` stands twice in one object")
+        assert (bad.fault.reason, bad.fault.detail) == ("bad_json", "one object contains the key `a` twice")
         assert bad.where == f"{name}:1"
         assert good.columns == {"a": 1}
 
@@ -248,7 +248,7 @@ def test_a_key_twice_is_a_bad_row(tmp_path: Path, text: str) -> None:
 def test_two_objects_on_a_line(tmp_path: Path) -> None:
     first, second = read(tmp_path / "a.jsonl", '{"a": 1} {"a": 2}\n{"a": 3}\n')
     assert first.fault is not None
-    assert first.fault.detail == "a second value begins at column 10; each row needs a line of its own"
+    assert first.fault.detail == "a second value starts at column 10; each row needs its own line"
     assert second.columns == {"a": 3}
 
 
@@ -261,7 +261,7 @@ def test_a_first_line_that_is_cut_does_not_hide_the_others(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "what", "fix"),
     [
-        ("a.jsonl", "\n".join(json.dumps(row, indent=2) for row in ROWS), ":1 begins a JSON value over", "jq -c ."),
+        ("a.jsonl", "\n".join(json.dumps(row, indent=2) for row in ROWS), ":1 starts a JSON value over", "jq -c ."),
         ("a.json", json.dumps({"v": 1, "data": ROWS}), "(`v`, `data`), with rows in `data`", "jq -c '.[\"data\"][]'"),
         ("a.json", json.dumps({"train": ROWS, "test": ROWS}, indent=1), "with rows in `train`, `test`", "jq"),
         ("a.json", json.dumps(COLUMNS), "columns of lists (`prompt`, `chosen`", "python3 -c"),
@@ -290,5 +290,5 @@ def test_a_source_none_of_whose_rows_can_be_read_gives_one_error(tmp_path: Path)
     with pytest.raises(DataError) as caught:
         choose_format(Source(path="a.jsonl"), rows)
     (finding,) = caught.value.findings
-    assert finding.what == "a.jsonl:1: the key `a` stands twice in one object"
+    assert finding.what == "a.jsonl:1: one object contains the key `a` twice"
     assert finding.why == "none of the first 3 rows can be used"

@@ -179,8 +179,8 @@ def test_columns_enter_json_text_and_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "row", "what"),
     [
-        ({"prompt": "{t}: {q}"}, {"t": ["x"], "q": "q"}, "`t` is a list, and `columns:` joins texts"),
-        ({"prompt": "{t}: {q}"}, {"t": {"x": 1}, "q": "q"}, "`t` is an object, and `columns:` joins texts"),
+        ({"prompt": "{t}: {q}"}, {"t": ["x"], "q": "q"}, "`t` is a list, but `columns:` joins only texts"),
+        ({"prompt": "{t}: {q}"}, {"t": {"x": 1}, "q": "q"}, "`t` is an object, but `columns:` joins only texts"),
         ({"prompt": "{t}: {q}"}, {"t": str(asked(1)), "q": "q"}, "`t` contains a list or object in Python syntax"),
         ({"prompt": "q.3"}, {"q": ["x"]}, "there is no column `q.3`"),
         ({"prompt": "q", "chosen": "good"}, {"q": "q", "good": ""}, "`good` is empty"),
@@ -197,7 +197,7 @@ def test_a_fault_is_told_in_the_names_of_the_file(
 
 
 def test_a_way_into_a_text_that_is_no_json_is_explained() -> None:
-    for value, why in (("plain", "`chosen` is str"), (str({"messages": []}), "`chosen` is a text that Python wrote")):
+    for value, why in (("plain", "`chosen` is str"), (str({"messages": []}), "`chosen` is a text in Python syntax")):
         with pytest.raises(DataError) as caught:
             Renamer({"chosen": "chosen.messages"}).rename(SourceRow({"chosen": value}, "a:1"))
         assert caught.value.findings[0].why == why or why in (caught.value.findings[0].why or "")

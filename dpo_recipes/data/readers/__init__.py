@@ -1,1 +1,1 @@
-"""Readers of local data files, one module for each kind of file."""
+"""Readers of local data files, one module for each family of file formats."""

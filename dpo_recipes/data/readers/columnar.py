@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, read batch by batch."""
+"""Reads Parquet and Arrow files batch by batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BATCH_ROWS = 1000
 
 
 def read_parquet(path: Path) -> RowIterator:
-    """The rows of a Parquet file. Raises `ValueError` with pyarrow's words when it is damaged."""
+    """The rows of a Parquet file. Raises `ValueError` with pyarrow's message if the file is damaged."""
     import pyarrow.parquet as pq
 
     with _arrow_errors(), pq.ParquetFile(path) as file:
@@ -19,9 +19,9 @@ def read_parquet(path: Path) -> RowIterator:
 
 
 def read_arrow(path: Path) -> RowIterator:
-    """An Arrow file in the stream format, which `datasets` writes, or in the file format.
+    """The rows of an Arrow file, in the stream format, which `datasets` writes, or in the file format.
 
-    Raises `ValueError` with pyarrow's words when it is damaged.
+    Raises `ValueError` with pyarrow's message if the file is damaged.
     """
     import pyarrow as pa
 
@@ -45,8 +45,8 @@ def _batch_rows(batches: Any, path: Path) -> RowIterator:
                 number += 1
 
 
-class _arrow_errors:  # written like a function, and used like one
-    """pyarrow's errors as `ValueError`, which the caller turns into D401."""
+class _arrow_errors:  # in lower case because it is used like a function
+    """Raises pyarrow's errors as `ValueError`, which the caller turns into D401."""
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""CSV and TSV files: which delimiter they have, and rows that are named by the line they begin on."""
+"""Reads CSV and TSV files. Detects the delimiter, and names each row by the line on which it starts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dpo_recipes.errors import DataError
 
 _DELIMITERS = {",": "a comma", ";": "`;`", "\t": "a tab", "|": "`|`"}
 _MAX_FIELD_CHARS = 1 << 24
-"""A longer field is a quote that is never closed; without a limit it would take the rest of the file into memory."""
+"""The maximum length of a field. A quote that is never closed would otherwise read the rest of the file into memory."""
 _SHOWN_LINES = 50
-"""So many lines of a row are looked at for what is wrong with its quotes."""
+"""The maximum number of lines of a row that are read to explain a fault in its quotes."""
 
 
 def read_delimited(path: Path) -> RowIterator:
-    """The rows of a file with a header. A row with another number of fields than the header is a bad row.
+    """The rows of a file with a header. A row that has more or fewer fields than the header is a bad row.
 
-    Raises `DataError` D401 for a header that cannot be used, and for quotes after which rows cannot be told apart.
+    Raises `DataError` D401 if the header names a column twice, or if the next row cannot be found because of a quote.
     """
     csv.field_size_limit(_MAX_FIELD_CHARS)
     dialect = _dialect(path)
@@ -37,9 +37,9 @@ def read_delimited(path: Path) -> RowIterator:
                 begin = reader.line_num + 1
                 if len(fields) == len(names):
                     columns = dict(zip(names, fields, strict=True))
-                    columns.pop("", None)  # the index that pandas writes in front, without a name
+                    columns.pop("", None)  # the index that pandas writes in front of the columns, without a name
                     yield SourceRow(columns, where)
-                elif fields:  # and no blank line
+                elif fields:  # an empty list is a blank line
                     yield SourceRow({}, where, _uneven(names, fields, dialect))
         except csv.Error as error:
             raise _quote_error(path, begin, error, dialect) from error
@@ -49,11 +49,11 @@ def read_delimited(path: Path) -> RowIterator:
 class _Dialect:
     delimiter: str
     has_spaces: bool
-    """A space follows each delimiter, and belongs to it."""
+    """Whether a space follows each delimiter. It is then not part of the field."""
 
 
 def _dialect(path: Path) -> _Dialect:
-    """The delimiter that the name promises, unless the header has none of it and some of just one other."""
+    """The delimiter that the file's suffix implies, unless the header lacks it and contains exactly one other."""
     with open_text(path) as file:
         header = next((line.rstrip("\r\n") for line in file if line.strip()), "")
     usual = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ","
@@ -76,18 +76,18 @@ def _header(names: list[str], path: Path, dialect: _Dialect) -> list[str]:
             "D401",
             f"{path}:1 names the column `{twice[0]}` twice",
             why=f"the header, separated by {_DELIMITERS[dialect.delimiter]}, is {', '.join(names)}",
-            fix="give each column a name of its own; if the first line is a row, put a header before it",
+            fix="give each column a unique name; if the first line is a row, add a header above it",
         )
     return names
 
 
 def _uneven(names: list[str], fields: list[str], dialect: _Dialect) -> BadRow:
     detail = (
-        f"the row has {_fields(len(fields))} and the header {len(names)}, separated by "
-        f"{_DELIMITERS[dialect.delimiter]}; a text that holds one, or a line break, must stand in quotes"
+        f"the row has {_fields(len(fields))} and the header has {len(names)}, separated by "
+        f"{_DELIMITERS[dialect.delimiter]}; a text that contains one, or a line break, must be in quotes"
     )
     if any(field.startswith(' "') for field in fields):
-        detail += "; a quote after a space opens no quoted field, so remove the spaces behind the delimiters"
+        detail += "; a quote after a space does not open a quoted field, so remove the spaces after the delimiters"
     return BadRow("bad_fields", detail)
 
 
@@ -96,20 +96,20 @@ def _fields(count: int) -> str:
 
 
 def _quote_error(path: Path, line: int, error: csv.Error, dialect: _Dialect) -> DataError:
-    """D401 for a row whose quotes make no sense; after it nobody can say where a row begins."""
+    """D401 for a row with an invalid quote, after which the start of the next row is unknown."""
     with open_text(path) as file:
         text = "".join(islice(file, line - 1, line - 1 + _SHOWN_LINES))
     name = _DELIMITERS[dialect.delimiter]
-    fix = 'write a quote inside a text twice (`""`) and the text in quotes, or save the data as .jsonl'
+    fix = 'double each quote inside a text (`""`) and put the text in quotes, or save the data as .jsonl'
     if '\\"' in text:
-        why = 'quotes inside a text are written `\\"`; in CSV they are written twice, `""`'
+        why = 'quotes inside a text are escaped as `\\"`; CSV requires them doubled, `""`'
         fix = (
             f"write the file again, for example with pandas: `pandas.read_csv('{path.name}', escapechar='\\\\')"
             f".to_json('{path.name.split('.')[0]}.jsonl', orient='records', lines=True)`"
         )
     elif "unexpected end" in str(error) or "field limit" in str(error):
-        why = "a quote opens a text there and none closes it before the end of the file"
+        why = "a quote opens a text there, and no quote closes it before the end of the file"
         fix = f"close it, or remove it; {fix}"
     else:
-        why = f"a text that begins with a quote goes to the next quote, and {name} or the end of the line must follow"
-    return DataError.of("D401", f"{path}:{line} begins a row with a quote that does not fit", why=why, fix=fix)
+        why = f"a text that starts with a quote ends at the next quote, and {name} or the end of the line must follow"
+    return DataError.of("D401", f"{path}:{line} starts a row with an invalid quote", why=why, fix=fix)

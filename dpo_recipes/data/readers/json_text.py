@@ -1,4 +1,4 @@
-"""JSON files: one object a line, or one document; which of both it is, is seen from the first lines."""
+"""Reads JSON files: one object per line, or one document. The first lines determine which of the two a file is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpo_recipes.errors import DataError
 
 
 class DuplicateKey(ValueError):
-    """An object names a key twice; which of its values is meant cannot be known."""
+    """An object contains a key twice, so that its value is ambiguous."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise DuplicateKey(f"the key `{twice}` stands twice in one object")
+        raise DuplicateKey(f"one object contains the key `{twice}` twice")
     return made
 
 
@@ -31,12 +31,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def read_json(path: Path) -> RowIterator:
-    """The rows of a `.json` or `.jsonl` file. Raises `DataError` D401 when its layout is neither of both."""
+    """The rows of a `.json` or `.jsonl` file.
+
+    Raises `DataError` D401 if the file is neither a list of objects nor one object per line.
+    """
     return _read_lines(path) if _is_lines(path) else _read_document(path)
 
 
 def _is_lines(path: Path) -> bool:
-    """Whether each line is a value of its own. A single line says so by the name of its file."""
+    """Whether each line is a separate value. For a file with a single line, its suffix decides."""
     with open_text(path) as file:
         lines = list(islice((line for line in file if line.strip()), 2))
     named_lines = path.name.removesuffix(".gz").endswith(".jsonl")
@@ -73,7 +76,7 @@ def _line_row(line: str, where: str) -> SourceRow:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
-            fault = f"a second value begins at column {error.colno}; each row needs a line of its own"
+            fault = f"a second value starts at column {error.colno}; each row needs its own line"
         else:
             fault = f"not valid JSON at column {error.colno}: {error.msg}"
         return SourceRow({}, where, BadRow("bad_json", fault))
@@ -103,9 +106,9 @@ def _read_document(path: Path) -> RowIterator:
     if text[end:].strip():
         raise DataError.of(
             "D401",
-            f"{_place(path, text, start)} begins a JSON value over several lines, and others follow",
-            why="objects that are printed over several lines are neither one list nor one object a line",
-            fix=f"write one object a line: `jq -c . {_quoted(path)} > {_jsonl(path)}`",
+            f"{_place(path, text, start)} starts a JSON value over several lines, and more values follow",
+            why="objects that are printed over several lines are neither one list nor one object per line",
+            fix=f"write one object per line: `jq -c . {_quoted(path)} > {_jsonl(path)}`",
         )
     rows = _only_list(document)
     if rows is None:
@@ -115,7 +118,7 @@ def _read_document(path: Path) -> RowIterator:
 
 
 def _list_rows(path: Path, text: str, at: int) -> RowIterator:
-    """The elements of a list, decoded one after the other, each with the line that it begins on."""
+    """The elements of a list, decoded one after the other, each with the line on which it starts."""
     spread = "\n" in text.strip()
     line, counted = 1, 0
     for index, (start, value) in enumerate(_elements(path, text, at)):
@@ -148,9 +151,9 @@ def _value_at(path: Path, text: str, at: int, *, keep_duplicates: bool = False) 
     except DuplicateKey as error:
         if keep_duplicates:
             return error, json.JSONDecoder().raw_decode(text, at)[1]
-        raise DataError.of("D401", f"{_place(path, text, at)}: {error}", fix="remove one of both") from error
+        raise DataError.of("D401", f"{_place(path, text, at)}: {error}", fix="remove one of them") from error
     except RecursionError as error:
-        raise DataError.of("D401", f"{path} is nested too deeply", fix="correct the file") from error
+        raise DataError.of("D401", f"the JSON of {path} is nested too deeply", fix="correct the file") from error
     except json.JSONDecodeError as error:
         raise _invalid(path, text, error) from error
 
@@ -167,7 +170,7 @@ def _invalid(path: Path, text: str, error: json.JSONDecodeError) -> DataError:
         "D401",
         f"{path}:{error.lineno}:{error.colno} is not valid JSON",
         why=f"{error.msg}{'; the file ends there, so it may be incomplete' if cut else ''}",
-        fix="correct the file: a .json file is one list of objects, or has one object a line",
+        fix="correct the file: a .json file is one list of objects, or has one object per line",
     )
 
 
@@ -179,15 +182,15 @@ def _only_list(document: Any) -> list[Any] | None:
 
 
 def _no_rows(path: Path, document: Any) -> DataError:
-    """D401 for a document that is no list of rows; it names what it is instead, and how to make rows of it."""
+    """D401 for a document that is not a list of rows, with its contents and a way to convert them to rows."""
     old, new = _quoted(path), _jsonl(path)
-    what, fix = f"one {type(document).__name__}", "write a list of objects, or one object a line"
+    what, fix = f"one {type(document).__name__}", "write a list of objects, or one object per line"
     if isinstance(document, Mapping):
         names = ", ".join(f"`{name}`" for name in islice(document, 8))
         tables = [name for name, value in document.items() if _is_table(value)]
         if tables:
             what = f"one object ({names}), with rows in {', '.join(f'`{name}`' for name in tables)}"
-            fix = f"write them one a line: `jq -c '.[\"{tables[0]}\"][]' {old} > {new}`"
+            fix = f"write one row per line: `jq -c '.[\"{tables[0]}\"][]' {old} > {new}`"
         elif _is_columns(document):
             what = f"columns of lists ({names})"
             script = (
@@ -199,14 +202,14 @@ def _no_rows(path: Path, document: Any) -> DataError:
             fix = f"write rows: `frame.to_json('{path.stem}.jsonl', orient='records', lines=True)`"
         else:
             what = f"one object ({names})"
-            fix = "put it into a list; or, if it is a row of many, write one row a line in a .jsonl file"
+            fix = "put it into a list; or, if it is one row of many, write one row per line in a .jsonl file"
     return DataError.of(
-        "D401", f"{path} is no list of rows: it holds {what}", why="a .json file is a list of objects", fix=fix
+        "D401", f"{path} is not a list of rows: it holds {what}", why="a .json file is a list of objects", fix=fix
     )
 
 
 def _is_table(value: Any) -> bool:
-    """Whether a value is a list of objects that are rows, and not the messages of one row."""
+    """Whether a value is a list of objects that are rows, not the messages of one row."""
     if not isinstance(value, list) or not value or not all(isinstance(row, Mapping) for row in value):
         return False
     return not {"role", "from"} & set(value[0])

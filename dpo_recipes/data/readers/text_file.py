@@ -1,4 +1,4 @@
-"""Text files: opened as UTF-8, plain or gzip; and what a file is that is something else."""
+"""Opens text files as UTF-8, plain or compressed with gzip, and identifies files that are something else."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ _SIGNATURES = (
     (b"\xfd7zXZ\0", "compressed with xz", "decompress it with `xz -d`"),
     (b"BZh", "compressed with bzip2", "decompress it with `bzip2 -d`"),
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV in UTF-8"),
-    (b"PAR1", "a Parquet file", "let its name end in `.parquet`"),
-    (b"ARROW1", "an Arrow file", "let its name end in `.arrow`"),
-    (b"version https://git-lfs", "a pointer of Git LFS and not the data", "fetch the data with `git lfs pull`"),
+    (b"PAR1", "a Parquet file", "rename it to end in `.parquet`"),
+    (b"ARROW1", "an Arrow file", "rename it to end in `.arrow`"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the data", "fetch the data with `git lfs pull`"),
     (b"<!doctype html", "a web page", "download the file itself (on the hub: the `resolve` address, not `blob`)"),
     (b"<html", "a web page", "download the file itself (on the hub: the `resolve` address, not `blob`)"),
 )
-# Letters and signs that are frequent in the languages of Western Europe. Those that stand for a letter of another
-# language in a neighbouring code page, such as the Turkish ones, are left out.
+# Letters and signs that are frequent in the languages of Western Europe. Those that a similar code page, such as the
+# Turkish one, uses for another letter are left out.
 _WESTERN = frozenset("àâäáãåæçèéêëìíîïñòóôöõøœùúûüßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÓÔÖÕØŒÙÚÛÜ€‚„…‘’“”•–—™©®°«»¡¿£§´·\xa0")
 _CONVINCING = 3
-"""So many characters must agree before an encoding is named as the likely one."""
+"""The minimum number of characters that must fit an encoding before it is named as the likely one."""
 
 
 def open_text(path: Path) -> IO[str]:
-    """A file as text. Raises `DataError` D401 when its first bytes show that it is another kind of file."""
+    """Opens a file as text. Raises `DataError` D401 if its first bytes show that it is another kind of file."""
     file = open_bytes(path)
     try:
         _check_head(file.peek(_HEAD_BYTES)[:_HEAD_BYTES], path)
     except BaseException:
         file.close()
         raise
-    # A byte order mark, which spreadsheets write, is no part of the first column's name.
+    # Spreadsheets write a byte order mark, which is not part of the first column's name.
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    """A file's bytes, decompressed where its name ends in `.gz`."""
+    """Opens a file as bytes, decompressed if its name ends in `.gz`."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def signature_error(path: Path) -> DataError | None:
-    """D401 for a file whose first bytes are the mark of another kind than its name says; none for other files."""
+    """D401 for a file whose first bytes are the signature of another kind than its suffix names, else None."""
     with path.open("rb") as file:
         return _signature_error(file.read(_HEAD_BYTES), path)
 
 
 def not_utf8(path: Path) -> DataError:
-    """D401 for a file that cannot be decoded: the line of the first bad byte, its value, and how to convert it."""
+    """D401 for a file that is not UTF-8, with the line and value of the first invalid byte, and how to convert it."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, has_utf8 = 1, False
     with open_bytes(path) as file:
@@ -89,24 +89,25 @@ def _decoding_error(path: Path, line: int, sample: bytes, at: int, has_utf8: boo
     if len(sample) - at < 4 and b"\n" not in sample[at:]:
         why, fix = f"it ends in the middle of a character, with {value}", "copy or download it again"
     elif has_utf8:
-        why = f"{value} cannot stand there, and there is UTF-8 before it: the file is damaged or mixes encodings"
-        fix = f"correct the line, or drop such bytes: `{_iconv(path, '-c -f UTF-8')}`"
+        why = f"{value} is not valid there, but the text before it is UTF-8: the file is damaged or mixes encodings"
+        fix = f"correct the line, or remove such bytes: `{_iconv(path, '-c -f UTF-8')}`"
     elif encoding := guess_encoding(sample):
-        why = f"{value} cannot stand there; the text is most likely {encoding}"
+        why = f"{value} is not valid there; the text is most likely {encoding}"
         fix = f"save it as UTF-8, or convert it: `{_iconv(path, f'-f {encoding}')}`"
     else:
-        why = f"{value} cannot stand there; nothing shows which encoding it is"
+        why = f"{value} is not valid there, and the encoding cannot be guessed"
         fix = f"save it as UTF-8, or convert it, for example `{_iconv(path, '-f WINDOWS-1252')}` if it is Windows-1252"
     return DataError.of("D401", f"{path}:{line} is not UTF-8", why=why, fix=fix)
 
 
 def guess_encoding(sample: bytes) -> str | None:
-    """The name of the encoding, as iconv knows it, that text which is not UTF-8 has beyond reasonable doubt."""
+    """The likely encoding of a text that is not UTF-8, under its name in iconv. None if it is uncertain."""
     high = re.findall(rb"[\x80-\xff]+", sample)
     pairs = b"".join(run for run in high if len(run) % 2 == 0)
     leads, trails = pairs[::2], pairs[1::2]
     if len(pairs) >= 0.9 * sum(map(len, high)) and len(leads) >= _CONVINCING and min(pairs) >= 0xA1:
-        # GB 2312 has its frequent characters behind 0xB0 to 0xD7. Korean syllables end at 0xC8, kana are at 0xA4, 0xA5.
+        # The lead bytes of frequent characters are 0xB0 to 0xD7 in GB 2312. Those of Korean syllables end at 0xC8, and
+        # those of kana are 0xA4 and 0xA5.
         frequent = [lead for lead in leads if 0xB0 <= lead <= 0xD7]
         if len(frequent) >= 0.6 * len(leads) and max(frequent) > 0xC8 and max(trails) > 0xA1:
             return "GB18030"
@@ -123,7 +124,7 @@ def _check_head(head: bytes, path: Path) -> None:
     marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
     encoding = marked or _utf16_without_mark(head)
     if encoding:
-        why = "it begins with that encoding's byte order mark" if marked else "every other byte is NUL"
+        why = "it starts with that encoding's byte order mark" if marked else "every other byte is NUL"
         raise DataError.of(
             "D401",
             f"{path}:1 is {encoding}, not UTF-8",
@@ -137,7 +138,7 @@ def _signature_error(head: bytes, path: Path) -> DataError | None:
     for mark, what, fix in _SIGNATURES:
         named = path.name.endswith((".parquet", ".arrow")) and mark in (b"PAR1", b"ARROW1")
         if not named and (head.startswith(mark) or (mark.startswith(b"<") and text.startswith(mark))):
-            return DataError.of("D401", f"{path} is {what}", why=f"it begins with {head[:4]!r}", fix=fix)
+            return DataError.of("D401", f"{path} is {what}", why=f"it starts with {head[:4]!r}", fix=fix)
     return None
 
 
