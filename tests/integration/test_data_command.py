@@ -121,7 +121,7 @@ def test_errors_are_shown_together_with_the_rows(recipe: Path) -> None:
     _write(recipe.parent / "pairs.jsonl", [{"prompt": rendered, "chosen": "Yes, hello.", "rejected": "No, never."}])
     result = _run(recipe, "--show", 1)
     assert result.exit_code == 4
-    assert "error[D425]: prompts are rendered already" in result.stdout
+    assert "error[D425]: prompts are already rendered" in result.stdout
     assert "--- chosen" in result.stdout
 
 

@@ -123,7 +123,7 @@ def test_pairs_that_cutting_makes_equal_are_dropped(tokenize: Any, overlong: Any
     (warning,) = splits.warnings
     assert (warning.code, warning.severity) == ("D430", "warning")
     assert "1 of 4 pairs (train), the first is p.jsonl:4" in warning.what
-    assert "cutting to max_length 48 makes the answers of 1 pairs equal" in (warning.why or "")
+    assert "truncation to max_length 48 makes the answers of 1 pairs equal" in (warning.why or "")
     with pytest.raises(DataError) as caught:
         tokenize([row, row], max_length=48, overlong=overlong)
     assert [(error.code, error.severity) for error in caught.value.findings] == [("D430", "error")]
@@ -136,7 +136,7 @@ def test_pairs_that_the_template_makes_equal_are_dropped(tokenize: Any) -> None:
     splits = tokenize([*GOOD, row], trims)
     assert splits.reports["train"].dropped == {"equal_tokens": 1}
     (finding,) = [finding for finding in splits.warnings if finding.code == "D430"]
-    assert "in 1 pairs the answers differ only in what the template `inline` leaves out" in (finding.why or "")
+    assert "in 1 pairs the answers differ only in content that the template `inline` drops" in (finding.why or "")
 
 
 def test_contradicting_pairs_are_found_in_either_order(tokenize: Any) -> None:
@@ -216,7 +216,7 @@ def test_reasoning_of_earlier_turns_is_reported_as_that(tokenize: Any, earlier: 
     prompt = [*_user("2 + 2?"), earlier, *_user("3 + 3?")]
     (warning,) = tokenize([_chat(_says(THOUGHT), _says("7"), prompt)], "qwen3").warnings
     assert (warning.code, warning.severity) == ("D495", "warning")
-    assert "the template `qwen3` leaves out the reasoning of earlier turns" in warning.what
+    assert "the template `qwen3` drops the reasoning of earlier turns" in warning.what
 
 
 def test_a_template_that_strips_the_reasoning_of_answers_is_refused(tokenize: Any) -> None:

@@ -1,1 +1,1 @@
-"""What is looked for in every row while it is tokenized, and reported by `run`, `plan` and `data` alike."""
+"""Checks of every row while it is tokenized; `run`, `plan` and `data` report their findings."""

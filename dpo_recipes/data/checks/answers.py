@@ -1,4 +1,4 @@
-"""Pairs that teach nothing or the wrong thing: equal tokens, contradictions, null words, repeated prompts."""
+"""Checks answers for equal tokens, contradictions between rows, words for missing values, and repeated prompts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from dpo_recipes.errors import Finding
 _NULL_WORDS = frozenset(
     ("null", "none", "nan", "n/a", "#n/a", "na", "<na>", "nil", "nat", "undefined", "[]", "{}", '""')
 )
-"""What pandas, spreadsheets and programs write where there is no value; compared without case."""
+"""Words that pandas, spreadsheets and programs write for a missing value; case is ignored."""
 _LONGEST_NULL_WORD = max(map(len, _NULL_WORDS))
 _MIN_REPEATED_CHARS = 8
 _MIN_REPEATED_WORDS = 2
-"""Prompts with fewer characters and words, such as `Hi`, may stand in an answer by chance."""
+"""A prompt with fewer characters and words, such as `Hi`, may occur in an answer by chance."""
 
 
 class AnswerChecks:
-    """D430 (equal tokens), D431 (the prompt in the answers), D432 (contradictions) and D433 (null words)."""
+    """Checks for D430 (equal tokens), D431 (prompts in answers), D432 (contradictions) and D433 (missing values)."""
 
     def __init__(self, notes: Notes, template: str, max_length: int) -> None:
         self._notes = notes
@@ -33,7 +33,7 @@ class AnswerChecks:
         self._equal = _EqualAnswers(notes.split, template, max_length)
 
     def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
-        """Note the faults of one row's texts."""
+        """Record the faults of one row's texts."""
         for name in ("prompt", "chosen", "rejected"):
             if (word := _null_word(getattr(row, name))) is not None:
                 self._notes.add("D433", f"`{name}` is `{word}`")
@@ -43,7 +43,7 @@ class AnswerChecks:
         self._directions.add(self._notes.place, texts)
 
     def is_equal(self, where: str, pair: TokenizedPair, fitted: TokenizedPair) -> bool:
-        """Whether both answers of a pair are the same tokens in what fits `max_length`; such a pair is noted."""
+        """Whether both answers of a pair have the same tokens after truncation to `max_length`; records such a pair."""
         self._equal.num_pairs += 1
         if fitted.chosen_ids != fitted.rejected_ids:
             return False
@@ -51,7 +51,7 @@ class AnswerChecks:
         return True
 
     def findings(self) -> Iterator[Finding]:
-        """What was seen."""
+        """The findings for the rows so far."""
         notes = self._notes
         if self._equal.where:
             yield self._equal.finding()
@@ -59,8 +59,8 @@ class AnswerChecks:
             yield notes.finding(
                 "D431",
                 "answers repeat their prompt",
-                why="the model would learn to say the question again before it answers",
-                fix="take the prompt out of `chosen` and `rejected`; if it belongs there, `accept_advice: [D431]`",
+                why="the model would learn to repeat the question before it answers",
+                fix="remove the prompt from `chosen` and `rejected`; if it belongs there, `accept_advice: [D431]`",
                 error="everywhere",
             )
         if (finding := self._directions.finding(notes)) is not None:
@@ -68,10 +68,10 @@ class AnswerChecks:
         if "D433" in notes.seen:
             yield notes.finding(
                 "D433",
-                f"texts are a word for a missing value ({notes.seen['D433'].detail})",
-                why="programs write such words where a value is missing; the model would learn them as text",
-                fix="leave these rows out, for example with `filter: lower(chosen) not in ['null', 'none', 'nan']`; "
-                "if the words are meant, `accept_advice: [D433]`",
+                f"texts consist of a word for a missing value ({notes.seen['D433'].detail})",
+                why="programs write such words for missing values; the model would learn them as text",
+                fix="drop these rows, for example with `filter: lower(chosen) not in ['null', 'none', 'nan']`; "
+                "if the words are intended, `accept_advice: [D433]`",
                 error="everywhere",
             )
 
@@ -85,7 +85,7 @@ def _null_word(messages: Sequence[Message]) -> str | None:
 
 
 def _repeats(asked: str, chosen: str, rejected: str) -> bool:
-    """Whether one answer begins with what was asked, or both hold it; a short question begins both of them."""
+    """Whether an answer starts with the question, or both contain it. If it is short, both must start with it."""
     begins = [answer.lstrip().startswith(asked) for answer in (chosen, rejected)]
     if len(asked) < _MIN_REPEATED_CHARS:
         return all(begins) and len(asked.split()) >= _MIN_REPEATED_WORDS
@@ -94,7 +94,7 @@ def _repeats(asked: str, chosen: str, rejected: str) -> bool:
 
 @dataclass
 class _EqualAnswers:
-    """Pairs that were dropped because both answers are the same tokens."""
+    """Counts pairs that were dropped because both answers have the same tokens."""
 
     split: str
     template: str
@@ -113,18 +113,20 @@ class _EqualAnswers:
         count = self.by_template + self.by_cut
         causes, ways_out = [], []
         if self.by_cut:
-            causes.append(f"cutting to max_length {self.max_length} makes the answers of {self.by_cut:,} pairs equal")
+            causes.append(
+                f"truncation to max_length {self.max_length} makes the answers of {self.by_cut:,} pairs equal"
+            )
             ways_out.append("raise `data.max_length`, or set `data.overlong: truncate_prompt_start` or `drop`")
         if self.by_template:
             causes.append(
-                f"in {self.by_template:,} pairs the answers differ only in what the template `{self.template}` leaves "
-                "out, such as spaces at the ends or reasoning"
+                f"in {self.by_template:,} pairs the answers differ only in content that the template "
+                f"`{self.template}` drops, such as surrounding spaces or reasoning"
             )
             ways_out.append("choose a template that keeps the difference, or remove these rows")
         return Finding(
             "D430",
-            f"both answers are the same tokens, so that nothing can be learned from the pair: {count:,} of "
-            f"{self.num_pairs:,} pairs ({self.split}), the first is {self.where}",
+            f"both answers have the same tokens, so the pair teaches nothing: {count:,} of {self.num_pairs:,} pairs "
+            f"({self.split}), the first is {self.where}",
             why="; ".join(causes) + "; such pairs are dropped",
             fix="; ".join(ways_out),
             severity="error" if count == self.num_pairs else "warning",
@@ -133,10 +135,10 @@ class _EqualAnswers:
 
 @dataclass
 class _Directions:
-    """Which answer each pair prefers, in 16 bytes a row."""
+    """Records which answer each pair prefers, in 16 bytes a row."""
 
     keys: array = field(default_factory=lambda: array("Q"))
-    """63 bits of the prompt and both answers in either order, and one bit that tells which of them is chosen."""
+    """63 hash bits of the prompt and both answers, in any order, and one bit for which of them is chosen."""
     places: array = field(default_factory=lambda: array("Q"))
 
     def add(self, place: int, texts: Texts) -> None:
@@ -159,8 +161,8 @@ class _Directions:
         return Finding(
             "D432",
             f"pairs contradict each other: {len(contradicting):,} of {notes.num_rows:,} rows ({notes.split}), {seen}",
-            why="one row prefers an answer that another row rejects for the same prompt and the same other answer",
-            fix="decide for one of them, for example by score or by the number of votes, and remove the other; "
-            "if both are meant, `accept_advice: [D432]`",
+            why="one row prefers the answer that another row rejects, with the same prompt and the same two answers",
+            fix="keep one of them, for example by score or by the number of votes, and remove the other; "
+            "if both are intended, `accept_advice: [D432]`",
             severity="error" if len(contradicting) == notes.num_rows else "warning",
         )

@@ -1,4 +1,4 @@
-"""What a template does with `add_generation_prompt`, and why an answer does not continue where its prompt ends."""
+"""Checks how a template uses `add_generation_prompt`, and explains why an answer does not continue its prompt."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _SHOWN_CHARS = 40
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """What is wrong with a template's generation prompt; both texts are empty where nothing is."""
+    """Faults of a template's generation prompt; both texts are empty if there is none."""
 
     always: str = ""
-    """The generation prompt that a template writes after finished answers as well, since it ignores the flag."""
+    """The generation prompt of a template that ignores the flag and also writes it after finished answers."""
     header: str = ""
-    """What answers begin with in a template that writes no generation prompt: it is trained on."""
+    """The text before each answer of a template without a generation prompt, which is trained on."""
 
 
 def probe_generation_prompt(renderer: Renderer, end_marks: Sequence[str]) -> GenerationPrompt:
-    """Compare what a template writes with and without `add_generation_prompt`, in three small conversations."""
+    """Compare the texts of three small conversations with and without `add_generation_prompt`."""
     asked, answered, again = (
         Message(role=role, content=text)
         for role, text in (("user", _ASKED), ("assistant", _ANSWERED), ("user", _ASKED_AGAIN))
@@ -35,7 +35,7 @@ def probe_generation_prompt(renderer: Renderer, end_marks: Sequence[str]) -> Gen
             return GenerationPrompt()
         whole = renderer.render([asked, answered])
         longer = renderer.render([asked, answered, again])
-    except TemplateFailed:  # it wants other conversations: rows will show what it does with theirs
+    except TemplateFailed:  # the template refuses these conversations; the checks of rows apply to others
         return GenerationPrompt()
     if not all(text in whole and text in longer for text in (_ASKED, _ANSWERED)):
         return GenerationPrompt()
@@ -49,29 +49,29 @@ def probe_generation_prompt(renderer: Renderer, end_marks: Sequence[str]) -> Gen
 
 
 def why_lost(row: PreferenceRow, texts: Texts, renderer: Renderer) -> tuple[str, str]:
-    """What does not fit where the prompt of a row ends and its answers begin, and why."""
+    """What differs between the end of a row's prompt and the text with an answer, and why."""
     shared, answer = min((common_text([texts.prompt, text]), text) for text in texts.answers)
     if shared == texts.prompt:
         return (
-            "the end of the prompt and the beginning of the answer share a token",
-            "the tokenizer joins characters of both sides, and the shared token is trained on as part of the answer",
+            "the end of the prompt and the start of the answer share a token",
+            "the tokenizer merges characters of both, and the shared token is trained on as part of the answer",
         )
     asked, finished = _shown(texts.prompt[len(shared) :]), _shown(answer[len(shared) :])
     if row.rendered or len(shared) >= len(_without_generation_prompt(row, texts, renderer)):
         return (
-            f"the generation prompt ends with `{asked}`, where a finished answer has `{finished}`",
-            f"the template `{renderer.template.name}` renders a finished answer differently from one that is asked "
-            "for; the differing tokens are trained on as part of the answer",
+            f"the generation prompt ends with `{asked}`, but before a finished answer the text is `{finished}`",
+            f"the template `{renderer.template.name}` renders the start of a finished answer differently from the "
+            "generation prompt; the differing tokens are trained on as part of the answer",
         )
     return (
         f"the prompt is rendered differently when an answer follows: `{asked}` becomes `{finished}`",
-        f"the template `{renderer.template.name}` looks at later messages when it renders earlier ones; all from there "
-        "on is trained on as part of the answer",
+        f"the template `{renderer.template.name}` renders earlier messages depending on later ones; all tokens from "
+        "the first difference on are trained on as part of the answer",
     )
 
 
 def _without_generation_prompt(row: PreferenceRow, texts: Texts, renderer: Renderer) -> str:
-    """The prompt as far as it is the same without the generation prompt."""
+    """The part of the prompt that is the same without the generation prompt."""
     try:
         plain = renderer.render(row.prompt, tools=row.tools, **row.template_kwargs)
     except TemplateFailed:
@@ -88,7 +88,7 @@ def _common_end(first: str, second: str) -> str:
 
 
 def _without_marks(text: str, marks: Sequence[str]) -> str:
-    """A text without the marks and spaces that it begins with."""
+    """A text without the marks and white space at its start."""
     text = text.lstrip()
     while mark := next((mark for mark in marks if text.startswith(mark)), ""):
         text = text.removeprefix(mark).lstrip()

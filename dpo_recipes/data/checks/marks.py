@@ -1,4 +1,4 @@
-"""Texts that hold marks of a chat template: rendered already, ended already, or breaking out of their turn."""
+"""Checks texts for special tokens and marks of chat templates, which show that they are already rendered."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _TURN_MARKS = (
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>", "<｜User｜>", "<｜Assistant｜>"),
     *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|return|>"),
 )
-"""What widespread templates write between turns: marks also for a tokenizer that cuts them into pieces."""
+"""Marks that common templates write between turns, also if they are not special tokens of the tokenizer."""
 _END_MARKS = (
     *("</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "<eos>"),
     *("<|return|>", "<｜end▁of▁sentence｜>"),
 )
-"""What widespread models end an answer with."""
+"""Tokens with which common models end an answer."""
 
 
 def end_marks(tokenizer: Any, template: Template) -> tuple[str, ...]:
-    """What ends an answer for this tokenizer and template, or for a widespread model."""
+    """The tokens that end an answer with this tokenizer and template, and those of common models."""
     own = (tokenizer.eos_token, template.end_of_turn)
     return (*_END_MARKS, *(end for end in own if end and end != EOS))
 
 
 class MarkFinder:
-    """Finds the first of many marks in a text, in one pass over the text however many there are.
+    """Finds the first of many marks in a text, in one pass over the text for any number of marks.
 
-    A regular expression looks for the two characters that marks begin with, of which there are few; what stands there
-    is then compared as a whole.
+    A regular expression searches for the first two characters of marks, of which there are few variants; each match is
+    then compared with the whole marks.
     """
 
     def __init__(self, marks: Iterable[str]) -> None:
@@ -48,7 +48,7 @@ class MarkFinder:
         self._start = re.compile("|".join(map(re.escape, self._lengths)) or "(?!)")
 
     def first(self, text: str) -> str | None:
-        """The first mark in a text, of several at one place the longest; None without one."""
+        """The first mark in a text, and the longest of several at the same position; None without one."""
         position = 0
         while (found := self._start.search(text, position)) is not None:
             at = found.start()
@@ -60,7 +60,7 @@ class MarkFinder:
 
 
 class MarkChecks:
-    """D425 (prompts that are rendered), D426 (answers that end their turn) and D494 (other special tokens)."""
+    """Checks for D425 (rendered prompts), D426 (answers with an end mark) and D494 (other special tokens)."""
 
     def __init__(self, notes: Notes, tokenizer: Any, template: Template) -> None:
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -72,7 +72,7 @@ class MarkChecks:
         self._ends = end_marks(tokenizer, template)
 
     def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
-        """Note the marks in one row's texts."""
+        """Record the marks in one row's texts."""
         if row.rendered:
             return
         for message in row.prompt:
@@ -96,29 +96,29 @@ class MarkChecks:
         return self._finder.first(self._without_ends(message["content"]))
 
     def _open_thought(self, message: Message) -> str | None:
-        """`<think>` where a text does not close it; `<think>...</think>` is how reasoning is written."""
+        """`<think>` if a text does not close it; a closed `<think>...</think>` is ordinary reasoning."""
         content = message["content"]
         if self._has_think and content.count("<think>") > content.count("</think>"):
             return "<think>"
         return None
 
     def _without_ends(self, text: str) -> str:
-        """A text without the marks and spaces at its end."""
+        """A text without the marks and white space at its end."""
         text = text.rstrip()
         while text.endswith(self._ends):
             text = text[: -len(next(end for end in self._ends if text.endswith(end)))].rstrip()
         return text
 
     def findings(self) -> Iterator[Finding]:
-        """What was seen."""
+        """The findings for the rows so far."""
         notes, name = self._notes, self._template.name
         if "D425" in notes.seen:
             yield notes.finding(
                 "D425",
-                f"prompts are rendered already, they hold `{notes.seen['D425'].detail}`",
-                why=f"the template `{name}` writes its own marks around them: a template within a template",
-                fix="set `format: passthrough` on the source, which tokenizes texts as they stand; or take the marks "
-                "out of the data; if they belong there, `accept_advice: [D425]`",
+                f"prompts are already rendered, they contain `{notes.seen['D425'].detail}`",
+                why=f"the template `{name}` writes its own marks around them, so the texts would be rendered twice",
+                fix="set `format: passthrough` on the source, which tokenizes texts unchanged; or remove the marks "
+                "from the data; if they belong there, `accept_advice: [D425]`",
                 error="everywhere",
             )
         if "D426" in notes.seen:
@@ -126,8 +126,8 @@ class MarkChecks:
             yield notes.finding(
                 "D426",
                 f"answers already end with `{mark}`",
-                why=f"the template `{name}` writes `{own}` after each answer, so that the end would be there twice; "
-                "the prompts hold no marks, so that `format: passthrough` is not for them",
+                why=f"the template `{name}` also writes `{own}` after each answer, so the turn would end twice; "
+                "`format: passthrough` does not fit, since the prompts are not rendered",
                 fix=f"remove the mark from the answers, for example `sed -i 's#{mark}\"#\"#g' FILE.jsonl`; if it "
                 "belongs there, `accept_advice: [D426]`",
                 error="everywhere",
@@ -135,14 +135,13 @@ class MarkChecks:
         if "D494" in notes.seen:
             yield notes.finding(
                 "D494",
-                f"answers hold special tokens (`{notes.seen['D494'].detail}`)",
+                f"answers contain special tokens (`{notes.seen['D494'].detail}`)",
                 why=f"the model reads them as if the template `{name}` had written them",
-                fix="take them out of the data; where whole conversations are rendered already, use "
-                "`format: passthrough`",
+                fix="remove them from the data; if whole conversations are already rendered, use `format: passthrough`",
                 error="never",
             )
 
 
 def _written_after(text: str, content: str) -> str:
-    """What the template writes after an answer's text."""
+    """The text that the template writes after an answer."""
     return text[text.rfind(content) + len(content) :].strip() if content in text else ""

@@ -1,4 +1,4 @@
-"""Counting the rows of a split that have some fault, and making one finding of each kind of fault."""
+"""Counts the rows of a split with each kind of fault and turns each kind into one finding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpo_recipes.errors import Finding
 
 @dataclass
 class Seen:
-    """How many rows have a fault, and what the first of them looks like."""
+    """The number of rows with a fault, and the location and a detail of the first."""
 
     count: int = 0
     where: str = ""
@@ -19,10 +19,10 @@ class Seen:
 
 
 class Notes:
-    """Faults by their code. A row counts once for each code, however often it has that fault."""
+    """Counts faults by code. A row counts once for each code, even if it has that fault several times."""
 
     def __init__(self, split: str, locate: Callable[[int], str]) -> None:
-        """`locate` gives where the row at a place of the split stands in its source."""
+        """`locate` returns the location in its source of the row at an index of the split."""
         self.split = split
         self.locate = locate
         self.num_rows = 0
@@ -32,27 +32,29 @@ class Notes:
         self._of_row: set[str] = set()
 
     def next_row(self, place: int, where: str) -> None:
-        """Begin with another row."""
+        """Start with the next row."""
         self.num_rows += 1
         self.place = place
         self._where = where
         self._of_row.clear()
 
     def add(self, code: str, detail: str = "") -> None:
-        """Count the present row under a code; `detail` of the first row is kept for the finding's text."""
+        """Count the current row under a code; the `detail` of the first row is kept for the text of the finding."""
         if code not in self._of_row:
             self._of_row.add(code)
             self.seen.setdefault(code, Seen(where=self._where, detail=detail)).count += 1
 
     def has(self, code: str) -> bool:
-        """Whether the present row is counted under a code."""
+        """Whether the current row is counted under a code."""
         return code in self._of_row
 
     def finding(
         self, code: str, what: str, *, why: str, fix: str, error: Literal["always", "everywhere", "never"]
     ) -> Finding:
-        """The finding of a code that was seen: `what`, and how many rows are so. `error` says when it is an error:
-        `everywhere` means where every row is so."""
+        """The finding of a code that was seen, with `what` and the number of rows.
+
+        `error` decides the severity: with `everywhere`, the finding is an error if every row has the fault.
+        """
         seen = self.seen[code]
         is_error = error == "always" or (error == "everywhere" and seen.count == self.num_rows)
         return Finding(

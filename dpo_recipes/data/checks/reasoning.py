@@ -1,4 +1,4 @@
-"""Reasoning that a template leaves out: of the answers that are trained on, or of earlier turns."""
+"""Checks whether a template drops reasoning, of the trained answers or of earlier turns."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 def divide_reasoning(content: str) -> tuple[str, str] | None:
-    """The reasoning and the answer of a text that begins with `<think>...</think>`; None for any other text.
+    """The reasoning and the answer of a text that starts with `<think>...</think>`; None for any other text.
 
-    Generation prompts may end with `<think>`, so that an answer's text may begin within it.
+    The opening `<think>` may be missing, since some generation prompts end with it.
     """
     reasoning, closed, rest = content.partition(_CLOSE)
     reasoning = reasoning.lstrip().removeprefix(_OPEN)
@@ -27,7 +27,7 @@ def divide_reasoning(content: str) -> tuple[str, str] | None:
 
 
 def texts_of(message: Message) -> tuple[str, str]:
-    """A message's reasoning, empty without one, and the rest of its text."""
+    """A message's reasoning, which is empty if there is none, and the rest of its text."""
     divided = divide_reasoning(message["content"]) if message["role"] == "assistant" else None
     own = message.get("reasoning_content", "").strip()
     if divided is None:
@@ -36,14 +36,14 @@ def texts_of(message: Message) -> tuple[str, str]:
 
 
 class ReasoningChecks:
-    """D427 (answers lose their reasoning) and D495 (earlier turns lose theirs)."""
+    """Checks for D427 (answers lose their reasoning) and D495 (earlier turns lose theirs)."""
 
     def __init__(self, notes: Notes, template: Template) -> None:
         self._notes = notes
         self._template = template
 
     def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
-        """Note which messages of one row have reasoning that is not in the rendered text."""
+        """Record the messages of one row whose reasoning is not in the rendered text."""
         if row.rendered:
             return
         for messages, text in messages_in_texts(row, texts):
@@ -56,24 +56,24 @@ class ReasoningChecks:
                     self._notes.add("D427" if is_trained else "D495", _name_of(message))
 
     def findings(self) -> Iterator[Finding]:
-        """What was seen."""
+        """The findings for the rows so far."""
         notes, name = self._notes, self._template.name
         if "D427" in notes.seen:
             yield notes.finding(
                 "D427",
                 f"the template `{name}` drops the reasoning of answers ({notes.seen['D427'].detail})",
-                why="the model would learn to answer without it, and answers that differ in nothing else become equal",
-                fix="choose a template that writes reasoning, such as qwen3, or remove it from the data; if it is to "
-                "be left out, `accept_advice: [D427]`",
+                why="the model would learn to answer without it, and answers that only differ in it become equal",
+                fix="choose a template that writes reasoning, such as qwen3, or remove it from the data; if it should "
+                "be dropped, `accept_advice: [D427]`",
                 error="everywhere",
             )
         if "D495" in notes.seen:
             yield notes.finding(
                 "D495",
-                f"the template `{name}` leaves out the reasoning of earlier turns ({notes.seen['D495'].detail})",
-                why="such templates keep only the reasoning after the last question, in use as well; that of the "
-                "answers that are trained on is looked at by itself (D427)",
-                fix="nothing to do where the model is used with this template; else choose one that keeps it",
+                f"the template `{name}` drops the reasoning of earlier turns ({notes.seen['D495'].detail})",
+                why="such templates only keep the reasoning after the last question, also in inference; D427 reports "
+                "dropped reasoning of the trained answers",
+                fix="nothing to do if the model is used with this template; else choose one that keeps it",
                 error="never",
             )
 

@@ -1,4 +1,4 @@
-"""All checks of a split's rows, in the one pass that tokenizes them."""
+"""Runs all checks of a split's rows while they are tokenized."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dpo_recipes.data.template import Renderer
 from dpo_recipes.errors import Finding
 
 CODES_OF_CONTENT = ("D425", "D426", "D427", "D431", "D432", "D433")
-"""What depends on each row's own content, and is an error only where all rows are so."""
+"""Codes that depend on the content of each row, and are errors only if all rows have the fault."""
 
 
 class RowChecks:
-    """Looks at each row of a split; `findings` says what was seen."""
+    """Checks each row of a split; `findings` returns the results."""
 
     def __init__(
         self, tokenizer: Any, renderer: Renderer, split: str, max_length: int, locate: Callable[[int], str]
@@ -36,16 +36,16 @@ class RowChecks:
         )
 
     def look(self, place: int, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
-        """Note the faults of the row at a place of the split, before anything is cut."""
+        """Record the faults of the row at an index of the split, before truncation."""
         self._notes.next_row(place, row.where)
         for part in self._parts:
             part.look(row, texts, encoded)
 
     def is_equal(self, where: str, pair: TokenizedPair, fitted: TokenizedPair) -> bool:
-        """Whether both answers of a pair are the same tokens in what fits `max_length`; such a pair is noted."""
+        """Whether both answers of a pair have the same tokens after truncation to `max_length`; records such a pair."""
         return self._answers.is_equal(where, pair, fitted)
 
     def findings(self) -> list[Finding]:
-        """What was seen, errors first."""
+        """The findings for the rows so far, errors first."""
         found = [finding for part in self._parts for finding in part.findings()]
         return sorted(found, key=lambda finding: (finding.severity != "error", finding.code))

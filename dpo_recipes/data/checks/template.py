@@ -1,4 +1,4 @@
-"""Faults that a chat template and a tokenizer bring into the data."""
+"""Checks rendered texts for faults of the chat template and the tokenizer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dpo_recipes.data.template import EOS, Renderer, Template
 from dpo_recipes.errors import Finding
 
 _END_IDS = 4
-"""An answer's last ids among which its end token is looked for: templates put a line break or two after it."""
-_LOOK = "look at rows with `dpo-recipe data RECIPE --show 5`"
+"""The number of an answer's last ids that may include its end token: some templates write line breaks after it."""
+_LOOK = "inspect rows with `dpo-recipe data RECIPE --show 5`"
 
 
 class TemplateChecks:
-    """Beginnings and ends of texts, generation prompts, and messages or tools that are not rendered."""
+    """Checks starts and ends of texts, generation prompts, and that messages and tools are rendered."""
 
     def __init__(self, notes: Notes, tokenizer: Any, renderer: Renderer) -> None:
         self._notes = notes
@@ -36,7 +36,7 @@ class TemplateChecks:
         self._lost = "", ""
 
     def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
-        """Note the faults of one row."""
+        """Record the faults of one row."""
         ids = encoded.prompt_ids
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
             self._notes.add("D422")
@@ -69,7 +69,7 @@ class TemplateChecks:
                     self._notes.add("D424", f"the tool `{name}`")
 
     def findings(self) -> Iterator[Finding]:
-        """What was seen."""
+        """The findings for the rows so far."""
         for code, seen in self._notes.seen.items():
             make = getattr(self, f"_{code.lower()}", None)
             if make is not None:
@@ -78,22 +78,22 @@ class TemplateChecks:
     def _d422(self, _: str) -> Finding:
         return self._notes.finding(
             "D422",
-            "prompts begin with two tokens for the beginning of a text",
+            "prompts start with two beginning-of-sequence tokens",
             why=f"the template `{self._name}` writes one and so does the data, or it writes two",
-            fix="take it out of the data or the template",
+            fix="remove one from the data or the template",
             error="always",
         )
 
     def _d423(self, detail: str) -> Finding:
-        why = f"the template `{self._name}` writes none that the tokenizer knows as one token"
+        why = f"the template `{self._name}` writes none that is one token of this tokenizer"
         fix = "choose a template whose end of turn the tokenizer has, or set `model.add_special_tokens: true`"
         if detail == "rendered":
-            why = "texts of `format: passthrough` are tokenized as they stand"
+            why = "texts of `format: passthrough` are tokenized unchanged"
             fix = f"write `{self._end}` at the end of each `chosen` and `rejected`"
         return self._notes.finding(
             "D423",
             "answers do not end with a token that ends a turn",
-            why=f"{why}; a model trained so never stops",
+            why=f"{why}; the trained model would never stop",
             fix=fix,
             error="everywhere",
         )
@@ -102,17 +102,17 @@ class TemplateChecks:
         return self._notes.finding(
             "D424",
             f"the template drops {detail}",
-            why=f"`{self._name}` has no form for tools, and the model would learn answers without them",
-            fix="choose a template with tools, such as qwen2.5 or llama3, or leave these rows out",
+            why=f"`{self._name}` does not render tools, so the model would learn the answers without them",
+            fix="choose a template that supports tools, such as qwen2.5 or llama3, or drop these rows",
             error="always",
         )
 
     def _d428(self, _: str) -> Finding:
         return self._notes.finding(
             "D428",
-            f"the template `{self._name}` writes the generation prompt after finished answers as well",
-            why=f"it ignores `add_generation_prompt`, so that `{self._generation_prompt.always}` would be trained on "
-            "as the end of each answer",
+            f"the template `{self._name}` also writes the generation prompt after finished answers",
+            why=f"it ignores `add_generation_prompt`, so `{self._generation_prompt.always}` would be trained on as "
+            "the end of each answer",
             fix="put that part of the template between {% if add_generation_prompt %} and {% endif %}, or choose "
             "another template",
             error="always",
@@ -124,7 +124,7 @@ class TemplateChecks:
             "D491",
             f"{what} ({detail})",
             why=why,
-            fix=f"harmless where it is a few tokens; {_LOOK}",
+            fix=f"a few tokens are harmless; {_LOOK}",
             error="never",
         )
 
@@ -132,17 +132,17 @@ class TemplateChecks:
         return self._notes.finding(
             "D492",
             f"the template drops or rewrites {detail}",
-            why=f"its text is not in what `{self._name}` renders",
-            fix=f"{_LOOK}; choose another template if it should be there",
+            why=f"its text is not in the output of `{self._name}`",
+            fix=f"{_LOOK}; choose another template if the text should be there",
             error="never",
         )
 
     def _d493(self, _: str) -> Finding:
         return self._notes.finding(
             "D493",
-            "prompts do not begin with the token for the beginning of a text",
-            why=f"the tokenizer puts one before every text, but the template `{self._name}` writes none",
-            fix="choose the model's own template, or begin yours with {{ bos_token }}",
+            "prompts do not start with the beginning-of-sequence token",
+            why=f"the tokenizer adds one to every text, but the template `{self._name}` writes none",
+            fix="choose the model's own template, or start yours with {{ bos_token }}",
             error="never",
         )
 
@@ -150,7 +150,7 @@ class TemplateChecks:
         return self._notes.finding(
             "D496",
             f"the template `{self._name}` writes no generation prompt",
-            why=f"each answer begins with `{self._generation_prompt.header}`, which is trained on as part of it",
+            why=f"each answer starts with `{self._generation_prompt.header}`, which is trained on as part of it",
             fix="end the template with {% if add_generation_prompt %}"
             f"{self._generation_prompt.header}{{% endif %}}, or choose another one",
             error="never",
@@ -158,7 +158,7 @@ class TemplateChecks:
 
 
 def end_token_ids(tokenizer: Any, template: Template) -> set[int]:
-    """The ids that end an answer: the end-of-sequence token, and the template's end of turn where it is one token."""
+    """The ids that end an answer: the end-of-sequence token, and the template's end of turn if it is one token."""
     ids = {tokenizer.eos_token_id}
     if template.end_of_turn and template.end_of_turn != EOS:
         end = tokenizer.backend_tokenizer.token_to_id(template.end_of_turn)
@@ -167,7 +167,8 @@ def end_token_ids(tokenizer: Any, template: Template) -> set[int]:
 
 
 def tool_name(tool: Any) -> str | None:
-    """The name of a function in its JSON schema, bare or within `{"type": "function", "function": ...}`."""
+    """The name of a function from its JSON schema, with or without `{"type": "function", "function": ...}` around it;
+    None if there is none."""
     if isinstance(tool, dict):
         inner = tool.get("function", tool)
         name = inner.get("name") if isinstance(inner, dict) else None
