@@ -1,4 +1,4 @@
-"""What `dpo-recipe data` says in a terminal or a log: every mark is a character too, so that colour is never needed."""
+"""Prints the output of `dpo-recipe data`. Every mark is also a character, so that it is readable without colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpo_recipes.data.inspect.lengths import worth_showing
 from dpo_recipes.errors import Finding
 
 _BAR_WIDTH = 40
-_CUT_SHOWN = 120  # characters of a longer cut text that are shown, half at each end
+_CUT_SHOWN = 120  # shown characters of a longer truncated text, half at each end
 _PARTS = ("prompt", "chosen", "rejected")
 _WAYS = ("drop", "truncate_prompt_start", "truncate_completion_end")
 _STYLES = {"prompt": "dim", "chosen": "green", "rejected": "yellow", "cut": "red strike"}
@@ -32,12 +32,12 @@ class DataText:
         self._block, self._spark = ("█", "▁▂▃▄▅▆▇█") if is_unicode else ("#", ".:-=+*#@")
         self._trained, self._special, self._cut = (
             ("⟦⟧", "⟨⟩", "✂") if is_unicode else ("[]", "{}", "cut:")
-        )  # a pair of brackets each, and what a cut text begins with
+        )  # the first two are pairs of brackets, the third introduces a truncated text
         self._newline = "↵" if is_unicode else "\\n"
         self._console = Console(file=self._file, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def write(self, inspection: dict[str, Any]) -> None:
-        """All of it."""
+        """Write the whole inspection."""
         self._line(
             f"{inspection['recipe']}: template `{inspection['chat_template']}`, tokenizer of {inspection['model']}, "
             f"max_length {inspection['max_length']}, overlong: {inspection['overlong']}"
@@ -64,11 +64,11 @@ class DataText:
         for reason, count in split["dropped"].items():
             self._line(f"  {'dropped':<9} {reason} {count:,}{_places(split['examples'].get(reason, ()))}")
         for part, count in split["truncated"].items():
-            self._line(f"  {'cut':<9} {part} {count:,}")
+            self._line(f"  {'truncated':<9} {part} {count:,}")
         if split["masked_pairs"]:
             self._line(
                 f"  {'masked':<9} {split['masked_tokens']:,} tokens in the answers of {split['masked_pairs']:,} pairs: "
-                "turns of others than the assistant, which are not trained on"
+                "turns of the user or a tool, which are not trained on"
             )
         self._lengths(split)
         self._limits(split["at_max_length"])
@@ -83,7 +83,7 @@ class DataText:
             self._line(f"  {name:<24}" + "".join(f"{values[column]:>8,}" for column in columns))
         for name, values in split["uncut_lengths"].items():
             if values != split["lengths"][name]:
-                self._line(f"  {name + ', before cutting':<24}" + "".join(f"{values[c]:>8,}" for c in columns))
+                self._line(f"  {name + ', untruncated':<24}" + "".join(f"{values[c]:>8,}" for c in columns))
         self._line()
         for name in _PARTS:
             histogram = split["histograms"][name]
@@ -99,7 +99,7 @@ class DataText:
 
     def _bars(self, histogram: dict[str, Any], limit: int) -> None:
         self._line()
-        self._line("  tokens of a pair before cutting")
+        self._line("  tokens of a pair before truncation")
         edges, most = histogram["edges"], max(histogram["counts"])
         for at, count in enumerate(histogram["counts"]):
             is_last = at + 1 == len(edges)
@@ -133,30 +133,32 @@ class DataText:
         answers, prompts = split["answers"], split["prompts"]
         scripts = ", ".join(f"{name} {counts['letters']:,}" for name, counts in split["scripts"].items())
         num_shared = prompts["shared_with_train"]
-        shared = f"; pairs whose prompt is in train too: {num_shared:,}" if num_shared else ""
+        shared = f"; pairs whose prompt is also in train: {num_shared:,}" if num_shared else ""
         self._line()
         self._line(
             f"  answers   chosen {answers['chosen_mean']:,} tokens on average, rejected {answers['rejected_mean']:,}; "
             f"chosen is longer in {answers['chosen_longer']:.0%} of pairs, rejected in {answers['rejected_longer']:.0%}"
         )
-        self._line(f"  prompts   {prompts['distinct']:,} different ones{shared}")
+        self._line(f"  prompts   {prompts['distinct']:,} distinct{shared}")
         self._line(f"  letters   {scripts or 'none'}")
         for observation in split["observations"]:
-            self._line(f"  look      {observation['text']}{_places(observation['places'])}", "yellow")
+            self._line(f"  check     {observation['text']}{_places(observation['places'])}", "yellow")
 
     def _legend(self) -> None:
         trained, special = (f"{pair[0]}...{pair[1]}" for pair in (self._trained, self._special))
         self._line()
         self._line(
-            f"trained on: {trained}   special token: {special}   cut away: {self._cut}   line break: {self._newline}"
+            f"trained on: {trained}   special token: {special}   truncated: {self._cut}   line break: {self._newline}"
         )
-        self._line("outside of these brackets: read, but not in the loss (the prompt, and others' turns in an answer)")
+        self._line(
+            "other tokens are read but not in the loss: the prompt, and turns of the user or a tool in an answer"
+        )
 
     def _row(self, row: dict[str, Any]) -> None:
         counts = ", ".join(
             f"{part} {row['tokens'][part]:,}"
-            + f" (of others' turns {row['context'][part]:,})" * bool(row["context"][part])
-            + f" (cut {row['cut'][part]:,})" * bool(row["cut"][part])
+            + f" ({row['context'][part]:,} not trained on)" * bool(row["context"][part])
+            + f" (truncated {row['cut'][part]:,})" * bool(row["cut"][part])
             for part in _PARTS
         )
         self._line()
@@ -166,7 +168,7 @@ class DataText:
             self._console.print(self._tokens(part, row[part]))
 
     def _tokens(self, part: str, pieces: list[dict[str, Any]]) -> Text:
-        """Tokens one after the other; two tones of the part's colour tell neighbours apart."""
+        """The tokens of a part; underlines distinguish neighbouring tokens."""
         text = Text()
         is_open = False
         for at, piece in enumerate(pieces):
@@ -185,7 +187,7 @@ class DataText:
         return text.append(self._trained[1], "bold") if is_open else text
 
     def _cut_text(self, pieces: list[dict[str, Any]]) -> str:
-        """The run of cut tokens that `pieces` begin with; only its ends when it is long."""
+        """The run of truncated tokens at the start of `pieces`; only both ends of it if it is long."""
         end = next((at for at, piece in enumerate(pieces) if piece["mark"] != "cut"), len(pieces))
         text = self._printable("".join(piece["text"] for piece in pieces[:end])).replace("\n", self._newline)
         if len(text) > _CUT_SHOWN:
@@ -197,7 +199,7 @@ class DataText:
         self._console.print(Text(self._printable(text), style))
 
     def _printable(self, text: str) -> str:
-        """Text that cannot steer a terminal, in characters that it can write."""
+        """The text without control characters, in the encoding of the output."""
         if not text.isascii() or not text.isprintable():
             text = "".join(map(_visible, text))
         return text.encode(self._encoding, "backslashreplace").decode(self._encoding)
@@ -210,7 +212,7 @@ def _places(places: Iterable[str]) -> str:
 
 @lru_cache(maxsize=10_000)
 def _visible(char: str) -> str:
-    """A control or direction character as its code; any other as it is."""
+    """The escape sequence of a control or format character; any other character unchanged."""
     if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cf") or char in "\u200c\u200d":
         return char
     return char.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""The page of `dpo-recipe data --html`: what a model will be trained on, as one self-contained HTML file."""
+"""Renders the page of `dpo-recipe data --html`, which shows the training data, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARTS = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text; `words` are the columns to set as such, `marked` the row to stress."""
+    """A table of texts. `words` are the columns with words instead of numbers, `marked` is the row to highlight."""
 
     caption: str
     columns: list[str]
@@ -57,15 +57,15 @@ def render_data_page(inspection: dict[str, Any]) -> str:
 
 
 def describe_splits(inspection: dict[str, Any]) -> str:
-    """One sentence: how many pairs and tokens there are, and how many were cut or left out."""
+    """One or two sentences with the numbers of pairs and tokens, and of truncated and dropped pairs."""
     splits = inspection["splits"]
     parts = [f"{format_count(split['rows_kept'])} {_TITLES[name].lower()}" for name, split in splits.items()]
     sentence = f"{' and '.join(parts)} with {format_count(sum(split['tokens'] for split in splits.values()))} tokens"
     cut = sum(sum(split["truncated"].values()) for split in splits.values())
     dropped = sum(sum(split["dropped"].values()) for split in splits.values())
     if not cut and not dropped:
-        return f"{sentence}; nothing is cut or left out."
-    return f"{sentence}. Pairs cut to max_length: {format_count(cut)}; rows left out: {format_count(dropped)}."
+        return f"{sentence}; nothing is truncated or dropped."
+    return f"{sentence}. Pairs truncated to max_length: {format_count(cut)}; rows dropped: {format_count(dropped)}."
 
 
 def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
@@ -81,13 +81,16 @@ def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
         lay_out_bars(
             "Answers",
             f"Chosen is longer in {format_percent(answers['chosen_longer'], 0)} of pairs, rejected in "
-            f"{format_percent(answers['rejected_longer'], 0)} (after cutting; the chart is before).",
+            f"{format_percent(answers['rejected_longer'], 0)} (after truncation; the chart shows lengths before it).",
             {part: histograms[part] for part in ("chosen", "rejected")},
         ),
-        lay_out_bars("Prompts", "Before cutting, with all that the template adds.", {"prompt": histograms["prompt"]}),
         lay_out_bars(
-            "Chosen less rejected",
-            "Before cutting. Right of 0 the chosen answer is longer; far to one side, length predicts what is chosen.",
+            "Prompts", "Before truncation, including the tokens of the template.", {"prompt": histograms["prompt"]}
+        ),
+        lay_out_bars(
+            "Chosen minus rejected",
+            "Before truncation. Right of 0 the chosen answer is longer. If most pairs are on one side, length alone "
+            "predicts the chosen answer.",
             {"difference": histograms["difference"]},
         ),
     ]
@@ -98,15 +101,15 @@ def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
 def _tiles(split: dict[str, Any]) -> list[Tile]:
     cut, dropped = sum(split["truncated"].values()), sum(split["dropped"].values())
     prompts = split["prompts"]
-    shared = f"pairs whose prompt is in train too: {format_count(prompts['shared_with_train'])}"
+    shared = f"pairs whose prompt is also in train: {format_count(prompts['shared_with_train'])}"
     return [
         Tile("Pairs", format_count(split["rows_kept"]), f"of {format_count(split['rows_in'])} rows"),
         Tile("Tokens", format_count(split["tokens"]), "in both sequences of all pairs"),
-        Tile("Cut", format_count(cut), ", ".join(split["truncated"]) or "nothing is too long"),
-        Tile("Left out", format_count(dropped), ", ".join(split["dropped"]) or "every row is used"),
-        Tile("Different prompts", format_count(prompts["distinct"]), shared if prompts["shared_with_train"] else ""),
-        Tile("Mean tokens, chosen", format_number(split["answers"]["chosen_mean"], 1), "after cutting"),
-        Tile("Mean tokens, rejected", format_number(split["answers"]["rejected_mean"], 1), "after cutting"),
+        Tile("Truncated", format_count(cut), ", ".join(split["truncated"]) or "no pair is too long"),
+        Tile("Dropped", format_count(dropped), ", ".join(split["dropped"]) or "every row is used"),
+        Tile("Distinct prompts", format_count(prompts["distinct"]), shared if prompts["shared_with_train"] else ""),
+        Tile("Mean tokens, chosen", format_number(split["answers"]["chosen_mean"], 1), "after truncation"),
+        Tile("Mean tokens, rejected", format_number(split["answers"]["rejected_mean"], 1), "after truncation"),
     ]
 
 
@@ -117,13 +120,13 @@ def _steps(split: dict[str, Any]) -> Table:
     if split["masked_pairs"]:
         tokens = format_count(split["masked_tokens"])
         rows.append(
-            ["turns of others in answers", format_count(split["masked_pairs"]), f"{tokens} tokens not trained on"]
+            ["masked turns in answers", format_count(split["masked_pairs"]), f"{tokens} tokens are not trained on"]
         )
-    rows += [[f"cut: {part}", format_count(count), ""] for part, count in split["truncated"].items()]
+    rows += [[f"truncated: {part}", format_count(count), ""] for part, count in split["truncated"].items()]
     for source in split["sources"]:
         name = Path(source["path"]).name
         rows += [[f"column not read: {c}", format_count(count), name] for c, count in source["unread"].items()]
-    return Table("Rows, step by step", ["", "Rows", "The first of them"], rows, words=(2,))
+    return Table("Rows, step by step", ["", "Rows", "First rows"], rows, words=(2,))
 
 
 def _lengths(split: dict[str, Any]) -> Table:
@@ -131,13 +134,13 @@ def _lengths(split: dict[str, Any]) -> Table:
     lines = [(name, values) for name, values in split["lengths"].items()]
     for name, values in split["uncut_lengths"].items():
         if values != split["lengths"][name]:
-            lines.append((f"{name}, before cutting", values))
+            lines.append((f"{name}, before truncation", values))
     rows = [
         [name, format_number(values["mean"], 1), *(format_count(values[column]) for column in columns[1:])]
         for name, values in lines
     ]
-    heads = ["", "Mean", "Median", "95 % up to", "99 % up to", "Longest"]
-    return Table("Tokens", heads, rows, note="A pair is as long as its prompt and the longer answer.")
+    heads = ["", "Mean", "Median", "95th percentile", "99th percentile", "Maximum"]
+    return Table("Tokens", heads, rows, note="The length of a pair is that of its prompt and the longer answer.")
 
 
 def _limits(lines: list[dict[str, Any]]) -> Table:
@@ -152,7 +155,7 @@ def _limits(lines: list[dict[str, Any]]) -> Table:
         "Other limits: pairs and share of tokens that would be kept",
         ["max_length", "Too long", *_WAYS],
         rows,
-        note="The bold line is the recipe's own max_length; the last three columns are values of data.overlong.",
+        note="The recipe's max_length is in bold; the last three columns are values of data.overlong.",
         marked=next(at for at, line in enumerate(lines) if line["is_recipe"]),
     )
 
@@ -163,7 +166,7 @@ def _longest(split: dict[str, Any]) -> Table:
         for row in split["longest"]
     ]
     heads = ["Where", "Prompt", "Chosen", "Rejected", "Pair", ""]
-    return Table("Longest rows, in tokens before cutting", heads, rows)
+    return Table("Longest rows, in tokens before truncation", heads, rows)
 
 
 def _scripts(split: dict[str, Any]) -> Table:
@@ -171,13 +174,13 @@ def _scripts(split: dict[str, Any]) -> Table:
         [name, format_count(counts["letters"]), format_count(counts["rows"])]
         for name, counts in split["scripts"].items()
     ]
-    return Table("Letters by script", ["", "Letters", "Pairs mostly in it"], rows)
+    return Table("Letters by script", ["", "Letters", "Pairs mostly in this script"], rows)
 
 
 def _counts(row: dict[str, Any]) -> dict[str, str]:
     return {
         part: f"{format_count(row['tokens'][part])} tokens"
-        + (f", {format_count(row['context'][part])} not trained" if row["context"][part] else "")
-        + (f", {format_count(row['cut'][part])} cut" if row["cut"][part] else "")
+        + (f", {format_count(row['context'][part])} not trained on" if row["context"][part] else "")
+        + (f", {format_count(row['cut'][part])} truncated" if row["cut"][part] else "")
         for part in _PARTS
     }

@@ -173,7 +173,7 @@ def test_shown_rows_are_spread_over_the_split(recipe: Path) -> None:
 def test_the_text_needs_no_colour(recipe: Path) -> None:
     out = _run(recipe, "--show", 16).stdout
     assert "train: 16 pairs" in out
-    assert "cut       prompt_start 1" in out
+    assert "truncated prompt_start 1" in out
     assert "96 (here)" in out
     assert "⟨<|im_start|>⟩user↵\nQuestion 0?⟨<|im_end|>⟩↵\n" in out
     assert "⟦A long and kind answer, number 0.⟨<|im_end|>⟩↵\n⟧" in out
@@ -218,7 +218,7 @@ def test_held_out_prompts_of_the_training_rows_are_counted(recipe: Path) -> None
     assert list(inspection["splits"]) == ["eval"]
     assert inspection["splits"]["eval"]["prompts"] == {"distinct": 2, "repeated": 0, "shared_with_train": 1}
     assert "D490" in [finding["code"] for finding in inspection["warnings"]]
-    assert "pairs whose prompt is in train too: 1" in _run(recipe, *held_out).stdout
+    assert "pairs whose prompt is also in train: 1" in _run(recipe, *held_out).stdout
 
 
 def test_a_split_that_is_not_there_is_a_fault_of_usage(recipe: Path) -> None:

@@ -319,7 +319,7 @@ def test_nan_and_inf_rows_leave_a_gap_and_are_counted():
     assert "L" not in chart.lines[0].path
     assert len(chart.lines[0].markers) == 2
     html = render(rows=rows)
-    assert "2 logged values are NaN, infinite or null and not drawn." in html
+    assert "2 logged values are NaN, infinite or null, and not drawn." in html
     assert "nan" not in " ".join(re.findall(r'(?: d| cx| cy| x| y)="([^"]*)"', html))
 
 
@@ -519,7 +519,7 @@ def test_what_was_found_in_the_data_is_in_the_report():
     data = {"splits": {"train": {**DATA["splits"]["train"], "findings": [finding]}, "eval": None}}
     assert list_findings(data) == [finding]
     assert (
-        "D432 pairs contradict each other: 2 of 9 rows. one prefers. To change it: decide."
+        "D432 pairs contradict each other: 2 of 9 rows. one prefers. To fix it: decide."
         in Page(render(data=data)).text
     )
     assert list_findings({}) == list_findings(DATA) == []

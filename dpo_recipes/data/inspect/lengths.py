@@ -1,4 +1,4 @@
-"""Questions about the lengths of pairs: how they are spread, what other limits would do, and which answer is longer."""
+"""Statistics of the lengths of pairs: histograms, the effect of other limits, and which answer is longer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dpo_recipes.data.lengths import named_lengths
 USUAL_LENGTHS = (256, 512, 1024, 2048, 4096)
 _MAX_BINS = 16
 _STRONG_BIAS = 0.65
-"""From this share of pairs on in which one answer is longer, length alone predicts which one is chosen."""
+"""If one answer is longer in at least this share of the pairs, its length alone predicts which one is chosen."""
 
 
 def histograms(lengths: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Counts between round `edges` for prompt, answers, pairs, and `difference`, which is chosen less rejected.
+    """Histograms, in tokens, of prompts, answers, pairs, and the `difference` (chosen minus rejected).
 
-    A bin holds the values from its edge up to the one before the next edge. The first and the last also hold all that
-    is beyond, down to `min` and up to `max`, so that a few far values do not flatten the others. Chosen and rejected
-    have the same edges.
+    `edges` are round numbers. A bin has the values from its edge up to, but not including, the next edge. The first and
+    last bins include all values beyond them, down to `min` and up to `max`, so that a few outliers do not flatten the
+    others. Chosen and rejected have the same edges.
     """
     named = named_lengths(lengths)
     named["difference"] = named["chosen"] - named["rejected"]
@@ -37,7 +37,8 @@ def _histogram(values: np.ndarray, range_of: np.ndarray) -> dict[str, Any]:
 
 
 def _edges(values: np.ndarray) -> list[int]:
-    """Where bins begin: round numbers from the first to the 99th percentile, or to the ends where these are near."""
+    """The lower edges of bins: round numbers from the first to the 99th percentile, or to the extremes if these are
+    near."""
     low, top = (int(value) for value in np.percentile(values, [1, 99], method="nearest"))
     near = 0.25 * (top - low)
     low = int(values.min()) if low - values.min() <= near else low
@@ -49,10 +50,10 @@ def _edges(values: np.ndarray) -> list[int]:
 
 
 def what_lengths_do(lengths: np.ndarray, max_length: int, *, begins_with_bos: bool) -> list[dict[str, Any]]:
-    """For the recipe's `max_length` and others: how many pairs are too long, and what each way of cutting leaves.
+    """For the recipe's `max_length` and others: the number of too long pairs, and the result of each `overlong`.
 
-    The same arithmetic as `tokenize.fit`, for all rows at once. `share` is that of the tokens that stay; `pairs` that
-    of the pairs. `begins_with_bos` says that prompts begin with a token that stays when their start is cut.
+    Computes the same as `fit_length.fit`, for all rows at once. `pairs` is the number of kept pairs and `share` the
+    share of kept tokens. `begins_with_bos` says that prompts start with a token that truncation keeps.
     """
     named = named_lengths(lengths)
     prompt, chosen, rejected, pair = named.values()
@@ -81,7 +82,7 @@ def what_lengths_do(lengths: np.ndarray, max_length: int, *, begins_with_bos: bo
 
 
 def compare_answers(lengths: np.ndarray) -> dict[str, float]:
-    """Mean tokens of both answers, and the shares of pairs in which either is longer."""
+    """The mean tokens of both answers, and the shares of pairs in which either is longer."""
     named = named_lengths(lengths)
     chosen, rejected = named["chosen"], named["rejected"]
     return {
@@ -93,9 +94,9 @@ def compare_answers(lengths: np.ndarray) -> dict[str, float]:
 
 
 def describe_bias(answers: Mapping[str, float], num_pairs: int) -> str | None:
-    """A sentence where one answer is longer so often that a model may learn length instead of quality.
+    """A warning if one answer is longer so often that a model may learn length instead of quality, else None.
 
-    That is in 65 % of the pairs, and more often than chance gives with so few of them (two standard deviations).
+    The least share is 65 % of the pairs, and with few pairs two standard deviations above one half.
     """
     for longer, other, lesson in (("chosen", "rejected", "long"), ("rejected", "chosen", "short")):
         share = answers[f"{longer}_longer"]
@@ -108,6 +109,6 @@ def describe_bias(answers: Mapping[str, float], num_pairs: int) -> str | None:
 
 
 def worth_showing(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of what `what_lengths_do` gives: up to the first limit that is long enough for all pairs, and the recipe's."""
+    """The lines of `what_lengths_do` up to the first limit that is long enough for all pairs, and the recipe's line."""
     enough = next((at for at, line in enumerate(lines) if not line["too_long"]), len(lines))
     return [line for at, line in enumerate(lines) if at <= enough or line["is_recipe"]]

@@ -1,4 +1,4 @@
-"""Single pairs as the model sees them: each token's text, whether it is trained on, and what was cut away."""
+"""Shows single pairs as the model sees them: the text of each token, and whether it is trained on or truncated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dpo_recipes.data.template import Renderer
 from dpo_recipes.data.tokenize import CONTEXT_COLUMNS, PAIR_COLUMNS, TokenizedSplits, render_row
 
 Mark = Literal["prompt", "trained", "context", "cut"]
-"""`context` are tokens of an answer that are read and not trained, such as a question of the user in it."""
+"""`context` marks tokens of an answer that are read but not trained on, such as a question of the user in it."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token's text, or that of several which share a character. Only `trained` ones are in the loss."""
+    """The text of one token, or of several that share a character. Only `trained` ones are in the loss."""
 
     text: str
     ids: tuple[int, ...]
     mark: Mark
     special: bool
-    """It is one of the tokenizer's special tokens, and not a text that looks like one."""
+    """Whether it is a special token of the tokenizer, and not a text that looks like one."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ShownRow:
     rejected: list[Piece]
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain data, with the tokens of each part counted by their mark."""
+        """The row as plain data, with the number of tokens of each part by their mark."""
         parts = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
         tokens = {name: sum(len(p.ids) for p in pieces if p.mark != "cut") for name, pieces in parts.items()}
         marked = {
@@ -50,7 +50,7 @@ class ShownRow:
 
 
 def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split: str, count: int) -> Iterator[ShownRow]:
-    """`count` pairs of a split, spread evenly over it from the first to the last: the same ones each time."""
+    """`count` pairs of a split at even distances from the first to the last; the choice is deterministic."""
     dataset = pairs.datasets[split]
     encoder = Encoder(tokenizer, renderer.template.text)
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -71,14 +71,14 @@ def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split:
 
 
 def _prompt_marks(whole: Sequence[int], kept: Sequence[int]) -> list[Mark]:
-    """A prompt is cut at its start, where its first token may have stayed."""
+    """The marks of a prompt, which is truncated at its start, possibly after a first token that is kept."""
     num_cut = len(whole) - len(kept)
     stayed = int(num_cut > 0 and list(whole[num_cut:]) != list(kept))
     return [*_marks("prompt", stayed), *_marks("cut", num_cut), *_marks("prompt", len(kept) - stayed)]
 
 
 def _answer_marks(whole: int, kept: int, context: Sequence[int]) -> list[Mark]:
-    """Of an answer's tokens: those trained on, the runs of its context, and at its end those that are cut."""
+    """The marks of an answer's tokens: trained, runs of context, and truncated tokens at its end."""
     marks: list[Mark] = [*_marks("trained", kept), *_marks("cut", whole - kept)]
     for start, stop in zip(context[::2], context[1::2], strict=True):
         marks[start:stop] = _marks("context", stop - start)
@@ -90,7 +90,7 @@ def _marks(mark: Mark, count: int) -> list[Mark]:
 
 
 def _pieces(texts: list[str], ids: list[int], marks: Sequence[Mark], special: Container[int]) -> Iterator[Piece]:
-    """The texts of tokens. Those that share a character come as one piece."""
+    """The pieces of a text, one for each token or for each group of tokens that share a character."""
     group = 0
     groups = []
     for at, token_text in enumerate(texts):
@@ -103,7 +103,7 @@ def _pieces(texts: list[str], ids: list[int], marks: Sequence[Mark], special: Co
 
 
 def _token_texts(text: str, ids: list[int], tokenizer: Any) -> list[str]:
-    """What each token stands for in the text that was rendered; what lies between two belongs to the second."""
+    """The part of the rendered text of each token; characters between two tokens belong to the second."""
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     if encoding.ids != ids:
         return [tokenizer.decode([number]) for number in ids]

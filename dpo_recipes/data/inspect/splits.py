@@ -1,4 +1,4 @@
-"""What the model will be trained on, looked at before training: lengths, repetitions, characters, scripts, bias."""
+"""Inspects each split before training: lengths, repetitions, unusual characters, scripts and length bias."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH = 1000
 _NUM_LONGEST = 5
 _CHARACTERS = {
     "control": "pairs with control characters other than line breaks and tabs",
-    "replacement": "pairs with U+FFFD, which stands where a character was lost",
+    "replacement": "pairs with U+FFFD, which replaces a character that was lost",
     "garbled": "pairs that look like UTF-8 read as Windows-1252 (`Ã©` for `é`)",
     "short_chosen": "chosen answers of one word or none",
     "short_rejected": "rejected answers of one word or none",
@@ -28,7 +28,7 @@ _CHARACTERS = {
 
 @dataclass(frozen=True)
 class Observation:
-    """Something about the rows that a person should look at; whether it is a fault, only they can say."""
+    """Something unusual in the rows that is worth a check, but may be correct."""
 
     kind: str
     text: str
@@ -38,25 +38,26 @@ class Observation:
 
 @dataclass(frozen=True)
 class SplitInspection:
-    """One split, after and before cutting."""
+    """The inspection of one split, before and after truncation."""
 
     report: SplitReport
     uncut_lengths: dict[str, dict[str, float]]
-    """As `report.lengths`, before anything is cut or dropped for its length."""
+    """Like `report.lengths`, before any pair is truncated or dropped for its length."""
     histograms: dict[str, dict[str, Any]]
-    """Of the uncut lengths; see `inspect_lengths.histograms`."""
+    """Histograms of the lengths before truncation; see `inspect.lengths.histograms`."""
     at_max_length: list[dict[str, Any]]
     longest: list[dict[str, Any]]
-    """Where they are, their tokens before cutting, and what became of them: `whole`, `cut` or `dropped`."""
+    """The location of the longest rows, their tokens before truncation, and their fate: `whole`, `cut` or `dropped`."""
     answers: dict[str, float]
     prompts: dict[str, int]
-    """How many there are, how many of them occur several times, and how many rows have one that is in train too."""
+    """The numbers of distinct prompts, of prompts that occur several times, and of rows whose prompt is also in
+    train."""
     scripts: dict[str, dict[str, int]]
-    """Letters of each Unicode script, and rows that it makes up most of."""
+    """The number of letters of each Unicode script, and of rows with more letters of it than of any other."""
     observations: list[Observation]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain data, the report's fields beside the others."""
+        """The inspection as plain data, with the fields of the report at the top level."""
         plain = asdict(self)
         return {**plain.pop("report"), **plain}
 
@@ -64,12 +65,12 @@ class SplitInspection:
 def inspect_splits(
     pairs: TokenizedSplits, max_length: int, bos_id: int | None, only: str | None = None
 ) -> dict[str, SplitInspection]:
-    """Look at every row of every split, or of the one split `only`; memory does not grow with their texts."""
+    """Inspect every row of every split, or of the one split `only`; memory does not grow with the size of the texts."""
     train_prompts = np.empty(0, np.uint64)
     inspections = {}
     for name in (name for name in SPLITS if name in pairs.datasets):
         is_wanted = only in (None, name)
-        if is_wanted or name == "train":  # what else is in train is told of every split
+        if is_wanted or name == "train":  # every split is compared with the prompts of train
             scan = _Scan(pairs, name, bos_id)
             train_prompts = np.unique(scan.texts.prompts) if name == "train" else train_prompts
             if is_wanted:
@@ -99,7 +100,7 @@ class _Scan:
                 self.texts.look(row)
 
     def where(self, places: np.ndarray) -> tuple[str, ...]:
-        """Where the first few of some rows stand in their sources; `places` are those among the kept rows."""
+        """The locations in their sources of the first few of some rows; `places` are indices of kept rows."""
         return tuple(self.rows[int(self.places[at])].where for at in places[:MAX_PLACES])
 
 
@@ -166,7 +167,7 @@ def _repetitions(scan: _Scan) -> list[Observation]:
     _, first = np.unique(scan.texts.pairs, return_index=True)
     again = np.setdiff1d(np.arange(len(scan.places)), first)
     if len(again):
-        text = f"pairs that say the same as an earlier one: {len(again)} (`data.dedup: exact` drops them)"
+        text = f"pairs that repeat an earlier one: {len(again)} (`data.dedup: exact` drops them)"
         found.append(Observation("duplicate", text, len(again), scan.where(again)))
     _, first, counts = np.unique(scan.texts.prompts, return_index=True, return_counts=True)
     if (counts > 1).any():
@@ -194,7 +195,7 @@ def _other_scripts(texts: TextScan) -> list[Observation]:
     return [
         Observation(
             "script",
-            f"pairs in {name} letters, where most are in {by_rows[0][0]}: {seen.count}",
+            f"pairs in {name} letters, although most are in {by_rows[0][0]}: {seen.count}",
             seen.count,
             tuple(seen.first),
         )

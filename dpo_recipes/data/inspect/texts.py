@@ -1,4 +1,4 @@
-"""What the texts of many rows hold, counted in one pass with a few numbers and places a row or less."""
+"""Counts prompts, scripts and unusual characters in the texts of many rows, in one pass and little memory."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _RENAMED = {
     **{"CJK": "Han", "IDEOGRAPHIC": "Han", "FULLWIDTH": "Latin"},
     **{"HIRAGANA": "Kana", "KATAKANA": "Kana", "KATAKANA-HIRAGANA": "Kana", "HALFWIDTH": "Kana"},
 }
-# How the names of letters begin that belong to no script: ª, º, ʰ, µ, 𝐀, ⁿ.
+# The first words in the names of letters without a script: ª, º, ʰ, µ, 𝐀, ⁿ.
 _NO_SCRIPT = {"", "FEMININE", "MASCULINE", "MODIFIER", "MICRO", "MATHEMATICAL", "SUPERSCRIPT", "SUBSCRIPT"}
 
 
 def _byte_of_char() -> dict[str, int]:
-    """The byte that stands for a character in Windows-1252, whose five gaps browsers fill with control characters."""
+    """The byte of each character in Windows-1252; browsers map its five unused bytes to control characters."""
     pairs = ((bytes([byte]).decode("cp1252", "replace"), byte) for byte in range(0x80, 0x100))
     return {chr(byte) if char == "\ufffd" else char: byte for char, byte in pairs}
 
 
 _BYTE_OF_CHAR = _byte_of_char()
 _HIGH_RUN = re.compile("[" + re.escape("".join(_BYTE_OF_CHAR)) + "]{2,}")
-# First bytes of characters that two bytes stand for, where a word is nearly always garbled: accented Latin, Cyrillic.
-# Other pairs of bytes are likelier meant so: "CAFÉ”" is also a valid character.
+# First bytes of two-byte characters that nearly always show garbled text: accented Latin, Cyrillic. Other pairs of
+# bytes are probably intended: "É”" in "CAFÉ”" is also valid UTF-8.
 _USUAL_LEADS = {0xC2, 0xC3, 0xC4, 0xC5, 0xD0, 0xD1}
 _UNSPACED = {"Han", "Japanese", "Kana", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"}
 
 
 def looks_garbled(text: str) -> bool:
-    """Whether UTF-8 was read as Windows-1252 somewhere in a text ("cafÃ©"): a hint, for it can be meant so."""
+    """Whether a part of a text looks like UTF-8 that was read as Windows-1252 ("cafÃ©"); it may still be intended."""
     if text.isascii():
         return False
     for run in _HIGH_RUN.findall(text):
@@ -62,15 +62,15 @@ def _is_utf8(data: bytes) -> bool:
 
 @lru_cache(maxsize=100_000)
 def script_of(char: str) -> str | None:
-    """The Unicode script of a letter, from its name; none for what is no letter or belongs to no script."""
-    if not char.isalpha() or "\u2100" <= char < "\u2150":  # signs that are letters: Ω for ohm, ℝ
+    """The Unicode script of a letter, from its name; None for other characters and letters without a script."""
+    if not char.isalpha() or "\u2100" <= char < "\u2150":  # symbols that count as letters: Ω for ohm, ℝ
         return None
     name = unicodedata.name(char, "").split(" ")[0]
     return None if name in _NO_SCRIPT else _RENAMED.get(name, name.capitalize())
 
 
 def letters_by_script(text: str) -> Counter[str]:
-    """How many letters of each script a text holds; Japanese, which mixes Han and Kana, counts as one."""
+    """The number of letters of each script in a text; Han and Kana count as Japanese if they are mixed."""
     if text.isascii():
         number = len(text.encode().translate(None, _NO_LETTERS))
         return Counter({"Latin": number} if number else {})
@@ -79,14 +79,14 @@ def letters_by_script(text: str) -> Counter[str]:
         script = script_of(char)
         if script is not None:
             counts[script] += number
-    if counts["Kana"] * 10 > counts["Han"]:  # Chinese texts hold a stray の
+    if counts["Kana"] * 10 > counts["Han"]:  # Chinese texts contain an occasional の
         counts["Japanese"] = counts.pop("Kana") + counts.pop("Han", 0)
     return +counts
 
 
 @dataclass
 class Places:
-    """How often something was seen, and where first."""
+    """The number of rows in which something was seen, and the locations of the first ones."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Places:
 
 
 class TextScan:
-    """Looks at every row that is trained on; keeps 16 bytes of each."""
+    """Scans every row that is trained on; keeps 16 bytes of each."""
 
     def __init__(self) -> None:
         self._prompts = array("Q")
@@ -107,7 +107,7 @@ class TextScan:
         self.letters: Counter[str] = Counter()
         self.rows_by_script: dict[str, Places] = {}
         self.seen: dict[str, Places] = {}
-        """Rows with a peculiarity: `control`, `replacement`, `garbled`, `short_chosen`, `short_rejected`."""
+        """Rows with an unusual text, by kind: `control`, `replacement`, `garbled`, `short_chosen`, `short_rejected`."""
 
     def look(self, row: PreferenceRow) -> None:
         """Count one row."""
@@ -132,17 +132,17 @@ class TextScan:
 
     @property
     def prompts(self) -> np.ndarray:
-        """64 bits of each row's prompt."""
+        """A 64-bit hash of each row's prompt."""
         return np.frombuffer(self._prompts, np.uint64) if self._prompts else np.empty(0, np.uint64)
 
     @property
     def pairs(self) -> np.ndarray:
-        """64 bits of all that the model sees of each row."""
+        """A 64-bit hash of everything in each row that the model sees."""
         return np.frombuffer(self._pairs, np.uint64) if self._pairs else np.empty(0, np.uint64)
 
 
 def _is_short(answer: list[Message]) -> bool:
-    """Whether an answer is empty or one word; calls of tools are no words, and are enough of an answer."""
+    """Whether an answer is empty or a single word and has no tool calls."""
     if any(message.get("tool_calls") for message in answer):
         return False
     content = answer[-1]["content"].strip()
