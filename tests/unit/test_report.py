@@ -519,8 +519,7 @@ def test_what_was_found_in_the_data_is_in_the_report():
     data = {"splits": {"train": {**DATA["splits"]["train"], "findings": [finding]}, "eval": None}}
     assert list_findings(data) == [finding]
     assert (
-        "D432 pairs contradict each other: 2 of 9 rows. one prefers. To fix it: decide."
-        in Page(render(data=data)).text
+        "D432 pairs contradict each other: 2 of 9 rows. one prefers. To fix it: decide." in Page(render(data=data)).text
     )
     assert list_findings({}) == list_findings(DATA) == []
 
