@@ -1,1 +1,1 @@
-"""The data stage: sources -> preference rows -> tokenized pairs, with a count of everything dropped and why."""
+"""The data stage: from sources to preference rows to tokenized pairs, with counts of all dropped rows by reason."""

@@ -1,4 +1,4 @@
-"""Reading sources: every row filtered, converted by its format, and put on disk, with an index in memory."""
+"""Reads sources: filters rows, converts them by their format and writes them to disk, with an index in memory."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from dpo_recipes.recipe.column_map import ColumnValue
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
 MAX_REPORTED = 10
-"""Bad rows named in one error; the rest are counted."""
+"""The number of bad rows that one error names; the others are counted."""
 _CODES = {"equal_answers": "D405", "bad_json": "D401"}
 _UNDECIDED = "tie"
-"""The reason of rows which say that no answer is better: nothing is wrong with them, so they are only counted."""
+"""The reason of rows in which neither answer is better. They are not faulty, so they are only counted."""
 
 
 @dataclass
 class RowIndex:
-    """What is known of the spooled rows without reading them again: in the arrays, one entry a row (24 bytes)."""
+    """Values of the spooled rows that avoid reading them again: one entry a row in each array (24 bytes a row)."""
 
     prompt_hashes: array = field(default_factory=lambda: array("Q"))
     row_hashes: array = field(default_factory=lambda: array("Q"))
     values: array = field(default_factory=lambda: array("d"))
-    """The column that `select` orders by; NaN without one."""
+    """The values of the column that `select` orders by; NaN without `select`."""
     warnings: list[Finding] = field(default_factory=list)
-    """What was noticed in the columns of the sources."""
+    """Warnings about the columns of the sources."""
 
     def __len__(self) -> int:
         return len(self.row_hashes)
@@ -49,7 +49,7 @@ class RowIndex:
 
 @dataclass
 class _BadRows:
-    """The first bad rows of a split, and how many there are."""
+    """The first bad rows of a split, and their total number."""
 
     count: int = 0
     first: list[Finding] = field(default_factory=list)
@@ -65,7 +65,7 @@ class _BadRows:
 def collect(
     sources: list[Source], data: Data, writer: RowWriter, index: RowIndex, report: SplitReport
 ) -> list[np.ndarray]:
-    """Read all sources of one split into the spool; returns for each source the places of its selected rows.
+    """Read all sources of one split into the spool, and return the indices of the selected rows of each source.
 
     Raises `DataError`: D401 to D413 as the sources and formats do, D403 (no rows), D404 (bad rows, unless they may be
     dropped), D409 (every row dropped).
@@ -88,7 +88,7 @@ def collect(
             "D409",
             "every row was dropped",
             why=json.dumps(report.dropped),
-            fix="look at a row, and at `filter`, `format` and `columns` in the recipe",
+            fix="compare a row with `filter`, `format` and `columns` in the recipe",
         )
     return picked
 
@@ -104,7 +104,7 @@ def _collect_source(
         dropped = report.dropped.get("filter")
         raise DataError.of(
             "D403" if not dropped else "D409",
-            f"{source.path} has no rows" if not dropped else f"`filter` leaves no row of {source.path}",
+            f"{source.path} has no rows" if not dropped else f"`filter` keeps no row of {source.path}",
             why="there is nothing to train on" if not dropped else f"{dropped} rows were read: {source.filter}",
             fix="check the file, or remove the source" if not dropped else "correct the filter",
         )
@@ -113,7 +113,7 @@ def _collect_source(
     if data_format.kind != "pair":
         raise DataError.of(
             "D413",
-            f"{source.path} holds single answers with a label (format `{data_format.name}`)",
+            f"{source.path} contains single answers with a label (format `{data_format.name}`)",
             why="the objective `dpo` learns from two answers to one prompt",
             fix="use data with a chosen and a rejected answer, or an objective for labelled answers",
         )
@@ -130,7 +130,7 @@ def _collect_source(
             report.drop(error.reason, row.where)
             continue
         use.look(raw, columns.read, converted)
-        report.rows_in += len(converted) - 1  # a ranking of K answers is K - 1 rows from here on
+        report.rows_in += len(converted) - 1  # a ranking of K answers counts as K - 1 rows
         for one in converted:
             writer.write(one)
             index.prompt_hashes.append(prompt_hash(one.prompt))
@@ -142,7 +142,7 @@ def _collect_source(
 
 
 def _named_rows(source: Source, renamer: Renamer, report: SplitReport) -> Iterator[tuple[float, SourceRow, SourceRow]]:
-    """The value that `select` orders by, the row as it stands, and the row under the format's names."""
+    """Yield the value that `select` orders by, the unchanged row, and the row under the format's names."""
     rows: Iterator[SourceRow] = _counted(read_rows(source), report)
     if source.filter is not None:
         rows = _count_filtered(filtered(rows, source.filter), report)
@@ -164,7 +164,7 @@ def _counted(rows: Iterator[SourceRow], report: SplitReport) -> Iterator[SourceR
 
 
 def _count_filtered(rows: Iterator[SourceRow], report: SplitReport) -> Iterator[SourceRow]:
-    """Pass on what a filter keeps; what it has swallowed since is seen from the rows read."""
+    """Yield the rows that a filter keeps, and count the others as dropped."""
     before, passed = report.rows_in, 0
     while True:
         row = next(rows, None)
@@ -195,7 +195,7 @@ def _value(row: SourceRow, select: Select | None) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise BadRow("no_number", f"`{select.by}` is {value!r:.60}, no number to select by") from error
+        raise BadRow("no_number", f"`{select.by}` is {value!r:.60}, which is not a number") from error
 
 
 def _selected(source: Source, places: np.ndarray, index: RowIndex, report: SplitReport) -> np.ndarray:
@@ -212,7 +212,7 @@ def _selected(source: Source, places: np.ndarray, index: RowIndex, report: Split
 
 
 def _row_hash(row: Row) -> int:
-    """64 bits of all that the model would see of a row."""
+    """A 64-bit hash of everything in a row that the model would see."""
     answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion, row.label]
     text = json.dumps(
         [row.prompt, answers, row.tools, row.template_kwargs, getattr(row, "rendered", False)], sort_keys=True

@@ -1,8 +1,8 @@
-"""Which part of an answer's text the model did not say: the turns of others, and what the template writes around them.
+"""Finds the context in an answer's text: the turns of the user or a tool, and the template's text around them.
 
-An answer of several turns holds what a user or a tool said in between. A model is given these turns and does not write
-them. Its own turns are trained exactly as if the conversation ended with each of them: from the end of the generation
-prompt to where the template ends the turn, its end mark included. All else behind the first turn is context.
+An answer of several turns contains what a user or a tool said in between, which the model reads and does not generate.
+The assistant's turns are trained on as if the conversation ended with each of them: from the end of the generation
+prompt to the end of the turn, including its end mark. Everything else after the first turn is context.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from dpo_recipes.data.message import Message
 from dpo_recipes.data.template import Renderer, TemplateFailed
 
 Span = tuple[int, int]
-"""Start and end of a part of a text, in characters."""
+"""The start and end of a part of a text, in characters."""
 _MARK = "\ue0f7turn\ue0f8"
-"""Private-use characters, which no text of a dataset has by chance."""
+"""A marker of private-use characters, which texts do not contain by chance."""
 
 
 class TurnsNotFound(Exception):
-    """A rendered text in which the model's own turns cannot be told from those of others; it says which one."""
+    """Raised if the assistant's turns cannot be located in a rendered text; the text names the turn."""
 
 
 def find_context(
     prompt: Sequence[Message], answer: Sequence[Message], text: str, renderer: Renderer, extras: dict[str, Any]
 ) -> tuple[Span, ...]:
-    """The context in the `text` of a prompt and its answer, in order; none in an answer of one turn.
+    """The spans of context in the `text` of a prompt and its answer, in order; empty for an answer of one turn.
 
-    `extras` are what else the template was given: `tools` and its variables. Where a turn begins and ends is found by
-    rendering the conversation up to there. Some templates write a turn differently when others follow it (Qwen3 leaves
-    out its reasoning, Mistral moves the tools): then it is found by a mark in its words. Raises `TurnsNotFound`.
+    `extras` are the other inputs of the template: `tools` and its variables. The start and end of a turn are found by
+    rendering the conversation up to there. Some templates render a turn differently if others follow it (Qwen3 drops
+    its reasoning, Mistral moves the tools); then the turn is found by a marker in its content. Raises `TurnsNotFound`.
     """
     if len(answer) < 2:
         return ()
@@ -49,7 +49,7 @@ class _Turns:
         self._extras = extras
 
     def between(self, first: int) -> Iterator[Span]:
-        """What stands between the assistant's turns, from the message `first` on."""
+        """The spans between the assistant's turns, from the message `first` on."""
         own = [place for place in range(first, len(self._messages)) if self._messages[place]["role"] == "assistant"]
         for place, following in pairwise(own):
             end = self._end(place)
@@ -60,7 +60,7 @@ class _Turns:
                 yield end, start
 
     def _start(self, place: int, earliest: int) -> int:
-        """Where a turn begins: behind its generation prompt."""
+        """The start of a turn: the end of its generation prompt."""
         asked = self._render(self._messages[:place], add_generation_prompt=True)
         if asked is not None and self._text.startswith(asked):
             return len(asked)
@@ -73,7 +73,7 @@ class _Turns:
         return position if at < 0 else at + len(header)
 
     def _end(self, place: int) -> int:
-        """Where a turn ends: behind what the template writes after a conversation's last turn."""
+        """The end of a turn, including the text that the template writes after the last turn of a conversation."""
         finished = self._render(self._messages[: place + 1])
         if finished is not None and self._text.startswith(finished):
             return len(finished)
@@ -82,7 +82,7 @@ class _Turns:
         return position + self._end_mark(last.rpartition(_MARK)[2], self._text[position:])
 
     def _end_mark(self, last: str, here: str) -> int:
-        """Characters of what ends a turn, from what stands behind a last turn and behind this one."""
+        """The number of characters that end a turn, from the text after a last turn and the text after this one."""
         shared = len(common_text([last, here]))
         mark = self._renderer.end_of_turn
         if shared == len(last) or not mark or (at := here.find(mark, 0, shared)) < 0:
@@ -90,8 +90,8 @@ class _Turns:
         return at + len(mark)
 
     def _find(self, place: int, *, at_end: bool) -> int:
-        """Where the words of a message begin or end in the text, from a rendering in which they bear a mark."""
-        for strip in (False, True):  # templates that strip a content would leave the spaces beside the mark
+        """The start or end of a message's content in the text, from a rendering with a marker in it."""
+        for strip in (False, True):  # templates that strip contents would keep the spaces beside the marker
             marked = self._render(_marked(self._messages, place, at_end=at_end, strip=strip)) or ""
             before, mark, after = marked.partition(_MARK)
             if mark and before + after == self._text:
@@ -99,7 +99,7 @@ class _Turns:
         raise TurnsNotFound(f"message {place + 1}, of `{self._messages[place]['role']}`")
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str | None:
-        """A text; none where the template refuses a conversation that ends there."""
+        """The rendered text, or None if the template refuses a conversation that ends there."""
         try:
             return self._renderer.render(messages, add_generation_prompt=add_generation_prompt, **self._extras)
         except TemplateFailed:
@@ -107,7 +107,7 @@ class _Turns:
 
 
 def _marked(messages: Sequence[Message], place: int, *, at_end: bool, strip: bool = False) -> list[Message]:
-    """The messages, with a mark where the words of one begin or end; of calls, at the name of the first or last."""
+    """The messages with a marker at the start or end of one content, or of the first or last tool call's name."""
     message: Message = {**messages[place]}
     calls = message.get("tool_calls")
     if calls and (at_end or not message["content"].strip()):

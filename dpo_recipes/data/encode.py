@@ -1,7 +1,7 @@
-"""Rendered conversations to token ids: whole batches at once, and each shared prompt only once.
+"""Encodes rendered conversations to token ids, in batches, and each shared prompt only once.
 
-The ids of an answer are those of prompt + answer after the part that they share with the prompt's own ids, as in TRL
-1.16's `DPOTrainer._prepare_dataset`, so that ids are equal to TRL's.
+The ids of an answer are those of prompt + answer after the prefix that they share with the prompt's own ids, as in
+`DPOTrainer._prepare_dataset` of TRL 1.16, so the ids equal TRL's.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ class Texts:
     prompt: str
     answers: tuple[str, ...]
     context: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """Of each answer the parts that the model did not say (data/context.py); empty where no answer has any."""
+    """The spans of context in each answer (see `context`); empty if no answer has any."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one prompt and its answers; `prompt_ids` are what all of them begin with."""
+    """Token ids of one prompt and its answers; `prompt_ids` is the prefix of all of them."""
 
     prompt_ids: list[int]
     answer_ids: tuple[list[int], ...]
     lost_prompt_ids: int = 0
-    """Ids at the end of the prompt that an answer does not go on from: they count as part of the answers."""
+    """The number of ids at the end of the prompt that not all answers continue; they become part of the answers."""
     answer_context: tuple[list[int], ...] = ([], [])
-    """Of each answer the ids that the model did not say: starts and ends of runs in turn, counted within the answer."""
+    """The context of each answer as a flat list of starts and ends of runs, as indices in the answer's ids."""
 
 
 class Encoder:
-    """Encodes batches of texts that one template has rendered, with one fast tokenizer."""
+    """Encodes batches of texts that one template rendered, with one fast tokenizer."""
 
     def __init__(self, tokenizer: Any, template_text: str) -> None:
         self._backend = tokenizer.backend_tokenizer
@@ -50,12 +50,12 @@ class Encoder:
         self._known: dict[str, list[int]] = {}
 
     def encode(self, batch: Sequence[Texts]) -> list[Encoded]:
-        """Ids of every prompt and answer of a batch.
+        """The ids of every prompt and answer of a batch.
 
-        Special tokens part a text before anything else is done to it, and common tokenizers part it between words next:
-        what stands before and after such a place is encoded alone without changing an id. What the texts of a row share
-        up to the last such place is therefore encoded once, and the short end of a prompt, which often is the same in
-        all rows, once for the whole data.
+        Tokenizers first split a text at special tokens, and common ones then split it between words. The parts before
+        and after such a position can be encoded separately without changing an id. The prefix that the texts of a row
+        share up to the last such position is therefore encoded once, and the short end of a prompt, which is often the
+        same in all rows, once for the whole data.
         """
         heads = [self._shared_head(texts) for texts in batch]
         tails = [text[len(head) :] for texts, head in zip(batch, heads, strict=True) for text in texts.answers]
@@ -87,7 +87,7 @@ class Encoder:
         return shared[: max(cut, _last_word(shared))] if self._cuts_at_words else shared[:cut]
 
     def _learn(self, texts: set[str]) -> None:
-        """Ends of prompts are few where a special token precedes them; else they are as many as there are rows."""
+        """Cache the ids of ends of prompts. There are few after a special token, else up to one for each row."""
         if len(self._known) > 10_000:
             self._known.clear()
         unknown = [text for text in texts if text not in self._known]
@@ -105,15 +105,15 @@ def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]
 
 
 def context_runs(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Starts and ends, in turn, of the runs of tokens that lie within some spans of a text.
+    """The runs of tokens inside some spans of a text, as a flat list of starts and ends.
 
-    A token that reaches beyond a span is none of its tokens: it holds a character of the model's own.
+    A token that extends beyond a span is not part of the run, since it has a character of the assistant's turn.
     """
     runs: list[int] = []
     remaining = list(reversed(spans))
     position = 0
     for place, (begin, end) in enumerate(offsets):
-        # Tokenizers that trim offsets leave no character to a token of nothing but spaces.
+        # Tokenizers that trim offsets give an empty range to a token that consists of spaces.
         start = begin if begin < end else min(position, end)
         position = max(position, end)
         while remaining and remaining[-1][1] <= start:
@@ -127,13 +127,13 @@ def context_runs(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, 
 
 
 def common_text(texts: Sequence[str]) -> str:
-    """What all texts begin with."""
+    """The longest common prefix of texts."""
     first, last = min(texts), max(texts)
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def _common_prefix(first: list[int], second: list[int]) -> int:
-    """How many ids two lists begin with alike, by halving: comparing slices is far faster than a loop over ids."""
+    """The length of the common prefix of two lists, by bisection: comparing slices is much faster than a loop."""
     same, different = 0, min(len(first), len(second)) + 1
     step = different - 1
     while same + 1 < different:
@@ -146,14 +146,14 @@ def _common_prefix(first: list[int], second: list[int]) -> int:
 
 
 def cutting_tokens(backend: Any, added: Sequence[Any], written: Sequence[str]) -> list[str]:
-    """The special tokens in `written` at whose end a text may be cut without changing an id.
+    """The special tokens in `written` after which a text can be split without changing an id.
 
-    `added` are all added tokens of the tokenizer, thousands of them for Gemma 3. `written` is the template and the
-    tokens of its variables: a token in none of these parts too few texts to be worth looking for.
+    `added` are all added tokens of the tokenizer, thousands for Gemma 3. `written` is the template and the tokens of
+    its variables; other tokens are too rare in texts to be worth a search.
 
-    tokenizers 0.23 finds added tokens first (`AddedVocabulary::extract_and_normalize`), then normalizes and splits
-    each piece between them alone. A Metaspace that marks only the first piece of a text looks at its place, so that no
-    text may be cut. A token that strips its neighbours or overlaps another added token does not part a text cleanly.
+    tokenizers 0.23 first finds added tokens (`AddedVocabulary::extract_and_normalize`), then normalizes and splits
+    each part between them separately. A Metaspace that only marks the first part of a text depends on the position, so
+    no text can be split. A token that strips its neighbours, or overlaps another added token, does not allow a split.
     """
     if '"first"' in json.dumps(_state(backend.pre_tokenizer)):
         return []
@@ -169,7 +169,7 @@ def cutting_tokens(backend: Any, added: Sequence[Any], written: Sequence[str]) -
 
 
 class _JoinedTokens:
-    """All added tokens in one string, so that a token is compared with all of them by a few searches."""
+    """All added tokens in one string, so that a few searches compare a token with all of them."""
 
     def __init__(self, tokens: set[str]) -> None:
         signs = set().union(*tokens)
@@ -177,9 +177,9 @@ class _JoinedTokens:
         self._text = self._gap.join(["", *tokens, ""])
 
     def can_hide(self, token: str) -> bool:
-        """Whether an added token holds `token`, ends with what it begins with, or begins with what it ends with.
+        """Whether an added token contains `token`, or overlaps with its start or end.
 
-        One that is itself the beginning or the end of `token` hides nothing: the longest token wins.
+        A token that is itself a prefix or suffix of `token` does not matter: the longest token wins.
         """
         count, gap = self._text.count, self._gap
         starts = (token[:n] for n in range(1, len(token)))
@@ -192,18 +192,18 @@ class _JoinedTokens:
 
 
 _WORD_SPLITS = (
-    # GPT-2's pattern stands in tokenizers' ByteLevel; these are those of Llama 3 (and cl100k) and of Qwen2.
+    # GPT-2's pattern is part of the ByteLevel of tokenizers; these are the patterns of Llama 3 (and cl100k) and of Qwen2.
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 
 
 def can_cut_at_words(backend: Any, added: Iterable[Any]) -> bool:
-    """Whether a text may be cut between a letter and a space that a letter follows, without changing an id.
+    """Whether a text can be split between a letter and a space before another letter, without changing an id.
 
-    So it is where pieces are found from left to right by a known pattern, in which a run of letters ends at a space and
-    a space goes with the letters after it; where nothing before that joins the two sides; and where no added token
-    holds a space.
+    This is possible if a known pattern splits the text from left to right, in which a run of letters ends at a space
+    and a space belongs to the letters after it, if no earlier step joins both sides, and if no added token contains a
+    space.
     """
     if _state(backend.normalizer) not in (None, {"type": "NFC"}):
         return False
@@ -215,7 +215,7 @@ def can_cut_at_words(backend: Any, added: Iterable[Any]) -> bool:
 
 
 def _state(part: Any) -> Any:
-    """A part of a tokenizer as it stands in tokenizer.json; the whole of that is megabytes."""
+    """The state of one part of a tokenizer as in tokenizer.json, which would take megabytes as a whole."""
     return None if part is None else json.loads(part.__getstate__())
 
 
@@ -231,12 +231,12 @@ def _parts_words(step: dict[str, Any]) -> bool:
 
 
 def _keeps_words(step: dict[str, Any]) -> bool:
-    """Whether a step never joins or moves what stands on both sides of a space."""
+    """Whether a step never joins or moves the characters on both sides of a space."""
     return step.get("type") == "Digits" or (step.get("type") == "ByteLevel" and not step["add_prefix_space"])
 
 
 def _last_word(text: str) -> int:
-    """Where the last space between two ASCII letters stands; 0 without one."""
+    """The position of the last space between two ASCII letters, or 0 without one."""
     place = len(text)
     while (place := text.rfind(" ", 0, place)) > 0:
         around = text[place - 1] + text[place + 1 : place + 2]

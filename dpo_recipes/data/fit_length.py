@@ -1,4 +1,4 @@
-"""Pairs cut to the longest length that a model is trained on."""
+"""Truncates pairs to the maximum length in training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class TokenizedPair:
     chosen_ids: list[int]
     rejected_ids: list[int]
     chosen_context: list[int] = field(default_factory=list)
-    """Starts and ends, in turn, of the runs of `chosen_ids` that are no words of the model's: they are not trained."""
+    """Runs of `chosen_ids` that are context and not trained on, as a flat list of starts and ends."""
     rejected_context: list[int] = field(default_factory=list)
 
     @property
     def length(self) -> int:
-        """Tokens of the longer of the two sequences."""
+        """The tokens of the longer of the two sequences."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
     @property
     def lengths(self) -> tuple[int, int, int]:
-        """Tokens of prompt, chosen and rejected."""
+        """The tokens of prompt, chosen and rejected."""
         return len(self.prompt_ids), len(self.chosen_ids), len(self.rejected_ids)
 
     @property
     def num_context(self) -> int:
-        """Tokens of both answers that are not trained."""
+        """The number of tokens of both answers that are not trained on."""
         return count_runs(self.chosen_context) + count_runs(self.rejected_context)
 
 
@@ -46,8 +46,11 @@ def fit(
     *,
     keep_first: int | None = None,
 ) -> TokenizedPair | None:
-    """The pair cut to `max_length`, or none when it is dropped. A prompt that begins with `keep_first`, the token for
-    the beginning of a text, still does when its start is cut. Raises `DataError` D408."""
+    """The pair truncated to `max_length`, or None if it is dropped.
+
+    A first token `keep_first`, the beginning-of-sequence token, is kept if the start of the prompt is truncated. Raises
+    `DataError` D408 for a too long pair with `overlong: error`.
+    """
     if not pair.prompt_ids or not pair.chosen_ids or not pair.rejected_ids:
         report.drop("empty_after_template", where)
         return None
@@ -75,6 +78,6 @@ def fit(
 
 
 def _first(runs: list[int], count: int) -> list[int]:
-    """The runs within the first `count` tokens."""
+    """The parts of runs within the first `count` tokens."""
     kept = sum(start < count for start in runs[::2])
     return [min(place, count) for place in runs[: 2 * kept]]

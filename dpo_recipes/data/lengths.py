@@ -1,4 +1,4 @@
-"""Tokens of many pairs at once: arrays of shape [rows, 3] that hold those of prompt, chosen and rejected."""
+"""Computes lengths of many pairs at once, as arrays of shape [rows, 3] with tokens of prompt, chosen and rejected."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 
 
 def pair_lengths(dataset: Any) -> np.ndarray:
-    """Tokens of prompt, chosen and rejected of tokenized pairs (a `datasets.Dataset`), of shape [rows, 3]; reads
-    offsets, not tokens."""
+    """Tokens of prompt, chosen and rejected of tokenized pairs (a `datasets.Dataset`), of shape [rows, 3].
+
+    Only the offsets are read, not the tokens.
+    """
     from pyarrow.compute import list_value_length  # pyright: ignore[reportAttributeAccessIssue]
 
     table = dataset.with_format("arrow")[:]
@@ -19,7 +21,7 @@ def pair_lengths(dataset: Any) -> np.ndarray:
 
 
 def trained_lengths(dataset: Any) -> np.ndarray:
-    """Tokens of the chosen and the rejected answer that are trained, of shape [rows, 2]: all but those of context."""
+    """Tokens of the chosen and the rejected answer that are trained on, of shape [rows, 2]: all except context."""
     counts = pair_lengths(dataset)[:, 1:]
     if "chosen_context" in dataset.column_names:
         columns = dataset.select_columns(["chosen_context", "rejected_context"])
@@ -28,18 +30,19 @@ def trained_lengths(dataset: Any) -> np.ndarray:
 
 
 def count_runs(runs: Sequence[int]) -> int:
-    """Tokens in runs that are given by their starts and ends, in turn."""
+    """The number of tokens in runs, which are a flat list of starts and ends."""
     return sum(runs[1::2]) - sum(runs[::2])
 
 
 def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns by name; `pair` is the longer of a pair's two sequences, which is what `max_length` limits."""
+    """The columns by name, and `pair`, the length of the longer of a pair's two sequences, which `max_length`
+    limits."""
     prompt, chosen, rejected = lengths.T
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "pair": prompt + np.maximum(chosen, rejected)}
 
 
 def distributions(lengths: np.ndarray) -> dict[str, dict[str, float]]:
-    """Mean, median, 95th and 99th percentile and maximum of each of `named_lengths`."""
+    """The mean, median, 95th and 99th percentile and maximum of each of `named_lengths`."""
     return {name: _distribution(values) for name, values in named_lengths(lengths).items()}
 
 

@@ -47,7 +47,7 @@ def find_files(path: Path, patterns: list[str], split: str) -> list[Path]:
             why=f"no data file matches {', '.join(patterns)}"
             if patterns
             else f"data files end in {', '.join(DATA_SUFFIXES)}",
-            fix="correct the folder, or `data_files`",
+            fix="correct the path, or `data_files`",
         )
     return files
 

@@ -1,4 +1,4 @@
-"""The data stage itself: from the recipe's sources to training and held-out rows on disk, built once a content."""
+"""Builds training and held-out rows on disk from the recipe's sources, or finds them in the cache."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 from dpo_recipes.run_dir import write_json
 
 ROWS_VERSION = 7
-"""Raised when the same sources give other rows than before, so that no older entry of the cache is used."""
+"""Increased when the same sources produce other rows than before, so that older cache entries are not used."""
 _SHAPES_NO_ROWS = {"max_length", "overlong", "train_on_turns"}
 
 
 @dataclass
 class PreferenceSplits:
-    """Rows of each split that is not empty, what happened to the others, and what is worth a warning."""
+    """The rows of each split that is not empty, with reports and warnings."""
 
     rows: dict[str, RowFile]
     reports: dict[str, SplitReport]
     warnings: list[Finding] = field(default_factory=list)
     key: str = ""
-    """Differs when any row does."""
+    """The cache key, which differs if any row differs."""
     is_cached: bool = False
 
     @property
@@ -44,7 +44,7 @@ class PreferenceSplits:
 
 
 def load_preferences(data: Data, seed: int) -> PreferenceSplits:
-    """Read, convert, select and split all sources, or take the result of an earlier time from the cache.
+    """Read, convert, select and split all sources, or use the cached result.
 
     Raises `DataError`: D401, D402, D403, D404, D405, D406, D410 to D413 as sources and formats do, D407 (cannot be
     split), D409 (every row dropped).
@@ -53,7 +53,7 @@ def load_preferences(data: Data, seed: int) -> PreferenceSplits:
     fingerprints = [_fingerprint(source) for part in sources.values() for source in part]
     plain = data.model_dump(exclude=_SHAPES_NO_ROWS)
     key = content_key(ROWS_VERSION, seed, plain, fingerprints)
-    if None in fingerprints:  # whether the rows are the same as before cannot be told
+    if None in fingerprints:  # the rows may have changed, so the cache cannot be used
         key = content_key(key, secrets.token_hex(16))
     folder, is_cached = get_or_build("rows", key, lambda partial: _build(partial, sources, data, seed))
     if None in fingerprints:
@@ -99,7 +99,7 @@ def _sources(held_out: HeldOut, data: Data) -> list[Source]:
 
 
 def _fingerprint(source: Source) -> Any:
-    """What changes when the content of a source does; none when that cannot be told."""
+    """An identifier that changes if the content of a source changes, or None if the version is unknown."""
     files = local_files(source)
     if files is not None:
         return [[file.name, file_digest(file)] for file in files]

@@ -1,4 +1,4 @@
-"""Rows as the texts that a model reads."""
+"""Renders rows to the texts that a model reads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dpo_recipes.errors import DataError
 def render_row(row: PreferenceRow, renderer: Renderer, *, finds_context: bool = False) -> Texts:
     """The texts of a row's prompt and answers as the model reads them.
 
-    `finds_context` says to look for the turns of others in the answers. Raises `DataError` D420, and D429 where they
-    cannot be told from the model's own.
+    With `finds_context`, turns of the user or a tool in the answers are located. Raises `DataError` D420 if the
+    template fails, and D429 if these turns cannot be distinguished from the assistant's.
     """
     if row.rendered:
         prompt = _joined(row.prompt)
@@ -32,7 +32,7 @@ def render_row(row: PreferenceRow, renderer: Renderer, *, finds_context: bool = 
             "D420",
             f"the chat template cannot render {row.where}",
             why=str(error),
-            fix="choose another `chat_template`, or correct the messages it refuses",
+            fix="choose another `chat_template`, or correct the messages that it refuses",
         ) from error
     return _with_context(row, texts, renderer) if finds_context and len(row.chosen) + len(row.rejected) > 2 else texts
 
@@ -45,24 +45,26 @@ def _with_context(row: PreferenceRow, texts: Texts, renderer: Renderer) -> Texts
     except TurnsNotFound as error:
         raise DataError.of(
             "D429",
-            f"the assistant's turns cannot be found in what the template renders of {row.where}: {error}",
-            why=f"`{renderer.template.name}` drops or rewrites it where other turns follow, so what the user says in "
-            "the answers cannot be left out of the loss",
+            f"the assistant's turns cannot be found in the rendered text of {row.where}: {error}",
+            why=f"`{renderer.template.name}` drops or rewrites it if other turns follow, so the user's turns in the "
+            "answers cannot be masked in the loss",
             fix="choose another `chat_template`, or train on all turns with `data.train_on_turns: all`",
         ) from error
     return replace(texts, context=spans)
 
 
 def render_prompt(row: PreferenceRow, renderer: Renderer) -> str:
-    """What the model is given to answer. Raises `TemplateFailed`."""
+    """The rendered prompt, with the generation prompt. Raises `TemplateFailed`."""
     if row.rendered:
         return _joined(row.prompt)
     return renderer.render(row.prompt, add_generation_prompt=True, tools=row.tools, **row.template_kwargs)
 
 
 def messages_in_texts(row: PreferenceRow, texts: Texts) -> Iterator[tuple[Sequence[Message], str]]:
-    """The messages of a row together with the rendered text that they should stand in; those of the prompt once where
-    both texts begin with it."""
+    """The messages of a row with the rendered text that should contain them.
+
+    The messages of the prompt are only yielded once if both texts start with the prompt.
+    """
     is_shared = all(text.startswith(texts.prompt) for text in texts.answers)
     if is_shared:
         yield row.prompt, texts.prompt

@@ -1,4 +1,4 @@
-"""What happened to the rows of one split, as `data_report.json` keeps it."""
+"""Counts the rows of one split, for `data_report.json`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 @dataclass
 class SplitReport:
-    """Counts of one split: `rows_in` = `rows_kept` + all of `dropped`.
+    """The counts of one split: `rows_in` = `rows_kept` + the sum of `dropped`.
 
-    `tokens`, `truncated`, `lengths` and `findings` are filled in by tokenizing.
+    Tokenizing fills in `tokens`, `truncated`, `lengths` and `findings`.
     """
 
     rows_in: int = 0
     rows_kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Up to three places for each reason, so that a person can look."""
+    """The locations of up to three dropped rows for each reason."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    """Rows after each step, in order: `{"step": "filter", "rows": 1800}`."""
+    """The number of rows after each step, in order: `{"step": "filter", "rows": 1800}`."""
     tokens: int = 0
-    """Tokens of prompt + chosen and prompt + rejected together, as the trainer sees them."""
+    """The total tokens of prompt + chosen and prompt + rejected, as the trainer sees them."""
     truncated: dict[str, int] = field(default_factory=dict)
-    """Pairs that were cut to `max_length`, by where: `prompt_start` or `completion_end`."""
+    """The number of pairs that were truncated to `max_length`, by part: `prompt_start` or `completion_end`."""
     masked_pairs: int = 0
-    """Pairs in whose answers somebody else speaks as well, such as the user; `data.train_on_turns`."""
+    """The number of pairs whose answers contain turns of the user or a tool; see `data.train_on_turns`."""
     masked_tokens: int = 0
-    """Tokens of their answers that are not trained."""
+    """The number of tokens in answers that are not trained on."""
     lengths: dict[str, dict[str, float]] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
-    """Each source's path, format, rows, and `unread`: columns that were not read, with the rows that have something in
-    them."""
+    """The path, format and rows of each source, and `unread`: its unread columns with the number of rows in which they
+    are not empty."""
     findings: list[dict[str, Any]] = field(default_factory=list)
 
     def drop(self, reason: str, where: str | None = None, count: int = 1) -> None:
@@ -44,29 +44,29 @@ class SplitReport:
             places.append(where)
 
     def cut(self, where: str) -> None:
-        """Count one pair as cut."""
+        """Count one pair as truncated."""
         self.truncated[where] = self.truncated.get(where, 0) + 1
 
     def mask(self, tokens: int) -> None:
-        """Count the tokens of one pair's answers that are not trained."""
+        """Count the tokens of one pair's answers that are not trained on."""
         self.masked_pairs += tokens > 0
         self.masked_tokens += tokens
 
     @property
     def has_losses(self) -> bool:
-        """Whether `describe_losses` says more than a number of pairs."""
+        """Whether any rows were dropped, truncated or masked."""
         return bool(self.dropped or self.truncated or self.masked_pairs)
 
     def step(self, name: str, rows: int) -> None:
-        """Note how many rows there are after a step."""
+        """Record the number of rows after a step."""
         self.steps.append({"step": name, "rows": rows})
 
     def describe_losses(self) -> str:
-        """How many pairs are left, and why the others are not or not whole, in one line."""
+        """One line with the number of kept pairs, and of dropped, truncated and masked ones by reason."""
         dropped = [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
-        cut = [f"{count:,} cut ({where.replace('_', ' ')})" for where, count in self.truncated.items()]
+        cut = [f"{count:,} truncated ({where.replace('_', ' ')})" for where, count in self.truncated.items()]
         masked = (
-            f"answers of {self.masked_pairs:,} pairs hold turns that are not the assistant's, which are not trained on "
+            f"answers of {self.masked_pairs:,} pairs contain turns of the user or a tool, which are not trained on "
             f"({self.masked_tokens:,} tokens masked)"
         )
         masks = [masked] if self.masked_pairs else []

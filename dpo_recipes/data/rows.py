@@ -37,7 +37,7 @@ class PreferenceRow:
     rejected: list[Message]
     where: str
     tools: list[Any] | None = None
-    """JSON schemas of the functions that the template offers to the model."""
+    """The JSON schemas of the functions that the template offers to the model."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables for the chat template, such as `enable_thinking` (the column `chat_template_kwargs`)."""
     rendered: bool = False
@@ -117,11 +117,11 @@ def clean_text(value: str, column: str) -> str:
     if len(value) > MAX_TEXT_CHARS:
         raise BadRow("huge_text", f"`{column}` has {len(value):,} characters, more than {MAX_TEXT_CHARS:,}")
     if "\0" in value:
-        raise BadRow("bad_text", f"`{column}` holds a NUL character at position {value.index(chr(0))}")
+        raise BadRow("bad_text", f"`{column}` has a NUL character at position {value.index(chr(0))}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRow("bad_text", f"`{column}` holds half a surrogate pair at position {error.start}") from error
+        raise BadRow("bad_text", f"`{column}` has half a surrogate pair at position {error.start}") from error
     return value
 
 

@@ -1,4 +1,4 @@
-"""Chat templates: finding one, knowing the tokens it needs, and rendering with it as transformers does, but faster."""
+"""Finds chat templates, reads which tokens they need, and renders them like transformers, but faster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dpo_recipes.data.rows import Message
 
 EOS = "eos_token"
-"""What `Template.end_of_turn` is when the tokenizer's own end-of-sequence token ends an answer."""
+"""The value of `Template.end_of_turn` if the tokenizer's own end-of-sequence token ends an answer."""
 
 _HEADER = re.compile(r"\s*\{#[-+]?(.*?)#\}", re.DOTALL)
 _HEADER_LINE = re.compile(r"^\s*(special tokens|end of turn):(.*)$", re.MULTILINE)
@@ -33,27 +33,27 @@ _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
 class TemplateFailed(Exception):
-    """A template raised an error on a conversation; its text is the template's own message."""
+    """Raised if a template fails for a conversation; the text is the template's own message."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template and what it asks of a tokenizer."""
+    """A chat template and its requirements on the tokenizer."""
 
     name: str
-    """A shipped template's name, a file's without `.jinja`, `inline` or `tokenizer`."""
+    """The name of a shipped template, that of a file without `.jinja`, `inline` or `tokenizer`."""
     text: str
     special_tokens: tuple[str, ...]
-    """Literals that must be single tokens of the tokenizer, in the order in which the template names them."""
+    """Literals that must be single tokens of the tokenizer, in the order of the template."""
     end_of_turn: str | None
-    """What ends an assistant's answer: a literal, `eos_token`, or none where the template does not say."""
+    """The end of an assistant's answer: a literal, `eos_token`, or None if the template does not say."""
 
 
 def find_template(reference: str) -> Template:
-    """The template that a recipe's `chat_template` means, unless that is `tokenizer`.
+    """The template of a recipe's `chat_template`, unless that is `tokenizer`.
 
-    `reference` is a shipped template's name, the path of a `.jinja` file, or Jinja text (with `{{` or `{%`).
-    Raises `RecipeError` R310 (no such template, a file that cannot be read) and R320 (syntax error, with its line).
+    `reference` is the name of a shipped template, the path of a `.jinja` file, or Jinja text (with `{{` or `{%`).
+    Raises `RecipeError` R310 (no such template, unreadable file) and R320 (syntax error, with its line).
     """
     if is_inline_template(reference):
         return read_template("inline", reference, "chat_template")
@@ -63,11 +63,11 @@ def find_template(reference: str) -> Template:
         raise RecipeError.of(
             "R310",
             f"unknown chat template `{reference}`",
-            why=f"it is `tokenizer`, one of {', '.join(template_paths())}, or a path that ends in .jinja",
+            why=f"it must be `tokenizer`, one of {', '.join(template_paths())}, or a path that ends in .jinja",
             fix=f"did you mean `{near[0]}`?" if near else "choose one of these",
         )
     try:
-        # Editors on Windows put a byte order mark in front, which would become a part of every prompt.
+        # Editors on Windows add a byte order mark, which would become part of every prompt.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError.of(
@@ -80,11 +80,12 @@ def find_template(reference: str) -> Template:
 
 
 def template_of_tokenizer(tokenizer: Any) -> Template:
-    """The tokenizer's own template; of several named ones the one called `default`.
+    """The tokenizer's own template, or the one called `default` if it has several.
 
-    transformers takes `tool_use` where there is one and a conversation has tools; here one template renders all rows.
-    What looks like a special token and is none for this tokenizer (Zephyr's <|user|>) is text that its model was
-    trained on, and left out of `special_tokens`. Raises `RunError` M505 when there is none, and `RecipeError` R320.
+    transformers uses the template `tool_use`, if there is one, for conversations with tools; here one template renders
+    all rows. Literals that look like special tokens but are not tokens of this tokenizer (Zephyr's <|user|>) are not in
+    `special_tokens`, since the model was trained on them as text. Raises `RunError` M505 if there is no template, and
+    `RecipeError` R320 for a syntax error.
     """
     own = tokenizer.chat_template
     text = own.get("default") if isinstance(own, Mapping) else own
@@ -94,8 +95,8 @@ def template_of_tokenizer(tokenizer: Any) -> Template:
             "the tokenizer has no chat template" + (" called `default`" if own else ""),
             why=f"it has {', '.join(own)}"
             if isinstance(own, Mapping) and own
-            else "base models usually have none; `chat_template: tokenizer` asks for the model's own",
-            fix=f"choose a shipped one: `chat_template: plain` ({', '.join(template_paths())})",
+            else "base models usually have none, and `chat_template: tokenizer` selects the model's own",
+            fix=f"choose a shipped template, for example `chat_template: plain` ({', '.join(template_paths())})",
         )
     template = read_template("tokenizer", text, "the tokenizer's chat template")
     find = tokenizer.backend_tokenizer.token_to_id
@@ -104,11 +105,11 @@ def template_of_tokenizer(tokenizer: Any) -> Template:
 
 
 def read_template(name: str, text: str, file: str) -> Template:
-    """A template's text with what its header says; `file` is where errors say they are.
+    """Parse a template's text and header; `file` is the location that errors name.
 
-    A header is the comment that the text begins with; its lines `special tokens: ...` (separated by spaces, or
-    `none`) and `end of turn: ...` count. Without the first, special tokens are those that `tokens_in` finds.
-    Raises `RecipeError` R320.
+    The header is the comment at the start of the text. Its lines `special tokens: ...` (separated by spaces, or
+    `none`) and `end of turn: ...` are read. Without the first, special tokens are those that `tokens_in` finds.
+    Raises `RecipeError` R320 for a syntax error.
     """
     tree = parse_template(text, file)
     header = _HEADER.match(text)
@@ -121,12 +122,12 @@ def read_template(name: str, text: str, file: str) -> Template:
 
 
 def tokens_in(tree: nodes.Template) -> Iterator[str]:
-    """What looks like a special token in the texts that a template writes or compares with.
+    """Literals that look like special tokens in the texts of a template.
 
-    Looked at are the text outside of tags and every string within them; forms are `<|...|>`, `<｜...｜>`,
+    These are searched in the text outside of tags and in every string inside them, in the forms `<|...|>`, `<｜...｜>`,
     `<start_of_...>`, `<end_of_...>`, `<s>`, `</s>`, `<bos>`, `<eos>`, `<think>` and `</think>`. Square brackets do not
-    count: Mistral's [INST] is one token for some of its tokenizers and plain text for others. A token that is put
-    together from pieces, such as `'<|' + role + '|>'`, is not found: only a header can name it.
+    count: Mistral's [INST] is one token of some of its tokenizers and plain text for others. A token that a template
+    concatenates, such as `'<|' + role + '|>'`, is not found and must be named in a header.
     """
     for node in tree.find_all((nodes.TemplateData, nodes.Const)):
         value = node.data if isinstance(node, nodes.TemplateData) else node.value  # type: ignore[attr-defined]
@@ -136,17 +137,17 @@ def tokens_in(tree: nodes.Template) -> Iterator[str]:
 
 @lru_cache(maxsize=8)
 def _compile(text: str) -> jinja2.Template:
-    # Private in transformers 5.23, and the only way to be sure of its sandbox, filters and tags. Should it go, the
-    # test that compares `Renderer` with `apply_chat_template` fails here.
+    # The function is private in transformers 5.23, but the only way to get its sandbox, filters and tags. If it is
+    # removed, the test that compares `Renderer` with `apply_chat_template` fails.
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     return _compile_jinja_template(text)
 
 
 class Renderer:
-    """Renders conversations with one template: the text that `apply_chat_template(..., tokenize=False)` gives.
+    """Renders conversations with one template to the same text as `apply_chat_template(..., tokenize=False)`.
 
-    Faster by the 12 µs that rebuilding messages for the sandbox takes: messages here are plain JSON data already.
+    It saves 12 µs for each conversation, because it does not copy messages for the sandbox: they are plain JSON data.
     """
 
     def __init__(
@@ -157,13 +158,13 @@ class Renderer:
     ) -> None:
         self.template = template
         self.template_kwargs = dict(template_kwargs or {})
-        """Variables for every conversation; those that come with one go before them."""
+        """Variables for every conversation; those of a single conversation take precedence."""
         self._variables = {name: str(token) for name, token in special_tokens_map.items()}
         self._render = _compile(template.text).render
 
     @property
     def end_of_turn(self) -> str | None:
-        """What ends an assistant's answer, as text: the template's own, or else the end-of-sequence token."""
+        """The text that ends an assistant's answer: the template's end of turn, or else the end-of-sequence token."""
         own = self.template.end_of_turn
         return self._variables.get(EOS) if own in (None, EOS) else own
 
@@ -191,16 +192,16 @@ class Renderer:
                     "add_generation_prompt": add_generation_prompt,
                 }
             )
-        except DpoRecipeError:  # a requested stop that came in the middle
+        except DpoRecipeError:  # a stop was requested while rendering
             raise
         except TemplateError as error:
             raise TemplateFailed(str(error)) from error
-        except Exception as error:  # a template is somebody's code: adding text to none is a TypeError
+        except Exception as error:  # templates are arbitrary code: adding text to None is a TypeError
             raise TemplateFailed(f"{type(error).__name__}: {error}") from error
 
 
 def _with_reasoning(message: Message) -> Mapping[str, Any]:
-    # As transformers 5.23 does, but under all names: reasoning under any of them is there for every template.
+    # transformers 5.23 does this too. Here reasoning under any name is available under all of them in every template.
     for name in _REASONING_NAMES:
         if (reasoning := message.get(name)) is not None:
             return {"thinking": reasoning, "reasoning": reasoning, **message, "reasoning_content": reasoning}

@@ -1,4 +1,4 @@
-"""Preference rows to token ids, through the chat template; written as Arrow files that training maps into memory."""
+"""Tokenizes preference rows with the chat template and writes Arrow files, which training maps into memory."""
 
 from __future__ import annotations
 
@@ -30,47 +30,47 @@ from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.run_dir import write_json
 
 TOKENS_VERSION = 4
-"""Raised when the same rows give other files than before, so that no older entry of the cache is used."""
+"""Increased when the same rows produce other files than before, so that older cache entries are not used."""
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 CONTEXT_COLUMNS = ("chosen_context", "rejected_context")
-"""Runs of an answer's tokens that are not trained, as starts and ends in turn; empty in answers of one turn."""
+"""Runs of an answer's tokens that are not trained on, as a flat list of starts and ends; empty for one turn."""
 _BATCH = 256
 _REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
-"""Why a row cannot be rendered, by the error's code."""
+"""The reason of rows that cannot be rendered, by the code of the error."""
 
 
 @dataclass
 class TokenizedSplits:
-    """Token ids of each split that is not empty, as `datasets.Dataset` with PAIR_COLUMNS and the row's place."""
+    """The token ids of each split that is not empty, as a `datasets.Dataset` with PAIR_COLUMNS and the row's index."""
 
     datasets: dict[str, Any]
     rows: dict[str, RowFile]
     reports: dict[str, SplitReport]
     lengths: dict[str, np.ndarray]
-    """Tokens of prompt, chosen and rejected of every row before anything is cut or dropped, of shape [rows, 3]; zeros
-    for a row that the template refused."""
+    """Tokens of prompt, chosen and rejected of every row before truncation, of shape [rows, 3]; zeros for a row that
+    the template refused."""
     warnings: list[Finding]
-    """What is doubtful about the rows; also errors where these were not to be raised."""
+    """Findings about the rows, including errors if these are not raised."""
     key: str
     is_cached: bool = False
 
     def pairs(self, split: str) -> Any:
-        """What the trainer takes of a split, and the place of each pair's row, for errors that name it.
+        """The columns of a split for the trainer, and the index of each pair's row, for errors that name it.
 
-        CONTEXT_COLUMNS are there only where an answer of the split has context.
+        CONTEXT_COLUMNS are only included if an answer of the split has context.
         """
         context = CONTEXT_COLUMNS if self.reports[split].masked_pairs else ()
         return self.datasets[split].select_columns([*PAIR_COLUMNS, *context, "row"])
 
     def where(self, split: str, place: int) -> str:
-        """Where the row at a place stands in its source: `pairs.jsonl:12`."""
+        """The location of a row in its source: `pairs.jsonl:12`."""
         return self.rows[split][place].where
 
     def row(self, split: str, index: int) -> PreferenceRow:
-        """The row that a pair was made from."""
+        """The row of a pair."""
         row = self.rows[split][int(self.datasets[split][index]["row"])]
         if not isinstance(row, PreferenceRow):
-            raise TypeError(f"{row.where} is no preference")
+            raise TypeError(f"{row.where} is not a preference")
         return row
 
 
@@ -83,11 +83,11 @@ def tokenize_splits(
     accepted: Collection[str] = (),
     raise_errors: bool = True,
 ) -> TokenizedSplits:
-    """Tokenize every split, or take the result of an earlier time from the cache.
+    """Tokenize every split, or use the cached result.
 
-    Findings whose code is `accepted` are left out. Raises `DataError` D408 (over-long pair with `overlong: error`),
-    D409 (none left), D420 (the template fails), D429 (the turns of an answer cannot be told apart), D430 (no pair whose
-    answers differ), and unless `raise_errors` is off every other error that `RowChecks` finds.
+    Findings whose code is `accepted` are left out. Raises `DataError` D408 (a too long pair with `overlong: error`),
+    D409 (every row dropped), D420 (the template fails), D429 (the turns of an answer cannot be distinguished), D430 (no
+    pair with different answers), and with `raise_errors` every other error that `RowChecks` finds.
     """
     from datasets import Dataset
 
@@ -123,8 +123,11 @@ def tokenize_splits(
 
 
 def _judged(report: SplitReport, accepted: Collection[str], *, is_carved: bool) -> list[Finding]:
-    """The findings of a split that are not accepted. A part of the training pairs may be a few rows, all of which have
-    some fault by chance: what ends a run is decided by the training pairs."""
+    """The findings of a split that are not accepted.
+
+    A split of the training pairs can be so small that all its rows have a fault by chance, so faults of contents are
+    only warnings there; the training pairs decide whether the run ends.
+    """
     findings = [Finding.from_json(plain) for plain in report.findings if plain["code"] not in accepted]
     if not is_carved:
         return findings
@@ -143,13 +146,13 @@ def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Ren
 
 
 Fitted = tuple[int, TokenizedPair, TokenizedPair | None]
-"""The place of a row, its whole pair, and what of it fits: none where that drops the row."""
+"""The index of a row, its whole pair, and the truncated pair, or None if the row is dropped."""
 _Rendered = tuple[int, PreferenceRow, Texts]
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Millions of small lists: looking for cycles among all of them, again and again, takes a third of the time."""
+    """Disable garbage collection, which takes a third of the time with millions of small lists."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -160,9 +163,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitReport) -> None:
-    """Tokenize rows into an Arrow file of pairs, with the rows' lengths before cutting in a file beside it.
+    """Tokenize rows into an Arrow file of pairs, and write the rows' lengths before truncation into a file beside it.
 
-    Fills `report`. Raises `DataError` D408, D409, D420, D430.
+    Fills `report`. Raises `DataError` D408, D409, D420, D429, D430.
     """
     import pyarrow as pa
 
@@ -173,7 +176,7 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
     uncut = np.zeros((len(rows), len(PAIR_COLUMNS)), np.int32)
     with _no_garbage_collection(), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for batch in tokenize.batches(rows, report):
-            gc.collect(0)  # the few cycles that templates make, before anything of this batch is old
+            gc.collect(0)  # templates create a few cycles; collect them before this batch moves to an older generation
             kept: list[tuple[int, TokenizedPair]] = []
             for place, whole, fitted in batch:
                 uncut[place] = whole.lengths
@@ -205,7 +208,7 @@ def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> N
 
 
 class Tokenizer:
-    """Rows to pairs of token ids that fit `max_length`."""
+    """Converts rows to pairs of token ids that fit `max_length`."""
 
     def __init__(self, encoder: Encoder, renderer: Renderer, checks: RowChecks, data: Data) -> None:
         self._bos = encoder.bos_token_id
@@ -215,10 +218,10 @@ class Tokenizer:
         self._data = data
 
     def batches(self, rows: RowFile, report: SplitReport) -> Iterator[list[Fitted]]:
-        """Every row that the template renders, in batches: its place, the whole pair, and what fits `max_length`.
+        """Yield every row that the template renders, in batches.
 
-        While one batch is encoded by threads of the tokenizer, the next one is read and rendered. Raises `DataError`
-        D408, and D420 unless bad rows may be dropped.
+        While threads of the tokenizer encode one batch, the next one is read and rendered. Raises `DataError` D408, and
+        D420 and D429 unless bad rows may be dropped.
         """
         with ThreadPoolExecutor(1) as encoder:
             before: tuple[list[_Rendered], Future[list[Encoded]]] | None = None
@@ -249,12 +252,12 @@ class Tokenizer:
         return batch
 
     def encode(self, rows: Sequence[PreferenceRow]) -> Iterator[tuple[Texts, Encoded]]:
-        """Rendered texts and ids of rows, before anything is cut. Raises `DataError` D420."""
+        """The rendered texts and ids of rows, before truncation. Raises `DataError` D420."""
         texts = [render_row(row, self._renderer) for row in rows]
         yield from zip(texts, self._encoder.encode(texts), strict=True)
 
     def _texts(self, row: PreferenceRow, report: SplitReport) -> Texts | None:
-        """The rendered texts of a row; none when the template refuses it and the recipe lets it go."""
+        """The rendered texts of a row, or None if it cannot be rendered and the recipe allows to drop it."""
         try:
             return render_row(row, self._renderer, finds_context=self._data.train_on_turns == "assistant")
         except DataError as error:

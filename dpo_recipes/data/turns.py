@@ -1,8 +1,8 @@
-"""Where the prompt of two conversations ends and their answers begin.
+"""Finds where the prompt of two conversations ends and their answers start.
 
-Datasets say it in several ways: the answers alone, the answers behind a copy of the prompt, or two whole conversations
-beside a prompt that holds only their first question, or only their last. All of them come to the same: the prompt is
-every turn that both conversations share.
+Datasets have several layouts: only the answers, the answers after a copy of the prompt, or two whole conversations with
+a prompt column that contains only the first or only the last question. In each of them the prompt is every turn that
+both conversations share.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dpo_recipes.data.message import SYSTEM_ROLES, BadRow, Message
 Divided = tuple[list[Message], list[Message], list[Message]]
 """The prompt, the chosen and the rejected answer."""
 _SHOWN = 60
-"""Characters of a text that an error shows."""
+"""The number of characters of a text that an error shows."""
 
 
 def divide_conversations(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> Divided:
-    """The whole prompt, and what each answer says after it.
+    """The whole prompt, and the turns of each answer after it.
 
-    An answer that does not begin with the assistant is a whole conversation, which repeats the prompt or the part of
-    the prompt that stands in its column. Turns with which both answers begin alike belong to the prompt as well. Raises
-    `BadRow`: `equal_answers`, `no_shared_prompt`, and `prompt_differs` where a conversation repeats another prompt.
+    An answer that does not start with the assistant is a whole conversation, which repeats the prompt or the part of it
+    in the prompt column. Turns at the start of both answers that are equal belong to the prompt as well. Raises
+    `BadRow`: `equal_answers`, `no_shared_prompt`, and `prompt_differs` if a conversation has a different prompt.
     """
     system, asked = _without_system(prompt)
     whole = _repeats(asked, chosen, rejected)
@@ -35,11 +35,11 @@ def divide_conversations(prompt: list[Message], chosen: list[Message], rejected:
 
 
 def split_shared_prompt(chosen: list[Message], rejected: list[Message]) -> Divided:
-    """The messages two conversations begin with alike, and how each continues.
+    """The messages that two conversations share at their start, and the rest of each.
 
     The shared part ends before the first assistant turn that differs, or before the first of several assistant turns in
-    a row. Raises `BadRow`: `equal_answers`, and `no_shared_prompt` where nothing is shared or where the conversations
-    part at a turn that is not the assistant's.
+    a row. Raises `BadRow`: `equal_answers`, and `no_shared_prompt` if nothing is shared or the first turn that differs
+    is not the assistant's.
     """
     if chosen == rejected:
         raise BadRow("equal_answers", "chosen and rejected are equal")
@@ -58,16 +58,19 @@ def split_shared_prompt(chosen: list[Message], rejected: list[Message]) -> Divid
 
 
 def check_prompt(prompt: list[Message]) -> None:
-    """Raises `BadRow` unless the prompt asks for an answer: it ends with a user's or tool's message, a system
-    message stands only at its start, and a tool speaks only after the assistant (who may begin with a greeting)."""
+    """Raises `BadRow` unless the prompt can be answered.
+
+    It must end with a message of the user or a tool, a system message may only be the first, and a tool message must
+    follow one of the assistant, who may start with a greeting.
+    """
     roles = [message["role"] for message in prompt]
     if all(role in SYSTEM_ROLES for role in roles):
-        raise BadRow("only_system", "the prompt holds nothing but a system message")
+        raise BadRow("only_system", "the prompt only contains a system message")
     if roles[-1] not in ("user", "tool"):
         raise BadRow("bad_role_order", f"the prompt ends with a message of `{roles[-1]}`, not of `user`")
     for index, role in enumerate(roles):
         if role in SYSTEM_ROLES and index > 0:
-            raise BadRow("bad_role_order", f"a `{role}` message stands at place {index + 1} of the prompt")
+            raise BadRow("bad_role_order", f"message {index + 1} of the prompt has the role `{role}`")
         if role == "tool" and (index == 0 or roles[index - 1] not in ("assistant", "tool")):
             raise BadRow("bad_role_order", f"a `tool` message follows `{roles[index - 1] if index else 'nothing'}`")
 
@@ -79,9 +82,9 @@ def check_answer_end(answer: list[Message], name: str) -> None:
 
 
 def _repeats(asked: list[Message], *answers: list[Message]) -> list[bool]:
-    """Of each answer whether it is a whole conversation.
+    """Whether each answer is a whole conversation.
 
-    One that begins with the assistant's greeting is recognized by the prompt among the turns that both share.
+    One that starts with a greeting of the assistant is recognized by the prompt among the turns that both share.
     """
     whole = [answer[0]["role"] != "assistant" for answer in answers]
     if any(whole) or not asked or not _is_same(answers[0][0], answers[1][0]):
@@ -91,7 +94,7 @@ def _repeats(asked: list[Message], *answers: list[Message]) -> list[bool]:
 
 
 def _settle(system: list[Message], asked: list[Message], shared: list[Message]) -> list[Message]:
-    """The prompt, from its own column and from the turns that two conversations share."""
+    """The prompt, combined from its own column and from the turns that two conversations share."""
     own_system, turns = _without_system(shared)
     if system and not _are_same(system, own_system):
         systems = f"{_quote(system)} and {_quote(own_system)}"
@@ -102,13 +105,13 @@ def _settle(system: list[Message], asked: list[Message], shared: list[Message]) 
         return [*own_system, *asked]
     raise BadRow(
         "prompt_differs",
-        f"the turns that chosen and rejected share do not hold the prompt: it is {_quote(asked)}, and they share "
+        f"the turns that chosen and rejected share do not contain the prompt: it is {_quote(asked)}, and they share "
         f"{_quote(turns)}",
     )
 
 
 def _holds(turns: Sequence[Message], asked: Sequence[Message]) -> bool:
-    """Whether a prompt's turns stand among others, one after the other."""
+    """Whether `turns` contains the turns of a prompt as one consecutive part."""
     return any(_are_same(turns[at : at + len(asked)], asked) for at in range(len(turns) - len(asked) + 1))
 
 
@@ -122,7 +125,7 @@ def _are_same(first: Sequence[Message], second: Sequence[Message]) -> bool:
 
 
 def _is_same(first: Message, second: Message) -> bool:
-    """Whether two turns are equal; spaces around what others than the assistant say do not count."""
+    """Whether two turns are equal; surrounding spaces are ignored unless the turn is the assistant's."""
     if first == second:
         return True
     if first["role"] == "assistant" or first["content"].strip() != second["content"].strip():
@@ -131,19 +134,19 @@ def _is_same(first: Message, second: Message) -> bool:
 
 
 def _parting(place: int, chosen: Sequence[Message], rejected: Sequence[Message]) -> str:
-    """Why two conversations are no pair, from the turns after the `place` ones that they share."""
+    """Why two conversations are not a pair, from the turns after the `place` ones that they share."""
     if not place:
         return "their first messages differ"
     if not chosen or not rejected:
         longer, turns = ("chosen", chosen) if chosen else ("rejected", rejected)
-        return f"{longer} continues with a message of `{turns[0]['role']}` where the other one ends"
+        return f"{longer} continues with a message of `{turns[0]['role']}`, and the other one ends"
     roles = chosen[0]["role"], rejected[0]["role"]
     who = f"`{roles[0]}`" if roles[0] == roles[1] else f"`{roles[0]}` in chosen and `{roles[1]}` in rejected"
-    return f"they part at message {place + 1}, which is of {who}"
+    return f"they first differ at message {place + 1}, which is of {who}"
 
 
 def _quote(messages: Sequence[Message]) -> str:
-    """The last of some messages, shortened."""
+    """The last of some messages, shortened, for an error text."""
     if not messages:
         return "nothing"
     text = " ".join(messages[-1]["content"].split())

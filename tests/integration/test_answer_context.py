@@ -188,7 +188,7 @@ def test_columns_and_counts(tmp_path: Path) -> None:
     assert none == []
     assert list(pairs["rejected_context"]) == [[], []]
     assert (mixed.reports["train"].masked_pairs, mixed.reports["train"].masked_tokens) == (1, stop - start)
-    assert "answers of 1 pairs hold turns" in mixed.reports["train"].describe_losses()
+    assert "answers of 1 pairs contain turns" in mixed.reports["train"].describe_losses()
     plain = split_of(tmp_path, [SINGLE])
     assert plain.pairs("train").column_names == [*PAIR_COLUMNS, "row"]
     assert not plain.reports["train"].has_losses

@@ -67,7 +67,7 @@ def test_a_column_to_select_by_that_is_missing_or_no_number(tmp_path: Path) -> N
     with pytest.raises(DataError, match="`select` names the column `score`") as caught:
         _load(_file(tmp_path, [_pair(0)]).model_copy(update=select))
     assert caught.value.findings[0].code == "D412"
-    with pytest.raises(DataError, match="`score` is 'much', no number"):
+    with pytest.raises(DataError, match="`score` is 'much', which is not a number"):
         _load(_file(tmp_path, [_pair(0, score="1.5"), _pair(1, score="much")]).model_copy(update=select))
 
 
@@ -143,10 +143,10 @@ BAD = [
     ({"chosen": ""}, "no_text", "`chosen` is empty"),
     ({"chosen": None}, "no_text", "`chosen` is empty"),
     ({"chosen": 5}, "no_text", "`chosen` is int, not text"),
-    ({"prompt": "a\0b"}, "bad_text", "`prompt` holds a NUL character at position 1"),
-    ({"prompt": "a\ud800"}, "bad_text", "`prompt` holds half a surrogate pair"),
+    ({"prompt": "a\0b"}, "bad_text", "`prompt` has a NUL character at position 1"),
+    ({"prompt": "a\ud800"}, "bad_text", "`prompt` has half a surrogate pair"),
     ({"rejected": "x" * 10_000_000}, "huge_text", "`rejected` has 10,000,000 characters"),
-    ({"prompt": [{"role": "system", "content": "Be brief."}]}, "only_system", "nothing but a system message"),
+    ({"prompt": [{"role": "system", "content": "Be brief."}]}, "only_system", "only contains a system message"),
     ({"prompt": [{"role": "assistant", "content": "Hi"}]}, "bad_role_order", "ends with a message of `assistant`"),
     ({"prompt": [{"role": "robot", "content": "Hi"}]}, "bad_role", "`prompt[0].role` is `robot`"),
     ({"rejected": "Yes 7."}, "equal_answers", "chosen and rejected are equal"),
@@ -217,7 +217,7 @@ def test_too_few_rows_to_hold_some_out(tmp_path: Path) -> None:
 
 def test_losses_are_told_in_one_line() -> None:
     report = SplitReport(rows_in=1800, rows_kept=1790, dropped={"no_text": 10}, truncated={"prompt_start": 65})
-    assert report.describe_losses() == "1,790 of 1,800 pairs kept; 10 dropped (no_text); 65 cut (prompt start)"
+    assert report.describe_losses() == "1,790 of 1,800 pairs kept; 10 dropped (no_text); 65 truncated (prompt start)"
 
 
 def test_the_steps_add_up(tmp_path: Path) -> None:
