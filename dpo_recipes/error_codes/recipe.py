@@ -42,7 +42,7 @@ CODES = {
         "the parent recipe is missing", "`extends:` names one file, relative to the recipe that contains it."
     ),
     "R112": entry(
-        "recipes extend each other in a circle", "Follow the chain of `extends:` that the error prints and break it."
+        "recipes extend each other in a cycle", "Follow the chain of `extends:` that the error prints and break it."
     ),
     "R113": entry(
         "an override cannot be applied",

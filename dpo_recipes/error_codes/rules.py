@@ -65,7 +65,7 @@ CODES = {
         "machine. The recipe says that it needs it; only you, with --trust-remote-code, can allow it.",
     ),
     "R319": entry(
-        "a filter that cannot be read",
+        "a filter with a syntax error",
         "`filter` compares columns of a row: score >= 4 and lang == 'en'. docs/data.md has the grammar.",
     ),
     "R320": entry(

@@ -1,4 +1,5 @@
-"""The values of `columns:` in a recipe: a column's name, a way into an object or list, or a text with braces."""
+"""Parses the values of `columns:` in a recipe: the name of a column, a path into an object or list, or a text with
+columns in braces."""
 
 from __future__ import annotations
 
@@ -13,41 +14,42 @@ _INDEX = re.compile(r"-?\d+")
 
 
 class ColumnMapError(ValueError):
-    """A value of `columns:` cannot be read; the message says why."""
+    """A value of `columns:` that cannot be parsed; the message says why."""
 
 
 @dataclass(frozen=True)
 class ColumnValue:
-    """How one column of a format is made from the columns of a row."""
+    """The rule that makes one column of a format from the columns of a row."""
 
     parts: tuple[tuple[str, str | None], ...]
-    """Literal text and the column after it, in turn; one part with no text is the column itself, of any type."""
+    """Pairs of literal text and the column after it. A single pair with an empty text is the column itself, of any
+    type."""
 
     @classmethod
     def column(cls, name: str) -> ColumnValue:
-        """The value of one column as it is."""
+        """The rule for the unchanged value of one column."""
         return cls((("", name),))
 
     @property
     def names(self) -> frozenset[str]:
-        """The columns at the top of a row that are used."""
+        """The top-level columns of a row that are used."""
         return frozenset(part for _, name in self.parts if name for part in (name, name.split(".")[0]))
 
     @property
     def has_index(self) -> bool:
-        """Whether a way goes into a list, which may be shorter in one row than in another."""
+        """Whether a path has the index of a list, which may be shorter in one row than in another."""
         return any(_INDEX.fullmatch(step) for _, name in self.parts if name for step in name.split("."))
 
     @property
     def single(self) -> str | None:
-        """The column that is taken as it is; none for a text with braces."""
+        """The column whose value is used unchanged, or None for a text with braces."""
         return self.parts[0][1] if len(self.parts) == 1 and not self.parts[0][0] else None
 
     def of(self, columns: Mapping[str, Any], as_text: Callable[[Any, str], str] | None = None) -> Any:
-        """The value for a row. Raises `KeyError` with the name of a column that is not there.
+        """The value for a row. Raises `KeyError` with the name of a column that is missing.
 
-        In a text with braces, null stands for nothing, so that an empty `input` leaves no `None` behind; `as_text`
-        gives the text of any other value and its name, or raises.
+        In a text with braces, null becomes an empty text, so that an empty `input` does not become `None`. `as_text`
+        converts any other value, given with the name of its column, to text, or raises.
         """
         if self.single:
             return _lookup(columns, self.single)
@@ -61,7 +63,7 @@ class ColumnValue:
 
 
 def decoded(value: Any) -> Any:
-    """The list or object that a text is the JSON of, as a CSV file writes it; any other value as it is."""
+    """The list or object in a JSON text, as CSV files contain it; any other value unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -71,9 +73,9 @@ def decoded(value: Any) -> Any:
 
 
 def parse_column(text: str) -> ColumnValue:
-    """A column's name, or a text with `{column}` in it; `{{` is a brace.
+    """Parse the name of a column, or a text that contains `{column}`; `{{` is a literal brace.
 
-    Dots go into objects, lists (`output.0`, `turns.-1`) and the JSON text of both.
+    Dots reach into objects, lists (`output.0`, `turns.-1`) and the JSON text of both.
 
     Raises `ColumnMapError`.
     """
@@ -84,12 +86,12 @@ def parse_column(text: str) -> ColumnValue:
     try:
         fields = list(string.Formatter().parse(text))
     except ValueError as error:
-        raise ColumnMapError(f"{error}; a brace that is meant as such is written twice") from error
+        raise ColumnMapError(f"{error}; write a literal brace twice") from error
     for _, name, spec, conversion in fields:
         if name == "" or (name and (spec or conversion or "[" in name)):
-            raise ColumnMapError("between braces stands the name of a column and nothing else")
+            raise ColumnMapError("braces must contain the name of a column and nothing else")
     if not any(name for _, name, _, _ in fields):
-        raise ColumnMapError("no column is named between the braces")
+        raise ColumnMapError("the braces contain no name of a column")
     return ColumnValue(tuple((literal, name) for literal, name, _, _ in fields))
 
 

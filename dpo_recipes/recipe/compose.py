@@ -1,4 +1,5 @@
-"""`extends:` and `--set` folded into one mapping, with the origin of every value kept."""
+"""Merges a recipe, its parents (`extends:`) and `--set` overrides into one mapping, and records the origin of every
+value."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _SET_STEP = re.compile(r"(?:^|\.)([A-Za-z_][A-Za-z0-9_-]*)|\[(\d+)\]")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value came from. `folder` is what a relative path in it is relative to."""
+    """The origin of a value. A relative path in the value is relative to `folder`."""
 
     kind: Literal["file", "parent", "set", "resolved"]
     span: Span
@@ -25,7 +26,7 @@ class Origin:
 
     @property
     def where(self) -> Where:
-        """The value's place."""
+        """The place of the value."""
         return self.span.value
 
     def __str__(self) -> str:
@@ -42,13 +43,15 @@ class Composed:
     origins: dict[DataPath, Origin]
 
     def origin_of(self, path: DataPath) -> Origin | None:
-        """The origin of the value at `path`, or of the nearest enclosing value that was written."""
+        """The origin of the value at `path`, or of the nearest enclosing value that is written in a file; None if
+        there is none."""
         while path not in self.origins and path:
             path = path[:-1]
         return self.origins.get(path)
 
     def where(self, path: DataPath, *, key: bool = False) -> Where:
-        """The place to point at for `path`: its value, or with `key` its key; the nearest that was written."""
+        """The place to show for `path`: its value, or with `key` its key. A value that is written nowhere has the place
+        of the nearest enclosing one."""
         origin = self.origin_of(path)
         if origin is None:
             return Where(self.file)
@@ -58,8 +61,8 @@ class Composed:
 def compose(path: Path, overrides: list[str] | None = None) -> Composed:
     """Load `path`, its parents and `--set` overrides.
 
-    Mappings merge key by key; lists and scalars replace what they inherit. A mapping whose `kind` differs
-    from the inherited one replaces it whole, because the fields of one kind mean nothing to another.
+    Mappings are merged key by key; lists and scalars replace inherited ones. A mapping with another `kind` replaces the
+    inherited mapping as a whole, because the fields of one kind have no meaning for another.
     Raises `RecipeError` R111 (parent missing), R112 (cycle), R113 (bad override), and those of `load_file`.
     """
     chain = _load_chain(path)
@@ -88,12 +91,12 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
     while True:
         try:
             resolved, is_file = path.resolve(), path.is_file()
-        except (OSError, RuntimeError, ValueError):  # too long a name, links in a circle, a NUL character
+        except (OSError, RuntimeError, ValueError):  # the name is too long, links form a cycle, or a NUL character
             resolved, is_file = path, False
         if resolved in seen or len(seen) >= MAX_PARENTS:
             raise RecipeError.of(
                 "R112",
-                "recipes extend each other in a circle" if resolved in seen else "too many parents",
+                "recipes extend each other in a cycle" if resolved in seen else "too many parents",
                 where=where,
                 why=" -> ".join(step.name for step in [*seen, resolved]),
                 fix="remove one `extends:`",
@@ -103,7 +106,7 @@ def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
                 "R111",
                 f"the parent recipe {path} does not exist",
                 where=where,
-                why="`extends:` is relative to the recipe that says it",
+                why="`extends:` is relative to the recipe that contains it",
                 fix="correct the path",
             )
         source = load_file(path)
@@ -156,7 +159,7 @@ def _places(value: Any, path: DataPath) -> Iterator[DataPath]:
 def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath, Origin]) -> None:
     name, separator, text = override.partition("=")
     if not separator:
-        raise _bad_override(override, "there is no `=` in it", "write `--set training.learning_rate=1e-5`")
+        raise _bad_override(override, "it has no `=`", "write `--set training.learning_rate=1e-5`")
     path = _parse_path(name.strip(), override)
     if path[0] == "extends":
         raise _bad_override(override, "parents are read before overrides are applied", "write it in the recipe")
@@ -230,7 +233,7 @@ def _cannot_enter(override: str, data: Any, step: str | int) -> RecipeError:
     if isinstance(data, list) and isinstance(step, int):
         return _bad_override(
             override,
-            f"there is no item [{step}]: the list has {len(data)}",
+            f"there is no item [{step}]: the list has length {len(data)}",
             "indices start at 0; one past the end appends",
         )
     kind = {dict: "a mapping", list: "a list"}.get(type(data), f"the value {data!r}")

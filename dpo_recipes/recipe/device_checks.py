@@ -1,4 +1,5 @@
-"""Rules about a recipe and the device that it names: what hardware.rules refuses is refused before anything loads."""
+"""Checks a recipe against the device that it names, so that settings which the device does not support are refused
+before anything is loaded. The rules are in `hardware.rules`."""
 
 from __future__ import annotations
 
@@ -13,16 +14,17 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
 
-if TYPE_CHECKING:  # loaded where a recipe names a device, 10 ms that others need not wait for
+if TYPE_CHECKING:  # at run time imported only if a recipe names a device, because the import takes 10 ms
     from dpo_recipes.hardware.profiles import Device
     from dpo_recipes.hardware.rules import Verdict
 
 _BY_KIND = {"cpu": "cpu", "mps": "mps-16gb"}
-"""What is known of a device by its kind alone; of CUDA too little."""
+"""The profile that represents all devices of a kind; CUDA devices differ too much."""
 
 
 def check_profile(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R330: an unknown profile; R336: one of another kind than the device; R315: a device that cannot be here."""
+    """R330: the profile is unknown; R336: its kind is not that of the device; R315: this machine cannot have the
+    device."""
     hardware, at = recipe.hardware, ("hardware", "profile")
     if hardware.profile is not None:
         from dpo_recipes.hardware.profiles import profile
@@ -35,9 +37,9 @@ def check_profile(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             if hardware.device not in ("auto", kind):
                 yield Finding(
                     "R336",
-                    f"`{hardware.profile}` is no {hardware.device} device",
+                    f"`{hardware.profile}` does not match `device: {hardware.device}`",
                     composed.where(at),
-                    f"`hardware.device` is {hardware.device}, the profile is of the kind {kind}",
+                    f"`hardware.device` is {hardware.device}, but the profile is a {kind} device",
                     "write `device: auto`, or another profile",
                 )
     if hardware.device == "mps" and platform.system() != "Darwin":
@@ -51,15 +53,15 @@ def check_profile(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R314, and the warning R393: precision, quantization, attention, optimizer and torch itself on the device that is
-    named, and on a Mac its limits of memory."""
+    """R314 (error) and R393 (warning): the named device does not fully support the precision, quantization, attention,
+    optimizer or torch build, or the memory limits of a Mac are unsuitable."""
     model, device = recipe.model, described_device(recipe)
     if model.attn_implementation == "flash_attention_2" and model.dtype == "float32":
         yield Finding(
             "R314",
             "flash_attention_2 needs a 16-bit dtype",
             composed.where(("model", "attn_implementation")),
-            "its kernels exist for nothing else",
+            "its kernels exist only for float16 and bfloat16",
             "write `attn_implementation: auto`, or `dtype: auto`",
         )
     if device is None:
@@ -85,16 +87,16 @@ def check_device(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     optimizer = recipe.training.optimizer
     asked.append((("training", "optimizer"), optimizer, supports_optimizer(device, optimizer)))
     named_by = "profile" if recipe.hardware.profile else "device"
-    asked.append((("hardware", named_by), "torch as the package index has it", supports_torch(device)))
+    asked.append((("hardware", named_by), "torch from the package index", supports_torch(device)))
     if device.kind == "mps" and platform.system() == "Darwin":
-        asked.append((("hardware", named_by), "its limit of memory", _mps_limit(device)))
+        asked.append((("hardware", named_by), "its memory limit", _mps_limit(device)))
     for at, what, verdict in asked:
         if verdict.outcome != "yes":
             yield _finding(composed, at, what, device.name if recipe.hardware.profile else device.kind, verdict)
 
 
 def _mps_limit(device: Device) -> Verdict:
-    """Whether the variables that torch reads its limits from keep it within the Mac's memory."""
+    """Whether the environment variables with torch's memory limits keep it within the memory of the Mac."""
     from dpo_recipes.hardware.rules import supports_memory_limit
 
     ratios: dict[str, float | None] = {}
@@ -119,7 +121,7 @@ def _finding(composed: Composed, at: DataPath, what: str, device: str, verdict: 
 
 
 def described_device(recipe: Recipe) -> Device | None:
-    """The device that a recipe names by a profile, or by its kind where that says enough."""
+    """The device that a recipe names by a profile, or by its kind if the kind has a profile; otherwise None."""
     name = recipe.hardware.profile or _BY_KIND.get(recipe.hardware.device)
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""A recipe written as YAML that reads back as the same recipe."""
+"""Writes a recipe as YAML that loads as the same recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that the YAML 1.2 core schema would read as something else, and never writes aliases."""
+    """A dumper that quotes text which the YAML 1.2 core schema would read as another type, and never writes aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -19,7 +19,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     style = "'" if not isinstance(resolve_scalar(text), str) else None
-    if "\x85" in text:  # a line break to YAML 1.1: PyYAML reads it back as `\n` unless it is escaped
+    if "\x85" in text:  # a line break in YAML 1.1: PyYAML loads it as `\n` unless it is escaped
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -28,15 +28,15 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Every field of a recipe as plain data, defaults included; `extends` is folded in and left out."""
+    """All fields of a recipe as plain data, with defaults. `extends` is left out, because it is already merged."""
     return {key: value for key, value in recipe.model_dump(by_alias=True).items() if key != "extends"}
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML text of every field of a recipe."""
+    """The YAML text of all fields of a recipe."""
     return dump_plain(plain_recipe(recipe))
 
 
 def dump_plain(data: dict[str, Any]) -> str:
-    """YAML text of plain data, which reads back as the same data."""
+    """The YAML text of plain data, which loads as the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -1,4 +1,4 @@
-"""The words, numbers, texts and signs that a filter is written with; `row_filter` says what they mean together."""
+"""Splits a filter into tokens, and compiles the patterns in it. `row_filter` describes and parses the language."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATTERN_PIECE = re.compile(
 
 
 class FilterSyntaxError(ValueError):
-    """A filter that cannot be read: the fault is `length` characters long from the 0-based `position` on."""
+    """A filter with a syntax error, which is `length` characters long and starts at the 0-based `position`."""
 
     def __init__(self, message: str, position: int, length: int) -> None:
         self.message, self.position, self.length = message, position, length
@@ -38,7 +38,7 @@ class FilterSyntaxError(ValueError):
 
 
 class Token(NamedTuple):
-    """One piece: a number, word (and, or, not, in), name, column (in backquotes), text, sign, or the end."""
+    """One token: a number, word (and, or, not, in), name, column (in backquotes), text, sign, or the end."""
 
     kind: str
     text: str
@@ -46,18 +46,18 @@ class Token(NamedTuple):
 
 
 def tokens(text: str) -> list[Token]:
-    """The pieces of a filter; the last is the `end`. Raises `FilterSyntaxError`."""
+    """The tokens of a filter; the last one is `end`. Raises `FilterSyntaxError`."""
     found: list[Token] = []
     for match in _TOKEN.finditer(text):
         kind, piece = match.lastgroup or "", match[0]
         if kind == "tail" and not match["tail"]:
             kind = "number"
         faults = {
-            "tail": f"a name cannot begin with a digit; put it in backquotes: `` `{piece}` ``",
+            "tail": f"a name cannot start with a digit; put it in backquotes: `` `{piece}` ``",
             "instead": f"`{piece}` is not known here; write `{_INSTEAD.get(piece)}`",
             "open": f"the quote {piece[0]} is not closed",
-            "unknown": f"`{piece}` is not known here; there are `+ - * /`",
-            "other": f"`{piece}` means nothing here",
+            "unknown": f"`{piece}` is not known here; the operators are `+ - * /`",
+            "other": f"`{piece}` is not part of the filter language",
         }
         if kind in faults:
             raise FilterSyntaxError(faults[kind], match.start(), len(piece))
@@ -67,34 +67,37 @@ def tokens(text: str) -> list[Token]:
 
 
 def no_function(name: str, known: Iterable[str]) -> str:
-    """What to say about a function that does not exist, with what may be meant."""
+    """The message for a function that does not exist, with the name that was probably meant."""
     *column, last = name.split(".")
     if column and last in known:
         return f"there is no `{name}`; write `{last}({'.'.join(column)})`"
     close = get_close_matches(name, known, 1)
     return f"there is no function `{name}`; " + (
-        f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known)}"
+        f"did you mean `{close[0]}`?" if close else f"the functions are {', '.join(known)}"
     )
 
 
 def unquoted(text: str) -> str:
-    """What a quoted text says. A backslash stays unless it escapes a quote, a backslash, `n` or `t`."""
+    """The content of a quoted text. A backslash is kept unless it escapes a quote, a backslash, `n` or `t`."""
     return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), text[1:-1], flags=re.DOTALL)
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression. Raises `ValueError` when it is none, or would take exponential time on some text."""
+    """The compiled regular expression. Raises `ValueError` if it is invalid or may take exponential time on some
+    text."""
     if _repeats_a_repeat(pattern):
-        raise ValueError("it repeats a repeat, which can take for ever; make the inner one possessive, as in `(a++)+`")
+        raise ValueError(
+            "it repeats a repeat, which can take exponential time; make the inner one possessive, as in `(a++)+`"
+        )
     try:
-        with warnings.catch_warnings(action="ignore"):  # about spellings that a later Python may read in another way
+        with warnings.catch_warnings(action="ignore"):  # about syntax that a later Python may interpret differently
             return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 
 def _repeats_a_repeat(pattern: str) -> bool:
-    holds_repeat = [False]  # for each group that is open, the outermost first
+    holds_repeat = [False]  # for each open group, the outermost first
     closed_holds = False
     for match in _PATTERN_PIECE.finditer(pattern):
         kind = match.lastgroup

@@ -1,4 +1,4 @@
-"""What the operators and functions of a filter do to the values of a row; `row_filter` says how they are written."""
+"""Evaluates the operators and functions of a filter on the values of a row. `row_filter` describes their syntax."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MAX_REGEX_TEXT_CHARS = 100_000
 
 Columns = Mapping[str, Any]
 Kind = Literal["truth", "number", "text", "null", "list", "column"]
-"""What is known of an expression before any row is seen; a column can be anything."""
+"""The type of an expression as far as it is known before any row is read; a column can have any type."""
 
 
 class FilterTypeError(ValueError):
-    """A row that a filter cannot be asked of: a column is missing, or of a type that does not fit."""
+    """A row on which a filter cannot be evaluated: a column is missing, or its type does not fit."""
 
 
 class _NoColumn(FilterTypeError):
@@ -27,18 +27,19 @@ class _NoColumn(FilterTypeError):
 
 @dataclass(frozen=True)
 class Node:
-    """One expression: its text and 0-based position in the filter, what it gives, and its value for a row."""
+    """One expression: its text and 0-based position in the filter, its type, and the function that evaluates it on a
+    row."""
 
     text: str
     position: int
     kind: Kind
     value: Callable[[Columns], Any]
     is_literal: bool = False
-    """Whether it is a value that stands in the filter itself."""
+    """Whether the value is written in the filter itself."""
 
 
 def constant(value: Any) -> Callable[[Columns], Any]:
-    """The same value for each row."""
+    """A function that returns the same value for each row."""
     return lambda _: value
 
 
@@ -48,7 +49,9 @@ def _contains(text: str, part: str) -> bool:
 
 def _matches(text: str, pattern: Any) -> bool:
     if len(text) > MAX_REGEX_TEXT_CHARS:
-        raise FilterTypeError(f"`matches` takes texts of up to {MAX_REGEX_TEXT_CHARS:,} characters, not {len(text):,}")
+        raise FilterTypeError(
+            f"`matches` accepts texts of up to {MAX_REGEX_TEXT_CHARS:,} characters, not {len(text):,}"
+        )
     return pattern.search(text) is not None
 
 
@@ -69,17 +72,19 @@ FUNCTIONS: dict[str, tuple[int, Kind, Callable[..., Any]]] = {
     "contains": (2, "truth", _contains),
     "startswith": (2, "truth", str.startswith),
     "endswith": (2, "truth", str.endswith),
-    "matches": (2, "truth", _matches),  # the second is a compiled pattern
-    "is_null": (1, "truth", operator.not_),  # asks the column, not its value: see `call`
+    "matches": (2, "truth", _matches),  # the second argument is a compiled pattern
+    "is_null": (1, "truth", operator.not_),  # checks whether the column exists, too: see `call`
 }
-"""For each function: how many values it takes, what it gives, and what it does with values that are not null."""
+"""For each function: the number of its arguments, the type of its result, and its implementation for values that are
+not null."""
 _ARITHMETIC = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _NUMBER = compile_pattern(r"\s*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
 
 
 def column(name: str) -> Callable[[Columns], Any]:
-    """The value of a column; dots go into objects, unless the row has the whole name. It raises `FilterTypeError`."""
+    """A function that returns the value of a column and raises `FilterTypeError` if there is none. Dots reach into
+    objects, unless the row has a column with the whole name."""
 
     def value(row: Columns) -> Any:
         if name in row:
@@ -97,9 +102,9 @@ def column(name: str) -> Callable[[Columns], Any]:
 
 
 def truth(node: Node, row: Columns) -> bool:
-    """Whether an expression holds; null does not. Raises `FilterTypeError`."""
+    """Whether an expression is true; null counts as false. Raises `FilterTypeError`."""
     value = node.value(row)
-    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):  # as CSV files have it
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):  # as written in CSV files
         return value.strip().lower() == "true"
     if value is None or isinstance(value, bool):
         return bool(value)
@@ -107,7 +112,7 @@ def truth(node: Node, row: Columns) -> bool:
 
 
 def call(name: str, arguments: Sequence[Node]) -> Callable[[Columns], Any]:
-    """What a function of `FUNCTIONS` gives; null where one of its values is null."""
+    """A function that evaluates a call of `FUNCTIONS`; the result is null if one of the arguments is null."""
     if name == "is_null":
         return _is_null(arguments[0])
     function = FUNCTIONS[name][2]
@@ -119,14 +124,15 @@ def call(name: str, arguments: Sequence[Node]) -> Callable[[Columns], Any]:
         for argument, one in zip(arguments, values, strict=True):
             fits = isinstance(one, str) or (name == "len" and isinstance(one, list | Mapping))
             if not (fits or argument.is_literal):
-                raise FilterTypeError(f"`{argument.text}` is {_shown(one)}, and `{name}` takes a text")
+                raise FilterTypeError(f"`{argument.text}` is {_shown(one)}, but `{name}` needs a text")
         return function(*values)
 
     return value
 
 
 def calculation(signs: Sequence[str], nodes: Sequence[Node]) -> Callable[[Columns], Any]:
-    """`nodes[0] signs[0] nodes[1] signs[1] ...` from the left; null with a null or divided by zero."""
+    """A function that evaluates `nodes[0] signs[0] nodes[1] signs[1] ...` from the left. The result is null if an
+    operand is null or after a division by zero."""
 
     def value(row: Columns) -> Any:
         total = _operand(nodes[0], row)
@@ -152,7 +158,8 @@ def _operand(node: Node, row: Columns) -> int | float | None:
 
 
 def comparison(sign: str, left: Node, right: Node) -> Callable[[Columns], bool]:
-    """Whether `left sign right` holds for a row; the signs are those of `_ORDER`, `==`, `!=`, `in` and `not in`."""
+    """A function that says whether `left sign right` is true for a row. The signs are those of `_ORDER`, `==`, `!=`,
+    `in` and `not in`."""
     if "null" in (left.kind, right.kind):
         asks = _is_null(right if left.kind == "null" else left)
         return lambda row: asks(row) is (sign == "==")
@@ -178,7 +185,7 @@ def comparison(sign: str, left: Node, right: Node) -> Callable[[Columns], bool]:
 
 
 def _equal(a: Any, b: Any) -> Any:
-    """True, false, or null where an empty text stands beside a number; NotImplemented for lists and objects."""
+    """True, false, or None for an empty text and a number; NotImplemented for lists and objects."""
     if isinstance(a, list | Mapping) or isinstance(b, list | Mapping):
         return NotImplemented
     if isinstance(a, str) and isinstance(b, str):
@@ -201,7 +208,7 @@ def _ordered(compare: Callable[[Any, Any], bool], a: Any, b: Any) -> Any:
 
 
 def _is_member(a: Any, b: Any) -> Any:
-    """Whether `a` is in a list or a part of a text; null where it is unlike all items but cannot be told from one."""
+    """Whether `a` is in a list or a part of a text; None if it equals no item but cannot be compared with one."""
     if isinstance(a, str) and isinstance(b, str):
         return a in b
     if not isinstance(b, list):
@@ -214,7 +221,7 @@ def _is_member(a: Any, b: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a file as null, true or false, a number, a text, a list or an object."""
+    """A value of a file, converted to null, true or false, a number, a text, a list or an object."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if value is None or isinstance(value, str | int | list | Mapping):
@@ -227,7 +234,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """The number that a text is, null for an empty text; anything else as it is."""
+    """The number that a text represents, or None for an empty text; any other value unchanged."""
     if not isinstance(value, str):
         return value
     if not value.strip():

@@ -1,6 +1,6 @@
-"""Field names of Axolotl, TRL and LLaMA-Factory, and where the same thing stands in a recipe.
+"""Field names of Axolotl, TRL and LLaMA-Factory, with the field of a recipe that has the same meaning.
 
-Only used for hints: somebody who types the name they know is told ours.
+They are used only for hints about unknown keys.
 """
 
 FOREIGN_NAMES = {

@@ -1,4 +1,4 @@
-"""The syntax of chat templates, as transformers 5.23 compiles them."""
+"""Checks the syntax of chat templates in the way that transformers 5.23 compiles them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dpo_recipes.errors import RecipeError, Where
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` of transformers, which marks the assistant's text and writes nothing itself."""
+    """The tag `{% generation %}` of transformers, which marks the assistant's text and produces no output."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it this way
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -21,12 +21,12 @@ class _GenerationTag(Extension):
 
 
 def parse_template(text: str, file: str) -> nodes.Template:
-    """The syntax tree of a template; `file` is where errors say they are. Raises `RecipeError` R320."""
-    # In a sandbox, because compiling already works out what is constant, and a model's template may be anybody's.
+    """The syntax tree of a template; `file` is named in errors. Raises `RecipeError` R320."""
+    # A sandbox is used because compiling evaluates constant expressions, and the author of a template may be unknown.
     environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
     try:
         tree = environment.parse(text)
-        environment.compile(text)  # finds what parsing does not: filters and tests that do not exist
+        environment.compile(text)  # finds filters and tests that do not exist, which parsing does not
     except TemplateSyntaxError as error:
         line = dict(enumerate(text.splitlines(), 1)).get(error.lineno, "")
         column = len(line) - len(line.lstrip()) + 1

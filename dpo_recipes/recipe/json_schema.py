@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe, made from the pydantic models so that it cannot disagree with them."""
+"""Generates the JSON schema of a recipe from the pydantic models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a recipe file.
+    """The JSON schema (draft 2020-12) of a recipe file.
 
-    A file that extends another may leave out what its parent has, so the sections are required only of a recipe
+    A recipe that extends another may omit what its parent has, so the required fields are required only in a recipe
     without `extends`.
     """
     schema = Recipe.model_json_schema(by_alias=True)

@@ -1,4 +1,4 @@
-"""Rules about the `launch` section: what several processes can do together, and what they share."""
+"""Checks of the `launch` section: the number of processes, the strategy, offloading, and settings of the libraries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpo_recipes.recipe.strategies import IN_RULES, ZERO
 
 
 def is_installed(package: str) -> bool:
-    """Whether a library can be imported here; it is not."""
+    """Whether a library can be imported. The library is not imported by this check."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -29,7 +29,8 @@ _KNOWN = {
 
 
 def check_counts(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R341: nodes share the processes evenly; R345: backend and number go together; R343: the device can."""
+    """R341: the processes are not divisible by the nodes; R345: the backend starts only one process; R343: the device
+    does not support several processes."""
     launch = recipe.launch
     processes, at = launch.num_processes, ("launch", "num_processes")
     if processes == "auto":
@@ -39,7 +40,7 @@ def check_counts(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R341",
             f"{processes} processes cannot be spread evenly over {launch.num_nodes} nodes",
             composed.where(at),
-            "every node starts the same number, so that each has its devices",
+            "every node starts the same number of processes, one for each of its devices",
             f"write a multiple of {launch.num_nodes}, or another `num_nodes`",
         )
     if launch.backend == "local" and processes > 1:
@@ -47,7 +48,7 @@ def check_counts(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R345",
             f"`backend: local` starts one process, but {processes} are requested",
             composed.where(("launch", "backend")),
-            "it starts the worker without a launcher that could connect several processes",
+            "it starts the worker without a launcher, which is needed to connect several processes",
             "write `backend: auto` (or torchrun), or `num_processes: 1`",
         )
     device = described_device(recipe)
@@ -62,7 +63,7 @@ def check_counts(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_strategy(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R343: device and base can be sharded that way; R346: the optimizer can; R316: DeepSpeed is installed."""
+    """R343: the device or the base does not support the strategy; R316: DeepSpeed is not installed."""
     strategy, at = recipe.launch.strategy, ("launch", "strategy")
     if strategy in ("auto", "ddp"):
         return
@@ -71,13 +72,13 @@ def check_strategy(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R316",
             "deepspeed is not installed",
             composed.where(at),
-            f"`{strategy}` is DeepSpeed's",
+            f"`{strategy}` is a strategy of DeepSpeed",
             "pip install 'dpo-recipe[deepspeed]', or write `strategy: ddp` or `fsdp`",
         )
     from dpo_recipes.hardware.profiles import PROFILES
     from dpo_recipes.hardware.rules import supports_strategy
 
-    # Without a device that is named, what no GPU can do is found all the same.
+    # If the recipe names no device, the check still finds what no GPU supports.
     device = described_device(recipe) or PROFILES["a100-80gb"]
     quantization = recipe.model.quantization
     bits = quantization.bits if quantization else None
@@ -86,35 +87,35 @@ def check_strategy(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         what, fix = f"`{strategy}` does not work on {device.name}", verdict.fix
         if bits is not None and supports_strategy(device, IN_RULES[strategy]).allowed:
             what = f"`{strategy}` does not work with a base of {bits} bits"
-            fix = "write `strategy: ddp`, with which each process holds its whole base, or remove `model.quantization`"
+            fix = "write `strategy: ddp`, with which each process has its whole base, or remove `model.quantization`"
         yield Finding("R343", what, composed.where(at), f"{verdict.why} ({verdict.source})", fix)
 
 
 def check_offload(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R342: the strategy has the offload that is asked for."""
+    """R342: the strategy does not support the requested offload."""
     launch, where = recipe.launch, composed.where(("launch", "offload"))
     if launch.offload == "none":
         return
     if launch.strategy in ("auto", "ddp"):
         yield Finding(
             "R342",
-            f"`offload: {launch.offload}` needs a strategy that can",
+            f"`offload: {launch.offload}` needs a strategy that supports it",
             where,
-            "with `ddp` every process keeps everything on its device, and `auto` takes it where it fits",
-            "write `strategy: deepspeed-zero2` (the optimizer) or `fsdp` or `deepspeed-zero3` (all), or remove it",
+            "with `ddp` every process keeps everything on its device, and `auto` chooses `ddp` if it fits",
+            "write `strategy: deepspeed-zero2` (the optimizer), `fsdp` or `deepspeed-zero3` (all), or remove `offload`",
         )
     elif launch.offload == "all" and launch.strategy in ("deepspeed-zero1", "deepspeed-zero2"):
         yield Finding(
             "R342",
-            f"`{launch.strategy}` cannot keep weights in the computer's memory",
+            f"`{launch.strategy}` cannot keep weights in CPU memory",
             where,
-            "its weights are whole on each device; only ZeRO-3 and FSDP cut them",
+            "each device has all weights; only ZeRO-3 and FSDP shard them",
             "write `offload: optimizer`, or `strategy: deepspeed-zero3`",
         )
     elif launch.offload == "optimizer" and launch.strategy == "fsdp":
         yield Finding(
             "R342",
-            "FSDP keeps either all in the computer's memory or nothing",
+            "FSDP keeps either everything in CPU memory or nothing",
             where,
             "its CPU offload moves weights, gradients and optimizer state together",
             "write `offload: all`, or `strategy: deepspeed-zero3`",
@@ -122,7 +123,8 @@ def check_offload(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_extras(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R344: further settings of the libraries are known, belong to the strategy, and contradict nothing."""
+    """R344: further settings of the libraries are unknown, do not belong to the strategy, or have a field of their
+    own."""
     launch = recipe.launch
     strategies = {"deepspeed": (*ZERO, "auto"), "fsdp": ("fsdp", "auto")}
     for section in ("deepspeed", "fsdp", "accelerate"):
@@ -132,7 +134,7 @@ def check_extras(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "R344",
                 f"`launch.{section}` does nothing with `strategy: {launch.strategy}`",
                 composed.where(("launch", section), key=True),
-                "these settings are handed to nobody",
+                "no library of this strategy reads these settings",
                 f"remove it, or write `strategy: {strategies[section][0]}`",
             )
         yield from _check_keys(section, extra, (), composed)
@@ -147,9 +149,9 @@ def _check_keys(section: str, extra: dict[str, Any], path: DataPath, composed: C
         if elsewhere is not None:
             yield Finding(
                 "R344",
-                f"`{key}` must not stand in `launch.{section}`",
+                f"`{key}` cannot be set in `launch.{section}`",
                 where,
-                f"it is said by {elsewhere}, and two places would contradict each other",
+                f"it is set by {elsewhere}, and two places could contradict each other",
                 "remove it, and set it there",
             )
         elif known is not None and key not in known:
@@ -158,7 +160,7 @@ def _check_keys(section: str, extra: dict[str, Any], path: DataPath, composed: C
                 "R344",
                 f"unknown key `{key}` in `launch.{section}`",
                 where,
-                f"it takes {', '.join(sorted(known)[:8])}{', …' if len(known) > 8 else ''}",
+                f"the keys are {', '.join(sorted(known)[:8])}{', …' if len(known) > 8 else ''}",
                 f"did you mean `{near[0]}`?" if near else "remove it, or correct it",
             )
         elif isinstance(value, dict):

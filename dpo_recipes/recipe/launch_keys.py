@@ -1,6 +1,7 @@
-"""Keys that `launch.deepspeed`, `launch.fsdp` and `launch.accelerate` may have, and where a recipe says the others.
+"""The keys that `launch.deepspeed`, `launch.fsdp` and `launch.accelerate` may have, and the fields of a recipe that set
+the others.
 
-Read in DeepSpeed 0.19.8, transformers 5.23 and accelerate 1.15; a test compares them with the libraries.
+They are taken from DeepSpeed 0.19.8, transformers 5.23 and accelerate 1.15; a test compares them with the libraries.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FSDP = frozenset(
 )
 ACCELERATE = frozenset({"gradient_accumulation_kwargs", "non_blocking"})
 
-_OURS = "dpo-recipe itself: batches go to processes so that the result is the same with any number of them"
+_OURS = "dpo-recipe itself: it divides batches so that the result is the same with any number of processes"
 SAID_ELSEWHERE: dict[str, dict[str, str]] = {
     "deepspeed": {
         "train_batch_size": "`training.micro_batch_size`, `gradient_accumulation_steps` and `launch.num_processes`",
@@ -67,4 +68,4 @@ SAID_ELSEWHERE: dict[str, dict[str, str]] = {
         "gradient_accumulation_kwargs.num_steps": "`training.gradient_accumulation_steps`",
     },
 }
-"""Settings by their path in a section, and what in a recipe says them."""
+"""Settings by their path in a section, with the field of a recipe that sets them."""

@@ -1,7 +1,7 @@
-"""Which paths in a recipe are files here, and which are names on a hub.
+"""Distinguishes local paths in a recipe from hub ids and URLs, and makes local paths absolute.
 
-A path in a recipe is relative to the file it is written in, one from `--set` to the current folder, so a
-recipe means the same from wherever it is started. What is resolved here is absolute afterwards.
+A relative path in a recipe is relative to the file that contains it, and one from `--set` to the current folder, so a
+recipe has the same meaning in whatever folder the command is started.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def looks_local(path: str) -> bool:
-    """Whether a path is a file's or folder's by its form alone: it starts like one, or ends like one."""
+    """Whether a path has the form of a local file or folder, by its start or its suffix."""
     return not is_url(path) and (
         path.startswith(("./", "../", "/", "~"))
         or path in (".", "..")
@@ -33,13 +33,13 @@ def looks_local(path: str) -> bool:
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is the address of a file elsewhere."""
+    """Whether a path is the URL of a remote file."""
     scheme, separator, _ = path.partition("://")
     return bool(separator) and scheme in URL_SCHEMES
 
 
 def url_file_name(url: str) -> str:
-    """The name of the file that an address leads to, without its query."""
+    """The file name in a URL, without the query."""
     return PurePosixPath(urlsplit(url).path).name
 
 
@@ -49,12 +49,12 @@ def is_hub_id(path: str) -> bool:
 
 
 def is_inline_template(text: str) -> bool:
-    """Whether a `chat_template` is the template itself rather than the name of one."""
+    """Whether a `chat_template` is the text of a template and not the name of one."""
     return "{{" in text or "{%" in text
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at `path` that can be seen; also false for a name no file can have."""
+    """Whether `path` exists and is accessible; False also for names that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def exists(path: Path) -> bool:
 
 
 def resolve_paths(composed: Composed) -> Composed:
-    """The same recipe with local paths made absolute. What is not a local path stays as it is."""
+    """The same recipe with absolute local paths. Hub ids and URLs are unchanged."""
     data, origins = copy.deepcopy(composed.data), dict(composed.origins)
     for at in _path_fields(data):
         parent, key = parent_of(data, at), at[-1]
@@ -74,7 +74,7 @@ def resolve_paths(composed: Composed) -> Composed:
             continue
         try:
             candidate = (origin.folder / Path(value).expanduser()).resolve()
-        except (OSError, RuntimeError, ValueError):  # no such user's home, links in a circle, a NUL character
+        except (OSError, RuntimeError, ValueError):  # an unknown user's home, links in a cycle, or a NUL character
             continue
         if looks_local(value) or (at != ("chat_template",) and exists(candidate)):
             parent[key] = str(candidate)
@@ -83,7 +83,7 @@ def resolve_paths(composed: Composed) -> Composed:
 
 
 def local_files(data: dict[str, Any]) -> list[DataPath]:
-    """The fields of resolved data that hold the path of a file or folder of this machine."""
+    """The fields of resolved data that contain the path of a local file or folder."""
     found = []
     for at in _path_fields(data):
         value = parent_of(data, at)[at[-1]]
@@ -112,23 +112,23 @@ def _path_fields(data: dict[str, Any]) -> list[DataPath]:
 
 
 def parent_of(data: Any, at: DataPath) -> Any:
-    """The mapping or list that holds the value at a path."""
+    """The mapping or list that contains the value at a path."""
     for step in at[:-1]:
         data = data[step]
     return data
 
 
 def relative_note(composed: Composed, at: DataPath) -> str:
-    """Where the relative path of a field is taken from, for an error about it."""
+    """The folder to which the path of a field is relative, for an error about that path."""
     origin = composed.origin_of(at)
     if origin is None:
-        return "nothing is there"
+        return "there is no such file or folder"
     kind = "the current folder" if origin.where.file == "--set" else "the folder of the recipe that names it"
-    return f"a relative path is taken from {kind}, {origin.folder}"
+    return f"a relative path is relative to {kind}, {origin.folder}"
 
 
 def near_file(path: Path) -> str:
-    """A hint for a file that does not exist: the sibling with nearly its name, if there is one."""
+    """A hint for a file that does not exist: the sibling with the most similar name, if there is one."""
     try:
         siblings = [child.name for child in path.parent.iterdir()]
     except (OSError, ValueError):

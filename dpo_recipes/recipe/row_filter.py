@@ -1,19 +1,20 @@
-r"""The language of `filter:`: which rows of a source to keep, such as `score_chosen - score_rejected >= 1`.
+r"""Parses the language of `filter:`, which selects the rows of a source, such as `score_chosen - score_rejected >= 1`.
 
-It looks like Python and is read by the parser below; nothing is handed to Python's own. There are comparisons
-(`== != < <= > >=`, also chained), `in` and `not in` (a list in square brackets, a text, or a column that holds a list),
-`and or not`, `+ - * /` on numbers, parentheses, numbers, quoted texts, `true`, `false`, `null`, columns (`meta.lang`
-goes into an object; odd names stand in backquotes) and the functions in `filter_values.FUNCTIONS`.
+The syntax resembles Python's, but the parser below reads it; no text is evaluated as Python. The language has
+comparisons (`== != < <= > >=`, also chained), `in` and `not in` (a list in square brackets, a text, or a column that
+contains a list), `and or not`, `+ - * /` on numbers, parentheses, numbers, quoted texts, `true`, `false`, `null`,
+columns (`meta.lang` reaches into an object; unusual names are written in backquotes) and the functions in
+`filter_values.FUNCTIONS`.
 
-- In texts `\'`, `\"`, `\\`, `\n` and `\t` are escapes; any other backslash stays, so that `"\d+"` is a pattern.
-- Null, NaN, and what is computed from null or divided by zero is null. A comparison with null is false, `!=` and
-  `not in` too; only `x == null`, `x != null`, `x in [..., null]` and `is_null(x)` ask for it, and for these a missing
-  column is null as well. Null counts as false in `and`, `or`, `not`.
-- Texts that are numbers, as CSV files have them, count as numbers beside a number, in arithmetic, and where two of them
-  are put in order; an empty text counts as null there. `==` between two texts compares texts. The texts `true` and
-  `false` (any case) stand for these. Dates are ISO texts.
+- In texts, `\'`, `\"`, `\\`, `\n` and `\t` are escapes; any other backslash is kept, so that `"\d+"` is a pattern.
+- Null, NaN, and results computed from null or divided by zero are null. A comparison with null is false, also with
+  `!=` and `not in`. Only `x == null`, `x != null`, `x in [..., null]` and `is_null(x)` test for null, and for these a
+  missing column is null as well. Null counts as false in `and`, `or`, `not`.
+- Texts that contain numbers, as in CSV files, count as numbers in arithmetic, when compared with a number, and when two
+  of them are ordered; an empty text counts as null there. `==` between two texts compares texts. The texts `true` and
+  `false` (any case) count as true and false. Dates are ISO texts.
 - `matches` refuses patterns that repeat a repeat, `(a+)+`, and texts of over 100,000 characters. Some slow patterns
-  remain, such as `(a|a)*b`: a filter is as trusted as the recipe that holds it.
+  remain, such as `(a|a)*b`: a filter is as trusted as the recipe that contains it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null"
 
 @dataclass(frozen=True)
 class RowFilter:
-    """A filter that has been read: its text, and the columns it names as they are written (`meta.lang`)."""
+    """A parsed filter: its text, and the columns that it names, as written (`meta.lang`)."""
 
     text: str
     columns: frozenset[str]
@@ -49,7 +50,7 @@ class RowFilter:
 
 
 def parse(text: str) -> RowFilter:
-    """Read a filter. Raises `FilterSyntaxError`."""
+    """Parse a filter. Raises `FilterSyntaxError`."""
     if len(text) > MAX_CHARS:
         raise FilterSyntaxError(f"the filter is longer than {MAX_CHARS} characters", MAX_CHARS, len(text) - MAX_CHARS)
     parser = _Parser(text)
@@ -58,7 +59,8 @@ def parse(text: str) -> RowFilter:
 
 
 class _Parser:
-    """Recursive descent: each method reads one level of the grammar, from `or`, which binds least, to single values."""
+    """A recursive descent parser: each method parses one level of the grammar, from `or`, which has the lowest
+    precedence, to single values."""
 
     def __init__(self, text: str) -> None:
         self.columns: set[str] = set()
@@ -72,7 +74,7 @@ class _Parser:
             raise FilterSyntaxError("the filter is empty", 0, max(1, len(self._text)))
         root = self._any()
         if self._next.kind != "end":
-            self._unexpected("; between two conditions stands `and` or `or`")
+            self._unexpected("; join two conditions with `and` or `or`")
         return self._expect(root, "truth")
 
     @property
@@ -97,7 +99,7 @@ class _Parser:
             raise FilterSyntaxError(f"`{opened.text}` is not closed", opened.position, len(opened.text))
         if not self._take(sign):
             is_tuple = sign == ")" and self._next.text == ","
-            self._unexpected("; a list stands in square brackets" if is_tuple else f"; `,` or `{sign}` may be missing")
+            self._unexpected("; write a list in square brackets" if is_tuple else f"; `,` or `{sign}` may be missing")
 
     def _node(self, start: int, kind: Kind, value: Callable[[Columns], Any]) -> Node:
         last = self._tokens[self._at - 1]
@@ -153,11 +155,11 @@ class _Parser:
             if sign == "not":
                 sign = "not in"
                 if not self._take("in"):
-                    self._unexpected("; `not` between two values goes on with `in`")
+                    self._unexpected("; after a value, only `in` can follow `not`")
             is_in = sign in ("in", "not in")
             right = self._members() if is_in else self._sum()
             if "null" in (left.kind, right.kind) and sign not in ("==", "!="):
-                raise FilterSyntaxError(f"`{sign}` does not go with null; use `==`", token.position, len(token.text))
+                raise FilterSyntaxError(f"`{sign}` cannot be used with null; use `==`", token.position, len(token.text))
             tests.append(values.comparison(sign, left, right))
             if right.kind == "list":
                 break
@@ -165,7 +167,7 @@ class _Parser:
         return self._node(first.position, "truth", lambda row: all(test(row) for test in tests)) if tests else first
 
     def _members(self) -> Node:
-        """What stands after `in`."""
+        """The right side of `in`: a list or a text."""
         opened = self._take("[")
         if not opened:
             return self._expect(self._sum(), "text")
@@ -173,7 +175,7 @@ class _Parser:
         while self._next.text != "]":
             node = self._factor()
             if not node.is_literal:
-                message = "a list holds only numbers, texts, true, false and null"
+                message = "a list can contain only numbers, texts, true, false and null"
                 raise FilterSyntaxError(message, node.position, len(node.text))
             items.append(node.value({}))
             if not self._take(","):
@@ -211,7 +213,7 @@ class _Parser:
             whole = self._node(token.position, node.kind, node.value)
             return replace(whole, is_literal=node.is_literal)
         if token.kind not in ("number", "text", "name", "column"):
-            self._unexpected("; a list stands after `in`" if token.text == "[" else "")
+            self._unexpected("; a list can only follow `in`" if token.text == "[" else "")
         self._at += 1
         if token.kind in ("number", "text") or token.text in _CONSTANTS:
             return self._literal(token)
@@ -257,10 +259,10 @@ class _Parser:
 
 
 def _pattern(node: Node) -> Node:
-    """The second value of `matches`, compiled once."""
+    """The second argument of `matches`, compiled once."""
     if not node.is_literal:
-        raise FilterSyntaxError("the pattern of `matches` is a quoted text", node.position, len(node.text))
+        raise FilterSyntaxError("the pattern of `matches` must be a quoted text", node.position, len(node.text))
     try:
         return replace(node, value=values.constant(compiled(node.value({}))))
     except ValueError as error:
-        raise FilterSyntaxError(f"this is no pattern to use: {error}", node.position, len(node.text)) from error
+        raise FilterSyntaxError(f"this pattern cannot be used: {error}", node.position, len(node.text)) from error

@@ -1,4 +1,4 @@
-"""Findings that more than one file of rules has."""
+"""Findings that are shared by several modules of checks."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from dpo_recipes.recipe.load import DataPath
 
 
 def does_nothing(at: DataPath, why: str, composed: Composed) -> Finding:
-    """R327: a setting without effect, which would look as if it had one."""
-    return Finding("R327", f"`{at[-1]}` does nothing here", composed.where(at, key=True), why, "remove it")
+    """R327: a setting has no effect."""
+    return Finding("R327", f"`{at[-1]}` has no effect here", composed.where(at, key=True), why, "remove it")

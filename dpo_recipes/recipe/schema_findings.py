@@ -1,4 +1,4 @@
-"""Pydantic's validation errors in a person's words: what, where, why, and the nearest right thing."""
+"""Converts pydantic's validation errors to findings: what is wrong, where, why, and the most similar valid choice."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _RANGE_WORDS = {
 
 
 def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Finding]:
-    """One finding (R202 to R207) for each place in the recipe that the schema refuses."""
+    """Findings R202 to R207, one for each place in the recipe that violates the schema."""
     by_place: dict[DataPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
         by_place.setdefault(_data_path(detail, composed.data), []).append(detail)
     parents = {place[:length] for place in by_place for length in range(len(place))}
     for place, details in by_place.items():
-        # A union reports one error for each of its branches; a deeper place says more than its parent.
+        # A union reports one error for each of its branches; the error of a nested value is the most specific one.
         is_branch = len(details) == 1 and len(details[0]["loc"]) > len(place)
         if not (is_branch and place in parents):
             yield _finding(place, details, composed)
 
 
 def _data_path(detail: Any, data: Any) -> DataPath:
-    """Pydantic's location without the names of union branches, which are no keys of the recipe."""
+    """Pydantic's location without the names of union branches, which are not keys of the recipe."""
     path: list[str | int] = []
     loc: tuple[str | int, ...] = detail["loc"]
     for position, step in enumerate(loc):
@@ -109,7 +109,7 @@ def _unknown_key(place: DataPath, composed: Composed) -> Finding:
     key, section = str(place[-1]), _section_class(place[:-1])
     known = _field_names(section)
     inside = f"in `{_dotted(place[:-1])}`" if place[:-1] else "at the top of the recipe"
-    why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
+    why = f"{inside[3:] if place[:-1] else 'a recipe'} has the keys {', '.join(known)}"
     return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known))
 
 
@@ -195,12 +195,12 @@ def _form_hint(detail: Any) -> str:
     kind = detail["type"]
     if kind == "string_pattern_mismatch":
         return f"it must match {detail['ctx']['pattern']}"
-    return {"finite_number": "write a finite number", "too_short": "give at least one item"}.get(kind, "write it out")
+    return {"finite_number": "write a finite number", "too_short": "give at least one item"}.get(kind, "give a value")
 
 
 def _type_hint(detail: Any, value: Any) -> str:
     if value is None:
-        return "give a value, or remove the key to take the default"
+        return "give a value, or remove the key to use the default"
     if isinstance(value, str) and _expected(detail) in ("a number", "a whole number"):
         return "write the number without quotes, with a dot for decimals" if value[:1].isdigit() else "write a number"
     if isinstance(value, str) and detail["type"] == "bool_type":
@@ -227,7 +227,7 @@ def _shown(value: Any) -> str:
     return f"the text {text}" if isinstance(value, str) and value else text
 
 
-# --- what the schema knows of a place --------------------------------------------------------------
+# --- descriptions from the schema ------------------------------------------------------------------
 
 
 def _section_class(place: DataPath) -> type[BaseModel] | None:
@@ -263,12 +263,13 @@ def _description(place: DataPath) -> str | None:
 
 @cache
 def _all_fields() -> list[tuple[DataPath, str]]:
-    """Those of the whole recipe; looking through every type takes milliseconds, and each unknown key asks."""
+    """The fields of the whole recipe. They are cached, because listing them takes milliseconds and each unknown key
+    needs them."""
     return list(all_fields())
 
 
 def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Iterable[tuple[DataPath, str]]:
-    """Every field of the schema: the place of its section, and its key."""
+    """The place and key of every field of the schema; the place is that of its section."""
     for name, field in section.model_fields.items():
         key = field.alias or name
         yield place, key

@@ -1,5 +1,5 @@
-"""Rules about the `data` section: sources that can be found and read, filters and columns that make sense, and
-held-out pairs that are held out."""
+"""Checks of the `data` section: whether sources exist and can be read, whether filters, formats and columns are valid,
+and whether held-out pairs are separate from the training pairs."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _FILES_END_IN = f"data files end in {', '.join(DATA_SUFFIXES)}"
 
 
 def check_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R303 to R306, R326: each source exists, is of a kind that can be read, and has no field that means nothing."""
+    """R303 to R306, R326: a source does not exist, cannot be read, or has a field without effect."""
     for at, source in _sources(recipe):
         where = composed.where((*at, "path"))
         if is_url(source.path):
             yield from _check_url(source, where)
-            yield from _fields_without_meaning(at, source, composed, "a file behind an address", data_files=True)
+            yield from _fields_without_meaning(at, source, composed, "the URL of a file", data_files=True)
         elif Path(source.path).is_absolute() or looks_local(source.path):
             yield from _check_local(at, source, composed)
         elif not is_hub_id(source.path):
@@ -52,7 +52,7 @@ def check_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "R326",
                 "`streaming` cannot take a slice of a split",
                 composed.where((*at, "split")),
-                "a stream is read from its beginning, and nobody knows its length",
+                "a stream is read from its start, and its length is unknown",
                 "write the split alone and use `limit`, or remove `streaming`",
             )
 
@@ -66,7 +66,7 @@ def _check_url(source: Source, where: Where) -> Iterator[Finding]:
             "R316",
             f"{library} is not installed",
             where,
-            "fsspec needs it for such an address",
+            "fsspec needs it for such URLs",
             "pip install 'dpo-recipe[remote]', or download the file",
         )
 
@@ -99,11 +99,11 @@ def _fields_without_meaning(
         *([] if has_splits else ["split"]),
     ]
     for field in fields:
-        # The default may stand there: in the resolved recipe of a run every field does.
+        # The default is allowed, because the resolved recipe of a run has all fields.
         if getattr(source, field) != Source.model_fields[field].default:
             yield Finding(
                 "R306",
-                f"`{field}` means nothing for {kind}",
+                f"`{field}` has no effect for {kind}",
                 composed.where((*at, field), key=True),
                 "it selects a part of a hub dataset" if field != "data_files" else "it selects files of a folder",
                 "remove it; use `limit` to take fewer rows",
@@ -111,7 +111,7 @@ def _fields_without_meaning(
 
 
 def check_rows(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R319, R322 to R324, R392: filter, columns, format and selection of each source."""
+    """R319, R322 to R324, R392: the filter, columns, format or selection of a source is invalid."""
     for at, source in _sources(recipe):
         if source.filter is not None:
             yield from _check_filter((*at, "filter"), source.filter, composed)
@@ -119,27 +119,27 @@ def check_rows(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         if select is not None and (select.top is None) == (select.bottom is None):
             yield Finding(
                 "R324",
-                "`select` takes either `top` or `bottom`",
+                "`select` needs either `top` or `bottom`",
                 composed.where((*at, "select"), key=True),
-                "it keeps one end of the rows in the order of a column",
+                "it keeps the rows with either the highest or the lowest values of a column",
                 "for example select: {top: 2000, by: delta_score}",
             )
         yield from _check_format(at, source, recipe, composed)
 
 
 def _check_filter(at: DataPath, text: str, composed: Composed) -> Iterator[Finding]:
-    from dpo_recipes.recipe.row_filter import FilterSyntaxError, parse  # 10 ms that only a filter costs
+    from dpo_recipes.recipe.row_filter import FilterSyntaxError, parse  # takes 10 ms, and only filters need it
 
     try:
         parse(text)
     except FilterSyntaxError as error:
         where = composed.where(at)
         column = (where.text or "").find(text)
-        if column >= 0:  # on one line, as it is: point into it
+        if column >= 0:  # the filter is on one line and has no escapes, so that the place in it can be shown
             where = replace(where, column=column + 1 + error.position, length=max(1, error.length))
         yield Finding(
             "R319",
-            f"the filter cannot be read: {error.message}",
+            f"the filter has a syntax error: {error.message}",
             where,
             f"at character {error.position + 1}",
             "correct it",
@@ -156,8 +156,8 @@ def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Compos
             "R323",
             f"unknown data format `{source.format}`",
             composed.where((*at, "format")),
-            "docs/data.md has an example of each",
-            f"did you mean `{near[0]}`?" if near else "remove it, so that the columns decide",
+            "docs/data.md has an example of each format",
+            f"did you mean `{near[0]}`?" if near else "remove it, so that the format follows from the columns",
         )
         return
     formats = known if source.format == "auto" else [source.format]
@@ -175,10 +175,10 @@ def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Compos
         if promised and recipe.chat_template != promised:
             yield Finding(
                 "R392",
-                f"`{source.format}` is the name of a format for the template `{promised}`, and the recipe's is another",
+                f"the format `{source.format}` is meant for the template `{promised}`, but the recipe has another",
                 composed.where((*at, "format")),
-                f"here a format only says what the columns mean; `chat_template` is `{recipe.chat_template:.40}`",
-                f"write `chat_template: {promised}` if the texts are to be rendered so",
+                f"a format only defines the meaning of columns; `chat_template` is `{recipe.chat_template:.40}`",
+                f"write `chat_template: {promised}` if the texts are to be rendered with it",
                 "warning",
             )
 
@@ -199,7 +199,7 @@ def _check_columns(at: DataPath, mapped: dict[str, str], known: set[str], compos
         except ColumnMapError as error:
             yield Finding(
                 "R322",
-                f"`{theirs}` is no column",
+                f"`{theirs}` is not a valid column",
                 composed.where((*at, ours)),
                 str(error),
                 "for example {prompt: question}",
@@ -207,7 +207,7 @@ def _check_columns(at: DataPath, mapped: dict[str, str], known: set[str], compos
 
 
 def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R325, R327, R316: weights for all sources or none; settings that do something; libraries that are there."""
+    """R325: only some sources have a weight; R327: a setting has no effect; R316: a library is not installed."""
     data = recipe.data
     weighted = [index for index, source in enumerate(data.train) if source.weight is not None]
     if weighted and len(weighted) < len(data.train):
@@ -216,8 +216,8 @@ def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R325",
             "some training sources have a `weight` and some have none",
             composed.where(("data", "train", without), key=True),
-            "a mixture needs every source's part",
-            "give each source a weight, or none",
+            "a mixture needs the share of every source",
+            "give a weight to every source, or to none",
         )
     for section, held_out in _held_out(recipe):
         for index, source in enumerate(held_out.sources):
@@ -234,25 +234,30 @@ def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R316",
             "datasketch is not installed",
             composed.where(("data", "dedup")),
-            "near duplicates are found with it",
+            "it detects near duplicates",
             "pip install 'dpo-recipe[dedup]', or write `dedup: exact`",
         )
 
 
 def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R307, R308, R321, R328: held-out pairs come from one place, and not from the training data; R309, R390: none."""
+    """R307, R308, R321, R327, R328: held-out pairs have several origins, are also training pairs, or have an invalid
+    setting; R309, R390: nothing is held out."""
     for section, held_out in _held_out(recipe):
         yield from _check_one_origin(section, held_out, recipe, composed)
     carved = [held_out for _, held_out in _held_out(recipe) if held_out.is_carved]
     if sum(held_out.fraction or 0.0 for held_out in carved) >= 1.0:
         why = "the fractions of `data.eval` and `data.test` add up to 1 or more"
         fix = "hold out less"
-        yield Finding("R307", "nothing is left to train on", composed.where(("data", "test", "fraction")), why, fix)
+        yield Finding("R307", "no training pairs remain", composed.where(("data", "test", "fraction")), why, fix)
     if len({held_out.stable for held_out in carved}) > 1:
-        why = "one draw decides for `data.eval` and `data.test` together"
-        fix = "set `stable` on both, with a `fraction` each, or on none"
+        why = "`data.eval` and `data.test` are drawn together"
+        fix = "set `stable` for both, each with a `fraction`, or for neither"
         yield Finding(
-            "R321", "`stable` on one held-out part only", composed.where(("data", "test"), key=True), why, fix
+            "R321",
+            "`stable` is set for only one of `data.eval` and `data.test`",
+            composed.where(("data", "test"), key=True),
+            why,
+            fix,
         )
     if not recipe.data.eval.is_set:
         if not recipe.data.test.is_set:
@@ -260,12 +265,12 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "R390",
                 "nothing is held out",
                 composed.where(("data",), key=True),
-                "without held-out pairs nobody can tell learning from memorising",
+                "without held-out pairs, learning cannot be distinguished from memorizing",
                 "add `eval: {fraction: 0.05}` under `data`",
                 "warning",
             )
         if recipe.checkpoints.keep_best:
-            yield _best_of_nothing(composed, "there are no held-out pairs to measure it on", "add `data.eval`")
+            yield _best_of_nothing(composed, "there are no held-out pairs to evaluate on", "add `data.eval`")
         if recipe.training.eval_steps is not None:
             yield Finding(
                 "R309",
@@ -275,13 +280,13 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "add `data.eval`, or remove `eval_steps`",
             )
     elif recipe.checkpoints.keep_best and recipe.training.eval_steps is None:
-        why = "the model is measured at the end of training only, so that there is one to choose from"
+        why = "the model is evaluated only at the end of training, so there is only one to choose from"
         yield _best_of_nothing(composed, why, "add `training.eval_steps`")
 
 
 def _best_of_nothing(composed: Composed, why: str, fix: str) -> Finding:
     at = composed.where(("checkpoints", "keep_best"), key=True)
-    return Finding("R327", "`keep_best` does nothing here", at, why, f"{fix}, or remove `keep_best`")
+    return Finding("R327", "`keep_best` has no effect here", at, why, f"{fix}, or remove `keep_best`")
 
 
 def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -292,11 +297,11 @@ def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed:
             "R307",
             f"`data.{section}` has both `{origins[0]}` and `{origins[1]}`",
             composed.where(at, key=True),
-            "held-out pairs are either read from somewhere or split from the training data",
-            "remove one",
+            "held-out pairs are either read from separate data or split from the training data",
+            "remove one of them",
         )
     if held_out.stable and held_out.fraction is None:
-        why = "each prompt's side follows from a share, and `stable` goes with `fraction` only"
+        why = "whether a prompt is held out is decided with a share, so `stable` works with `fraction` only"
         yield Finding("R321", "`stable` needs `fraction`", composed.where((*at, "stable"), key=True), why, "remove it")
     training: set[tuple[Any, ...]] = {_identity(source) for source in recipe.data.train}
     for index, source in enumerate(held_out.sources):
@@ -305,7 +310,7 @@ def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed:
                 "R308",
                 f"{source.path} is both training and held-out data",
                 composed.where((*at, "sources", index, "path")),
-                "a model looks good on pairs that it was trained on",
+                "results on pairs that the model was trained on are too good",
                 "use another file, or `eval: {fraction: 0.05}`",
             )
     for source in recipe.data.train if held_out.split is not None else []:
@@ -315,9 +320,9 @@ def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed:
                 "R328",
                 f"{source.path} has no other split `{held_out.split}`",
                 composed.where((*at, "split")),
-                "it is that split already"
+                "the training data is that split"
                 if source.split == held_out.split
-                else "only hub datasets have splits by name",
+                else "only hub datasets have named splits",
                 "name another split, or give `sources`, `fraction` or `count`",
             )
 

@@ -1,4 +1,4 @@
-"""Composed data to a frozen `Recipe`, or every finding at once."""
+"""Validates composed data: returns a frozen `Recipe`, or raises one error with all findings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpo_recipes.recipe.schema_findings import schema_findings
 
 @dataclass(frozen=True)
 class Validated:
-    """A recipe that passed every check, with what it was made from and the warnings that remain."""
+    """A recipe without errors, with the composed data that it was built from and its warnings."""
 
     recipe: Recipe
     composed: Composed
@@ -28,8 +28,8 @@ class Validated:
 def validate(path: Path, overrides: list[str] | None = None) -> Validated:
     """Load, compose, resolve and check a recipe.
 
-    Raises `RecipeError` with all findings: those of loading stop there; schema findings (R2xx) and the rules
-    across sections (R3xx) are reported together as far as the schema lets the rules be applied.
+    Raises `RecipeError` with all findings of the first stage that fails: loading (R1xx), the schema (R2xx), or the
+    checks across sections (R3xx).
     """
     composed = resolve_paths(compose(path, overrides))
     _check_version(composed)
@@ -52,7 +52,7 @@ def _check_version(composed: Composed) -> None:
             f"schema version {version!r} is not known",
             where=composed.where(("schema",)),
             why=f"this dpo-recipe reads version {SCHEMA_VERSION}",
-            fix=f"write `schema: {SCHEMA_VERSION}`, or upgrade dpo-recipe when the recipe is newer than it",
+            fix=f"write `schema: {SCHEMA_VERSION}`, or upgrade dpo-recipe if the recipe is newer",
         )
 
 
