@@ -1,4 +1,4 @@
-"""`dpo-recipe data`: show what the model will be trained on, token by token, before anything is trained."""
+"""The command `dpo-recipe data`, which shows the training data token by token before a model is trained."""
 
 from __future__ import annotations
 
@@ -25,17 +25,15 @@ def data(
     show: Annotated[
         int, typer.Option("--show", help="Show this number of pairs of each split, token by token.", min=0, metavar="N")
     ] = 0,
-    split: Annotated[Split | None, typer.Option(help="Only this split.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write a page that can be opened in a browser.", metavar="FILE")
-    ] = None,
+    split: Annotated[Split | None, typer.Option(help="Show only this split.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page for a browser.", metavar="FILE")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a tokenizer that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Show what the model will be trained on: counts, lengths, oddities and tokens. Needs no model weights.
+    """Show the training data: counts, lengths, unusual texts and tokens. Needs no model weights.
 
-    Exit code 4 where `run` would refuse the data.
+    The exit code is 4 if `run` would refuse the data.
     """
     validated = validate(find_recipe(recipe), set_)
     inspection = _inspect(validated, show, split, trust_remote_code=trust_remote_code)

@@ -192,7 +192,7 @@ class _JoinedTokens:
 
 
 _WORD_SPLITS = (
-    # GPT-2's pattern is part of the ByteLevel of tokenizers; these are the patterns of Llama 3 (and cl100k) and of Qwen2.
+    # The patterns of Llama 3 (and cl100k) and of Qwen2. ByteLevel has GPT-2's pattern built in.
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
