@@ -1,7 +1,7 @@
-"""The cache folder, and entries in it that are found by what they were made from.
+"""The cache folder, whose entries are identified by the content that they were built from.
 
-An entry is a folder named by a key over all of its inputs. It is built aside and renamed when whole, and its manifest
-holds size and checksum of each file, so that neither a half-written nor a damaged entry is ever used.
+An entry is a folder whose name is a key over all of its inputs. It is built in a temporary folder, which is renamed
+when complete. Its manifest holds size and checksum of each file, so incomplete and damaged entries are never used.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ _SETTLED_S = 3
 
 
 def cache_folder() -> Path:
-    """Where models and data are kept: `$DPO_RECIPE_CACHE`, else below `$XDG_CACHE_HOME` or `~/.cache`."""
+    """The folder for models and data: `$DPO_RECIPE_CACHE`, otherwise below `$XDG_CACHE_HOME` or `~/.cache`."""
     if os.environ.get("DPO_RECIPE_CACHE"):
         return Path(os.environ["DPO_RECIPE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpo-recipe"
 
 
 def content_key(*parts: Any) -> str:
-    """A short name for plain data: 40 hexadecimal digits that differ when any part does."""
+    """A key for plain data: 40 hexadecimal digits that differ if any part differs."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b of a file's content."""
+    """The BLAKE2b digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
 
 def remembered(kind: str, path: Path, digest: Callable[[Path], str]) -> str:
-    """The digest of a large file, computed once for each state of it: its place, size, time of change and inode.
+    """The digest of a large file, computed once for each combination of its path, size, modification time and inode.
 
-    A file that was changed in the last seconds is not remembered: a file system may give another change the same time.
+    The digest of a file that was changed in the last seconds is not stored: a further change may have the same time.
     """
     state = path.stat()
     place = str(path.resolve())
@@ -55,16 +55,16 @@ def remembered(kind: str, path: Path, digest: Callable[[Path], str]) -> str:
     except (OSError, ValueError):
         found = digest(path)
     if time.time() - state.st_mtime > _SETTLED_S:
-        with contextlib.suppress(OSError):  # a cache that cannot be written to costs time and nothing else
+        with contextlib.suppress(OSError):  # a cache that is not writable costs only time
             note.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(note, found)
     return found
 
 
 def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
-    """The folder of an entry, and whether it was there already.
+    """The folder of an entry, and whether it already existed.
 
-    `build` fills an empty folder; what it raises is passed on, and nothing of the entry stays.
+    `build` fills an empty folder. If it raises, the exception propagates and the folder is removed.
     """
     folder = cache_folder() / kind / key
     if is_whole(folder):
@@ -79,7 +79,7 @@ def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Pa
         write_json(partial / _MANIFEST, {path.name: [path.stat().st_size, file_digest(path)] for path in files})
         if folder.exists() and not is_whole(folder):
             shutil.rmtree(folder)
-        # Where another process was faster, its entry is as good as this one.
+        # If another process was faster, its entry is used.
         with contextlib.suppress(OSError):
             partial.rename(folder)
     finally:
@@ -88,7 +88,7 @@ def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Pa
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether an entry is complete and undamaged, by the checksums of its manifest."""
+    """Whether an entry is complete and undamaged, according to the checksums of its manifest."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return all(

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, or the mirror in HF_ENDPOINT: whether it answers, asked once a process."""
+"""Checks once for each process whether the Hugging Face hub, or the mirror in HF_ENDPOINT, answers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _PAUSE_S = 2.0
 
 
 def endpoint() -> str:
-    """Its address."""
+    """The address of the hub."""
     from huggingface_hub import constants
 
     return constants.ENDPOINT
 
 
 def is_reachable() -> bool:
-    """Whether it answers, be it with an error; false too where HF_HUB_OFFLINE is set."""
+    """Whether the hub answers, even with an error; also False if HF_HUB_OFFLINE is set."""
     from huggingface_hub import get_session
 
-    for pause_s in (_PAUSE_S, 0.0):  # a network that is just coming up gets a second chance
+    for pause_s in (_PAUSE_S, 0.0):  # a second attempt, for a network that is just starting
         try:
             get_session().get(f"{endpoint()}/api/models", params={"limit": 1}, timeout=_TIMEOUT_S)
-        except Exception:  # those of its HTTP library, which is another one in each major version
+        except Exception:  # errors of its HTTP library, which differs between major versions
             time.sleep(pause_s)
         else:
             return True
@@ -33,21 +33,22 @@ def is_reachable() -> bool:
 
 @cache
 def is_left_alone() -> bool:
-    """Whether this process asks only for what was downloaded before, as the hub does not answer.
+    """Switch this process to downloaded files if the hub does not answer. Returns whether it was switched.
 
-    huggingface_hub 2.4 asks for each file again and again for half a minute before it looks into its cache: on a node
-    without a network that was minutes. A person who has set HF_HUB_OFFLINE knows, and it is false.
+    huggingface_hub 2.4 retries each file for half a minute before it reads its cache, which takes minutes on a node
+    without a network. False if the user has set HF_HUB_OFFLINE.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or is_reachable():
         return False
-    constants.HF_HUB_OFFLINE = True  # transformers and peft ask huggingface_hub; datasets copies it when imported
+    # transformers and peft read huggingface_hub's setting; datasets copies it at import.
+    constants.HF_HUB_OFFLINE = True
     if "datasets" in sys.modules:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
     return True
 
 
 def was_left_alone() -> bool:
-    """Whether something was wanted of it so far, and it did not answer."""
+    """Whether the hub was needed so far and did not answer."""
     return is_left_alone.cache_info().currsize > 0 and is_left_alone()

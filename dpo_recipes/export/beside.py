@@ -1,4 +1,4 @@
-"""What stands beside saved weights: the tokenizer, how text is generated, and the card."""
+"""Writes what is saved beside weights: the tokenizer, the generation configuration and the card."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from dpo_recipes.recipe.schema import Recipe
 def companions(
     folder: Path, bundle: ModelBundle, recipe: Recipe, result: dict[str, Any]
 ) -> list[tuple[str, Callable[[], object]]]:
-    """What is saved beside weights of every kind, an adapter's too: the name of each, and what saves it.
+    """The parts that are saved beside weights, also beside those of an adapter: the name of each, and its save
+    function.
 
-    An adapter's base knows nothing of the template that it was tuned with: generation_config.json and the tokenizer in
-    the adapter's folder tell loaders where a turn ends.
+    The base of an adapter does not have the template of the tuning. The generation_config.json and the tokenizer in the
+    adapter's folder therefore define where a turn ends.
     """
     card = folder / "README.md"
     return [
@@ -35,8 +36,10 @@ def _save_tokenizer(bundle: ModelBundle, folder: Path) -> None:
 
 @contextmanager
 def ending_turns(bundle: ModelBundle) -> Iterator[None]:
-    """Within it the tokenizer's end-of-sequence token is the one that ends a turn of the chat template: vLLM and
-    llama.cpp stop there, whatever else they read. Training keeps the base's own."""
+    """Temporarily set the tokenizer's end-of-sequence token to the one that ends a turn of the chat template.
+
+    vLLM and llama.cpp always stop at this token. Training uses that of the base.
+    """
     tokenizer, own = bundle.tokenizer, bundle.tokenizer.eos_token
     tokenizer.eos_token = turn_end(bundle) or own
     try:
@@ -46,10 +49,10 @@ def ending_turns(bundle: ModelBundle) -> Iterator[None]:
 
 
 def turn_end(bundle: ModelBundle) -> str | None:
-    """The special token that ends a turn, where it is another than the tokenizer's end of a sequence.
+    """The special token that ends a turn; None if it is the tokenizer's end-of-sequence token.
 
-    None also where the template, or the tokenizer itself, writes the end-of-sequence token: they must go on to write
-    the same one.
+    Also None if the template or the tokenizer itself writes the end-of-sequence token, because they would then write
+    another one.
     """
     template, tokenizer = bundle.chat.template, bundle.tokenizer
     token = template.end_of_turn

@@ -1,4 +1,4 @@
-"""The model card: base, data, recipe and results, with nothing claimed that was not measured."""
+"""Renders the model card: base, data, recipe and measured results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def render_card(recipe: Recipe, result: dict[str, Any], bundle: ModelBundle) -> str:
-    """README.md of the saved model, with the front matter that the hub reads."""
+    """The README.md of the saved model, with the front matter that the hub reads."""
     template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["code"] = lambda text: f"`{text}`"

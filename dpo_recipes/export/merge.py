@@ -1,4 +1,4 @@
-"""The base with the adapter in its weights."""
+"""Merges an adapter into the weights of its base."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def merges_in_place(recipe: Recipe, state: dict[str, Any] | None) -> bool:
-    """Whether the trained model itself becomes the merged one."""
+    """Whether the adapter is merged into the trained model itself, without loading the base again."""
     return recipe.model.quantization is None and state is None
 
 
@@ -27,11 +27,11 @@ def merge(
     state: dict[str, Any] | None,
     save_adapter: Callable[[Path], None],
 ) -> Any:
-    """The base with the adapter in its weights; `scratch` is a folder for what is needed on the way.
+    """The base with the adapter merged into its weights; `scratch` is a folder for intermediate files.
 
-    A quantized base is unpacked first: what was trained is the adapter on the quantized weights, so these, and not the
-    original ones, are what it is added to (merging into the original changed logits by 2.5 on average). A model that is
-    in pieces is loaded once more and gets the adapter that was put together.
+    A quantized base is unpacked first. The adapter was trained on the quantized weights, so it is added to these and
+    not to the original ones (merging into the original weights changed logits by 2.5 on average). For a sharded model,
+    the base is loaded again and gets the gathered adapter.
     """
     if merges_in_place(recipe, state):
         return _merge_into(model, recipe, bundle)
@@ -55,8 +55,11 @@ def _merge_into(model: Any, recipe: Recipe, bundle: ModelBundle) -> Any:
 
 
 def _untie(model: Any) -> None:
-    """Give the head weights of its own where an adapter of the embedding, or of the head, is merged into a matrix that
-    both share: in training the adapter changed only one of them. peft 0.21 merges into the shared one."""
+    """Give the head its own weights if an adapter on the embedding or the head would be merged into their shared
+    matrix.
+
+    In training, the adapter changed only one of the two. peft 0.21 merges it into the shared matrix.
+    """
     base = model.get_base_model()
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     if head is None or not any(hasattr(layer, "lora_A") for layer in (embedding, head)):
@@ -68,8 +71,11 @@ def _untie(model: Any) -> None:
 
 
 def _turn_back(merged: Any) -> None:
-    """Turn weights back that bitsandbytes has turned: GPT-2's layers (`Conv1D`) hold them transposed, and
-    `dequantize` of transformers 5.23 gives plain linear layers for them. The model is good for saving only."""
+    """Transpose the weights of GPT-2's layers (`Conv1D`) back after unpacking.
+
+    `dequantize` of transformers 5.23 returns linear layers in the place of `Conv1D`, which stores its weights
+    transposed. Afterwards the model can only be saved.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 

@@ -1,4 +1,4 @@
-"""The number format in which a whole model is saved."""
+"""Chooses the number format in which a whole model is saved, and converts its weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def save_dtype(recipe: Recipe, bundle: ModelBundle) -> torch.dtype:
-    """What `model.save_dtype` says; `auto` is the format of the base's files."""
+    """The format of `model.save_dtype`; `auto` is the format of the base's files."""
     wanted = recipe.model.save_dtype
     return getattr(torch, bundle.stored_dtype if wanted == "auto" else wanted)
 
 
 def widen(model: Any, recipe: Recipe, bundle: ModelBundle) -> None:
-    """Bring a model to the format it is saved in before an adapter is merged into it, where that is a wider one: the
-    sum would be rounded to the narrower one otherwise."""
+    """Convert a model to the format it is saved in, if that is wider, before an adapter is merged into it.
+
+    Otherwise the sum would be rounded to the narrower format.
+    """
     wanted = save_dtype(recipe, bundle)
     for weight in model.parameters():
         if weight.is_floating_point() and weight.element_size() < wanted.itemsize:
@@ -27,7 +29,7 @@ def widen(model: Any, recipe: Recipe, bundle: ModelBundle) -> None:
 
 
 def cast(state: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], list[str]]:
-    """Weights in another format, and the names of those that it has no numbers for. Tied weights stay one."""
+    """The weights in another format, and the names of those that exceed its range. Tied weights stay tied."""
     known: dict[tuple[int, torch.Size], Any] = {}
     overflowed = []
     for name, weight in state.items():
@@ -40,12 +42,12 @@ def cast(state: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], lis
 
 
 def describe_overflow(names: list[str], kept: torch.dtype) -> Finding:
-    """M523: what does not fit into 16 bits is not saved in them."""
+    """The warning M523 for weights that exceed the range of float16, so that another format is saved."""
     return Finding(
         "M523",
         f"the model is saved in {str(kept).removeprefix('torch.')}, not in float16",
         why=f"weights of {names[0]}{f' and {len(names) - 1} others' if len(names) > 1 else ''} are beyond 65,504, the "
         "largest number of float16",
-        fix="write `model.save_dtype: bfloat16`, which has larger numbers",
+        fix="write `model.save_dtype: bfloat16`, which has a larger range",
         severity="warning",
     )

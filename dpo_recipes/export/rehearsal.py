@@ -1,4 +1,4 @@
-"""Saving is tried before training: whatever can fail at the end of a run fails before its first step."""
+"""Tries to save before training, so that faults at the end of a run are found before its first step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dpo_recipes.run_dir import RunDirectory, written_to
 
 
 def rehearse_saving(recipe: Recipe, bundle: ModelBundle, run: RunDirectory) -> None:
-    """Save everything but the weights into a temporary folder of the run directory, which is removed at once.
+    """Save everything except the weights into a temporary folder in the run directory, and remove the folder.
 
-    Raises `RunError` M522 that names the part which cannot be saved, T601 (the run directory is not writable) and T602
-    (no space).
+    Raises `RunError` M522 with the name of the part that cannot be saved, T601 (the run directory is not writable) and
+    T602 (no space).
     """
     result = _stand_in(bundle, saved_kind(recipe, bundle))
     with written_to(run), tempfile.TemporaryDirectory(dir=run.path, prefix="rehearsal-") as name:
@@ -31,7 +31,7 @@ def rehearse_saving(recipe: Recipe, bundle: ModelBundle, run: RunDirectory) -> N
 
 
 def _save_configuration(recipe: Recipe, bundle: ModelBundle, folder: Path) -> None:
-    """The adapter's configuration, or the model's with the code that comes with it."""
+    """Save the adapter's configuration, or the model's configuration with its code."""
     policy = bundle.policy
     if saved_kind(recipe, bundle) == "adapter":
         (bundle.adapter_config or policy.peft_config["default"]).save_pretrained(folder)
@@ -39,7 +39,7 @@ def _save_configuration(recipe: Recipe, bundle: ModelBundle, folder: Path) -> No
     base = policy.get_base_model() if hasattr(policy, "peft_config") else policy
     if getattr(base, "hf_quantizer", None) is None:
         base.save_pretrained(folder, state_dict={})
-    else:  # a quantizer brings weights of its own
+    else:  # a quantizer adds its own weights
         base.config.save_pretrained(folder)
 
 
@@ -48,19 +48,19 @@ def _try(part: str, save: Callable[[], object], recipe: Recipe) -> None:
         save()
     except (OSError, DpoRecipeError):
         raise
-    except Exception as error:  # tokenizers and configurations with code of their own raise anything
+    except Exception as error:  # custom code of tokenizers and configurations can raise anything
         said = str(error).strip().splitlines()
         raise RunError.of(
             "M522",
             f"{part} of the tuned model could not be saved",
             why=f"{type(error).__name__}: {said[0] if said else 'no message'}",
-            fix=f"correct the files of {recipe.model.path} in a local copy and give that as `model.path`; run.log has "
+            fix=f"correct the files of {recipe.model.path} in a local copy and use it as `model.path`; run.log has "
             "the whole message. Nothing was trained yet",
         ) from error
 
 
 def _stand_in(bundle: ModelBundle, kind: str) -> dict[str, Any]:
-    """What a card reads of a result, before there is one."""
+    """A placeholder result with the fields that the card reads."""
     zero = {"eval_loss": 0.0}
     return {
         "saved": kind,

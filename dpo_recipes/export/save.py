@@ -1,4 +1,7 @@
-"""The tuned model as safetensors, with tokenizer, template and card; written aside and renamed when whole."""
+"""Saves the tuned model as safetensors with tokenizer, template and card.
+
+The files are written into a temporary folder, which is renamed when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True)
 class SavedModel:
-    """Where a model was saved, and as what."""
+    """The folder and the form of a saved model."""
 
     folder: Path
     kind: str
@@ -44,11 +47,10 @@ def save_model(
     result: dict[str, Any],
     state: dict[str, Any] | None = None,
 ) -> SavedModel:
-    """Save to `run_dir/model`, whole or not at all. A model is changed only where an adapter is merged into it.
+    """Save to `run_dir/model`, completely or not at all. The model is changed only if an adapter is merged into it.
 
-    `state` has the weights where the model itself has only a part of them.
-
-    Raises `RunError` T602 when the disk is full before it begins.
+    `state` has the weights if the model itself holds only its shard of them. Raises `RunError` T602 if there is not
+    enough space before saving starts.
     """
     target, partial = run_dir / MODEL_FOLDER, run_dir / (MODEL_FOLDER + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -66,7 +68,7 @@ def save_model(
     _check_saved(partial)
     for _, save in companions(partial, bundle, recipe, {**result, "saved": kind, "saved_dtype": dtype}):
         save()
-    shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it wrote result.json
+    shutil.rmtree(target, ignore_errors=True)  # left by a worker that was killed before it wrote result.json
     follow_umask(partial)
     partial.rename(target)
     return SavedModel(target, kind, dtype, findings)
@@ -80,7 +82,7 @@ def _save_whole(
     state: dict[str, Any] | None,
     findings: list[Finding],
 ) -> str:
-    """Save a whole model, with what its configuration said before training; returns the format of its weights."""
+    """Save a whole model with its original configuration values. Returns the format of its weights."""
     for config, name, rate in bundle.dropout_rates:
         setattr(config, name, rate)
     end = bundle.tokenizer.convert_tokens_to_ids(turn_end(bundle) or bundle.tokenizer.eos_token)
@@ -94,17 +96,17 @@ def _save_whole(
         else:
             state = weights
     model.save_pretrained(folder, safe_serialization=True, state_dict=state)
-    model.config.dtype = dtype  # transformers has written that of the model in memory
+    model.config.dtype = dtype  # transformers has written the type of the model in memory
     model.config.save_pretrained(folder)
     model.config.dtype = own
     return str(dtype).removeprefix("torch.")
 
 
 def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any] | None = None) -> None:
-    """Save the trained adapter alone, so that it fits the untouched base.
+    """Save the trained adapter alone, in a form that fits the original base.
 
-    One that began with a part of the base's weights (PiSSA, OLoRA) is saved as the difference to its start, which is in
-    the model as the reference `ref`; its rank doubles.
+    An adapter that was initialized from the base's weights (PiSSA, OLoRA) is saved as the difference to its initial
+    state, which the model has as the reference `ref`; its rank doubles.
     """
     adapter = recipe.model.adapter
     # The rows of new tokens are saved with the adapter; peft would add both embedding matrices whole.
@@ -115,10 +117,10 @@ def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any
 
 
 def _save_difference(model: Any, folder: Path, state: dict[str, Any] | None) -> None:
-    """Save the adapter less its reference as one of twice the rank: B A - B0 A0 = [B, -B0] [A; A0].
+    """Save the adapter minus its reference as one of twice the rank: B A - B0 A0 = [B, -B0] [A; A0].
 
-    peft 0.21 does this too (`path_initial_model_for_weight_conversion`), but needs the weights in the model itself, and
-    leaves out what is no factor: modules that were trained whole.
+    peft 0.21 does this too (`path_initial_model_for_weight_conversion`), but it needs the weights in the model itself
+    and omits modules that were trained whole.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -141,7 +143,7 @@ def _save_difference(model: Any, folder: Path, state: dict[str, Any] | None) -> 
 
 
 def saved_kind(recipe: Recipe, bundle: ModelBundle) -> str:
-    """What a run saves: `adapter`, `merged` (base and adapter in one) or `full`."""
+    """The form in which a run saves its model: `adapter`, `merged` (the base with the adapter in it) or `full`."""
     adapter = recipe.model.adapter
     if adapter is None:
         return "full"
@@ -151,7 +153,7 @@ def saved_kind(recipe: Recipe, bundle: ModelBundle) -> str:
 
 
 def _check_saved(folder: Path) -> None:
-    """Libraries that do not find the weights by their names save none, and say nothing."""
+    """Check that weights were saved: libraries that do not find weights by name save none and raise no error."""
     from safetensors import safe_open
 
     for path in folder.glob("*.safetensors"):
@@ -170,6 +172,6 @@ def _check_space(model: Any, run_dir: Path, kind: str, itemsize: int) -> None:
         raise RunError.of(
             "T602",
             f"not enough space for the model in {run_dir}",
-            why=f"it takes {needed_bytes / 1e6:.0f} MB, {free_bytes / 1e6:.0f} MB are free",
+            why=f"it needs {needed_bytes / 1e6:.0f} MB, {free_bytes / 1e6:.0f} MB are free",
             fix="free some space and run again",
         )

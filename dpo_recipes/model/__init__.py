@@ -1,1 +1,1 @@
-"""The model stage: a recipe's base model found, checked, loaded in the precision of its device, with its tokenizer."""
+"""The model stage: locates, checks and loads a recipe's base model and tokenizer, in the precision of the device."""

@@ -1,4 +1,4 @@
-"""Adapters: made by peft from the recipe, or loaded to be trained further."""
+"""Creates the recipe's adapter with peft, or loads an adapter that is trained further."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
 
 AT_ZERO = ("default", "gaussian", "orthogonal")
-"""Ways to begin that leave the model as it is, so that switching the adapter off gives the reference."""
+"""Initializations that leave the model's output unchanged: with the adapter switched off it is the reference."""
 
 
 @dataclass(frozen=True)
 class Attached:
-    """A policy with its adapter on it already, or peft's configuration for the trainer to put one on."""
+    """A policy that has its adapter, or a policy and peft's configuration with which the trainer adds one."""
 
     policy: Any
     config: Any | None = None
     reference: str = "the untouched base"
-    """What the trained model is compared with."""
+    """The model that the trained model is compared with, in words."""
 
 
 def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_ids: list[int]) -> Attached:
     """The policy with the recipe's adapter.
 
-    Where the adapter does not begin at zero, it is put on here and its start is the reference: TRL 1.16 copies an
-    adapter that it is given as `ref`. Raises `RunError` M512 (an adapter that does not fit), M515 (no LoRA) and M504,
-    M509 (loading).
+    An adapter whose initialization changes the model is added here, and its initial state is the reference: TRL 1.16
+    keeps a copy of an existing adapter as `ref`. Raises `RunError` M512 (the adapter does not fit), M515 (it is not a
+    LoRA), M504 and M509 (loading).
     """
     adapter = recipe.model.adapter
     if adapter is None:
         return Attached(policy)
     if adapter.path is not None:
-        return Attached(_continued(adapter, recipe, policy), reference=f"the adapter {adapter.path} as it was loaded")
+        return Attached(_continued(adapter, recipe, policy), reference=f"the adapter {adapter.path} before training")
     config = _lora_config(adapter, policy, added_ids)
     if adapter.init in AT_ZERO:
         return Attached(policy, config)
@@ -52,16 +52,16 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
     wrapped = get_peft_model(policy, config)
     if adapter.init == "loftq":
         _apply_loftq(wrapped, location)
-    # The copy that becomes the reference must take these weights and not begin in its own way.
+    # The copy that becomes the reference must have these weights, and must not be initialized again.
     wrapped.peft_config["default"].init_lora_weights = True
-    return Attached(wrapped, reference=f"the base with its adapter as `{adapter.init}` begins it")
+    return Attached(wrapped, reference=f"the base with its adapter as initialized by `{adapter.init}`")
 
 
 def adapter_config(recipe: Recipe, base: Any) -> Any | None:
-    """peft's configuration of the recipe's adapter on `base`, as far as shapes go; none for full fine-tuning.
+    """peft's configuration of the recipe's adapter on `base`; None for full fine-tuning.
 
-    Nothing of the base is moved into it, and of one that is continued only the configuration is read. Raises
-    `RunError` M504, M509 and M515.
+    It determines the shapes of the adapter; its initialization leaves the base's weights unchanged. Only the
+    configuration of an adapter that is continued is read. Raises `RunError` M504, M509 and M515.
     """
     adapter = recipe.model.adapter
     if adapter is None:
@@ -90,9 +90,10 @@ def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int]) -> Any
         modules_to_save=adapter.modules_to_save or None,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
-        # LoftQ starts from zero and replaces the weights, because peft's own way needs an unquantized base.
+        # LoftQ starts from zero and replaces the weights later, because peft's own initialization needs an unquantized
+        # base.
         init_lora_weights=True if adapter.init in ("default", "loftq") else adapter.init,
-        # Of the embeddings, only the rows of new tokens are trained and saved.
+        # Only the embedding rows of new tokens are trained and saved.
         trainable_token_indices=_embedding_rows(policy, added_ids, adapter.modules_to_save),
         task_type="CAUSAL_LM",
     )
@@ -108,7 +109,7 @@ def _continued(adapter: LoraAdapter, recipe: Recipe, policy: Any) -> Any:
     base = config.base_model_name_or_path
     if base and base != recipe.model.path and is_hub_id(base) and is_hub_id(recipe.model.path):
         raise does_not_fit(path, f"it was trained on {base}, and `model.path` is {recipe.model.path}")
-    # A tokenizer with added tokens has made the base larger, as it was when the adapter was saved.
+    # Added tokens enlarge the base, as they did before the adapter was saved.
     check_continued(path, config, _bare_copy(policy), is_resized=True)
     with loading_errors("the adapter", ModelLocation(path)):
         return PeftModel.from_pretrained(policy, path, is_trainable=True)
@@ -128,9 +129,9 @@ def _check_kind(path: str, config: Any) -> None:
         return
     raise RunError.of(
         "M515",
-        f"the adapter {path} is no LoRA but {config.peft_type.value}",
-        why="its frozen copy that is the reference, the plan and saving know LoRA, rsLoRA and DoRA only",
-        fix="merge it into its base with peft and give that as `model.path`, or continue a LoRA",
+        f"the adapter {path} is not a LoRA but {config.peft_type.value}",
+        why="the reference, the plan and saving support only LoRA, rsLoRA and DoRA",
+        fix="merge it into its base with peft and use the result as `model.path`, or continue a LoRA",
     )
 
 
@@ -141,8 +142,8 @@ def _apply_loftq(wrapped: Any, location: ModelLocation) -> None:
         raise RunError.of(
             "M514",
             "`init: loftq` needs a CUDA GPU",
-            why="peft 0.21 computes the start of the adapter there",
-            fix="remove `init`; on a CPU a 4-bit base saves memory and no time",
+            why="peft 0.21 computes the initial adapter only there",
+            fix="remove `init`; on a CPU a 4-bit base saves memory but no time",
         )
 
     folder = Path(location.path)
@@ -158,17 +159,17 @@ def _embedding_rows(policy: Any, added_ids: list[int], whole: list[str]) -> dict
         return None
     _let_wrapped_heads_show_their_bias()
     embeddings = (policy.get_input_embeddings(), policy.get_output_embeddings())
-    # Tied embeddings appear once among the modules that peft is told; it ties its own rows then.
+    # Tied embeddings are listed once; peft then ties its own rows.
     tied = policy.config.get_text_config().tie_word_embeddings
     wanted = embeddings[:1] if tied else embeddings
     names = [name for name, module in policy.named_modules() if any(module is layer for layer in wanted)]
-    # What is trained whole has its new rows in it.
+    # A module that is trained whole already contains its new rows.
     names = [name.rpartition(".")[2] for name in names if not matching_any(whole, name)]
     return dict.fromkeys(names, added_ids) or None
 
 
 def describe_adapter(recipe: Recipe) -> str:
-    """What is trained, in words."""
+    """A description of what is trained."""
     adapter = recipe.model.adapter
     if adapter is None:
         return "none: full fine-tuning"
@@ -177,14 +178,17 @@ def describe_adapter(recipe: Recipe) -> str:
         return f"continued from {adapter.path}"
     on = "all linear layers" if modules == "all-linear" else modules if isinstance(modules, str) else ", ".join(modules)
     kind = "DoRA" if adapter.use_dora else "rsLoRA" if adapter.use_rslora else "LoRA"
-    start = "" if adapter.init == "default" else f", begun by {adapter.init}"
+    start = "" if adapter.init == "default" else f", initialized by {adapter.init}"
     whole = f"; whole: {', '.join(adapter.modules_to_save)}" if adapter.modules_to_save else ""
     return f"{kind} r={adapter.r} alpha={adapter.alpha} dropout={adapter.dropout:g} on {on}{start}{whole}"
 
 
 def _let_wrapped_heads_show_their_bias() -> None:
-    """TRL 1.16's fused LM head reads `weight` and `bias`; peft 0.21's wrapper around a head with trained rows shows the
-    first (as merged weights, which is right) and hides the second. Ends when peft shows all attributes."""
+    """Make the bias of a head with trained rows visible.
+
+    TRL 1.16's fused LM head reads `weight` and `bias`. peft 0.21's wrapper around such a head exposes `weight` (merged,
+    which is correct) and hides `bias`. This can be removed when peft exposes all attributes.
+    """
     from peft.utils.other import TrainableTokensWrapper
 
     TrainableTokensWrapper.bias = property(lambda self: self.original_module.bias)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""The policy, its tokenizer and adapter configuration, and a truthful description of all of it."""
+"""Builds the policy with its tokenizer and adapter configuration, and a description of them for the report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.schema import Recipe
 
 DropoutRates = list[tuple[Any, str, float]]
-"""Of a configuration, a name in it, and the rate that stood there."""
+"""A configuration, the name of a dropout rate in it, and its original value."""
 
 
 @dataclass
 class ModelBundle:
     """What training needs of the model stage.
 
-    The reference is not in it: its log-probabilities are computed before the first step, by the policy with its
+    There is no reference model: its log-probabilities are computed before the first step, by the policy with its
     adapter switched off or still untrained.
     """
 
@@ -49,11 +49,11 @@ class ModelBundle:
     """The recipe's chat template with its renderer and end tokens (`data.chat_template.Chat`)."""
     trust_remote_code: bool = False
     dropout_rates: DropoutRates = field(default_factory=list)
-    """What the base's configuration said before its dropout was switched off."""
+    """The dropout rates in the base's configuration before dropout was switched off."""
     stored_dtype: str = "float32"
-    """The number format of the base's files; of a GGUF file, the one that it is unpacked to."""
+    """The number format of the base's files; for a GGUF file, the format that it is unpacked to."""
     findings: list[Finding] = field(default_factory=list)
-    """Warnings about the base, for the person who started the run."""
+    """Warnings about the base, to be shown to the user."""
     stack: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,10 +66,11 @@ def build_model(
     trust_remote_code: bool,
     is_to_be_sharded: bool = False,
 ) -> ModelBundle:
-    """Load the base model for training, with embeddings for all tokens, onto its device; one that is to be sharded is
-    left in the computer's memory, as the whole of it need not fit onto one device.
+    """Load the base model for training, with embeddings for all tokens, onto its device.
 
-    Raises `RunError` M504 (cannot be loaded), M507 and M508 (device and precision), M511 to M516."""
+    A model that will be sharded stays in CPU memory, because one device may not hold all of it. Raises `RunError` M504
+    (cannot be loaded), M507 and M508 (device and precision), M511 to M516.
+    """
     device = choose_device(recipe.hardware.device)
     config = load_config(location, trust_remote_code=trust_remote_code)
     dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))
@@ -84,7 +85,7 @@ def build_model(
         policy.to(device)
     findings = prepare_generation(policy, chat.end_ids, tokenizer.pad_token_id, model.path)
     weights_dtype = str(policy.dtype).removeprefix("torch.")
-    num_parameters = policy.num_parameters()  # a weight of four bits counts as one
+    num_parameters = policy.num_parameters()  # counts a 4-bit weight as one parameter
     tied = tied_names(policy)
     attached = attach_adapter(recipe, location, policy, chat.added_ids)
     adapter = attached.config or getattr(attached.policy, "peft_config", {}).get("default")
@@ -111,8 +112,10 @@ def build_model(
 
 
 def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
-    """transformers' configuration of the base; no weight is read. Raises `RunError` M504 and M509, and `RecipeError`
-    R350 for an adapter on the hub (checks find local ones)."""
+    """transformers' configuration of the base, without reading weights.
+
+    Raises `RunError` M504 and M509, and `RecipeError` R350 for an adapter on the hub (validation finds local ones).
+    """
     from transformers import AutoConfig
 
     with loading_errors("the configuration of", location):
@@ -126,16 +129,20 @@ def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
 
 
 def stored_dtype(config: Any, location: ModelLocation, unpacked: str) -> str:
-    """The number format that the configuration of a base names for its files, or the one that they are `unpacked` to:
-    files of 8 bits or less, GGUF among them, and those of a configuration that names none."""
+    """The number format of a base's files according to its configuration.
+
+    It is `unpacked` for files of 8 bits or less, such as GGUF, and if the configuration names no format.
+    """
     named = None if location.gguf_file else getattr(config.get_text_config(), "dtype", None) or config.dtype
     name = str(named).removeprefix("torch.")
     return name if name in ("float32", "bfloat16", "float16") else unpacked
 
 
 def refuse_adapter(location: ModelLocation) -> None:
-    """Raises `RecipeError` R350 where a hub repository holds an adapter: transformers would load its base too, or only
-    miss a config.json."""
+    """Raise `RecipeError` R350 if a hub repository holds an adapter.
+
+    transformers would load the adapter's base as well, or only report a missing config.json.
+    """
     from transformers.utils.peft_utils import find_adapter_config_file
 
     if Path(location.path).is_absolute() or location.gguf_file:
@@ -160,20 +167,20 @@ def _source(location: ModelLocation, *, trust_remote_code: bool) -> dict[str, An
 def _load_policy(
     recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool
 ) -> tuple[Any, list[Finding]]:
-    """The base, and warnings about its files. Raises `RunError` M516 where these lack weights."""
+    """The base, and warnings about its files. Raises `RunError` M516 if they lack weights."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
     model = recipe.model
-    # Full fine-tuning keeps 32-bit weights: updates of a small learning rate vanish in 16-bit ones.
+    # Full fine-tuning keeps 32-bit weights: the updates of a small learning rate are lost in 16-bit weights.
     extra: dict[str, Any] = {"dtype": getattr(torch, dtype if model.adapter else "float32")}
     if location.gguf_file:
-        # The configuration is handed over: transformers would read it from the whole file once more.
+        # The configuration is passed in because transformers would otherwise parse the whole file again.
         config = load_config(location, trust_remote_code=trust_remote_code)
         extra |= {"gguf_file": location.gguf_file, "config": config}
         extra["quantization_config"] = GgufConfig(dequantize=True)
     elif model.quantization is not None:
         extra["quantization_config"] = quantization_config(model.quantization, dtype)
-        extra["device_map"] = {"": device}  # quantized weights cannot move afterwards
+        extra["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     if not location.gguf_file:
         extra["use_safetensors"] = None if model.allow_pickle else True
     attention = choose_attention(model.attn_implementation, device, dtype)
@@ -181,7 +188,7 @@ def _load_policy(
         extra["attn_implementation"] = attention
     with loading_errors("the model", location, allow_pickle=model.allow_pickle):
         source = _source(location, trust_remote_code=trust_remote_code)
-        # Weights of another shape are let through, so that all of them are named below.
+        # Loading tolerates weights of another shape, so that all of them can be reported below.
         extra |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
     policy, info = loaded
@@ -193,15 +200,15 @@ def _load_policy(
 
 
 def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
-    """Give the embeddings a row for each token that was added; many bases have rows to spare."""
+    """Enlarge the embeddings to one row for each token, if needed; many bases have spare rows."""
     if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
-        with torch.random.fork_rng():  # transformers draws the new rows around the mean of the old ones
+        with torch.random.fork_rng():  # transformers samples the new rows around the mean of the old ones
             torch.manual_seed(seed)
             policy.resize_token_embeddings(len(tokenizer))
 
 
 def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
-    """The base as it was before training, loaded once more and with embeddings for all tokens. Raises `RunError`."""
+    """The base before training, loaded again, with embeddings for all tokens. Raises `RunError`."""
     policy, _ = _load_policy(
         recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=bundle.trust_remote_code
     )
@@ -211,10 +218,10 @@ def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
 
 
 def switch_off_dropout(policy: torch.nn.Module) -> DropoutRates:
-    """As TRL's `disable_dropout` does, but before the adapter is added, so that the adapter keeps its own.
+    """Switch off the base's dropout, and return the rates of its configuration, which are restored in the saved model.
 
-    Besides the modules for it, many layers have a rate among their attributes or read it from the configuration; what
-    stood in that is given back, as it belongs to the model that is saved.
+    TRL's `disable_dropout` does the same, but after the adapter is added; here the adapter keeps its own dropout.
+    Besides dropout modules, many layers have a rate as an attribute or read it from the configuration.
     """
     rates: DropoutRates = []
     for module in policy.modules():

@@ -1,5 +1,7 @@
-"""Whether the file of an adapter that is continued fits its modules on a base: peft warns, and begins what it misses
-anew."""
+"""Checks that the weights of an adapter that is continued fit the modules of a base.
+
+peft only warns about weights that are missing, and initializes them again.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,17 @@ _SIZES = re.compile(r"size mismatch for (\S+): copying a param with shape torch\
 
 
 def does_not_fit(path: str, why: str) -> RunError:
-    """M512 for an adapter, with the reason."""
-    fix = "give the base that the adapter was trained on, or another adapter"
+    """The error M512 for an adapter, with its reason."""
+    fix = "use the base that the adapter was trained on, or another adapter"
     return RunError(Finding("M512", f"the adapter {path} does not fit the base", None, why, fix, at=AT))
 
 
 def check_continued(path: str, config: Any, base: Any, *, is_resized: bool) -> None:
-    """Put an adapter on a base of the `meta` device and load its file there, as names and shapes.
+    """Compare the names and shapes in an adapter's file with the modules of a base on the `meta` device.
 
-    `is_resized` says whether `base` has embeddings for all tokens already; otherwise their sizes are not compared.
-    Raises `RunError` M512, which names the first weights that have no module, that are missing, or that have another
-    shape; M504 and M509 where the file cannot be read.
+    `is_resized` says whether `base` already has embeddings for all tokens; otherwise their sizes are not compared.
+    Raises `RunError` M512, which names the first weights that have no module, are missing or have another shape, and
+    M504 or M509 if the file cannot be read.
     """
     from peft import get_peft_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -40,10 +42,13 @@ def check_continued(path: str, config: Any, base: Any, *, is_resized: bool) -> N
     wrapped: Any = None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a base in another folder, and of copies between tensors without data
+            # peft warns about a base in another folder, and torch about copies between tensors without data.
+            warnings.simplefilter("ignore")
             wrapped = get_peft_model(base, config)
         if isinstance(wrapped.get_output_embeddings(), BaseTunerLayer):
-            raise does_not_fit(path, "it is also on the LM head, where TRL 1.16 cannot train one; merge it first")
+            raise does_not_fit(
+                path, "it also covers the LM head, where TRL 1.16 cannot train an adapter; merge it first"
+            )
         if stored is None:
             return
         with warnings.catch_warnings():
@@ -61,7 +66,11 @@ def check_continued(path: str, config: Any, base: Any, *, is_resized: bool) -> N
 
 def _judge(path: str, missing: list[str], unexpected: list[str], num_stored: int) -> None:
     if unexpected:
-        also = f"; {len(missing)} of the model are not in the file, such as {_plain(missing[0])}" if missing else ""
+        also = (
+            f"; {len(missing)} weights of the model are not in the file, such as {_plain(missing[0])}"
+            if missing
+            else ""
+        )
         names = name_some(map(_plain, unexpected), 2)
         raise does_not_fit(path, f"{len(unexpected)} of its {num_stored} weights match no module: {names}{also}")
     if missing:
@@ -71,7 +80,7 @@ def _judge(path: str, missing: list[str], unexpected: list[str], num_stored: int
 
 
 def _describe_sizes(text: str, base: Any, is_resized: bool) -> str | None:
-    """The weights of another shape, in words; none where only embeddings differ that are not resized yet."""
+    """A description of the weights of another shape; None if only embeddings differ that are not resized yet."""
     sizes = _SIZES.findall(text)
     if not is_resized:
         embeddings = (base.get_input_embeddings(), base.get_output_embeddings())
@@ -86,7 +95,7 @@ def _describe_sizes(text: str, base: Any, is_resized: bool) -> str | None:
 
 
 def _stored(path: str, *, may_download: bool) -> dict[str, torch.Tensor] | None:
-    """The adapter's weights on the `meta` device; none where only reading or downloading them would tell."""
+    """The adapter's weights on the `meta` device; None if they would have to be read or downloaded."""
     file = Path(path) / "adapter_model.safetensors"
     if file.is_file():
         return read_header(file)

@@ -1,4 +1,4 @@
-"""How text is generated from the tuned model: where an answer ends, and a configuration that can be saved."""
+"""Sets the generation configuration of the tuned model: the end of an answer, and values that can be saved."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from dpo_recipes.errors import Finding, RunError
 _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
 )  # fmt: skip
-"""What transformers 5.23 reads only where `do_sample` is true (`GenerationConfig.validate`)."""
+"""Values that transformers 5.23 reads only if `do_sample` is true (`GenerationConfig.validate`)."""
 
 
 def prepare_generation(policy: Any, end_ids: frozenset[int], pad_id: int, base: str) -> list[Finding]:
-    """Have generation from the saved model end where the chat template ends a turn, and mend what the base's
-    configuration cannot be saved with; gives a warning M520 that says what was changed.
+    """End generated answers where the chat template ends a turn, and correct values that could not be saved.
 
-    transformers reads a configuration that contradicts itself with a warning and refuses to write it. Raises `RunError`
-    M521 for one that cannot be mended.
+    Returns a warning M520 that lists the corrections, if there are any. transformers reads a configuration that
+    contradicts itself with a warning and refuses to write it. Raises `RunError` M521 if it cannot be corrected.
     """
     generation = policy.generation_config
     generation.eos_token_id = sorted(end_ids)
@@ -29,18 +28,18 @@ def prepare_generation(policy: Any, end_ids: frozenset[int], pad_id: int, base: 
     finding = Finding(
         "M520",
         f"the generation_config.json of {base} contradicts itself",
-        why=f"{'; '.join(changes)}. Training does not read it, and transformers refuses to save it as it is",
-        fix="nothing needs to be done; to choose otherwise, edit the file of the base, or that of the saved model",
+        why=f"{'; '.join(changes)}. Training does not read it, and transformers refuses to save it unchanged",
+        fix="no action is needed; for other values, edit the file of the base or of the saved model",
         severity="warning",
     )
     return [finding]
 
 
 def mend_generation(generation: Any, base: str) -> list[str]:
-    """Change a configuration so that transformers saves it; what was changed, and what `generate` then does.
+    """Correct a configuration so that transformers saves it. Returns a description of each change.
 
-    Sampling values without `do_sample` were meant: the way of decoding is what is missing. Where `do_sample` is false,
-    or the temperature 0, decoding is greedy, and the values have no effect.
+    Sampling values without `do_sample` are intentional, so `do_sample` is added. If `do_sample` is false or the
+    temperature is 0, decoding is greedy, the values have no effect, and they are removed.
     """
     faults = _faults(generation, base)
     changes = []
@@ -60,11 +59,11 @@ def mend_generation(generation: Any, base: str) -> list[str]:
     if others:
         values = ", ".join(f"{name}: {getattr(generation, name)}" for name in others)
         _unset(generation, others)
-        changes.append(f"it has {values}, which has no effect beside its other values: removed")
+        changes.append(f"it has {values}, which has no effect with its other values and was removed")
     if changes:
         left = _faults(generation, base)
         if left:
-            raise _cannot_be_saved(base, f"after mending, {', '.join(left)} still contradict the rest")
+            raise _cannot_be_saved(base, f"after the correction, {', '.join(left)} still contradict the rest")
     return changes
 
 
@@ -74,7 +73,7 @@ def _unset(generation: Any, names: list[str]) -> None:
 
 
 def _faults(generation: Any, base: str) -> list[str]:
-    """Names of the values that transformers would refuse to save. Raises `RunError` M521 for another refusal."""
+    """The names of values that transformers would refuse to save. Raises `RunError` M521 for any other refusal."""
     try:
         generation.validate(strict=True)
     except ValueError as error:
@@ -90,5 +89,5 @@ def _cannot_be_saved(base: str, why: str) -> RunError:
         "M521",
         f"the generation configuration of {base} cannot be saved",
         why=why,
-        fix="correct generation_config.json in a local copy of the base, and give that as `model.path`",
+        fix="correct generation_config.json in a local copy of the base, and use that copy as `model.path`",
     )

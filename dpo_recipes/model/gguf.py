@@ -1,7 +1,8 @@
-"""The tokenizer and the configuration inside a GGUF file, converted once and kept in the cache.
+"""Converts the tokenizer and the configuration inside a GGUF file once, and caches them.
 
-transformers 5.23 reads all metadata of the file for each of them, and for architectures without a fast reader, such as
-Gemma 3, with `gguf`'s reader, which makes several numpy arrays for each of 262,000 tokens: half a minute each time.
+transformers 5.23 reads all metadata of the file for each of the two. For architectures without a fast reader, such as
+Gemma 3, it uses `gguf`'s reader, which creates several numpy arrays for each of 262,000 tokens: half a minute each
+time.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import Any
 from dpo_recipes.cache import content_key, file_digest, get_or_build, remembered
 
 CONVERSION_VERSION = 1
-"""Raised when the same file is converted to something else than before, so that no older entry of the cache is used."""
+"""Increase this number when the conversion of a file changes, so that older cache entries are not used."""
 CONFIG_NAME = "model_config.json"
-"""Not `config.json`: beside one, transformers chooses the tokenizer's class by the kind of model (Qwen2)."""
+"""Not `config.json`: if that exists, transformers chooses the tokenizer's class by the model type (Qwen2)."""
 
 
 def converted(path: Path) -> Path:
-    """The folder with what `save_pretrained` writes of the tokenizer, and the configuration as `CONFIG_NAME`.
+    """The folder with the tokenizer's files from `save_pretrained`, and the configuration as `CONFIG_NAME`.
 
-    Raises whatever transformers raises where it cannot read the file.
+    Raises what transformers raises if it cannot read the file.
     """
     versions = [version(name) for name in ("transformers", "tokenizers", "gguf")]
     key = content_key(CONVERSION_VERSION, remembered("blake2b", path, file_digest), versions)
@@ -41,7 +42,7 @@ def _convert(path: Path, folder: Path) -> None:
         restore_pre_tokenizer(tokenizer, path)
     config.to_json_file(folder / CONFIG_NAME, use_diff=False)
     tokenizer.save_pretrained(folder)
-    # Some classes build a tokenizer of their own from what was saved; the plain one takes it as it is.
+    # Some classes rebuild the tokenizer from the saved files; the generic class loads it unchanged.
     again = AutoTokenizer.from_pretrained(str(folder))
     if again.is_fast and again.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
         settings = folder / "tokenizer_config.json"
@@ -51,7 +52,7 @@ def _convert(path: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _one_reader() -> Iterator[None]:
-    """Have transformers parse a file once, however often it asks; ends when its fast reader knows all architectures."""
+    """Make transformers parse a file only once. This can be removed when its fast reader supports all architectures."""
     import gguf
 
     original = gguf.GGUFReader
@@ -63,11 +64,11 @@ def _one_reader() -> Iterator[None]:
 
 
 def restore_pre_tokenizer(tokenizer: Any, gguf_path: Path) -> None:
-    """Give a tokenizer restored from GGUF the pre-tokenizer that its file names.
+    """Set the pre-tokenizer that the GGUF file names.
 
     transformers 5.23 restores byte-level BPE without the split into single digits that `smollm` and `starcoder`
-    tokenizers have (llama.cpp's table: llama_vocab_pre_type), so numbers came out as other tokens than the model
-    was trained on. Ends when transformers reads `tokenizer.ggml.pre`.
+    tokenizers have (llama.cpp's table: llama_vocab_pre_type), so numbers become other tokens than those that the model
+    was trained on. This can be removed when transformers reads `tokenizer.ggml.pre`.
     """
     import gguf
     from tokenizers import pre_tokenizers

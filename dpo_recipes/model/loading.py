@@ -1,4 +1,4 @@
-"""What goes wrong while transformers loads a model or tokenizer, said in a person's words."""
+"""Turns what transformers raises while it loads a model or tokenizer into errors with a hint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from dpo_recipes.model.sources import ModelLocation
 
 @contextmanager
 def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = True) -> Iterator[None]:
-    """Turn what transformers and huggingface_hub raise while loading into `RunError` M504, M509 (hub) or, where pickle
-    files are refused, M513."""
+    """Turn what transformers and huggingface_hub raise while loading into `RunError`.
+
+    The codes are M504, M509 for the hub, and M513 if the weights are pickle files.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     is_left_alone = not Path(location.path).is_absolute() and hub.is_left_alone()
     try:
         yield
-    except DpoRecipeError:  # ours already, or a requested stop that came in the middle
+    except DpoRecipeError:  # already one of our errors, or a requested stop
         raise
     except Exception as error:  # a broken folder raises anything from KeyError to SafetensorError
         chain = list(causes(error))
@@ -28,7 +30,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
         code, fix = "M504", "check that the folder is complete and holds a causal language model"
         if not allow_pickle and _has_only_pickle(location):
             code, fix = "M513", "save it as safetensors; or, if you trust its author, set `model.allow_pickle: true`"
-            why = "its weights are pickle files (.bin), and opening one can run any code that is in it"
+            why = "its weights are pickle files (.bin), and opening one can execute arbitrary code"
         elif any(isinstance(cause, GatedRepoError) for cause in chain):
             code, fix = "M509", "accept the model's terms on its page, then log in with `hf auth login`"
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
@@ -45,7 +47,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
                 "M509",
                 (
                     "the hub cannot be reached and the model is not in the cache: check the network "
-                    "(`dpo-recipe doctor`), or give a local folder as `model.path`"
+                    "(`dpo-recipe doctor`), or use a local folder as `model.path`"
                 ),
             )
             why = f"{hub.endpoint()} does not answer" if is_left_alone else why
@@ -53,7 +55,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
 
 
 def _has_only_pickle(location: ModelLocation) -> bool:
-    """Whether there are weights, and none of them as safetensors."""
+    """Whether the model has weights, and none as safetensors."""
     folder = Path(location.path)
     if folder.is_dir():
         names = [path.name for path in folder.iterdir()]
@@ -62,14 +64,14 @@ def _has_only_pickle(location: ModelLocation) -> bool:
 
         try:
             names = list_repo_files(location.path, revision=location.revision)
-        except (OSError, ValueError):  # the hub cannot be asked: the first error says why
+        except (OSError, ValueError):  # the hub cannot be reached: the first error says why
             return False
     return any(name.endswith(".bin") for name in names) and not any(name.endswith(".safetensors") for name in names)
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' own report and bars: what they would say becomes a finding."""
+    """Suppress transformers' own loading report and progress bars; their content is reported as findings."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

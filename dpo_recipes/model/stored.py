@@ -1,4 +1,4 @@
-"""What weights a folder holds: names, shapes and types from the headers of its safetensors, without the numbers."""
+"""Reads the names, shapes and types of the weights in a folder from safetensors headers, without loading them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def stored_weights(folder: Path) -> dict[str, torch.Tensor] | None:
-    """The weights of a local model as tensors on the `meta` device; none where they are not safetensors.
+    """The weights of a local model as tensors on the `meta` device; None if they are not safetensors.
 
-    Raises `RunError` M516 for a part that the index names and the folder lacks, and M504 for one that cannot be read.
+    Raises `RunError` M516 if the folder lacks a shard that the index names, and M504 if a shard cannot be read.
     """
     if (folder / _SINGLE).is_file():
         return read_header(folder / _SINGLE)
@@ -32,7 +32,7 @@ def stored_weights(folder: Path) -> dict[str, torch.Tensor] | None:
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         what = f"the model {folder} lacks {absent[0]}{more}"
-        why = f"{_INDEX} names {len(parts)} files, of which {len(absent)} are not there"
+        why = f"{_INDEX} names {len(parts)} files, of which {len(absent)} are missing"
         fix = "copy or download the missing files; an interrupted download is the usual cause"
         raise RunError(Finding("M516", what, None, why, fix, at=("model", "path")))
     weights: dict[str, torch.Tensor] = {}
@@ -42,7 +42,7 @@ def stored_weights(folder: Path) -> dict[str, torch.Tensor] | None:
 
 
 def read_header(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one safetensors file on the `meta` device. Raises `RunError` M504 for one that cannot be read."""
+    """The tensors of one safetensors file on the `meta` device. Raises `RunError` M504 if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:

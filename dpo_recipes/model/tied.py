@@ -1,4 +1,4 @@
-"""Bases whose input embedding and head are one matrix, and adapters that train one of the two, or both apart."""
+"""Warns about adapters that train the tied embedding or head of a base, which become separate matrices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpo_recipes.errors import Finding
 
 
 def tied_names(policy: Any) -> tuple[str, str] | None:
-    """The paths of the input embedding and the head of a base that ties them; None for one that does not."""
+    """The paths of the input embedding and the head of a base that ties them; None if it does not."""
     embedding, head = policy.get_input_embeddings(), policy.get_output_embeddings()
     if head is None or embedding.weight is not head.weight:
         return None
@@ -19,7 +19,7 @@ def tied_names(policy: Any) -> tuple[str, str] | None:
 
 
 def describe_untied(names: tuple[str, str] | None, config: Any, base: str) -> list[Finding]:
-    """A warning M524 where an adapter trains one of two matrices that the base ties, or each of them apart."""
+    """A warning M524 if an adapter trains the embedding or the head of a base that ties them."""
     if names is None or config is None:
         return []
     trained = [name for name in names if _is_trained(name, config)]
@@ -34,8 +34,8 @@ def describe_untied(names: tuple[str, str] | None, config: Any, base: str) -> li
         why="each is trained, and they become two matrices"
         if both
         else f"`{trained[0]}` is trained, and `{other}` keeps the base's weights",
-        fix="nothing needs to be done: a merged model is saved with both matrices, and an adapter fits the base"
-        + ("" if both else f"; to train both, name `{other}` beside it in `modules_to_save`"),
+        fix="no action is needed: a merged model is saved with both matrices, and an adapter fits the base"
+        + ("" if both else f"; to train both, add `{other}` to `modules_to_save`"),
         severity="warning",
     )
     return [finding]

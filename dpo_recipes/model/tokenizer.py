@@ -1,4 +1,4 @@
-"""The tokenizer of a base model."""
+"""Loads the tokenizer of a base model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dpo_recipes.model.sources import ModelLocation
 
 
 def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) -> Any:
-    """A fast tokenizer with tokens for the end of a text and for padding.
+    """A fast tokenizer that has an end-of-sequence and a padding token.
 
     Raises `RunError` M504 (cannot be loaded), M506 (no end-of-sequence token), M510 (no fast tokenizer).
     """
@@ -27,8 +27,8 @@ def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) 
     if not tokenizer.is_fast:
         raise RunError.of(
             "M510",
-            f"the tokenizer of {location.path} has no fast form",
-            why="it is written in Python, which is too slow and gives no account of what it does",
+            f"the tokenizer of {location.path} has no fast version",
+            why="it is written in Python, which is too slow, and it does not report the positions of its tokens",
             fix="convert it to a tokenizer.json with `transformers`, or use another base",
         )
     if tokenizer.eos_token is None:
@@ -39,6 +39,6 @@ def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) 
             fix="set `eos_token` in its tokenizer_config.json",
         )
     if tokenizer.pad_token is None:
-        # Padding is masked by position, never by id, so the end token can serve without leaving the loss.
+        # Padding is masked by position, not by id, so the end token can be used for padding and still be trained.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,1 +1,1 @@
-"""Objectives, one file each: the trainer that a recipe asks for. `registry.OBJECTIVES` lists them."""
+"""Training objectives, one module for each. `registry.OBJECTIVES` lists them."""

@@ -1,4 +1,4 @@
-"""Direct preference optimization with TRL's DPOTrainer, fed with pairs that are tokenized already."""
+"""Direct preference optimization with TRL's DPOTrainer, on pairs that are already tokenized."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
-    """TRL 1.16's DPOTrainer without its dataset preparation: columns prompt_ids, chosen_ids, rejected_ids come in.
+    """TRL 1.16's DPOTrainer without its dataset preparation: the columns are prompt_ids, chosen_ids, rejected_ids.
 
     `_prepare_dataset`, `_precompute_ref_logps`, `_set_signature_columns_if_needed`, `_prepare_input`, `_run_epoch` and
     `_evaluate` are private upstream; tests/integration/test_upstream.py fails when they move.
     """
 
     test_dataset: Any = None
-    """Pairs that are evaluated before and after training only; their reference log-probabilities are in them."""
+    """Pairs that are evaluated only before and after training; they include reference log-probabilities."""
     reference_known: dict[str, bool]
-    """Of each split whether the cache had its reference log-probabilities."""
+    """For each split, whether the cache had its reference log-probabilities."""
     prefix_sharing: PrefixSharing
-    """How batches go through the model; the trainer itself never asks."""
+    """The prefix sharing on the model; the trainer itself does not use it."""
     checkpoints: CheckpointWriter
     checkpoint_state: CheckpointCallback
-    """Set by `engine.train` before training begins."""
+    """Set by `engine.train` before training starts."""
     locate: Locate | None = None
-    """Where a pair's row stands in its source."""
+    """Returns the location of a pair's row in its source."""
     reference_weights: str | None = None
-    """A digest of what the reference was computed with."""
+    """A digest of the weights that the reference was computed with."""
     reference_computation: dict[str, Any] | None = None
-    """What else its numbers depend on."""
+    """Everything else that the reference's values depend on."""
 
     def __init__(self, *args: Any, processes: Processes, reference_progress: ReferenceProgress, **kwargs: Any) -> None:
         self.processes = processes
@@ -70,7 +70,7 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        return dataset  # `compute_reference` adds them when the trainer is whole
+        return dataset  # `compute_reference` adds them when the trainer is complete
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -78,7 +78,7 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
             self._signature_columns = [*self._signature_columns, *CONTEXT_COLUMNS]
 
     def compute_reference(self) -> None:
-        """Give all pairs their reference log-probabilities."""
+        """Add the reference log-probabilities to all pairs."""
         self.train_dataset = self._with_reference("train", self.train_dataset)
         held_out: Any = self.eval_dataset or {}
         self.eval_dataset = {name: self._with_reference(name, pairs) for name, pairs in held_out.items()} or None
@@ -88,43 +88,43 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
         return pairs
 
     def _prepare_input(self, data: Any) -> Any:
-        # Under DeepSpeed transformers 5.23 would round floating-point inputs to the model's precision. Here these are
-        # the reference's log-probabilities, sums over whole answers: in bfloat16 one of -300 is known to the nearest 2.
+        # Under DeepSpeed, transformers 5.23 would round floating-point inputs to the model's precision. These inputs
+        # are the reference's log-probabilities, sums over whole answers: bfloat16 represents -300 in steps of 2.
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """transformers' schedule, with a warm-up in which no step has a rate of 0."""
+        """Create transformers' schedule, with a warm-up in which no step has a rate of 0."""
         if self.lr_scheduler is None:
             super().create_scheduler(num_training_steps, optimizer)
             begin_above_zero(self.lr_scheduler, self.args.get_warmup_steps(num_training_steps))
         return self.lr_scheduler
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # transformers 5.23 asks whether training is over after a step only: a run that goes on from a checkpoint of its
-        # last one, within an epoch, would take another.
+        # transformers 5.23 checks only after a step whether training is finished: a run that resumes from a checkpoint
+        # of its last step, within an epoch, would do another step.
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Past TRL's own method, which writes a model card of its own for each checkpoint.
+        # Bypasses TRL's method, which writes its own model card for each checkpoint.
         write = partial(super(DPOTrainer, self)._save_checkpoint, model, trial)
         state = self.checkpoint_state
         self.checkpoints.save(self, write, state.take_state(), state.take_facts())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Weights alone: a run that goes on has tokenizer and arguments from its recipe. peft would add both embedding
-        # matrices whole where tokens were added; their rows are part of the adapter (model/adapters.py).
+        # Saves only weights: a run that resumes has tokenizer and arguments from its recipe. If tokens were added, peft
+        # would save both embedding matrices whole; the new rows are part of the adapter (model/adapters.py).
         model: Any = self.model
         rows_only = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL does it, without touching the random numbers of training: how often is evaluated changes nothing."""
+        """Evaluate as TRL does, and restore the random state: the number of evaluations does not affect training."""
         with torch.random.fork_rng(devices=cuda_devices()):
             return super().evaluate(*args, **kwargs)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        # What a step is followed by; `evaluate` is called for the base and for an evaluation that is made up for too.
+        # Called only after a step; `evaluate` also runs for the base and for an evaluation that was missed.
         try:
             return super()._evaluate(*args, **kwargs)
         except Interrupted:
@@ -133,7 +133,7 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
             return {}
 
     def evaluate_test(self) -> dict[str, float]:
-        """The metrics on the test pairs, named `test_...`."""
+        """The metrics on the test pairs, with names that start with `test_`."""
         held_out, self.eval_dataset = self.eval_dataset, self.test_dataset
         try:
             return name_as_test(self.evaluate(metric_key_prefix="test"))
@@ -143,8 +143,10 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
 
 @contextmanager
 def _no_reference_upstream() -> Iterator[None]:
-    """TRL 1.16's constructor would load a second model under FSDP, by its name alone, and hash all weights in all
-    processes for a cache of its own."""
+    """Prevent TRL 1.16's constructor from work that is not needed.
+
+    Under FSDP it would load a second model by its name, and hash all weights in all processes for its own cache.
+    """
     upstream: Any = dpo_trainer
     own = upstream.create_model_from_path, upstream.hash_module
     upstream.create_model_from_path = upstream.hash_module = lambda *args, **kwargs: None
@@ -157,14 +159,14 @@ def _no_reference_upstream() -> Iterator[None]:
 def build_trainer(
     recipe: Recipe, bundle: ModelBundle, run: RunArguments, datasets: dict[str, Any], callbacks: list[TrainerCallback]
 ) -> PretokenizedDPOTrainer:
-    """A trainer ready to train. Computes the reference log-probabilities of all pairs on the way.
+    """Create a trainer, and compute the reference log-probabilities of all pairs.
 
-    Raises `RunError` T606 (the model cannot share prefixes and should), T607 (a pair longer than a pass may be) and
-    T608 (a reference that is no number).
+    Raises `RunError` T606 (prefix sharing is on and the model does not support it), T607 (a pair exceeds the token
+    budget of a pass) and T608 (the reference is NaN or infinite).
     """
     training = recipe.training
     prepare_head(bundle.device)
-    # Each pass brings sharded weights together in all processes, which must therefore make equally many of a batch.
+    # Each pass gathers sharded weights in all processes, so all must divide a batch into the same number of passes.
     is_sharded = run.launch is not None and run.launch.shards_weights
     most = None if is_sharded else training.max_tokens_per_pass
     sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
@@ -186,7 +188,7 @@ def build_trainer(
     )
     trainer.prefix_sharing, trainer.locate = sharing, run.locate
     trainer.max_tokens = max_tokens(recipe)
-    # TRL 1.16 makes an adapter on a quantized base bfloat16, where steps of a usual size get lost in rounding.
+    # TRL 1.16 converts an adapter on a quantized base to bfloat16, in which updates of usual size are rounded away.
     model: Any = trainer.model
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -195,14 +197,14 @@ def build_trainer(
     if is_sharded:
         try_one_pair(trainer)
     else:
-        # Where the reference was known already, no batch has been computed yet. Under autocast as batches are: modules
-        # that are trained whole have 32 bits beside a base of 16, and do not go together without it.
+        # If the reference was cached, no batch has been computed yet. Autocast is needed because modules that are
+        # trained whole have 32 bits, and the base 16.
         with trainer.accelerator.autocast():
             sharing.prove()
-    check_longest(shares=sharing.is_active)  # the trial may have refused it
+    check_longest(shares=sharing.is_active)  # the trial may have switched it off
     if trainer.is_fsdp_enabled:
         reshard(shard_policy(trainer))
-    # TRL would evaluate on all of them while training.
+    # TRL would evaluate on all of them during training.
     with_reference: Any = trainer.eval_dataset or {}
     trainer.eval_dataset, trainer.test_dataset = with_reference.get("eval"), with_reference.get("test")
     return trainer

@@ -236,7 +236,7 @@ def _load(text: str, folder: Path, *overrides: str) -> list[Finding]:
     tokenizer = load_tokenizer(location)
     chat = SimpleNamespace(end_ids=[tokenizer.eos_token_id], added_ids=[])
     try:
-        return build_model(recipe, location, tokenizer, chat, trust_remote_code=False).warnings
+        return build_model(recipe, location, tokenizer, chat, trust_remote_code=False).findings
     except DpoRecipeError as error:
         return list(error.findings)
 

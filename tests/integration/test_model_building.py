@@ -74,7 +74,7 @@ def test_an_adapter_is_continued_from_where_it_was(work: Work, tiny_model: Path,
     assert second.result["base_metrics"]["eval_logps/chosen"] == pytest.approx(
         first.result["metrics"]["eval_logps/chosen"], rel=1e-4
     )
-    assert "as it was loaded" in second.result["model"]["reference"]
+    assert "before training" in second.result["model"]["reference"]
     config = json.loads((second.run.path / "model" / "adapter_config.json").read_text())
     assert config["r"] == 4
 
@@ -219,7 +219,7 @@ def test_loftq_begins_nearer_to_the_unquantized_base(work: Work, tiny_model: Pat
     text = recipe_text(tiny_model, pairs, adapter="{kind: lora, r: 8, init: loftq}")
     outcome = work(text.replace("{path:", "{quantization: {bits: 4}, path:", 1))
     assert outcome.exit_code == 0
-    assert "as `loftq` begins it" in outcome.result["model"]["reference"]
+    assert "as initialized by `loftq`" in outcome.result["model"]["reference"]
     assert outcome.result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
     exact = work(recipe_text(tiny_model, pairs)).result["base_metrics"]["eval_logps/chosen"]
     plain = work(recipe_text(tiny_model, pairs).replace("{path:", "{quantization: {bits: 4}, path:", 1))
