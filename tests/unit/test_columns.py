@@ -1,4 +1,4 @@
-"""Columns that no format reads: listed in the report, and a warning where their names say that they matter."""
+"""Tests of unread columns: the report lists them, and warns if their names indicate that they matter."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ MISSED = [
 
 
 @pytest.mark.parametrize(("columns", "code", "named", "fix"), MISSED, ids=lambda value: str(value)[:40])
-def test_what_a_person_would_miss_is_a_warning(
+def test_an_unread_column_that_matters_is_a_warning(
     tmp_path: Path, columns: dict[str, Any], code: str, named: str, fix: str
 ) -> None:
     empty = {name: None for name in columns if name not in PAIR}
@@ -88,7 +88,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("columns", HARMLESS, ids=",".join)
-def test_a_harmless_column_is_listed_and_no_warning(tmp_path: Path, columns: dict[str, Any]) -> None:
+def test_a_harmless_column_is_listed_without_a_warning(tmp_path: Path, columns: dict[str, Any]) -> None:
     splits = _load(tmp_path, {**PAIR, **columns})
     assert splits.warnings == []
     assert set(_unread(splits)) == set(columns) - {"tools", "system"}
@@ -129,7 +129,7 @@ def test_a_column_that_a_mapping_hides_or_that_its_format_does_not_use_is_not_re
     assert "`openai` does not use it, although `columns:` maps it" in (finding.why or "")
 
 
-def test_a_column_counts_as_read_only_where_its_format_reads_it(tmp_path: Path) -> None:
+def test_a_column_counts_as_read_only_if_its_format_reads_it(tmp_path: Path) -> None:
     rows = {"prompt": "Name a tree.", "question": "Name it in Latin.", "chosen": "a", "rejected": "b"}
     assert "`question` is not read" in _only(_load(tmp_path, rows, format="chatml.default")).what
     rows.pop("prompt")
@@ -168,7 +168,7 @@ def test_rendered_texts_may_hold_turns(tmp_path: Path) -> None:
         ({"chosen": "Yes.", "rejected": "No."}, "docs/data.md has an example of each"),
     ],
 )
-def test_what_auto_does_not_decide_is_named(tmp_path: Path, row: dict[str, Any], way: str) -> None:
+def test_formats_that_auto_never_chooses_are_suggested(tmp_path: Path, row: dict[str, Any], way: str) -> None:
     with pytest.raises(DataError) as caught:
         _load(tmp_path, row)
     (finding,) = caught.value.findings

@@ -1,4 +1,4 @@
-"""Every data format: the rows it makes, the rows it refuses, and the rows it takes for its own."""
+"""Tests of every data format: the rows it makes, the rows it refuses, and the rows it detects."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
     ("preference", {"prompt": [SYSTEM, USER], "system": "Be harsh.", **LISTS}, [HI_SYSTEM]),
     ("preference", {"chosen": [USER, GOOD, MORE, GOOD], "rejected": [USER, GOOD, MORE, BAD]}, [HI_LONG]),
     ("preference", {"prompt": [USER, GOOD, MORE], **LISTS}, [HI_LONG]),
-    (  # where the conversations part, the later turns belong to the answers
+    (  # the turns after the first difference belong to the answers
         "preference",
         {"chosen": [USER, GOOD, MORE, GOOD], "rejected": [USER, BAD, MORE, GOOD]},
         [pair([USER], [GOOD, MORE, GOOD], [BAD, MORE, GOOD])],
@@ -241,12 +241,12 @@ GOOD_ROWS: list[tuple[str, Columns, list[Row]]] = [
     ("dahoas", {"prompt": " \r\n\r\n Human : Hi \r\n \r\nAssistant: ", **TEXTS}, [HI]),
     ("dahoas", {"prompt": f"{H}Hi", "chosen": f"{A} Hello.", "rejected": " What?", "score_chosen": 2}, [HI]),
     ("dahoas", {"prompt": "Human: Hi\nAssistant: Hello.\nHuman: And now?\nAssistant:", **TEXTS}, [HI_LONG]),
-    (  # an answer that runs on
+    (  # an answer that is followed by more turns
         "dahoas",
         {"prompt": f"{H}Hi{A}", "chosen": " Hello.", "rejected": f" What?{H}And now?{A} Hello."},
         [pair([USER], [GOOD], [BAD, MORE, GOOD])],
     ),
-    (  # a line that begins with a name is no turn where turns stand after blank lines
+    (  # if turns follow blank lines, a line that starts with a name is not a turn
         "dahoas",
         {"prompt": f"{H}Hi{A}", "chosen": " Hello.", "rejected": " What?\nHuman: x"},
         [pair([USER], [GOOD], [{"role": "assistant", "content": "What?\nHuman: x"}])],
@@ -873,7 +873,7 @@ def test_a_row_is_refused(name: str, columns: Columns, reason: str, named: str) 
 
 
 @pytest.mark.parametrize(("name", "columns", "expected"), GOOD_ROWS, ids=ids(GOOD_ROWS))
-def test_a_row_is_taken_by_its_own_format_and_no_other(name: str, columns: Columns, expected: list[Row]) -> None:
+def test_exactly_one_format_matches_a_row(name: str, columns: Columns, expected: list[Row]) -> None:
     assert FORMATS[name].matches(columns)
     if FORMATS[name].detect:
         assert detected(columns) == {name}
@@ -881,19 +881,17 @@ def test_a_row_is_taken_by_its_own_format_and_no_other(name: str, columns: Colum
 
 
 @pytest.mark.parametrize("columns", FOREIGN, ids=str)
-def test_a_row_of_no_format_is_not_taken(columns: Columns) -> None:
+def test_no_format_matches_other_rows(columns: Columns) -> None:
     assert detected(columns) == set()
 
 
 @pytest.mark.parametrize(("columns", "names"), OVERLAPPING, ids=range(len(OVERLAPPING)))
-def test_a_row_with_the_columns_of_two_formats_is_taken_by_all_that_it_may_be(
-    columns: Columns, names: set[str]
-) -> None:
+def test_a_row_with_the_columns_of_several_formats_matches_each_of_them(columns: Columns, names: set[str]) -> None:
     assert detected(columns) == names
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_entry_of_the_registry_has_an_example_of_its_own_that_converts(name: str) -> None:
+def test_every_format_converts_its_own_example(name: str) -> None:
     data_format = FORMATS[name]
     assert data_format.name == name
     assert data_format.matches(data_format.example)
@@ -942,7 +940,7 @@ def damaged(value: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_whatever_is_wrong_in_a_row_only_bad_row_is_raised(name: str) -> None:
+def test_a_faulty_row_raises_only_bad_row(name: str) -> None:
     data_format, reasons = FORMATS[name], set()
     for row in (columns for entry, columns, _ in GOOD_ROWS if entry == name):
         for columns in damaged({"system": "Be kind.", "tools": [TOOL], **row}):
@@ -971,7 +969,7 @@ def test_the_page_shows_every_format_with_its_summary_and_example() -> None:
 
 
 def sentence(data_format: DataFormat) -> str:
-    """What the page says of a format: its summary, and the columns that nothing else on the page shows."""
+    """The sentence of the page about a format: its summary, and the optional columns that its example does not show."""
     summary = data_format.summary[0].upper() + data_format.summary[1:] + "."
     shown = {*data_format.example, *re.findall("`(.+?)`", summary), "tools", "chat_template_kwargs"}
     optional = ", ".join(f"`{name}`" for name in data_format.optional_columns if name not in shown)

@@ -1,4 +1,4 @@
-"""Readers: what people's files hold is read right, or refused with its file, line, cause and a way out."""
+"""Tests of the readers: files are read correctly, or refused with the file, line, cause and a fix."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_first_byte_that_is_not_utf8_is_named_with_its_line(tmp_path: Path, 
         (CHINESE, "big5", None),
     ],
 )
-def test_an_encoding_is_named_only_where_it_is_sure(
+def test_an_encoding_is_named_only_if_it_is_certain(
     tmp_path: Path, text: str, encoding: str, named: str | None
 ) -> None:
     data = text.encode(encoding, "replace")
@@ -99,7 +99,9 @@ def test_an_encoding_is_named_only_where_it_is_sure(
     ],
 )
 @pytest.mark.parametrize("file", ["a.csv", "a.jsonl", "a.json.gz"])
-def test_utf16_is_seen_by_its_mark_or_its_nuls(tmp_path: Path, encoding: str, mark: bool, name: str, file: str) -> None:
+def test_utf16_is_detected_by_its_mark_or_its_nuls(
+    tmp_path: Path, encoding: str, mark: bool, name: str, file: str
+) -> None:
     finding = refused(tmp_path / file, json.dumps(ROW).encode(encoding))
     assert f"{file}:1 is {name}, not UTF-8" in finding.what
     assert ("byte order mark" in (finding.why or "")) == mark
@@ -110,7 +112,7 @@ def test_utf16_is_seen_by_its_mark_or_its_nuls(tmp_path: Path, encoding: str, ma
     assert json.loads(gzip.decompress(converted) if file.endswith(".gz") else converted) == ROW
 
 
-def test_a_damaged_utf8_file_is_not_said_to_be_of_another_encoding(tmp_path: Path) -> None:
+def test_no_encoding_is_guessed_for_a_damaged_utf8_file(tmp_path: Path) -> None:
     finding = refused(tmp_path / "a.jsonl", FRENCH.encode() * 3 + b'{"prompt": "\xf9"}\n')
     assert ":4 is not UTF-8" in finding.what
     assert "the text before it is UTF-8" in (finding.why or "")
@@ -140,7 +142,7 @@ def test_a_bad_byte_late_in_a_large_file_is_found_fast(tmp_path: Path) -> None:
         ("a.parquet", "<html><body>not found", "a web page"),
     ],
 )
-def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, name: str, content: Any, what: str) -> None:
+def test_a_file_of_another_kind_is_identified(tmp_path: Path, name: str, content: Any, what: str) -> None:
     finding = refused(tmp_path / name, content)
     assert what in finding.what
     assert finding.fix
@@ -169,14 +171,14 @@ def test_the_delimiter_is_found_in_the_header(tmp_path: Path, delimiter: str, na
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_spaces_after_delimiters_belong_to_them_when_the_header_has_them(tmp_path: Path, quote: str) -> None:
+def test_spaces_after_delimiters_are_skipped_if_the_header_has_them(tmp_path: Path, quote: str) -> None:
     assert columns(read(tmp_path / "a.csv", table(", ", quote))) == ROWS
     assert columns(read(tmp_path / "b.csv", "prompt ,chosen,rejected\n a,b, c\n")) == [
         {"prompt": " a", "chosen": "b", "rejected": " c"}
     ]
 
 
-def test_rows_are_named_by_the_line_they_begin_on(tmp_path: Path) -> None:
+def test_rows_are_named_by_the_line_they_start_on(tmp_path: Path) -> None:
     text = 'prompt,chosen,rejected\nq,"a\n\nb","c\nd"\n\nq,x\nq,"x\ny",z,too many\nq,e,f\n'
     good, short, long, last = read(tmp_path / "a.csv", text)
     assert [row.where for row in (good, short, long, last)] == ["a.csv:2", "a.csv:7", "a.csv:8", "a.csv:10"]
@@ -198,14 +200,14 @@ def test_rows_are_named_by_the_line_they_begin_on(tmp_path: Path) -> None:
         ('"a,b\n1,2\n', 1, "no quote closes it", "close it"),
     ],
 )
-def test_a_quote_that_does_not_fit(tmp_path: Path, text: str, line: int, why: str, fix: str) -> None:
+def test_an_invalid_quote_is_an_error(tmp_path: Path, text: str, line: int, why: str, fix: str) -> None:
     finding = refused(tmp_path / "a.csv", text)
     assert finding.what == f"{tmp_path / 'a.csv'}:{line} starts a row with an invalid quote"
     assert why in (finding.why or "")
     assert fix in (finding.fix or "")
 
 
-def test_an_unclosed_quote_does_not_take_a_large_file_into_memory(tmp_path: Path) -> None:
+def test_an_unclosed_quote_does_not_read_a_large_file_into_memory(tmp_path: Path) -> None:
     text = 'a,b\n"x,2\n' + ("y" * 999 + "\n") * 40_000  # more than the longest field
     assert ":2 starts a row" in refused(tmp_path / "a.csv", text).what
 
@@ -219,7 +221,7 @@ def test_a_header_that_names_a_column_twice(tmp_path: Path) -> None:
 # JSON
 
 
-def test_json_lines_and_one_document_are_told_apart_by_content(tmp_path: Path) -> None:
+def test_json_lines_and_one_document_are_distinguished_by_content(tmp_path: Path) -> None:
     lines, document = "".join(json.dumps(row) + "\n" for row in ROWS), json.dumps(ROWS)
     for name in ("a.json", "a.jsonl", "a.json.gz"):
         for text in (lines, "\n" + lines, document, json.dumps(ROWS, indent=1), document.replace("}, ", "},\n")):
@@ -236,7 +238,7 @@ def test_rows_of_a_printed_list_are_named_by_their_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 3}', '{"m": [{"role": "user", "a" : 1, "a":1}]}'])
-def test_a_key_twice_is_a_bad_row(tmp_path: Path, text: str) -> None:
+def test_a_duplicate_key_is_a_bad_row(tmp_path: Path, text: str) -> None:
     for name, content in (("a.jsonl", f'{text}\n{{"a": 1}}\n'), ("a.json", f'[{text},\n{{"a": 1}}]')):
         bad, good = read(tmp_path / name, content)
         assert bad.fault is not None
@@ -252,7 +254,7 @@ def test_two_objects_on_a_line(tmp_path: Path) -> None:
     assert second.columns == {"a": 3}
 
 
-def test_a_first_line_that_is_cut_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_a_truncated_first_line_does_not_hide_the_others(tmp_path: Path) -> None:
     bad, good = read(tmp_path / "a.jsonl", '{"prompt": "x",\n{"prompt": "y"}\n')
     assert bad.fault is not None
     assert good.columns == {"prompt": "y"}
@@ -273,19 +275,21 @@ def test_a_first_line_that_is_cut_does_not_hide_the_others(tmp_path: Path) -> No
         ("a.json", "5", "one int", "list of objects"),
     ],
 )  # fmt: skip
-def test_a_layout_of_json_that_is_no_list_of_rows(tmp_path: Path, name: str, content: str, what: str, fix: str) -> None:
+def test_json_that_is_not_a_list_of_rows_is_refused(
+    tmp_path: Path, name: str, content: str, what: str, fix: str
+) -> None:
     finding = refused(tmp_path / name, content)
     assert what in finding.what
     assert fix in (finding.fix or "")
 
 
-def test_columns_of_lists_become_rows_by_the_command_that_the_error_gives(tmp_path: Path) -> None:
+def test_the_suggested_command_converts_columns_of_lists_to_rows(tmp_path: Path) -> None:
     finding = refused(tmp_path / "a.json", json.dumps(COLUMNS))
     subprocess.run((finding.fix or "").partition("`")[2].rstrip("`"), shell=True, check=True)
     assert columns(list(read_rows(Source(path=str(tmp_path / "a.rows.jsonl"))))) == ROWS
 
 
-def test_a_source_none_of_whose_rows_can_be_read_gives_one_error(tmp_path: Path) -> None:
+def test_a_source_without_a_readable_row_is_one_error(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.jsonl", '{"a": 1, "a": 2}\n' * 3)
     with pytest.raises(DataError) as caught:
         choose_format(Source(path="a.jsonl"), rows)

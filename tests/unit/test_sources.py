@@ -1,4 +1,4 @@
-"""Sources: what comes out of files, filters and column maps, and what is refused."""
+"""Tests of sources: the rows from files, filters and column maps, and what is refused."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
         ("a.jsonl.gz", "not gzip"),
     ],
 )
-def test_files_that_are_not_what_they_say(write: Write, name: str, text: str) -> None:
+def test_files_of_another_kind_than_their_suffix(write: Write, name: str, text: str) -> None:
     with pytest.raises(DataError) as caught:
         _columns(write(name, text))
     assert caught.value.findings[0].code == "D401"
 
 
-def test_a_cut_parquet_file_and_a_cut_gzip_are_errors(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_and_a_truncated_gzip_are_errors(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,7 +119,7 @@ def test_a_bad_line_is_a_bad_row_and_the_others_are_read(write: Write, line: str
     assert detail in bad.fault.detail
 
 
-def test_a_filter_keeps_rows_and_names_those_it_cannot_decide() -> None:
+def test_a_filter_keeps_rows_and_reports_those_it_cannot_evaluate() -> None:
     rows = [SourceRow({"score": value}, f"row {value!r}") for value in (1, 5, None, "high", 7)]
     kept = list(filtered(iter(rows), "score >= 5"))
     assert [row.where for row in kept if row.fault is None] == ["row 5", "row 7"]
@@ -150,19 +150,19 @@ def test_values_of_a_column_map(text: str, value: object) -> None:
     assert parse_column(text).of(NESTED) == value
 
 
-def test_a_dot_goes_into_an_object() -> None:
+def test_a_dot_reaches_into_an_object() -> None:
     assert parse_column("meta.text").of({"meta": {"text": "deep"}}) == "deep"
     with pytest.raises(KeyError):
         parse_column("meta.other").of({"meta": {"text": "deep"}})
 
 
 @pytest.mark.parametrize("text", ["", "{}", "{a", "a}", "{a!r}", "{a:>3}", "{a[0]}", "{{a}}"])
-def test_column_maps_that_mean_nothing(text: str) -> None:
+def test_invalid_column_maps(text: str) -> None:
     with pytest.raises(ColumnMapError):
         parse_column(text)
 
 
-def test_renamed_columns_win_over_those_that_have_the_name() -> None:
+def test_mapped_columns_replace_those_with_the_same_name() -> None:
     row = SourceRow({"prompt": "theirs", "question": "mapped", "chosen": "bad", "rejected": "good", "id": 1}, "row 1")
     renamer = Renamer({"prompt": "question", "chosen": "rejected", "rejected": "chosen"})
     assert renamer.rename(row).columns == {"prompt": "mapped", "chosen": "good", "rejected": "bad", "id": 1}
@@ -185,7 +185,7 @@ def test_ambiguous_columns_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.findings[0].code == "D406"
 
 
-def test_columns_that_are_no_preference_are_named() -> None:
+def test_columns_that_are_not_a_preference_are_named() -> None:
     with pytest.raises(DataError, match=r"its columns are question \(str\), n \(int\)") as caught:
         choose_format(Source(path="x"), [SourceRow({"question": "a", "n": 1}, "x")])
     assert caught.value.findings[0].code == "D402"

@@ -1,4 +1,4 @@
-"""Lists and objects that arrive as text, and nulls that Arrow adds: read as what they are, or refused."""
+"""Tests of lists and objects that are stored as text, and of nulls that Arrow adds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def said(text: str) -> list[dict[str, Any]]:
 
 
 def load(path: Path, rows: list[dict[str, Any]], **fields: Any) -> list[Any]:
-    """The rows of a file of these columns after the whole data stage."""
+    """The rows that the whole data stage makes from a file with these columns."""
     on_bad_row = fields.pop("on_bad_row", "error")
     if path.suffix == ".csv":
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -92,7 +92,7 @@ LISTS = [
 
 
 @pytest.mark.parametrize("text", LISTS)
-def test_what_python_wrote_is_refused_with_advice(tmp_path: Path, text: str) -> None:
+def test_python_syntax_is_refused_with_advice(tmp_path: Path, text: str) -> None:
     for columns in ({"chosen": text, "rejected": text + " "}, {"prompt": text}, {"rejected": text}):
         rows = [{"prompt": "q", "chosen": "a", "rejected": "b", **columns}]
         (what,) = faults(tmp_path / "a.csv", rows)
@@ -116,14 +116,14 @@ def test_what_python_wrote_is_refused_with_advice(tmp_path: Path, text: str) -> 
         (json.dumps(said("x")), "the JSON of a list of messages"),
     ],
 )
-def test_the_json_of_messages_is_no_text(value: Any, said_to_be: str) -> None:
+def test_the_json_of_messages_is_not_text(value: Any, said_to_be: str) -> None:
     with pytest.raises(BadRow) as caught:
         check_is_text(json.dumps(value, indent=1), "a")
     assert caught.value.reason == "list_as_text"
     assert said_to_be in caught.value.detail
 
 
-def test_a_cell_that_was_cut_is_called_that() -> None:
+def test_a_truncated_cell_is_reported() -> None:
     with pytest.raises(BadRow, match="may be truncated"):
         check_is_text(json.dumps([*asked(1), *said("x" * 99)])[:150], "a")
 
@@ -189,14 +189,14 @@ def test_columns_enter_json_text_and_lists(tmp_path: Path) -> None:
         ({"prompt": "{a}{b}"}, {"a": "", "b": None}, "`prompt` (`a`, `b` in `columns:`) is empty"),
     ],
 )
-def test_a_fault_is_told_in_the_names_of_the_file(
+def test_a_fault_uses_the_column_names_of_the_file(
     tmp_path: Path, columns: dict[str, str], row: dict[str, Any], what: str
 ) -> None:
     (told,) = faults(tmp_path / "a.jsonl", [{"chosen": "a", "rejected": "b", **row}], columns=columns)
     assert told.startswith(f"a.jsonl:1: {what}")
 
 
-def test_a_way_into_a_text_that_is_no_json_is_explained() -> None:
+def test_a_path_into_text_that_is_not_json_is_explained() -> None:
     for value, why in (("plain", "`chosen` is str"), (str({"messages": []}), "`chosen` is a text in Python syntax")):
         with pytest.raises(DataError) as caught:
             Renamer({"chosen": "chosen.messages"}).rename(SourceRow({"chosen": value}, "a:1"))
@@ -309,7 +309,7 @@ def test_nulls_that_a_filter_or_a_mapping_asks_for_are_there(tmp_path: Path) -> 
     assert made.prompt[0]["content"] == "q1"
 
 
-def test_a_null_that_json_lines_say_stays(tmp_path: Path) -> None:
+def test_nulls_in_json_lines_are_kept(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "chat_template_kwargs": {"today": None}, "chosen": call("weather", city=None)}]
     (made,) = load(tmp_path / "a.jsonl", rows)
     assert made.template_kwargs == {"today": None}
