@@ -239,7 +239,7 @@ def test_tools_and_calls_are_written_or_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["gemma", "llama2", "mistral"])
 def test_turns_that_do_not_alternate_are_refused_where_the_published_templates_do(name: str) -> None:
     for messages in ([ASK, WHY], [ANSWER, WHY], [SYSTEM, ANSWER]):
-        with pytest.raises(TemplateFailed, match="alternate"):
+        with pytest.raises(TemplateFailed, match="alternating turns"):
             _renderer(name)(messages)
 
 
