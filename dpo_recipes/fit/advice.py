@@ -1,4 +1,5 @@
-"""Warnings about a job that will run and will probably disappoint, each with a number, a reason and a source."""
+"""Warns about jobs that will run but probably give a disappointing result. Each warning has a number, a reason and
+sources."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ __all__ = ["RULES", "AdviceRule", "JobFacts", "advise"]
 
 
 def advise(facts: JobFacts) -> tuple[Finding, ...]:
-    """Warnings F790 to F799 that apply to a job, in the order of codes; a rule whose facts are not known is silent, and
-    so is one that the recipe accepts."""
+    """The warnings F790 to F799 that apply to a job, in the order of their codes. Rules whose facts are unknown and
+    rules that the recipe accepts yield no warning."""
     rules = [rule for rule in RULES if rule.code not in facts.recipe.accept_advice]
     return tuple(_finding(rule, remark) for rule in rules for remark in rule.look(facts))
 

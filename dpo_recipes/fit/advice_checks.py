@@ -1,4 +1,4 @@
-"""Looks at one fact each, for the rules of `advice_table`. A fact that is not known gives no remark."""
+"""The checks of the rules in `advice_table`. Each reads one fact about a job and yields no remark if it is unknown."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dpo_recipes.fit.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.remark import Remark
 
 FEW_TRAIN_PAIRS = 300
-"""Fewer than ten steps of Zephyr's batch of 32, and less than a third of what Amazon's guide asks for."""
+"""Fewer than ten steps with Zephyr's batch of 32, and less than a third of what Amazon's guide recommends."""
 MANY_PASSES = 3.0
 CUT_SHARE = 0.05
 HALF_WIDTH = 0.05
-"""Recipes are often compared by differences of a few points of accuracy; ± 5 points is the least that helps there."""
+"""Recipes are often compared by differences of a few points of accuracy, which a wider interval cannot show."""
 DISAGREEMENT = 0.2
-"""Of the held-out pairs, the share that two runs are taken to rank differently when what they can show is computed."""
+"""The assumed share of held-out pairs that two runs rank differently, for the smallest difference they can show."""
 BETA_RANGE = (0.001, 10.0)
 FEW_STEPS = 20
 LONG_WARMUP = 0.5
 
 
 def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:
-    """F790. Plain supervised fine-tuning, `loss_type: sft` alone, takes other rates and is left alone."""
+    """F790. Supervised fine-tuning, `loss_type: sft` alone, is not checked, because its usual rates differ."""
     training = facts.recipe.training
     size = facts.trainable_parameters if facts.is_full else None
     usual = usual_rates(training.optimizer, is_full=facts.is_full, num_parameters=size)
@@ -39,7 +39,8 @@ def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:
         distance = f"the lower end is {-beyond:,.0f} times this"
     yield Remark(
         ("training", "learning_rate"),
-        f"a learning rate of {format_rate(training.learning_rate)} is far {side} what {tuning} on preferences takes",
+        f"a learning rate of {format_rate(training.learning_rate)} is far {side} the usual range for {tuning} on "
+        "preferences",
         f"usual with {training.optimizer} are {format_rate(usual.low)} to {format_rate(usual.high)}, and {distance}",
         f"start from `learning_rate: {format_rate(usual.start)}`",
     )
@@ -54,9 +55,8 @@ def check_pair_count(facts: JobFacts) -> Iterator[Remark]:
     yield Remark(
         ("data", "limit") if is_limited else ("data", "train"),
         f"{_count(pairs, 'training pair')} will teach the model little",
-        f"which of two answers is better is at most one bit, so that all of them say {_count(pairs, 'bit')} about what "
-        "is wanted",
-        "raise or remove `data.limit`" if is_limited else "add pairs to `data.train`, or take the run as a try",
+        f"which of two answers is better is at most one bit of information: {_count(pairs, 'bit')} in total",
+        "raise or remove `data.limit`" if is_limited else "add pairs to `data.train`, or treat the run as a trial",
     )
 
 
@@ -68,11 +68,11 @@ def check_passes(facts: JobFacts) -> Iterator[Remark]:
     by_steps = facts.recipe.training.max_steps is not None
     number = f"each pair is seen {passes:.3g} times"
     if facts.trainable_parameters and facts.num_train_pairs:
-        number += f", with {facts.trainable_parameters // facts.num_train_pairs:,} trained parameters to keep it in"
+        number += f", and there are {facts.trainable_parameters // facts.num_train_pairs:,} trained parameters per pair"
     three = "" if not by_steps else f": {int(MANY_PASSES) * (facts.num_epoch_steps or 1):,} steps are three passes"
     yield Remark(
         ("training", "max_steps") if by_steps else ("training", "num_epochs"),
-        f"in {passes:.3g} passes the training pairs will be learned by heart",
+        f"in {passes:.3g} passes the model will memorize the training pairs",
         number,
         f"lower `max_steps`{three}" if by_steps else "write `num_epochs: 1`, at most 3, and watch the held-out loss",
     )
@@ -84,7 +84,7 @@ def check_lengths(facts: JobFacts) -> Iterator[Remark]:
     if cut + dropped <= CUT_SHARE:
         return
     data = facts.recipe.data
-    loss = "the end of an answer, and with it where to stop"
+    loss = "the end of an answer, and with it the token that ends it"
     if data.overlong != "truncate_completion_end":
         loss = "the beginning of the prompt"
     number = [f"{_percent(cut)} of the training pairs lose {loss}"] if cut else []
@@ -93,7 +93,7 @@ def check_lengths(facts: JobFacts) -> Iterator[Remark]:
         ("data", "max_length"),
         f"{data.max_length} tokens are too few for {_percent(cut + dropped)} of the training pairs",
         ", ".join(number),
-        "raise `data.max_length`; `dpo-recipe data RECIPE` shows what another length would do",
+        "raise `data.max_length`; `dpo-recipe data RECIPE` shows the effect of other lengths",
     )
 
 
@@ -103,38 +103,40 @@ def check_batch(facts: JobFacts) -> Iterator[Remark]:
         return
     yield Remark(
         ("training", "gradient_accumulation_steps"),
-        "each optimizer step sees a single pair",
-        "the gradient of one pair is 8 times as noisy as that of 64 pairs, the batch of DPO's paper",
-        "raise `gradient_accumulation_steps`, to 16 or 32: it costs no memory",
+        "each optimizer step uses a single pair",
+        "the gradient of one pair is 8 times as noisy as that of 64 pairs, the batch in the DPO paper",
+        "raise `gradient_accumulation_steps` to 16 or 32, which needs no more memory",
     )
 
 
 def check_held_out(facts: JobFacts) -> Iterator[Remark]:
-    """F795, for the held-out and for the test pairs. That nothing is held out is R390's matter."""
+    """F795, for the held-out and for the test pairs. R390 warns if nothing is held out."""
     enough = pairs_for_half_width(HALF_WIDTH)
     for part, pairs, noun in (("eval", facts.num_eval_pairs, "held-out"), ("test", facts.num_test_pairs, "test")):
         if not pairs or pairs >= enough:
             continue
         yield Remark(
             ("data", part),
-            f"{_count(pairs, f'{noun} pair')} cannot tell two good models apart",
+            f"{_count(pairs, f'{noun} pair')} cannot distinguish two good models",
             f"at an accuracy of 50 % the 95 % interval is ± {_points(interval_half_width(pairs))} points, and "
             + _describe_difference(pairs),
-            f"give `data.{part}` {enough} pairs or more",
+            f"hold out {enough} pairs or more in `data.{part}`",
         )
 
 
 def check_beta(facts: JobFacts) -> Iterator[Remark]:
-    """F796, for the loss as DPO's paper has it: in the others `beta` has other units (in `ipo` it is tau)."""
+    """F796, for the loss of the DPO paper only: in other losses `beta` has other units (in `ipo` it is tau)."""
     beta = facts.recipe.objective.beta
     low, high = BETA_RANGE
     if "sigmoid" not in facts.losses or low <= beta <= high:
         return
-    effect = "the model may drift far from the reference" if beta < low else "the model hardly leaves the reference"
+    effect = (
+        "the model may drift far from the reference" if beta < low else "the model hardly moves away from the reference"
+    )
     yield Remark(
         ("objective", "beta"),
         f"with a beta of {beta:g} {effect}",
-        "the loss is content, at a margin of 2, when the answers' log-probabilities have moved apart by 2 / beta = "
+        "the loss is nearly zero at a margin of 2, when the answers' log-probabilities have moved apart by 2 / beta = "
         + (f"{2 / beta:,.0f} nats" if beta < low else f"{2 / beta:.2g} nats"),
         "start from `beta: 0.1`",
     )
@@ -145,17 +147,17 @@ def check_warmup(facts: JobFacts) -> Iterator[Remark]:
     warmup, steps = facts.num_warmup_steps, facts.num_steps
     if not warmup or not steps or warmup <= LONG_WARMUP * steps:
         return
-    number = f"the rate still rises in {warmup:,} of {steps:,} steps"
+    number = f"the learning rate rises in {warmup:,} of {steps:,} steps"
     yield Remark(
         ("training", "warmup_ratio"),
         "the warm-up takes most of the run" if warmup < steps else "the warm-up takes the whole run",
-        number if steps > 1 else "the only step has half of the rate",
+        number if steps > 1 else "the only step has half of the learning rate",
         "write `warmup_ratio: 0.1`" if steps > 1 else "train for more steps, or write `warmup_ratio: 0.0`",
     )
 
 
 def check_keep_best(facts: JobFacts) -> Iterator[Remark]:
-    """F799. transformers also evaluates at the end of an epoch that training stops in."""
+    """F799. transformers also evaluates at the end of the epoch in which training stops."""
     training, steps = facts.recipe.training, facts.num_steps
     if not facts.recipe.checkpoints.keep_best or training.eval_steps is None or steps is None:
         return
@@ -164,7 +166,7 @@ def check_keep_best(facts: JobFacts) -> Iterator[Remark]:
         return
     yield Remark(
         ("checkpoints", "keep_best"),
-        "the best model is chosen among one: the last will be saved",
+        "only one model is evaluated, so `keep_best` saves the last one",
         f"the first evaluation is after step {first:,}, and the run has {steps:,}",
         f"write `eval_steps: {max(1, steps // 4)}`" if steps > 1 else "train for more steps, or remove `keep_best`",
     )
@@ -198,12 +200,13 @@ def _points(share: float) -> str:
 
 
 def _describe_difference(pairs: int) -> str:
-    """How far two runs must be apart to be told apart: paired where so many pairs can do that, and unpaired."""
+    """The smallest differences between two runs that can be detected: on pairs of their own, and on the same pairs if
+    that number of pairs suffices."""
     unpaired, paired = smallest_difference(pairs), smallest_difference(pairs, disagreement=DISAGREEMENT)
     own = f"{_points(unpaired)} points when each is measured on pairs of its own"
     if paired >= DISAGREEMENT:
-        return f"two runs are told apart four times in five only from {own}"
+        return f"two runs are distinguished four times in five only if they differ by {own}"
     return (
-        "two runs that rank one pair in five differently are told apart four times in five only from "
+        "two runs that rank one pair in five differently are distinguished four times in five only if they differ by "
         f"{_points(paired)} points, or {own}"
     )

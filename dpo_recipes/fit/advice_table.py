@@ -1,4 +1,4 @@
-"""The table of what makes a job disappoint: each rule with threshold, reason and sources. docs/advice.md shows it."""
+"""The table of advice: each rule with its threshold, reason and sources. docs/advice.md shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpo_recipes.fit.remark import Remark
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a reason can be read."""
+    """A publication that supports a reason."""
 
     name: str
     url: str
@@ -23,7 +23,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class AdviceRule:
-    """One way to be disappointed."""
+    """One rule: a property of a job that makes a disappointing result likely."""
 
     code: str
     name: str
@@ -54,8 +54,8 @@ RULES = (
         "F790",
         "learning-rate-far-off",
         checks.check_learning_rate,
-        "more than 5 times beyond the usual range of the way of tuning and the optimizer (below)",
-        "too high a rate makes a model incoherent or repetitive, too low a one leaves it as it was",
+        "more than 5 times beyond the usual range for the kind of tuning and the optimizer (below)",
+        "a rate that is too high makes a model incoherent or repetitive, one that is too low leaves it unchanged",
         (SIMPO, TRL_DPO),
     ),
     AdviceRule(
@@ -63,8 +63,8 @@ RULES = (
         "few-training-pairs",
         checks.check_pair_count,
         "fewer than 300 training pairs",
-        "models get better and steadier with more pairs, and Amazon asks for 1,000 at least; expect a change of length "
-        "or tone that varies with the seed",
+        "models get better and steadier with more pairs, and Amazon recommends at least 1,000; expect a change of "
+        "length or tone that varies with the seed",
         (DATA_EFFICIENCY, NOVA),
     ),
     AdviceRule(
@@ -72,16 +72,17 @@ RULES = (
         "many-passes",
         checks.check_passes,
         "more than 3 passes over the training pairs",
-        "Zephyr had every training pair right after one pass, and its best model took three; Tulu 3 scored 57.3 after "
-        "one and 53.4 after three",
+        "Zephyr ranked every training pair correctly after one pass, and its best model had three passes; Tulu 3 "
+        "scored 57.3 after one and 53.4 after three",
         (ZEPHYR, TULU_3),
     ),
     AdviceRule(
         "F793",
         "many-pairs-cut",
         checks.check_lengths,
-        "more than 5 % of the training pairs cut to `data.max_length` or dropped for it",
-        "what is cut is not learned; pre-training on uncut texts gave up to 58 % fewer hallucinations",
+        "more than 5 % of the training pairs are truncated to `data.max_length` or dropped because of it",
+        "truncated text is not learned; pre-training on texts that were not truncated gave up to 58 % fewer "
+        "hallucinations",
         (TRL_LENGTH, TRUNCATIONS),
     ),
     AdviceRule(
@@ -89,7 +90,7 @@ RULES = (
         "batch-of-one",
         checks.check_batch,
         "an effective batch of 1: micro_batch_size × gradient_accumulation_steps × processes",
-        "the noise of a gradient falls with 1/√batch, and published runs take 32 to 128 pairs a step",
+        "the noise of a gradient falls with 1/√batch, and published runs use 32 to 128 pairs per step",
         (NOISE_SCALE, TULU_3),
     ),
     AdviceRule(
@@ -97,7 +98,7 @@ RULES = (
         "few-held-out-pairs",
         checks.check_held_out,
         "fewer than 381 held-out or test pairs, where the 95 % interval of an accuracy reaches beyond ± 5 points",
-        "a smaller difference may well be chance, and settings chosen by it are chosen by chance",
+        "a smaller difference may be due to chance, and so are settings that are chosen by it",
         (WILSON, ERROR_BARS),
     ),
     AdviceRule(
@@ -105,15 +106,15 @@ RULES = (
         "beta-far-off",
         checks.check_beta,
         "with the `sigmoid` loss, `beta` below 0.001 or above 10: tenfold beyond 0.01 to 1",
-        "0.1 is DPO's default, 0.05 to 5 was tried in its paper, 0.01 to 0.9 by Hugging Face",
+        "0.1 is the default of DPO; its paper tried 0.05 to 5, and Hugging Face 0.01 to 0.9",
         (DPO, PREF_TUNING),
     ),
     AdviceRule(
         "F797",
         "long-warm-up",
         checks.check_warmup,
-        "the warm-up takes more than half of the optimizer steps, of a schedule that has one",
-        "Zephyr and Tulu 3 warm up over a tenth of the run; until its end, steps train at a part of the rate",
+        "the warm-up takes more than half of the optimizer steps, if the schedule has one",
+        "Zephyr and Tulu 3 warm up over a tenth of the run; steps of the warm-up have only a part of the rate",
         (ZEPHYR, TULU_3),
     ),
     AdviceRule(
@@ -121,16 +122,16 @@ RULES = (
         "few-steps",
         checks.check_steps,
         "fewer than 20 optimizer steps",
-        "Adam moves a weight by about the learning rate a step and rarely more, so that few steps change little",
+        "Adam moves a weight by about the learning rate per step and rarely by more, so few steps change little",
         (ADAM,),
     ),
     AdviceRule(
         "F799",
         "keep-best-compares-nothing",
         checks.check_keep_best,
-        "`checkpoints.keep_best`, and no evaluation before the last step",
-        "the best model is chosen among those that were measured, and only one is",
+        "`checkpoints.keep_best` without an evaluation before the last step",
+        "the best model is chosen among the evaluated ones, and only one is evaluated",
         (EARLY_STOPPING,),
     ),
 )
-"""Every rule, in the order of codes."""
+"""All rules, in the order of their codes."""

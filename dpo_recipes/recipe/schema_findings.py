@@ -109,7 +109,7 @@ def _unknown_key(place: DataPath, composed: Composed) -> Finding:
     key, section = str(place[-1]), _section_class(place[:-1])
     known = _field_names(section)
     inside = f"in `{_dotted(place[:-1])}`" if place[:-1] else "at the top of the recipe"
-    why = f"{inside[3:] if place[:-1] else 'a recipe'} has the keys {', '.join(known)}"
+    why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
     return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known))
 
 

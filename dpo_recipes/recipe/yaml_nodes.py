@@ -1,7 +1,7 @@
-"""YAML text to PyYAML's nodes. What can overwhelm a reader is refused while the text is read, and not afterwards.
+"""Parses YAML text into PyYAML's nodes with limits on depth and size, which are checked during parsing.
 
-PyYAML's scanner compares each bracket with all that are open, and its composer calls itself for each level, so that a
-few kilobytes of brackets took seconds and then all of Python's stack.
+PyYAML's scanner compares each bracket with all open ones, and its composer recurses for each level. Without limits, a
+few kilobytes of brackets take seconds and then exhaust Python's stack.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import yaml
 
 MAX_DEPTH = 64
-"""Lists and mappings that may stand inside each other; recipes need a handful of levels."""
+"""The maximum nesting depth of lists and mappings; recipes need only a few levels."""
 MAX_VALUES = 20_000
-"""Values that one recipe may have after its aliases are expanded; the largest real recipes have some hundreds."""
+"""The maximum number of values of a recipe after aliases are expanded; the largest real recipes have a few hundred."""
 
 
 class Refused(yaml.MarkedYAMLError):
-    """Valid YAML that no recipe needs; `code` is that of the finding."""
+    """Valid YAML that is not allowed in a recipe; `code` is the code of the finding."""
 
     def __init__(self, code: str, what: str, why: str, fix: str, mark: Any) -> None:
         super().__init__(None, None, what, mark)
@@ -32,7 +32,8 @@ class _Extent(NamedTuple):
 
 
 def compose(text: str) -> yaml.Node | None:
-    """The only document of a text; None for an empty one. Raises `Refused` and what PyYAML raises for bad syntax."""
+    """The only document of a text, or None if the text is empty. Raises `Refused`, and PyYAML's errors for bad
+    syntax."""
     loader = _Loader(text)
     try:
         return loader.get_single_node()
@@ -41,7 +42,7 @@ def compose(text: str) -> yaml.Node | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's composer with limits. Its own resolver's tags are never read."""
+    """PyYAML's composer with limits. The tags of PyYAML's own resolver are not used."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -57,8 +58,8 @@ class _Loader(yaml.SafeLoader):
             raise Refused(
                 "R104",
                 f"the tag `{shown}` is not allowed in a recipe",
-                "tags can make a YAML reader build any object; a recipe is plain data",
-                "remove the tag; quote the value if it is to be text",
+                "tags can make a YAML parser create any object, but a recipe is plain data",
+                "remove the tag; quote the value if it should be text",
                 event.start_mark,
             )
         return event
@@ -79,7 +80,7 @@ class _Loader(yaml.SafeLoader):
             raise self._multiplied(mark)
         node = super().compose_node(parent, index)
         if id(node) not in self._extents:
-            if is_alias:  # of a node that is still being composed
+            if is_alias:  # an alias of a node that is still being composed
                 raise self._multiplied(mark, "an alias contains itself")
             self._extents[id(node)] = self._measure(node, mark)
         return node
@@ -100,7 +101,7 @@ class _Loader(yaml.SafeLoader):
             raise Refused(
                 "R109",
                 "the recipe is nested too deeply",
-                f"lists or mappings stand inside each other more than {MAX_DEPTH} levels deep",
+                f"lists and mappings are nested more than {MAX_DEPTH} levels deep",
                 "flatten it",
                 mark,
             )
@@ -110,4 +111,4 @@ class _Loader(yaml.SafeLoader):
             what, fix = "the aliases in this recipe multiply without bound", "write the values out"
             return Refused("R105", what, why, f"{fix}, or share them through `extends:`", mark)
         what, why = "this recipe has too many values", f"it has more than {MAX_VALUES:,}"
-        return Refused("R105", what, why, "keep data in files and name these under `data.train[].path`", mark)
+        return Refused("R105", what, why, "keep data in files and name them under `data.train[].path`", mark)

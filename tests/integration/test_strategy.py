@@ -52,13 +52,13 @@ def test_where_fsdp_cannot_deepspeed_does(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("dpo_recipes.fit.strategy.importlib.util.find_spec", lambda name: object())
     strategy, reason = _choose(recipe(), 2, CPU)
     assert strategy == "deepspeed-zero3"
-    assert "`fsdp` cannot: accelerate turns FSDP on CPUs into plain DDP" in reason
+    assert "`fsdp` cannot: accelerate replaces FSDP on CPUs with DDP" in reason
 
 
 def test_what_cannot_be_cut_up_stays_whole_and_says_why() -> None:
     strategy, reason = _choose(recipe(bits=8), 4, GPU)
     assert strategy == "ddp"
-    assert "it cannot be sharded: FSDP and ZeRO-3 shard floating-point weights" in reason
+    assert "it cannot be sharded: FSDP and ZeRO-3 shard only floating-point weights" in reason
 
 
 def test_one_process_shares_nothing_and_a_recipe_that_says_is_obeyed() -> None:

@@ -94,8 +94,10 @@ def test_many_passes(training: dict[str, Any], pairs: int | None, warns: bool) -
 
 def test_too_many_steps_are_told_how_many_would_do() -> None:
     finding = only(make_facts({"num_train_pairs": 400, "trainable_parameters": 8_000_000}, training={"max_steps": 250}))
-    assert finding.what == "in 10 passes the training pairs will be learned by heart"
-    assert (finding.why or "").startswith("each pair is seen 10 times, with 20,000 trained parameters to keep it in; ")
+    assert finding.what == "in 10 passes the model will memorize the training pairs"
+    assert (finding.why or "").startswith(
+        "each pair is seen 10 times, and there are 20,000 trained parameters per pair; "
+    )
     assert finding.fix == "lower `max_steps`: 75 steps are three passes"
 
 
@@ -138,7 +140,7 @@ def test_few_held_out_pairs(held_out: int | None, test: int | None, warnings: in
 def test_held_out_pairs_are_told_what_they_can_show() -> None:
     """Of 85 pairs: 1.96 / (2 √(85 + 3.84)) = 10.4 points; unpaired 2.8016 √(0.5 / 85) = 21.5 points."""
     finding = only(make_facts({"num_eval_pairs": 85}))
-    assert finding.what == "85 held-out pairs cannot tell two good models apart"
+    assert finding.what == "85 held-out pairs cannot distinguish two good models"
     for number in ("± 10.4 points", "13.4 points", "21.5 points"):
         assert number in (finding.why or "")
     assert "rank one pair in five" not in (only(make_facts({"num_eval_pairs": 12})).why or "")
@@ -180,7 +182,7 @@ def test_warm_up(training: dict[str, Any], warns: bool) -> None:
 def test_the_only_step_of_a_run_with_a_warm_up_has_half_of_the_rate() -> None:
     """transformers rounds the warm-up's share of the steps up: ceil(0.1 · 1) = 1, of which step 1 has 1 / 2."""
     warm_up = next(finding for finding in advise(make_facts(training={"max_steps": 1})) if finding.code == "F797")
-    assert (warm_up.why or "").startswith("the only step has half of the rate")
+    assert (warm_up.why or "").startswith("the only step has half of the learning rate")
 
 
 @pytest.mark.parametrize(
