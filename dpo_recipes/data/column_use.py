@@ -19,7 +19,7 @@ from dpo_recipes.recipe.row_filter import parse
 from dpo_recipes.recipe.schema.data import Source
 
 MAX_NAMES = 1000
-"""Up to this number of column names is remembered, since in some files each row has different keys."""
+"""The maximum number of column names to remember, since in some files each row has different keys."""
 KINDS = {
     "media": re.compile(r"(image|img|picture|photo|video|audio|speech)s?(_?(path|url|file|byte|data|list)s?)?"),
     "system": re.compile(r"(sys|system)(_?(prompt|message|instruction|text|content)s?)?"),

@@ -23,8 +23,8 @@ from dpo_recipes.recipe.schema.data import Source
 def local_files(source: Source) -> list[Path] | None:
     """The local files of a source, downloaded first if it is an address. None if it is a hub dataset.
 
-    Raises `DataError` D401 if there is no data file, D410 if the address cannot be fetched, D411 without the
-    library for it.
+    Raises `DataError` D401 if there is no data file, and D410 if an address cannot be fetched or D411 if the library
+    for it is missing.
     """
     if is_url(source.path):
         return [remote.fetch(source.path)]
