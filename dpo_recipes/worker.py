@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
     from dpo_recipes.engine.processes import Processes
+    from dpo_recipes.engine.team import Team
     from dpo_recipes.model.build import ModelBundle
     from dpo_recipes.pairs import PreparedPairs
 
@@ -206,11 +207,10 @@ class Worker:
         return decided.recipe, launch, decided.reserve_bytes
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
-        from dpo_recipes.engine.team import Team, whole_weights
+        from dpo_recipes.engine.team import Team
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_pairs
         from dpo_recipes.evaluate.samples import Samples
-        from dpo_recipes.export.save import save_model
 
         team, is_main = Team(self.processes, self.launch), self.place.is_main
         samples = Samples.choose(pairs, self.recipe.evaluation)
@@ -225,13 +225,33 @@ class Worker:
         result = {**self._result(bundle, pairs, samples), **trained.summary}
         result["metrics"] = {"train_loss": trained.train_loss, **metrics}
         result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
+        return {**result, **self._save(trained.trainer, bundle, team, result)}
+
+    def _save(self, trainer: Any, bundle: ModelBundle, team: Team, result: dict[str, Any]) -> dict[str, Any]:
+        """Save the model in the first process and compare it with the trained one; gives what the result says of both.
+
+        Raises `RunError` T602.
+        """
+        from dpo_recipes.engine.team import whole_weights
+        from dpo_recipes.export.check import SavedModelCheck
+        from dpo_recipes.export.save import save_model
+
         self.events.stage("save", "model, card and report")
-        with whole_weights(trained.trainer, team) as state:
+        is_main, saved = self.place.is_main, None
+        check = SavedModelCheck(trainer, self.recipe, bundle, team.strategy) if is_main else None
+        with whole_weights(trainer, team) as state:
             if is_main:
-                saved = save_model(trained.trainer.model, bundle, self.recipe, self.home.path, result, state)
-                self.events.findings(saved.findings)
-                result |= {"model_dir": str(saved.folder), "saved": saved.kind, "saved_dtype": saved.dtype}
-        return result
+                saved = save_model(trainer.model, bundle, self.recipe, self.home.path, result, state)
+        if saved is None or check is None:
+            return {}
+        compared, findings = check.compare(saved)
+        self.events.findings([*saved.findings, *findings])
+        return {
+            "model_dir": str(saved.folder),
+            "saved": saved.kind,
+            "saved_dtype": saved.dtype,
+            "saved_model": compared,
+        }
 
     def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Any) -> dict[str, Any]:
         peaks = self.processes.gather(machine.peak_memory_bytes())

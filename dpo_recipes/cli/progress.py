@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.errors import Finding
+from dpo_recipes.report.sections import describe_saved_model
 
 _PLAIN_EVERY_S = 10.0
 
@@ -81,6 +82,8 @@ class Progress:
         if words:
             self._line(f"answers   {words['base']} words before, {words['tuned']} after ({words['prompts']} prompts)")
         self._line(f"model     {_short(result['model_dir'])}")
+        if result.get("saved_model"):
+            self._line(f"saved     {describe_saved_model(result['saved_model'])}")
         self._line(f"report    {_short(str(Path(result['model_dir']).parent / 'report.html'))}")
 
     def _step(self, event: dict[str, Any]) -> None:

@@ -122,8 +122,21 @@ def list_facts(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("Started", format_time(result.get("started_at"))),
         ("Finished", format_time(result.get("finished_at"))),
         ("Saved in", result.get("model_dir")),
+        ("Saved model", describe_saved_model(result.get("saved_model"))),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "", NO_VALUE)]
+
+
+def describe_saved_model(saved: dict[str, Any] | None) -> str:
+    """Whether the saved model computes what the trained one does; a dash for results of earlier versions."""
+    if not saved:
+        return NO_VALUE
+    if not saved["checked"]:
+        return f"not compared with the trained model: {saved['reason']}"
+    largest = f"{saved['largest_logit_difference']:.2g}"
+    if not saved["equal"]:
+        return f"differs from the trained model: logits by {largest}, and the largest is {saved['largest_logit']:.2g}"
+    return f"reloaded and compared on {saved['pairs']} pairs: largest logit difference {largest}"
 
 
 def list_samples(result: dict[str, Any]) -> list[dict[str, Any]]:

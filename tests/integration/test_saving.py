@@ -255,3 +255,104 @@ def test_which_of_two_tied_matrices_is_trained_is_reported(settings: dict[str, A
     assert [finding.code for finding in found] == (["M524"] if words else [])
     assert not words or words in (found[0].why or "")
     assert not describe_untied(tied_names(untied), config, "some/base")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [
+        ("null", ["model.save_dtype=bfloat16"]),
+        ("{kind: lora, r: 4, init: pissa}", []),
+        ("{kind: lora, r: 4, save_as: merged}", []),
+    ],
+)
+def test_the_saved_model_is_reloaded_and_compared(
+    work: Work, tiny_model: Path, pairs: Path, adapter: str, settings: list[str]
+) -> None:
+    text = recipe_text(tiny_model, pairs, adapter=adapter)
+    outcome = work(text, "training.max_steps=2", "training.learning_rate=0.01", *settings)
+    checked = outcome.result["saved_model"]
+    assert (checked["checked"], checked["equal"], checked["pairs"]) == (True, True, 4)
+    assert checked["largest_logit_difference"] <= 1e-5 * checked["largest_logit"]
+    assert "M525" not in findings(outcome)
+    assert "reloaded and compared on 4 pairs" in outcome.run.report.read_text()
+
+
+def swap_head(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"] = weights["lm_head.weight"].flip(0).contiguous()
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def empty_adapter(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    save_file({name: torch.zeros_like(weight) for name, weight in load_file(file).items()}, file)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "damage"),
+    [
+        ("null", swap_head),
+        ("{kind: lora, r: 4}", empty_adapter),
+        ("{kind: lora, r: 4, save_as: merged}", swap_head),
+    ],
+)
+def test_a_saved_model_that_computes_something_else_is_an_error_and_stays(
+    work: Work,
+    tiny_model: Path,
+    pairs: Path,
+    adapter: str,
+    damage: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dpo_recipes.export import save
+
+    monkeypatch.setattr(save, "_check_saved", damage)
+    outcome = work(recipe_text(tiny_model, pairs, adapter=adapter), "training.learning_rate=0.01")
+    assert outcome.exit_code == 0
+    assert findings(outcome)["M525"]["severity"] == "error"
+    assert outcome.result["saved_model"]["equal"] is False
+    assert list((outcome.run.path / "model").glob("*.safetensors"))
+    assert "differs from the trained model" in outcome.run.report.read_text()
+
+
+def test_without_held_out_pairs_training_pairs_are_compared(work: Work, tiny_model: Path, pairs: Path) -> None:
+    text = recipe_text(tiny_model, pairs).replace("  eval: {fraction: 0.25}\n", "")
+    outcome = work(text, "training.max_steps=1")
+    assert outcome.result["num_eval_pairs"] == 0
+    assert outcome.result["saved_model"]["equal"] is True
+
+
+def fail(*arguments: Any) -> None:
+    raise ValueError("no such layer\nand more")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("free_memory_bytes", lambda kind: 10, "loading it takes 0.0 GiB beside the trained one"),
+        ("reload_base", fail, "ValueError: no such layer"),
+        ("reload_base", lambda *_: torch.empty(10**15), "there was not enough memory to load it"),
+    ],
+)
+def test_a_check_that_fails_does_not_end_the_run(
+    work: Work,
+    tiny_model: Path,
+    pairs: Path,
+    name: str,
+    value: Callable[..., Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dpo_recipes.export import check
+
+    monkeypatch.setattr(check, name, value)
+    outcome = work(recipe_text(tiny_model, pairs), "training.max_steps=1")
+    assert outcome.exit_code == 0
+    assert outcome.result["saved_model"]["checked"] is False
+    assert outcome.result["saved_model"]["reason"].startswith(reason)
+    assert f"not compared with the trained model: {reason}" in outcome.run.report.read_text()

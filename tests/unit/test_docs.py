@@ -31,6 +31,13 @@ def test_the_reference_is_current() -> None:
     assert (REPOSITORY / "docs" / "recipe.md").read_text(encoding="utf-8") == module["make_reference"]() + "\n"
 
 
+def test_the_table_of_saved_models_is_the_measured_one() -> None:
+    table = runpy.run_path(str(REPOSITORY / "benchmarks" / "saved_models.py"))["table"]
+    results = json.loads((REPOSITORY / "benchmarks" / "results" / "saved_models.json").read_text(encoding="utf-8"))
+    assert table(results["cells"]) in (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    assert results["largest"] < 1e-5
+
+
 def test_the_editor_schema_is_current_and_valid() -> None:
     schema = json.loads((REPOSITORY / "recipes" / "schema.json").read_text(encoding="utf-8"))
     assert schema == recipe_json_schema()

@@ -30,7 +30,7 @@ from dpo_recipes.report.formats import (
     format_time,
 )
 from dpo_recipes.report.html import render_report
-from dpo_recipes.report.sections import compare_models, list_findings, list_splits, list_tiles
+from dpo_recipes.report.sections import compare_models, describe_saved_model, list_findings, list_splits, list_tiles
 from dpo_recipes.report.verdict import write_verdict
 
 MINIMAL = {"status": "finished", "recipe": "tiny", "steps": 3, "metrics": {}}
@@ -553,3 +553,28 @@ def test_split_rows_count_what_was_dropped():
 )
 def test_numbers_are_written_plainly(shown, expected):
     assert shown == expected
+
+
+# The saved model
+
+LOGITS = {"checked": True, "pairs": 4, "largest_logit_difference": 2.08e-06, "largest_logit": 21.5}
+
+
+@pytest.mark.parametrize(
+    ("saved", "text"),
+    [
+        ({**LOGITS, "equal": True}, "reloaded and compared on 4 pairs: largest logit difference 2.1e-06"),
+        (
+            {**LOGITS, "equal": False, "largest_logit_difference": 12.34},
+            "differs from the trained model: logits by 12, and the largest is 22",
+        ),
+        ({"checked": False, "reason": "no memory"}, "not compared with the trained model: no memory"),
+    ],
+)
+def test_the_page_says_whether_the_saved_model_is_the_trained_one(saved, text):
+    assert text in render({**RESULT, "saved_model": saved})
+    assert describe_saved_model(saved) == text
+
+
+def test_results_of_earlier_versions_say_nothing_of_the_saved_model():
+    assert "Saved model" not in render({name: value for name, value in RESULT.items() if name != "saved_model"})
