@@ -1,7 +1,7 @@
-"""Tokens of an answer that are read and not trained: what others than the assistant say in it.
+"""Masks tokens of an answer that are not trained: the turns of others than the assistant.
 
-The loss, the metrics and the reference read a batch's `completion_mask`. Such tokens become 0 there, as the prompt's
-are.
+The loss, the metrics and the reference read a batch's `completion_mask`, in which these tokens are 0, like those of the
+prompt.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from dpo_recipes.data.tokenize import CONTEXT_COLUMNS
 
 @dataclass(frozen=True)
 class ContextCollator:
-    """A collator of preference pairs that takes their context out of the loss. Pairs without such columns pass as
-    they are.
+    """A collator of preference pairs that removes context from the loss. Pairs without such columns are unchanged.
 
-    `collate` is TRL 1.16's DataCollatorForPreference, which gives the chosen rows before the rejected ones and pads on
-    the right.
+    `collate` is TRL 1.16's DataCollatorForPreference, which returns the chosen rows before the rejected rows and pads
+    on the right.
     """
 
     collate: Any
 
     def __call__(self, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of some pairs."""
+        """Return the batch of some pairs."""
         batch = self.collate(pairs)
         if CONTEXT_COLUMNS[0] not in pairs[0]:
             return batch

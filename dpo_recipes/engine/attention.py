@@ -1,8 +1,9 @@
 """Attention in a packed row: each span of queries attends to its own keys and to no other pair's.
 
-Registered with transformers' AttentionInterface under the names of the kinds of attention that it stands in for; calls
-without a packing go on to those unchanged. The packing travels as a keyword argument through the model's layers, so
-that a layer which is computed again in the backward pass (activation checkpointing) sees the packing of its own batch.
+Registered with transformers' AttentionInterface under the names of the kinds of attention that it replaces; calls
+without a packing are passed on to the original functions. The packing is passed as a keyword argument through the
+model's layers, so that a layer that is recomputed in the backward pass (activation checkpointing) sees the packing of
+its own batch.
 
 Shapes: T tokens in the packed row, Hq and Hk heads of queries and of keys, D the width of a head.
 """
@@ -21,19 +22,19 @@ from dpo_recipes.engine import varlen
 from dpo_recipes.engine.packing import Packing, all_spans
 
 KEYWORD = "shared_prefix_packing"
-"""Name of the argument that carries the packing through the layers."""
+"""The name of the argument that passes the packing through the layers."""
 STANDS_IN_FOR = ("sdpa", "flash_attention_2")
-"""Kinds of attention whose calls with a packing are taken over. `eager` has no registered function to stand in for."""
+"""Kinds of attention whose calls with a packing are replaced. `eager` has no registered function to replace."""
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias")
-"""Arguments by which a layer asks for scores that neither SDPA nor torch's variable-length attention computes."""
+"""Arguments that change scores in a way that neither SDPA nor torch's variable-length attention supports."""
 
 
 class UnsupportedAttentionError(Exception):
-    """A layer asks for something that attention in a packed row does not do."""
+    """Raised if a layer requests something that attention in a packed row does not support."""
 
 
 def register() -> None:
-    """Stand in for each kind of attention, once for the process."""
+    """Replace each kind of attention, once for the process."""
     known = AttentionInterface()
     for name in STANDS_IN_FOR:
         plain = known[name]
@@ -42,9 +43,9 @@ def register() -> None:
 
 
 def compute_packed(forward: Callable[..., Any], ids: torch.Tensor, packing: Packing) -> Any:
-    """What a backbone's own forward gives for the packed row; `ids` are those of the padded batch, [2B, L]."""
-    # transformers 5.23 passes a mask of four dimensions on to the layers as it is, where it would otherwise make one of
-    # T × T; attention in packed rows never reads it.
+    """The output of a backbone's own forward for the packed row; `ids` are those of the padded batch, [2B, L]."""
+    # transformers 5.23 passes a mask of four dimensions unchanged to the layers; otherwise it would create one of T ×
+    # T, which attention in packed rows does not read.
     unread_mask = torch.empty(1, 1, 1, 1, device=ids.device)
     return forward(
         input_ids=packing.gather(ids),
@@ -80,14 +81,14 @@ def attend_packed(
 ) -> torch.Tensor:
     """Attention of the packed row: query [1, Hq, T, D], key and value [1, Hk, T, D] → [1, T, Hq, D].
 
-    `sliding_window` counts the positions that a token sees, itself included, as in transformers 5.23's masks. Raises
-    `UnsupportedAttentionError` for changed scores and attention that is not causal.
+    `sliding_window` is the number of positions that a token sees, including itself, as in transformers 5.23's masks.
+    Raises `UnsupportedAttentionError` for changed scores and attention that is not causal.
     """
     asked = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
     if asked or kwargs.get("is_causal") is False:
-        raise UnsupportedAttentionError(f"a layer asks for {', '.join(asked) or 'attention that is not causal'}")
+        raise UnsupportedAttentionError(f"a layer requests {', '.join(asked) or 'attention that is not causal'}")
     if packing.num_tokens != query.shape[2] or query.shape[0] != 1 or key.shape[2] != query.shape[2]:
-        raise UnsupportedAttentionError("a layer attends to something else than the packed row")
+        raise UnsupportedAttentionError("a layer attends to other keys than those of the packed row")
     if packing.windows_seen is not None:
         packing.windows_seen.append(sliding_window)
     query, key, value = _in_one_precision(query, key, value)
@@ -97,10 +98,10 @@ def attend_packed(
 
 
 def _in_one_precision(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Queries, keys and values as autocast has SDPA compute them, without it as values are.
+    """Queries, keys and values in the type that autocast uses for SDPA, or in the type of the values without autocast.
 
-    With 32-bit weights under autocast, rotary embeddings make queries and keys 32 bits wide beside values of 16, which
-    no kernel for variable lengths takes; transformers' flash attention casts them too.
+    With 32-bit weights under autocast, rotary embeddings return queries and keys in 32 bits, while values have 16 bits.
+    No kernel for variable lengths supports this; transformers' flash attention casts them too.
     """
     kind, dtype = tensors[-1].device.type, tensors[-1].dtype
     if torch.is_autocast_enabled(kind):
@@ -117,10 +118,10 @@ def by_span(
     window: int | None,
     dropout: float,
 ) -> torch.Tensor:
-    """SDPA span by span, which on a CPU costs a third of SDPA with a dense mask over the packed row.
+    """SDPA for each span, which on a CPU costs a third of SDPA with a dense mask over the packed row.
 
-    The row is split, not sliced: the backward pass of a split joins the gradients once, that of each slice would fill a
-    whole row with zeros.
+    The row is split, not sliced: the backward pass of a split concatenates the gradients once, whereas that of each
+    slice would fill a whole row with zeros.
     """
     spans, masks = all_spans(packing), _masks(packing, window, query.device)
     groups = query.shape[1] // key.shape[1]
@@ -131,7 +132,7 @@ def by_span(
     outputs: list[torch.Tensor] = []
     for index, (span, mask) in enumerate(zip(spans, masks, strict=True)):
         span_key, span_value = keys[index], values[index]
-        if span.num_keys > span.queries:  # a tail: before its own keys come the prefix of the row before it
+        if span.num_keys > span.queries:  # a tail: the keys of the prefix precede its own keys
             prefix = span.num_keys - span.queries
             span_key = torch.cat([keys[index - 1][:, :, :prefix], span_key], 2)
             span_value = torch.cat([values[index - 1][:, :, :prefix], span_value], 2)
@@ -150,7 +151,7 @@ def by_span(
 
 
 def _masks(packing: Packing, window: int | None, device: torch.device) -> list[torch.Tensor | None]:
-    """Of each span [queries, keys], true where a query sees a key; None where plain causal attention says the same."""
+    """For each span, a mask [queries, keys] that is True where a query sees a key; None if it is the causal mask."""
     name = ("masks", window)
     if name not in packing.memo:
         packing.memo[name] = [span_mask(span.queries, span.num_keys, window, device) for span in all_spans(packing)]
@@ -158,8 +159,10 @@ def _masks(packing: Packing, window: int | None, device: torch.device) -> list[t
 
 
 def span_mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Causal attention aligned at the ends, within a window: the keys' positions run from 0 to `keys` - 1, and those of
-    the queries end where they end."""
+    """The mask of causal attention within a window, with queries and keys aligned at their ends.
+
+    The positions of the keys are 0 to `keys` - 1; the last query has the position of the last key.
+    """
     fits = window is None or keys <= window
     if fits and queries in (keys, 1):
         return None

@@ -1,4 +1,4 @@
-"""Pairs of rows that begin alike, laid out in one row in which each distinct token stands once.
+"""Packs pairs of rows with a shared prefix into one row that contains each distinct token once.
 
 Shapes: B pairs, 2B rows of L positions (row i chosen, row i + B rejected, padded on the right), T distinct tokens.
 """
@@ -14,55 +14,55 @@ import torch
 
 
 class PackedPair(NamedTuple):
-    """Where one pair stands in the packed row: its chosen row from `start`, then the rejected row's tail."""
+    """The place of a pair in the packed row: the chosen row from `start`, then the tail of the rejected row."""
 
     start: int
     prefix: int
-    """Positions that both rows share; the hidden state of the last of them predicts the first token of both tails."""
+    """The number of shared positions; the hidden state of the last one predicts the first token of both tails."""
     chosen: int
-    """Length of the whole chosen row, the prefix included."""
+    """The length of the whole chosen row, including the prefix."""
     tail: int
-    """Length of the rejected row without the prefix."""
+    """The length of the rejected row without the prefix."""
 
     @property
     def stop(self) -> int:
-        """Where the next pair starts."""
+        """The position where the next pair starts."""
         return self.start + self.chosen + self.tail
 
 
 class AttentionSpan(NamedTuple):
-    """Queries of consecutive positions, and the keys that they attend to causally, aligned at their ends."""
+    """Queries of consecutive positions and the keys that they attend to causally, aligned at their ends."""
 
     queries: int
-    """Number of query positions; spans follow one another without gaps."""
+    """The number of query positions; spans follow one another without gaps."""
     keys: tuple[tuple[int, int], ...]
-    """Pieces (start, stop) of the packed row that hold the keys, in the order of their position ids."""
+    """Ranges (start, stop) of the packed row that hold the keys, in the order of their position ids."""
 
     @property
     def num_keys(self) -> int:
-        """Length of all pieces together."""
+        """The total length of the ranges."""
         return sum(stop - start for start, stop in self.keys)
 
 
 @dataclass
 class Packing:
-    """A packed row, and the way back from its hidden states to those of the padded rows."""
+    """A packed row, and the mapping of its hidden states to the padded rows."""
 
     pairs: tuple[PackedPair, ...]
     source: torch.Tensor
-    """[T]: which of the 2B·L padded positions each token is taken from."""
+    """[T]: for each token, its position among the 2B·L padded positions."""
     position_ids: torch.Tensor
     """[1, T]: each token's position in its own row."""
     target: torch.Tensor
-    """[2B, L]: where in the packed row each padded position finds its hidden state; padding points at position 0."""
+    """[2B, L]: for each padded position, the position of its hidden state in the packed row; 0 for padding."""
     windows_seen: list[int | None] | None = None
-    """Where this is a list, each layer that attends adds the window that it asks for."""
+    """If this is a list, each attention layer adds the window that it requests."""
     memo: dict[object, Any] = field(default_factory=dict[object, Any], repr=False)
-    """What attention derives from the layout once and uses in every layer."""
+    """Values that attention derives from the layout once and uses in every layer."""
 
     @property
     def num_tokens(self) -> int:
-        """T, the distinct tokens."""
+        """T, the number of distinct tokens."""
         return self.source.numel()
 
     def gather(self, ids: torch.Tensor) -> torch.Tensor:
@@ -70,11 +70,11 @@ class Packing:
         return ids.reshape(-1).index_select(0, self.source)[None]
 
     def scatter(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[1, T, H] → [2B, L, H]; what stands at padding means nothing, as in the padded batch."""
+        """[1, T, H] → [2B, L, H]; the values at padding have no meaning, as in the padded batch."""
         return hidden[0].index_select(0, self.target.reshape(-1)).reshape(*self.target.shape, hidden.shape[-1])
 
     def spans(self) -> Iterator[AttentionSpan]:
-        """The spans of attention in packed order: of each pair the chosen row, then the rejected tail."""
+        """The spans of attention in packed order: for each pair the chosen row, then the rejected tail."""
         for pair in self.pairs:
             row_end = pair.start + pair.chosen
             if pair.chosen:
@@ -85,7 +85,7 @@ class Packing:
 
 
 def all_spans(packing: Packing) -> tuple[AttentionSpan, ...]:
-    """A packing's spans; made once and kept with it."""
+    """The spans of a packing, computed once and stored in it."""
     if "spans" not in packing.memo:
         packing.memo["spans"] = tuple(packing.spans())
     return packing.memo["spans"]
@@ -93,7 +93,7 @@ def all_spans(packing: Packing) -> tuple[AttentionSpan, ...]:
 
 @dataclass(frozen=True)
 class PairLengths:
-    """Row and prefix lengths of a padded batch, as plain numbers on the host."""
+    """Row and prefix lengths of a padded batch, as Python numbers."""
 
     prefix: tuple[int, ...]
     chosen: tuple[int, ...]
@@ -103,21 +103,21 @@ class PairLengths:
 
     @property
     def distinct(self) -> tuple[int, ...]:
-        """Distinct tokens of each pair."""
+        """The number of distinct tokens of each pair."""
         return tuple(c + r - p for p, c, r in zip(self.prefix, self.chosen, self.rejected, strict=True))
 
     @property
     def num_padded(self) -> int:
-        """2B·L, the positions that the padded batch computes."""
+        """2B·L, the number of positions that the padded batch computes."""
         return 2 * len(self.prefix) * self.width
 
 
 def measure_pairs(ids: torch.Tensor, mask: torch.Tensor | None) -> PairLengths | None:
-    """Lengths of the rows and of what rows i and i + B have in common, by comparing token ids.
+    """The lengths of the rows, and of the prefixes that rows i and i + B share, by comparing token ids.
 
-    `ids` and `mask` are [2B, L]. None where the rows do not come in two halves or are not padded on the right. Rows
-    that are no pair at all are measured rightly too: they have a prefix of length 0. Copies one small tensor to the
-    host, the only synchronisation of a pass.
+    `ids` and `mask` are [2B, L]. None if the number of rows is odd or they are not padded on the right. Rows that are
+    not a pair are handled correctly: they have a prefix of length 0. Copies one small tensor to the host, the only
+    synchronization of a pass.
     """
     rows, width = ids.shape
     if rows % 2 or not width:
@@ -129,7 +129,7 @@ def measure_pairs(ids: torch.Tensor, mask: torch.Tensor | None) -> PairLengths |
     is_right_padded = (valid == (torch.arange(width, device=ids.device) < lengths[:, None])).all()
     chosen, rejected = ids.chunk(2)
     same = (chosen == rejected) & valid.chunk(2)[0] & valid.chunk(2)[1]
-    prefix = same.int().cumprod(1, dtype=torch.int32).sum(1)  # MPS multiplies no 64-bit integers
+    prefix = same.int().cumprod(1, dtype=torch.int32).sum(1)  # MPS does not multiply 64-bit integers
     *numbers, right = torch.cat([prefix, lengths, is_right_padded.long()[None]]).tolist()
     if not right:
         return None
@@ -138,7 +138,8 @@ def measure_pairs(ids: torch.Tensor, mask: torch.Tensor | None) -> PairLengths |
 
 
 def pack(lengths: PairLengths, which: range, device: torch.device) -> Packing:
-    """The packed row of some consecutive pairs; `source` and `target` index the whole batch's and these pairs' rows."""
+    """The packed row of some consecutive pairs; `source` indexes the rows of the whole batch, `target` has the rows of
+    these pairs."""
     half = len(lengths.prefix)
     pairs: list[PackedPair] = []
     source: list[torch.Tensor] = []
@@ -164,23 +165,25 @@ def pack(lengths: PairLengths, which: range, device: torch.device) -> Packing:
 
 
 def divide_padded(lengths: PairLengths, max_tokens: int | None) -> list[range]:
-    """Consecutive pairs in groups whose rows, padded to the group's longest, have at most `max_tokens` positions; a
-    longer pair stands alone."""
+    """Groups of consecutive pairs with at most `max_tokens` padded positions.
+
+    Rows are padded to the longest of their group. A pair that is larger than that forms its own group.
+    """
     return _group(len(lengths.prefix), max_tokens, partial(num_positions, lengths))
 
 
 def num_positions(lengths: PairLengths, group: range) -> int:
-    """Positions of some pairs' rows, padded to the longest of them."""
+    """The number of positions of some pairs' rows, padded to the longest row."""
     return 2 * len(group) * widest(lengths, group)
 
 
 def widest(lengths: PairLengths, group: range) -> int:
-    """The longest row of some pairs, 1 at least."""
+    """The length of the longest row of some pairs, at least 1."""
     return max(1, *(max(lengths.chosen[index], lengths.rejected[index]) for index in group))
 
 
 def divide(distinct: tuple[int, ...], max_tokens: int | None) -> list[range]:
-    """Consecutive pairs in groups of at most `max_tokens` distinct tokens; a longer pair stands alone."""
+    """Groups of consecutive pairs with at most `max_tokens` distinct tokens; a longer pair forms its own group."""
     return _group(len(distinct), max_tokens, lambda group: sum(distinct[group.start : group.stop]))
 
 

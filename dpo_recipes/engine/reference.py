@@ -1,8 +1,8 @@
-"""Log-probabilities of the reference, once for each pair, and kept by content.
+"""Computes the log-probabilities of the reference once for each pair, and caches them by content.
 
-They depend on the reference's weights, the token ids and the precision computed in, and on nothing else of a recipe:
-later epochs, runs that go on, and trials of a sweep over learning rates, losses or adapters find them in the cache. A
-pass that is ended leaves what it has computed (engine/reference_parts.py), and the next one computes the rest.
+They depend only on the reference's weights, the token ids and the precision. Later epochs, resumed runs, and trials of
+a sweep over learning rates, losses or adapters find them in the cache. An interrupted pass keeps its values
+(engine/reference_parts.py), and the next one computes the rest.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 
 _VERSION = 2
-"""Raise it when what is computed changes, and no entry of before is used again."""
+"""Increase this number when the computation changes, so that older cache entries are not used."""
 _FILE = "logps.npy"
 _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def add_reference(trainer: Any, pairs: Any, split: str) -> tuple[Any, bool]:
-    """The `pairs` of a split with the columns `ref_chosen_logps` and `ref_rejected_logps`, and whether they were known
-    already.
+    """The `pairs` of a split with the columns `ref_chosen_logps` and `ref_rejected_logps`, and whether they were
+    cached.
 
     The values are sums over an answer's tokens, in nats. Several processes compute a share each, and the first one
-    keeps the cache; its key is the same for any number of them. Raises `RunError` T622 where they have other pairs.
+    writes the cache; its key does not depend on their number. Raises `RunError` T622 if the processes have different
+    pairs.
     """
     processes = trainer.processes
     tokens = hash_pairs(pairs)
@@ -58,7 +59,7 @@ def add_reference(trainer: Any, pairs: Any, split: str) -> tuple[Any, bool]:
 
 
 def _find(trainer: Any, tokens: str) -> tuple[str, bool]:
-    """The key of the cache's entry for some pairs, and whether there is one."""
+    """The key of the cache entry for some pairs, and whether the entry exists."""
     if trainer.reference_computation is None:
         trainer.reference_computation = describe_computation(trainer)
     key = content_key(_VERSION, trainer.reference_computation, weights_of(trainer), tokens)
@@ -66,8 +67,10 @@ def _find(trainer: Any, tokens: str) -> tuple[str, bool]:
 
 
 def describe_computation(trainer: Any) -> dict[str, Any]:
-    """All but weights and tokens that decides about the numbers, as plain data; of a model that no engine has changed
-    yet."""
+    """Everything except weights and tokens that affects the values, as plain data.
+
+    It must be computed before DeepSpeed or FSDP changes the model.
+    """
     model = trainer.ref_model or trainer.model
     config = json.loads(model.config.to_json_string())
     adapter = getattr(model, "peft_config", {}).get("ref")
@@ -87,7 +90,7 @@ def describe_computation(trainer: Any) -> dict[str, Any]:
 
 
 def _describe_precision(trainer: Any) -> tuple[str, str]:
-    """What is computed in, and by whose means: in 16 bits each rounds something else."""
+    """The precision and the library that applies it: in 16 bits, each library rounds other values."""
     precision = trainer.accelerator.mixed_precision
     if precision == "no":
         return precision, ""
@@ -97,19 +100,19 @@ def _describe_precision(trainer: Any) -> tuple[str, str]:
 
 
 _NAMES = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "inference_mode")
-"""In an adapter's configuration, what says where it comes from and nothing of what it computes."""
+"""Fields of an adapter's configuration that name its origin and do not affect its values."""
 
 
 def _describe_adapter(config: dict[str, Any]) -> dict[str, Any]:
-    """An adapter's whole configuration as plain data, the same in every process: each of its numbers may decide."""
+    """An adapter's configuration as plain data, equal in every process. Any of its values may affect the result."""
     as_plain = json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     return {name: value for name, value in json.loads(as_plain).items() if name not in _NAMES}
 
 
 def _foreign_code(model: Any) -> list[str] | None:
-    """Digests of the files beside a model's class, where that is none of the libraries'; these go by the version."""
+    """Digests of the files beside a model's class; None for a class of a library, which its version identifies."""
     kinds = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__mro__
-    # FSDP puts a class of its own before the model's.
+    # FSDP puts its own class before the model's.
     kind = next((kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES), None)
     if kind is None:
         return None
@@ -120,10 +123,10 @@ _LIBRARIES = ("transformers", "torch", "builtins")
 
 
 def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:
-    """The cache's values, put there first where they are new."""
+    """The values of the cache, after writing `logps` if the entry does not exist."""
 
     def write(folder: Path) -> None:
-        assert logps is not None, "the entry was whole a moment ago"
+        assert logps is not None, "the entry was complete a moment ago"
         np.save(folder / _FILE, logps)
 
     folder, _ = get_or_build("reference", key, write)
@@ -134,13 +137,13 @@ def _other_pairs(processes: Processes) -> RunError:
     return RunError.of(
         "T622",
         f"the {processes.count} processes have read different pairs",
-        why="each step would be made of others than the recipe says, and results could not be put together",
+        why="each step would have other pairs than the recipe says, and results could not be combined",
         fix="give all nodes the same files (a shared file system), and pin hub datasets with `revision`",
     )
 
 
 def weights_of(trainer: Any) -> str:
-    """The digest of the reference's weights, computed once: a model that is cut into pieces shows them no more."""
+    """The digest of the reference's weights, computed once, because a sharded model no longer exposes them."""
     if trainer.reference_weights is None:
         trainer.reference_weights = hash_weights(trainer)
     return trainer.reference_weights
@@ -148,17 +151,17 @@ def weights_of(trainer: Any) -> str:
 
 @torch.no_grad()
 def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts) -> np.ndarray:
-    """[2, rows] in 32 bits: of each pair the chosen and the rejected answer's log-probability under the reference.
+    """[2, rows] in 32 bits: for each pair, the log-probabilities of the chosen and the rejected answer.
 
-    Pairs are taken in order of length, as many at a time as have the tokens of an average micro-batch, so that no batch
-    takes more memory than training does. Of several processes each takes every so-manieth of these batches. With the
-    same micro-batch, batches are the same after an interruption, and results to the bit. Raises `RunError` T608.
+    Pairs are ordered by length and batched up to the tokens of an average micro-batch, so that no batch needs more
+    memory than training. Batch i is computed by process i modulo the number of processes. With the same micro-batch,
+    batches are the same after an interruption, and results are equal to the bit. Raises `RunError` T608.
     """
     model, processes = reference_model(trainer), trainer.processes
     known = processes.share(parts.read(len(pairs)) if processes.is_main else None)
     logps = deepcopy(known)
     training = [module for module in model.modules() if module.training]
-    model.eval()  # an adapter that is the reference must not drop anything out
+    model.eval()  # switches off the dropout of an adapter that is the reference
     tokens = pair_tokens(pairs)
     batches = batches_by_tokens(tokens, trainer.args.per_device_eval_batch_size)
     missing = [rows for rows in batches if not known.is_known[rows].all()]
@@ -173,10 +176,10 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
                 trainer.reference_progress.add(int(tokens[rows].sum()) * processes.count)
     except Interrupted:
         if logps.is_known.sum() > known.is_known.sum():
-            raise interrupted("in the reference pass; what it has computed is kept") from None
+            raise interrupted("in the reference pass; its computed values are kept") from None
         raise
     finally:
-        parts.write(logps)  # also at the end: another process may fail yet
+        parts.write(logps)  # also at the end, because another process may still fail
         for module in training:
             module.training = True
     computed = np.where(known.is_known, 0.0, logps.values)
@@ -185,42 +188,44 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
 
 
 def _logps(trainer: Any, model: Any, pairs: list[Any]) -> np.ndarray:
-    """[2, rows] of one batch."""
+    """[2, rows]: the log-probabilities of one batch."""
     batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in trainer.data_collator(pairs).items()}
     return torch.stack(trainer.compute_ref_log_probs(model, batch)).float().cpu().numpy()
 
 
 def _check_finite(trainer: Any, pairs: Any, split: str, rows: list[int], logps: np.ndarray) -> None:
-    """Raise `RunError` T608 for a value that no loss can be computed with, before it is kept."""
+    """Raise `RunError` T608 if a value is NaN or infinite, before it is cached."""
     bad = np.flatnonzero(~np.isfinite(logps).all(axis=0))
     if not len(bad):
         return
     chosen, rejected = logps[:, bad[0]]
     raise RunError.of(
         "T608",
-        f"the reference gives no number for {name_pair(pairs, rows[bad[0]], split, trainer.locate)}",
+        f"the reference returns NaN or infinity for {name_pair(pairs, rows[bad[0]], split, trainer.locate)}",
         why=f"its log-probabilities are {chosen} (chosen) and {rejected} (rejected), and nothing was trained yet: "
-        "weights of the base are no numbers, or its activations overflow",
-        fix="use `model.dtype: float32`; where that is no other, the base's files are damaged",
+        "weights of the base are NaN, or its activations overflow",
+        fix="use `model.dtype: float32`; if it is already float32, the base's files are damaged",
     )
 
 
 def share_of(batches: list[list[int]], rank: int, num_processes: int) -> Iterator[tuple[list[int], bool]]:
-    """The batches of one process, and whether they count: all get equally many, because a model in pieces goes forward
-    only when all of them do."""
+    """The batches of one process, and whether each one counts.
+
+    All processes get the same number of batches, because the forward pass of a sharded model needs all processes.
+    """
     for first in range(0, len(batches), num_processes):
         number = first + rank
         yield (batches[number], True) if number < len(batches) else (batches[first][:1], False)
 
 
 def reference_model(trainer: Any) -> Any:
-    """The model that gives the reference, where it can be computed with."""
+    """The model that computes the reference, prepared for a forward pass."""
     model = trainer.ref_model or trainer.model
     if trainer.is_fsdp_enabled:
         return shard_policy(trainer)
     if not trainer.is_deepspeed_enabled:
         return model
-    # Whatever the stage: in 16 bits DeepSpeed rounds the weights themselves, where others leave that to autocast.
+    # For every ZeRO stage, because DeepSpeed rounds the weights themselves to 16 bits instead of using autocast.
     if trainer._precompute_engine is None:
         from trl.models.utils import prepare_deepspeed
 
@@ -229,23 +234,25 @@ def reference_model(trainer: Any) -> Any:
 
 
 def try_one_pair(trainer: Any) -> None:
-    """Send a pair through a model whose weights are cut into pieces, so that prefix sharing has had its trial, which
-    only a whole forward pass of all processes can be, also where the reference was known. Raises `RunError` T606."""
+    """Compute a pair with a sharded model, as the trial of prefix sharing if the reference was cached.
+
+    Only a whole forward pass of all processes can be this trial. Raises `RunError` T606.
+    """
     if trainer.prefix_sharing.is_active and not trainer.prefix_sharing.is_proven:
         _logps(trainer, reference_model(trainer), [trainer.train_dataset[0]])
 
 
 def pair_tokens(pairs: Any) -> np.ndarray:
-    """Tokens of each pair with its prompt counted once, [rows]."""
+    """[rows]: the number of tokens of each pair, with its prompt counted once."""
     return np.array([sum(len(pair[column]) for column in _COLUMNS) for pair in pairs])
 
 
 def batches_by_tokens(tokens: np.ndarray, pairs_per_batch: int) -> list[list[int]]:
-    """Rows in order of length, in batches of at most the tokens that `pairs_per_batch` average pairs have."""
+    """Batches of rows, ordered by length, with at most the tokens of `pairs_per_batch` average pairs."""
     budget = pairs_per_batch * float(tokens.mean())
     batches: list[list[int]] = []
     total = 0
-    for row in np.argsort(-tokens, kind="stable").tolist():  # the longest first: what does not fit shows at once
+    for row in np.argsort(-tokens, kind="stable").tolist():  # longest first, so that a lack of memory shows at once
         if not batches or total + tokens[row] > budget:
             batches.append([])
             total = 0
@@ -255,7 +262,7 @@ def batches_by_tokens(tokens: np.ndarray, pairs_per_batch: int) -> list[list[int
 
 
 def hash_weights(trainer: Any) -> str:
-    """A digest of the reference's weights. Where it is the base below an adapter, the adapter does not count."""
+    """A digest of the reference's weights. If the reference is the base of an adapter, the adapter is ignored."""
     model = trainer.ref_model or trainer.model
     adapters = getattr(model, "peft_config", {})
     digest = hashlib.blake2b(digest_size=20)
@@ -268,24 +275,24 @@ def hash_weights(trainer: Any) -> str:
 
 
 _OF_ADAPTERS = ("lora_", "modules_to_save", "token_adapter")
-"""In the names that peft 0.21 gives what it adds; modules that it copies to train them whole are among them."""
+"""Parts of the names of weights that peft 0.21 adds, including copies of modules that are trained whole."""
 
 
 def _named(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights under the names that they have without an adapter, whichever layers that has."""
+    """The weights under their names without an adapter, regardless of the layers that the adapter covers."""
     for name, tensor in model.state_dict().items():
         plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
         yield plain, tensor
 
 
 def hash_pairs(pairs: Any) -> str:
-    """A digest of all token ids in their order, and of those that are not trained where there are any."""
+    """A digest of all token ids in order, and of the untrained runs of tokens, if there are any."""
     digest = hashlib.blake2b(digest_size=20)
     for pair in pairs:
         for column in _COLUMNS:
             digest.update(np.asarray([len(pair[column]), *pair[column]], dtype=np.int64).tobytes())
         runs = [pair.get(column) or [] for column in CONTEXT_COLUMNS]
-        if any(runs):  # behind a number that is no length, so that no ids give the same bytes
+        if any(runs):  # after -1, which is not a length, so that no token ids have the same bytes
             numbers = [-1, *(number for of_answer in runs for number in (len(of_answer), *of_answer))]
             digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
     return digest.hexdigest()

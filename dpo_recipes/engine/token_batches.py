@@ -1,9 +1,9 @@
-"""Micro-batches by tokens: the pairs of each optimizer step in as few passes as a token budget lets them.
+"""Micro-batches by tokens: divides the pairs of each optimizer step into as few passes as a token budget allows.
 
-The trainer is given all pairs of a step as one batch. What comes out of its data loader are the passes that one process
-computes of them: longest pairs first, so that equally many passes of about equal size fall to each process. Which pairs
-a step has is as with micro-batches of equally many pairs, and its loss is the mean over them: another one only where an
-epoch ends with a short micro-batch, whose pairs the trainer counts for more.
+The trainer gets all pairs of a step as one batch. Its data loader returns the passes that one process computes. Pairs
+are assigned longest first, so that each process has the same number of passes of about equal size. A step has the same
+pairs as with micro-batches of a fixed number of pairs, and its loss is the mean over them. The losses differ only if an
+epoch ends with a short micro-batch, whose pairs the trainer weights more.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from dpo_recipes.engine.prefix_sharing import is_worth_packing
 from dpo_recipes.engine.rounds import ROUND, RoundCollator, RowsOfRank
 
 PASSES = "passes"
-"""The key under which a step's batch carries its micro-batches."""
+"""The key of a step's micro-batches in its batch."""
 MOST_PADDED = 3
-"""A pass's padded positions, as a multiple of its budget: the head sees hidden states in padded rows, and a row of
-thousands of tokens must not make rows of that length of a hundred short ones."""
+"""The maximum of a pass's padded positions, as a multiple of its budget.
+
+The head gets hidden states in padded rows; a row of thousands of tokens must not pad a hundred short ones to its
+length.
+"""
 Lengths = Sequence[tuple[int, int, int]]
-"""Tokens of prompt, chosen and rejected answer of some pairs."""
+"""The number of tokens in prompt, chosen and rejected answer of each pair."""
 
 
 class _Filling:
-    """A pass that pairs are added to, and what it costs."""
+    """A pass to which pairs are added, and its cost."""
 
     def __init__(self, max_tokens: int, *, shares: bool) -> None:
         self.places: list[int] = []
@@ -44,7 +47,7 @@ class _Filling:
         self._distinct = self._width = 0
 
     def add(self, place: int, pair: tuple[int, int, int]) -> bool:
-        """Add a pair where it fits beside those that are there; the first one always does."""
+        """Add a pair if it fits into the budget; the first one always does. Returns whether it was added."""
         prompt, chosen, rejected = pair
         distinct = self._distinct + prompt + chosen + rejected
         width = max(self._width, prompt + max(chosen, rejected))
@@ -58,8 +61,11 @@ class _Filling:
 
 
 def fill(lengths: Lengths, max_tokens: int, *, shares: bool) -> list[list[int]]:
-    """Which pairs, by their place, go through the model together: longest first, at most `max_tokens` in each pass, a
-    longer pair alone. `shares` says whether a pair's prompt is computed once, without padding."""
+    """Groups of pairs, by index, that go through the model in one pass.
+
+    Pairs are assigned longest first, with at most `max_tokens` in each pass; a longer pair has its own pass. `shares`
+    says whether a pair's prompt is computed once, without padding.
+    """
     passes: list[_Filling] = []
     for place in _longest_first(lengths):
         if not passes or not passes[-1].add(place, lengths[place]):
@@ -69,7 +75,7 @@ def fill(lengths: Lengths, max_tokens: int, *, shares: bool) -> list[list[int]]:
 
 
 def fullest(lengths: Lengths, max_tokens: int, max_pairs: int, *, shares: bool) -> list[int]:
-    """The pairs, by their place, of the largest pass that chance may bring together in a step of `max_pairs`."""
+    """The pairs, by index, of the largest pass that can occur in a step of `max_pairs`."""
     pass_ = _Filling(max_tokens, shares=shares)
     for place in _longest_first(lengths):
         if pass_.add(place, lengths[place]) and len(pass_.places) == max_pairs:
@@ -82,19 +88,21 @@ def _longest_first(lengths: Lengths) -> list[int]:
 
 
 def as_lengths(array: Any) -> Lengths:
-    """The lengths of `data.lengths.pair_lengths`, [pairs, 3], as plain numbers."""
+    """The lengths of `data.lengths.pair_lengths`, [pairs, 3], as Python numbers."""
     return [(int(prompt), int(chosen), int(rejected)) for prompt, chosen, rejected in array]
 
 
 def deal(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool) -> list[list[int]]:
-    """The passes of `fill` for several processes: as few as these divide, of about equal size, the largest first. Where
-    there are more than pairs, the last are empty."""
+    """The passes of `fill` for several processes: the smallest multiple of their number, largest pass first.
+
+    The passes have about equal size. If there are more passes than pairs, the last ones are empty.
+    """
     passes = fill(lengths, max_tokens, shares=shares)
     if num_processes == 1:
         return passes
     count = -(-len(passes) // num_processes) * num_processes
     low, high = 1, max_tokens
-    while low < high:  # the smallest budget with which there are no more
+    while low < high:  # finds the smallest budget that needs at most `count` passes
         middle = (low + high) // 2
         low, high = (low, middle) if len(fill(lengths, middle, shares=shares)) <= count else (middle + 1, high)
     passes = fill(lengths, high, shares=shares)
@@ -112,51 +120,53 @@ def deal(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool)
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of each process, in the place of a `Round` of equal micro-batches."""
+    """One pass of each process; it replaces a `Round` of equal micro-batches."""
 
     number: int
-    """Of the step's passes, each process's counted by itself."""
+    """The index of the pass among those of its process in the step."""
     sizes: tuple[int, ...]
-    """Pairs of each process; 0 where one has none and computes a pair for form's sake."""
+    """The number of pairs of each process; 0 for a process without pairs, which computes a pair that does not count."""
     pairs_in_step: int
     num_tokens: tuple[int, int]
-    """Trained ones, in the chosen and the rejected answers of all processes."""
+    """The number of trained tokens in the chosen and in the rejected answers of all processes."""
     num_batches = 1
-    """How often it counts in metrics before `TokenBatches` has weighed the step's passes."""
+    """The weight of the pass in metrics before `TokenBatches` has weighted the step's passes."""
 
     @property
     def is_even(self) -> bool:
-        """Whether all processes have equally many pairs."""
+        """Whether all processes have the same number of pairs."""
         return len(set(self.sizes)) == 1
 
     def weight_in(self, metric: str) -> int:
-        """What a metric of TRL 1.16's DPOTrainer is a mean over in this pass: tokens of answers, or pairs."""
+        """The number of items that a metric of TRL 1.16's DPOTrainer averages in this pass: answer tokens or pairs."""
         chosen, rejected = self.num_tokens
         of_tokens = {"entropy": chosen + rejected, "mean_token_accuracy": chosen}
         of_tokens |= {"logits/chosen": chosen, "logits/rejected": rejected}
         return of_tokens.get(metric, sum(self.sizes))
 
     def row_weight(self, rank: int) -> float:
-        """1: in a mean over all rows, each pair counts as much."""
+        """1, because each pair has the same weight in a mean over all rows."""
         return 1.0
 
     def weight_of(self, rank: int) -> float:
-        """The factor of one process's loss, a mean over its pairs: processes' gradients are averaged, passes' added."""
+        """The factor of one process's loss, a mean over its pairs.
+
+        Gradients are averaged over processes and added over passes.
+        """
         return self.sizes[rank] * len(self.sizes) / self.pairs_in_step
 
 
 class StepIndices(list[int]):
-    """The pairs that one process computes in an optimizer step, pass after pass."""
+    """The indices of the pairs that one process computes in an optimizer step, in the order of passes."""
 
     passes: list[Pass]
-    """Of each of them, the pass it belongs to."""
+    """The pass of each pair."""
 
 
 class StepSampler(BatchRebalanceSampler):
-    """The optimizer steps of an epoch, each as what one process computes of it.
+    """Yields the share of one process in each optimizer step of an epoch.
 
-    Nothing of the base class is used but its name: transformers 5.23 gives a sampler of that kind to its data loader
-    as one that knows its rank.
+    Only the type of the base class is used: transformers 5.23 treats such a sampler as one that knows its rank.
     """
 
     drop_last = False
@@ -167,17 +177,17 @@ class StepSampler(BatchRebalanceSampler):
     ) -> None:  # fmt: skip
         self.lengths = lengths
         self.trained = trained or [(chosen, rejected) for _, chosen, rejected in lengths]
-        """Tokens of both answers that are in the loss; all of them unless given."""
+        """The number of tokens of both answers in the loss; by default all tokens."""
         self.pairs_per_step = pairs_per_step
         self.max_tokens = max_tokens
         self.num_processes = num_processes
         self.rank = rank
         self.shares = shares
         self.sampler: Any = RandomSampler(range(len(self.lengths)))
-        """The order of pairs; accelerate puts one in its place that follows from the seed and the epoch."""
+        """The order of pairs; accelerate replaces it by one that depends on the seed and the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Decide about the order."""
+        """Set the epoch, which determines the order of pairs."""
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
@@ -205,7 +215,7 @@ class StepSampler(BatchRebalanceSampler):
 
 
 class RowsOfStep(RowsOfRank):
-    """A dataset whose rows carry the pass they were asked for in."""
+    """A dataset whose rows contain the pass that requested them."""
 
     def __getitems__(self, indices: StepIndices) -> list[dict[str, Any]]:
         """The rows of a step."""
@@ -214,7 +224,7 @@ class RowsOfStep(RowsOfRank):
 
 @dataclass(frozen=True)
 class StepCollator:
-    """A collator that makes one micro-batch of each pass of a step."""
+    """A collator that returns one micro-batch for each pass of a step."""
 
     collate: Any
 
@@ -225,11 +235,13 @@ class StepCollator:
 
 
 class TokenBatches(ParallelBatches):
-    """Before a TRL trainer in the bases of a class: with `max_tokens`, its batches are optimizer steps, and each is
-    computed in passes of at most so many tokens."""
+    """A mixin before a TRL trainer: with `max_tokens`, batches are optimizer steps.
+
+    Each step is computed in passes of at most `max_tokens` tokens.
+    """
 
     max_tokens: int | None = None
-    """None: the trainer's micro-batches are left as they are."""
+    """The token budget of a pass; None leaves the trainer's micro-batches unchanged."""
     prefix_sharing: Any
 
     @property
@@ -266,7 +278,7 @@ class TokenBatches(ParallelBatches):
             return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
         before = {name: len(values) for name, values in self._metrics["train"].items()}
         rounds = [batch[ROUND] for batch in passes]
-        # As transformers decides it for its own micro-batches.
+        # The same rule as transformers' for its own micro-batches.
         exchanges_each = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         exchanges_each |= self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
         loss: Any = 0.0
@@ -282,17 +294,20 @@ class TokenBatches(ParallelBatches):
         return loss
 
     def _weigh_metrics(self, before: dict[str, int], passes: list[Pass]) -> None:
-        """Make of each metric's values of a step's passes their mean over the step, as often as the step would have
-        had micro-batches of equally many pairs: TRL averages over steps that were not full as well."""
+        """Replace the values of each metric in a step's passes by their mean over the step.
+
+        The mean is repeated once for each micro-batch that the step would otherwise have, because TRL averages over
+        micro-batches, also those of steps that are not full.
+        """
         num_batches = math.ceil(passes[0].pairs_in_step / self.args.per_device_eval_batch_size)
         for name, values in self._metrics["train"].items():
-            if name != "num_tokens":  # a sum, which stands there once
+            if name != "num_tokens":  # a running sum with a single value
                 start = before.get(name, 0)
                 weights = [pass_.weight_in(name) for pass_ in passes]
                 total = sum(value * weight for value, weight in zip(values[start:], weights, strict=True))
                 values[start:] = [total / sum(weights)] * num_batches
 
     def floating_point_ops(self: Any, inputs: dict[str, Any]) -> int:
-        """Of all passes."""
+        """The number of floating-point operations of all passes."""
         count = super().floating_point_ops  # type: ignore[misc]
         return sum(map(count, inputs[PASSES])) if PASSES in inputs else count(inputs)

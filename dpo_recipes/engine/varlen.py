@@ -1,6 +1,7 @@
-"""Attention in a packed row on CUDA: one variable-length kernel for all spans, and what torch's versions differ in.
+"""Attention in a packed row on CUDA: one variable-length kernel for all spans, with the differences of torch's
+versions.
 
-Checked against torch 2.11 (`varlen_attn` takes no `enable_gqa`) and 2.13.
+Checked with torch 2.11 (`varlen_attn` has no `enable_gqa`) and 2.13.
 
 Shapes: T tokens in the packed row, Tk copied keys, Hq and Hk heads of queries and of keys, D the width of a head.
 """
@@ -17,7 +18,7 @@ from dpo_recipes.engine.packing import Packing, all_spans
 
 
 def has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether torch's variable-length flash attention runs on these: CUDA from Ampere on, 16 bits, heads up to 256."""
+    """Whether torch's variable-length flash attention supports these: CUDA since Ampere, 16 bits, heads up to 256."""
     return (
         query.device.type == "cuda"
         and query.dtype in (torch.bfloat16, torch.float16)
@@ -34,12 +35,11 @@ def attend(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Query [1, Hq, T, D], key and value [1, Hk, T, D] → [1, T, Hq, D]. Nothing is compiled anew for the next batch's
-    lengths.
+    """Query [1, Hq, T, D], key and value [1, Hk, T, D] → [1, T, Hq, D], without compilation for new lengths.
 
-    Flash attention 2 aligns a causal or windowed mask at the ends where there are fewer queries than keys, which is
-    what a tail after its prefix needs. The kernel reads keys of neighbouring tokens, so prefixes are copied before
-    rejected tails.
+    If there are fewer queries than keys, flash attention 2 aligns a causal or windowed mask at the ends, as a tail
+    after its prefix requires. The kernel reads the keys of adjacent tokens, so prefixes are copied before rejected
+    tails.
     """
     layout = varlen_layout(packing, query.device)
     row_query, row_key, row_value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
@@ -55,20 +55,20 @@ def attend(
 
 @dataclass(frozen=True)
 class VarlenLayout:
-    """What variable-length kernels need to know of the spans."""
+    """The layout of the spans for variable-length kernels."""
 
     query_starts: torch.Tensor
-    """[spans + 1], 32 bits: where each span's queries begin."""
+    """[spans + 1], 32 bits: the start of each span's queries."""
     key_starts: torch.Tensor
-    """[spans + 1], 32 bits: where each span's keys begin among the copied ones."""
+    """[spans + 1], 32 bits: the start of each span's keys among the copied keys."""
     key_index: torch.Tensor
-    """Which token of the packed row each copied key is."""
+    """[Tk]: the position of each copied key in the packed row."""
     max_queries: int
     max_keys: int
 
 
 def varlen_layout(packing: Packing, device: torch.device) -> VarlenLayout:
-    """The layout of a packing's spans; made once and kept with the packing."""
+    """The layout of a packing's spans, computed once and stored in the packing."""
     if "varlen" not in packing.memo:
         spans = all_spans(packing)
         queries, keys = [span.queries for span in spans], [span.num_keys for span in spans]
@@ -92,7 +92,7 @@ def call_kernel(
     scale: float | None,
     window_size: tuple[int, int],
 ) -> torch.Tensor:
-    """torch's kernel for query [T, Hq, D], key and value [Tk, Hk, D] → [T, Hq, D], in each version of torch."""
+    """torch's kernel for query [T, Hq, D], key and value [Tk, Hk, D] → [T, Hq, D], called as its version requires."""
     from torch.nn.attention.varlen import varlen_attn
 
     kernel: Any = varlen_attn
@@ -109,16 +109,16 @@ def call_kernel(
 
 @functools.cache
 def _takes_fewer_key_heads(kernel: Any) -> bool:
-    """Whether this torch documents fewer heads of keys than of queries, as 2.13 does."""
+    """Whether this version of torch documents fewer heads of keys than of queries, as 2.13 does."""
     return "enable_gqa" in kernel.__code__.co_varnames
 
 
 @functools.cache
 def _shares_key_heads(kernel: Any, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel computes fewer heads of keys than of queries although its function does not say so.
+    """Whether the kernel supports fewer heads of keys than of queries although this is not documented.
 
-    torch 2.11 hands the tensors as they are to the same flash attention as 2.13. Repeated heads would cost memory and
-    time, and relying on what is not documented could cost right results: so it is tried once, both passes.
+    torch 2.11 passes the tensors unchanged to the same flash attention as 2.13. Repeated heads would cost memory and
+    time, but undocumented behavior could be wrong: a trial of both passes decides once.
     """
     draw = torch.Generator().manual_seed(0)
     query, key, value, gradient = (
@@ -132,7 +132,7 @@ def _shares_key_heads(kernel: Any, device: torch.device, dtype: torch.dtype) -> 
         output = kernel(*repeated, starts, starts, 5, 5, scale=None, window_size=(-1, 0))
         return [output.detach(), *torch.autograd.grad(output, inputs, gradient)]
 
-    # The hooks keep what is saved here apart from what an enclosing activation checkpoint counts.
+    # The hooks keep the tensors that are saved here out of the count of an enclosing activation checkpoint.
     own_hooks = torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False), own_hooks:
         expected = passes(2)

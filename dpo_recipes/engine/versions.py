@@ -1,7 +1,7 @@
-"""What the tested versions of transformers name differently, each difference once. Those of torch are in varlen.py.
+"""Handles differences between the tested versions of transformers. Differences of torch are in varlen.py.
 
-Tested: transformers 5.17 and 5.23. The latter calls `activation_checkpointing` what the former knows as
-`gradient_checkpointing`, and keeps the old name with a warning.
+Tested: transformers 5.17 and 5.23. The latter renames `gradient_checkpointing` to `activation_checkpointing`, and
+accepts the old name with a warning.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from transformers import TrainingArguments
 
 
 def checkpointing_argument() -> str:
-    """The training argument that has activations computed again in the backward pass."""
+    """The training argument that recomputes activations in the backward pass."""
     names = {field.name for field in fields(TrainingArguments)}
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
 def enable_checkpointing(model: Any, checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-    """Have a model of transformers compute activations again in its backward pass, as its trainer does."""
+    """Make a model of transformers recompute activations in its backward pass, as its trainer does."""
     getattr(model, f"{checkpointing_argument()}_enable")(checkpointing_kwargs)
