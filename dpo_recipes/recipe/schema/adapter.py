@@ -14,8 +14,10 @@ class LoraAdapter(Section):
     trained update (alpha / r) · B·A is added to each target matrix W."""
 
     kind: Literal["lora"] = Field(description="The kind of adapter.")
-    r: int = Field(default=16, ge=1, le=1024, description="Rank of the update. Usual: 8 to 64.")
-    alpha: int = Field(default=32, ge=1, description="Scale of the update, divided by `r`. Usual: r to 2 r.")
+    r: int = Field(default=16, ge=1, le=1024, description="The rank of the update. Usual: 8 to 64.")
+    alpha: int = Field(
+        default=32, ge=1, description="The scale of the update, which is divided by `r`. Usual: r to 2 r."
+    )
     dropout: float = Field(
         default=0.0,
         ge=0.0,
@@ -36,7 +38,8 @@ class LoraAdapter(Section):
     )
     use_rslora: bool = Field(
         default=False,
-        description="Scale by alpha / √r, so that high ranks learn as fast (https://arxiv.org/abs/2312.03732).",
+        description="Scale the update by alpha / √r instead of alpha / r, so that high ranks learn as fast as low ones "
+        "(https://arxiv.org/abs/2312.03732).",
     )
     use_dora: bool = Field(
         default=False,

@@ -143,7 +143,7 @@ class Data(Section):
         default=0.8,
         gt=0.0,
         le=1.0,
-        description="With `dedup: near`: the Jaccard similarity from which on a pair counts as a duplicate.",
+        description="With `dedup: near`: a pair counts as a duplicate from this Jaccard similarity on.",
     )
     shuffle: bool = Field(
         default=False,
@@ -179,5 +179,6 @@ class Data(Section):
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="With `on_bad_row: error`: the share of bad rows up to which they are dropped and counted instead.",
+        description="With `on_bad_row: error`: the share of rows that may be bad. Up to it, bad rows are dropped and "
+        "counted without an error.",
     )

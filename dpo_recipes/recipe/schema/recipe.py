@@ -52,7 +52,7 @@ class Recipe(Section):
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Sample answers before and after training.")
     hardware: Hardware = Field(default_factory=Hardware, description="The device that the run is for.")
     launch: Launch = Field(default_factory=Launch, description="How worker processes are started.")
-    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="The checkpoints that a run can resume.")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Checkpoints, from which a run resumes.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
     accept_advice: list[Annotated[str, Field(pattern=r"^(F79|D42|D43|D49)[0-9]$")]] = Field(
         default_factory=list,
