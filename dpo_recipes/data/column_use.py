@@ -14,6 +14,7 @@ from typing import Any
 
 from dpo_recipes.data.formats.dialogue import holds_turns
 from dpo_recipes.data.rows import PreferenceRow, Row, SourceRow
+from dpo_recipes.data.structured_text import is_text_list
 from dpo_recipes.recipe.column_map import parse_column
 from dpo_recipes.recipe.row_filter import parse
 from dpo_recipes.recipe.schema.data import Source
@@ -23,7 +24,7 @@ MAX_NAMES = 1000
 KINDS = {
     "media": re.compile(r"(image|img|picture|photo|video|audio|speech)s?(_?(path|url|file|byte|data|list)s?)?"),
     "system": re.compile(r"(sys|system)(_?(prompt|message|instruction|text|content)s?)?"),
-    "tools": re.compile(r"(tool|function)s?(_?(schema|definition|spec|list)s?)?"),
+    "tools": re.compile(r"(available_?)?(tool|function)s?(_?(schema|definition|spec|list)s?)?"),
     "verdict": re.compile(
         r"winner|(overall_?)?preferences?|preferred|labels?|better|choice|verdict|(better|safer|winner)_\w*?(id|index)"
     ),
@@ -31,11 +32,19 @@ KINDS = {
         r"instructions?|inputs?|contexts?|questions?|quer(y|ies)|prompts?|history|passages?|documents?|messages"
         r"|conversations?|dialog(ue)?s?"
     ),
+    "reasoning": re.compile(
+        r"(chosen|rejected)_(reasoning(_content)?|thinking|thoughts?|cot)"
+        r"|(reasoning(_content)?|thinking|thoughts?|cot)_(chosen|rejected)"
+    ),
 }
 """Names of columns that probably matter for the pair, by kind, in lower case with `_` between words."""
 _SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "grades", "points", "quality"}
-_SIDES = {"chosen": "chosen", "accepted": "chosen", "preferred": "chosen", "rejected": "rejected"}
-_PLACEHOLDER = re.compile("<(?:image|video|audio)>")
+_SIDES = dict.fromkeys(("chosen", "accepted", "preferred", "better", "winner", "win", "w"), "chosen") | dict.fromkeys(
+    ("rejected", "declined", "dispreferred", "worse", "loser", "lose", "l"), "rejected"
+)
+_PLACEHOLDER = re.compile(
+    r"<(?:image|video|audio|img|image_\d+|\|(?:image|video|audio)(?:_pad|_\d+)?\||im_patch|speech)>"
+)
 
 
 class ReadColumns(Mapping[str, Any]):
@@ -93,7 +102,9 @@ class ColumnUse:
     lower_scores: dict[str, Seen] = field(default_factory=dict)
     """Rows in which the rejected answer has the higher score, by the comparison: `chosen_score < rejected_score`."""
     placeholders: Seen = field(default_factory=Seen)
-    """Rows whose texts contain `<image>`, `<video>` or `<audio>`."""
+    """Rows whose texts contain `<image>`, `<video>`, `<audio>` or a model's own placeholder for them."""
+    text_lists: Seen = field(default_factory=Seen)
+    """Rows whose prompt, or both of whose answers, are texts that list texts in JSON or Python syntax."""
     turns: Seen = field(default_factory=Seen)
     """Rows in which one message contains turns of `Human:` and `Assistant:`."""
 
@@ -105,6 +116,7 @@ class ColumnUse:
         named = parse(self.source.filter).columns if self.source.filter is not None else ()
         selected = [self.source.select.by] if self.source.select is not None else []
         self._named = {part for name in (*named, *selected) for part in (name, name.split(".")[0])}
+        self._sides = _mapped_sides(self.source.columns) or _SIDES
         self._known: dict[tuple[tuple[str, ...], frozenset[str]], tuple[list[str], list[tuple[str, str]]]] = {}
 
     def look(self, raw: SourceRow, read: set[str], made: Sequence[Row]) -> None:
@@ -123,6 +135,8 @@ class ColumnUse:
                 self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
         if any(_PLACEHOLDER.search(text) for text in texts if "<" in text):
             self.placeholders.add(raw.where)
+        if made and isinstance(made[0], PreferenceRow) and _lists_texts(made[0]):
+            self.text_lists.add(raw.where)
         if made and not getattr(made[0], "rendered", False) and any(holds_turns(text) for text in texts):
             self.turns.add(raw.where)
 
@@ -142,7 +156,8 @@ class ColumnUse:
             if len(self._known) >= MAX_NAMES:
                 self._known.clear()
             unread = [name for name in names if not self._is_read(name, read)]
-            self._known[key] = unread, [pair for pair in score_pairs(names) if not set(pair).isdisjoint(unread)]
+            pairs = score_pairs(names, self._sides)
+            self._known[key] = unread, [pair for pair in pairs if not set(pair).isdisjoint(unread)]
         return self._known[key]
 
     def _is_read(self, name: str, read: frozenset[str]) -> bool:
@@ -162,7 +177,7 @@ class ColumnUse:
             return
         seen.add(where)
         kind = "mapped" if name in self._ours_of else kind_of(name)
-        if kind is None or (kind in ("system", "content") and _repeats(value, texts)):
+        if kind is None or (kind in ("system", "content", "reasoning") and _repeats(value, texts)):
             return
         if kind == "media" and isinstance(value, bool | int | float):
             return
@@ -176,17 +191,26 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, pattern in KINDS.items() if pattern.fullmatch(plain)), None)
 
 
-def score_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+def score_pairs(names: Sequence[str], sides: Mapping[str, str] = _SIDES) -> list[tuple[str, str]]:
     """Pairs of columns with the scores of the chosen and the rejected answer, such as `score_chosen` and
-    `score_rejected`, or `chosen-rating` and `rejected-rating`."""
+    `score_rejected`, or `chosen-rating` and `rejected-rating`. `sides` are the words that name the answers."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
         words = _words(name)
-        sides = [word for word in words if word in _SIDES]
-        if len(sides) == 1 and _SCORES.intersection(words):
-            rest = tuple(word for word in words if word not in _SIDES)
-            found.setdefault(rest, {}).setdefault(_SIDES[sides[0]], name)
+        named = [word for word in words if word in sides]
+        if len(named) == 1 and _SCORES.intersection(words):
+            rest = tuple(word for word in words if word not in sides)
+            found.setdefault(rest, {}).setdefault(sides[named[0]], name)
     return [(pair["chosen"], pair["rejected"]) for pair in found.values() if len(pair) == 2]
+
+
+def _mapped_sides(columns: Mapping[str, str]) -> dict[str, str]:
+    """The words by which the mapped answers differ: `0` and `1` for `{chosen: answer_0, rejected: answer_1}`."""
+    chosen, rejected = (_words(columns.get(name, "")) for name in ("chosen", "rejected"))
+    differing = [pair for pair in zip(chosen, rejected, strict=False) if len(set(pair)) == 2]
+    if len(chosen) != len(rejected) or len(differing) != 1:
+        return {}
+    return dict(zip(differing[0], ("chosen", "rejected"), strict=True))
 
 
 def _words(name: str) -> list[str]:
@@ -225,6 +249,11 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _leaves(part)
+
+
+def _lists_texts(row: PreferenceRow) -> bool:
+    question, *answers = (part[-1]["content"] for part in (row.prompt, row.chosen, row.rejected))
+    return is_text_list(question) or all(map(is_text_list, answers))
 
 
 def _texts(row: Row) -> list[str]:

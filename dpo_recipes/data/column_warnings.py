@@ -7,11 +7,12 @@ from pathlib import Path
 
 from dpo_recipes.data.column_use import ColumnUse, Seen, kind_of
 from dpo_recipes.data.rows import DataFormat
+from dpo_recipes.data.structured_text import PYTHON_ADVICE
 from dpo_recipes.errors import Finding
 
 
 def column_warnings(use: ColumnUse, data_format: DataFormat) -> Iterator[Finding]:
-    """The warnings about the columns and texts of one source: D440 to D443."""
+    """The warnings about the columns and texts of one source: D440 to D444."""
     columns = _Columns(use, data_format)
     for name, seen in use.missed.items():
         kind = "mapped" if use.is_mapped(name) else kind_of(name)
@@ -28,6 +29,8 @@ def column_warnings(use: ColumnUse, data_format: DataFormat) -> Iterator[Finding
         yield columns.of_scores(comparison, seen)
     if use.turns.rows:
         yield columns.of_turns(use.turns)
+    if use.text_lists.rows * 2 >= max(use.rows, 1):  # single answers may well be a list, such as code
+        yield columns.of_text_lists(use.text_lists)
 
 
 class _Columns:
@@ -50,7 +53,7 @@ class _Columns:
     def of_placeholders(self, seen: Seen) -> Finding:
         return self._finding(
             "D440",
-            f"texts contain `<image>`, `<video>` or `<audio>`: {self._rows(seen)}",
+            f"texts contain placeholders such as `<image>`, `<video>` or `<audio>`: {self._rows(seen)}",
             "a text model is trained on such placeholders as ordinary text",
             "drop these rows with `filter: not contains(prompt, '<image>')`, or remove the placeholders from the data",
         )
@@ -93,6 +96,15 @@ class _Columns:
             "and `rejected`, or truncate the texts at the first such turn",
         )
 
+    def of_text_lists(self, seen: Seen) -> Finding:
+        return self._finding(
+            "D444",
+            f"texts are lists of texts, such as `['...', '...']`: {self._rows(seen)}",
+            "the brackets and quotes would be trained on; programs write lists this way into CSV files",
+            "for lists in JSON, name the element to read, such as `columns: {chosen: chosen.0}`; if they are in Python "
+            f"syntax, {PYTHON_ADVICE}",
+        )
+
     def _way_to_read(self, name: str, kind: str) -> str:
         if kind == "mapped":
             return "correct `columns:`, or name a format that reads it; docs/data.md has an example of every format"
@@ -100,6 +112,12 @@ class _Columns:
             if kind in self._known - self._taken and name != kind:
                 return f"{'add it to' if self._taken else 'map it with'} `columns: {{{kind}: {name}}}`"
             return f"name a format that reads `{kind}`, or put it into the messages; docs/data.md lists the formats"
+        if kind == "reasoning":
+            side = "chosen" if "chosen" in name.lower() else "rejected"
+            answer = self._use.source.columns.get(side, side)
+            return (
+                f'put it before the answer: `columns: {{{side}: "<think>\\n{{{name}}}\\n</think>\\n\\n{{{answer}}}"}}`'
+            )
         if name.lower() == "history":
             return "the formats `alpaca` and `ms_swift_query` read the earlier rounds in `history`"
         prompt = next((column for column in ("prompt", "instruction", "query") if column in self._known), "prompt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_WORDS = frozenset(("null", "none", "nan", "<na>", "nat"))
+_WORDS = frozenset(("null", "none", "nan", "<na>", "nat", "na", "n/a", "#n/a"))
 _PARAMETERS = "properties"
 """The keys inside this keyword of a JSON schema are names of parameters, not keywords."""
 

@@ -15,8 +15,12 @@ from dpo_recipes.data.formats.roles import role_key, role_of
 from dpo_recipes.data.message import BadRow
 from dpo_recipes.recipe.column_map import decoded
 
-_BEGINS = re.compile(r'\s*(?:[\[{]|"\s*[\[{]|array\()')
-_PYTHON = re.compile(r"\s*(?:array\(\s*)?(?:\[\s*)?(?:array\(\s*\[\s*)?\{\s*'\w+'\s*:")
+_BEGINS = re.compile(r'\s*(?:[\[{]|"\s*[\[{]|array\(|\(\s*\{|OrderedDict\(|\w*Message\()')
+_PYTHON = re.compile(r"\s*(?:array\(\s*)?(?:[\[(]\s*)?(?:array\(\s*\[\s*)?\{\s*'\w+'\s*:")
+_PYTHON_OBJECT = re.compile(
+    r"\s*\[?\s*(?:OrderedDict\((?:\[\(|\{)\s*'(?:role|content|from|value)'|\w*Message\((?:role|content)=)"
+)
+_TEXT_LIST = re.compile(r"""\s*(?:array\(\s*)?\[\s*(?:'.*'|".*")\s*\](?:\s*,\s*dtype=\w+)?\s*\)?\s*""", re.DOTALL)
 _PYTHON_KEYS = re.compile(r"'(\w+)'\s*:")
 _CUT_JSON = re.compile(r'\s*(?:\{\s*"(?:messages|conversations?)"\s*:\s*)?\[\s*\{\s*"(?:role|from)"\s*:\s*"(\w+)"')
 _TALKS = ("messages", "conversations", "conversation")
@@ -76,7 +80,11 @@ def _check_undecoded(text: str, column: str) -> None:
 
 def is_python(value: Any) -> bool:
     """Whether a value is a text with messages in Python syntax (or numpy's, without commas)."""
-    if not isinstance(value, str) or _PYTHON.match(value) is None:
+    if not isinstance(value, str):
+        return False
+    if _PYTHON_OBJECT.match(value):
+        return True
+    if _PYTHON.match(value) is None:
         return False
     keys = _PYTHON_KEYS.findall(value)
     names = set(keys)
@@ -86,6 +94,11 @@ def is_python(value: Any) -> bool:
         or {"role", "tool_calls"} <= names
         or (keys[0] in (*_TALKS, "content"))
     )
+
+
+def is_text_list(text: str) -> bool:
+    """Whether a text is a list of texts in the syntax of JSON, Python or numpy: `["The oak.", "The elm."]`."""
+    return _TEXT_LIST.fullmatch(text) is not None
 
 
 def is_message(value: Any) -> bool:

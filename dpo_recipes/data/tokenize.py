@@ -29,7 +29,7 @@ from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.run_dir import write_json
 
-TOKENS_VERSION = 4
+TOKENS_VERSION = 5
 """Increased when the same rows produce other files than before, so that older cache entries are not used."""
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 CONTEXT_COLUMNS = ("chosen_context", "rejected_context")

@@ -63,9 +63,9 @@ CODES = {
     ),
     "D425": entry(
         "prompts that are already rendered",
-        "Their texts contain special tokens of the tokenizer or marks of a chat template, and the template would be",
-        "applied twice. `format: passthrough` tokenizes such texts unchanged. A warning if only some rows are",
-        "affected.",
+        "Their texts contain special tokens of the tokenizer or marks of a chat template, or end with the words that",
+        "begin an answer (`### Response:`, `USER: ... ASSISTANT:`), and the template would be applied twice. `format:",
+        "passthrough` tokenizes such texts unchanged. A warning if only some rows are affected.",
     ),
     "D426": entry(
         "answers that end twice",
@@ -126,6 +126,11 @@ CODES = {
     "D443": entry(
         "warning: a dialogue inside a message",
         "A text contains turns of `Human:` or `Assistant:`, and all of it would be read as the text of one speaker.",
+    ),
+    "D444": entry(
+        "warning: lists of texts in the place of a text",
+        "The prompts, or both answers, of at least half of the rows are texts such as `['The oak.', 'The elm.']`: a",
+        "list that a program wrote as text. Name the element to read, or write the file with real lists.",
     ),
     "D490": entry(
         "warning: held-out prompts in the training data",

@@ -67,6 +67,12 @@ FAULTS = [
     ("D425", {"prompt": MARKED, "chosen": "Yes, hi.<|im_end|>", "rejected": "No, never.<|im_end|>"}, "<|im_start|>"),
     ("D425", {"prompt": "[INST] Hi there [/INST]", "chosen": "Yes, hi.", "rejected": "No, never."}, "[INST]"),
     ("D425", {"prompt": "Hi<|endoftext|>", "chosen": "Yes, hi.", "rejected": "No, never."}, "<|endoftext|>"),
+    (
+        "D425",
+        {"prompt": "### Instruction:\nHi\n\n### Response:\n", "chosen": "Yes.", "rejected": "No."},
+        "### Response:",
+    ),
+    ("D425", {"prompt": "A chat. USER: Hi there ASSISTANT:", "chosen": "Yes.", "rejected": "No."}, "ASSISTANT:"),
     ("D426", {"prompt": "Hi?", "chosen": "Yes, hi.<|im_end|>", "rejected": "No.<|im_end|>"}, "<|im_end|>"),
     ("D426", {"prompt": "Hi?", "chosen": "Yes, hi.</s>\n", "rejected": "No, never.</s>"}, "</s>"),
     ("D427", _chat(_says("4", reasoning_content="Two and two."), _says("5")), "reasoning_content"),
@@ -243,7 +249,7 @@ def test_texts_that_pass_through_need_an_end(tokenize: Any) -> None:
 def test_an_end_that_only_the_data_writes_is_right(tokenize: Any) -> None:
     no_end = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     no_end += "{% if add_generation_prompt %}assistant: {% endif %}"
-    assert tokenize([FAULTS[3][1]], no_end).warnings == []
+    assert tokenize([FAULTS[5][1]], no_end).warnings == []
 
 
 def test_special_tokens_within_an_answer_are_a_warning(tokenize: Any) -> None:

@@ -60,6 +60,10 @@ MISSED = [
     ({"rewardChosen": -2, "rewardRejected": -1}, "D442", "`rewardChosen`", "rewardChosen > rewardRejected"),
     ({"chosen": "The oak.\n\nHuman: Thanks."}, "D443", "`Human:`", "dahoas"),
     ({"chosen": "Assistant: The oak."}, "D443", "`Assistant:`", "hh_rlhf"),
+    ({"prompt": "<|image_pad|>Name it."}, "D440", "placeholders", "not contains"),
+    ({"prompt": "<img>a.png</img> Name it."}, "D440", "placeholders", "not contains"),
+    ({"available_tools": [{"name": "find"}]}, "D441", "`available_tools`", "{tools: available_tools}"),
+    ({"chosen_reasoning": "Oaks are trees."}, "D441", "`chosen_reasoning`", "<think>\\n{chosen_reasoning}"),
 ]
 
 
@@ -198,3 +202,38 @@ def test_names_belong_to_kinds() -> None:
     assert {name: kind_of(name) for name in kinds} == kinds
     names = ("avg_rating_chosen", "score", "avg_rating_rejected", "chosen_score", "chosen", "rejected")
     assert score_pairs(names) == [("avg_rating_chosen", "avg_rating_rejected")]
+
+
+def test_scores_with_the_ends_of_the_mapped_answers_are_compared(tmp_path: Path) -> None:
+    row = {"prompt": "Name a tree.", "answer_0": "The oak.", "answer_1": "A tree.", "score_0": -1.0, "score_1": 1.0}
+    splits = _load(tmp_path, row, columns={"chosen": "answer_0", "rejected": "answer_1"})
+    assert _only(splits).code == "D442"
+    assert "`score_0` is lower than `score_1`: 1 of 1 rows" in _only(splits).what
+    assert not _load(tmp_path, {**row, "score_0": 2}, columns={"chosen": "answer_0", "rejected": "answer_1"}).warnings
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompt": "['Name a tree.', 'And another.']"},
+        {"chosen": '["The oak."]', "rejected": '["A tree."]'},
+        {"chosen": "['The oak.'\n 'The elm.']", "rejected": "array(['A tree.'], dtype=object)"},
+    ],
+)
+def test_lists_of_texts_in_the_place_of_texts_are_a_warning(tmp_path: Path, columns: dict[str, str]) -> None:
+    finding = _only(_load(tmp_path, {**PAIR, **columns}, PAIR))
+    assert finding.code == "D444"
+    assert "texts are lists of texts, such as `['...', '...']`: 1 of 2 rows" in finding.what
+    assert "{chosen: chosen.0}" in (finding.fix or "")
+
+
+def test_a_few_answers_that_are_lists_are_no_warning(tmp_path: Path) -> None:
+    code = {"prompt": "Sort it.", "chosen": "['a', 'b']", "rejected": "['b', 'a']"}
+    assert not _load(tmp_path, code, PAIR, {**PAIR, "prompt": "Name another."}).warnings
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("response_a", "response_b")])
+def test_answers_that_name_columns_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    row = {"prompt": "Name a tree.", "response_a": "The oak.", "response_b": "A tree."}
+    with pytest.raises(DataError, match=r"names the column `response_a`.*winner: chosen"):
+        _load(tmp_path, {**row, "chosen": names[0], "rejected": names[1]})

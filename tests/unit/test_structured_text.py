@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes.data.detect import choose_format
+from dpo_recipes.data.formats.roles import role_of
 from dpo_recipes.data.nulls import is_nothing, without_filled_nulls
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow, tools_of
@@ -343,3 +344,37 @@ def test_words_for_null_in_tools_and_system_mean_none(tmp_path: Path, value: Any
         }
         (made,) = load(tmp_path / "a.csv", [row])
         assert (made.prompt[0]["role"], made.tools, made.template_kwargs) == ("user", None, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[OrderedDict([('role', 'assistant'), ('content', 'The oak.')])]",
+        "[ChatCompletionMessage(content='The oak.', role='assistant')]",
+        "AIMessage(content='The oak.')",
+        "({'role': 'assistant', 'content': 'The oak.'},)",
+    ],
+)
+def test_other_forms_of_messages_in_python_are_refused(text: str) -> None:
+    with pytest.raises(BadRow, match="Python syntax"):
+        check_is_text(text, "chosen")
+
+
+@pytest.mark.parametrize("text", ["OrderedDict([('a', 1)])", "(a, b)", "Message(1)", "[Note] Message(content=1)"])
+def test_code_that_makes_no_messages_is_text(text: str) -> None:
+    check_is_text(text, "chosen")
+
+
+def test_conversations_that_begin_with_a_greeting_need_no_prompt() -> None:
+    talk = [{"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "A tree?"}]
+    sides = {
+        side: [*talk, {"role": "assistant", "content": text}] for side, text in (("chosen", "Oak."), ("rejected", "A."))
+    }
+    data_format = choose_format(Source(path="p.jsonl"), [SourceRow(sides, "p.jsonl:1")])
+    (row,) = data_format.to_rows(SourceRow(sides, "p.jsonl:1"))
+    assert isinstance(row, PreferenceRow)
+    assert (row.prompt, row.chosen[0]["content"]) == (talk, "Oak.")
+
+
+def test_role_names_may_be_chinese() -> None:
+    assert [role_of(name) for name in ("用户", "助手", "系统")] == ["user", "assistant", "system"]

@@ -19,6 +19,12 @@ _TURN_MARKS = (
     *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|return|>"),
 )
 """Marks that common templates write between turns, also if they are not special tokens of the tokenizer."""
+_ANSWERS_NEXT = re.compile(
+    r"(?P<heading>###? ?(?:Response|Assistant|Answer|Output))[ \t]*:\Z"
+    r"|\b(?:ASSISTANT|Assistant|AI|Bot|GPT)[ \t]*:\Z|答[:：]\Z"
+)
+_ASKS = re.compile(r"(?:\b(?:USER|User|Human)|问)[ \t]*[:：]")
+"""Templates such as Alpaca's and Vicuna's mark turns by words: a prompt ends with the words that begin an answer."""
 _END_MARKS = (
     *("</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<end_of_turn>", "<eos>"),
     *("<|return|>", "<｜end▁of▁sentence｜>"),
@@ -79,6 +85,9 @@ class MarkChecks:
             if (mark := self._inner_mark(message)) is not None:
                 self._notes.add("D425", mark)
                 return
+        if (mark := _asks(row.prompt[-1]["content"])) and not texts.prompt.rstrip().endswith(mark):
+            self._notes.add("D425", mark)
+            return
         for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
             for message in answer:
                 if (mark := self._inner_mark(message) or self._open_thought(message)) is not None:
@@ -140,6 +149,14 @@ class MarkChecks:
                 fix="remove them from the data; if whole conversations are already rendered, use `format: passthrough`",
                 error="never",
             )
+
+
+def _asks(prompt: str) -> str | None:
+    """The words at the end of a prompt that begin an answer, such as `### Response:`. None if there are none."""
+    found = _ANSWERS_NEXT.search(prompt.rstrip()[-40:])
+    if found is None or (found["heading"] is None and _ASKS.search(prompt) is None):
+        return None
+    return found[0]
 
 
 def _written_after(text: str, content: str) -> str:

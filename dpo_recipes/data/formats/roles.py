@@ -8,10 +8,10 @@ from typing import Any
 from dpo_recipes.data.message import ROLES
 
 _ALIASES = {
-    "user": ("human", "prompter", "person", "customer"),
-    "assistant": ("gpt", "bot", "chatbot", "model", "ai", "llm", "chatgpt", "agent"),
+    "user": ("human", "prompter", "person", "customer", "用户"),
+    "assistant": ("gpt", "bot", "chatbot", "model", "ai", "llm", "chatgpt", "agent", "助手"),
     "tool": ("observation", "tool_response", "tool_result", "function", "function_response", "ipython"),
-    "system": ("system_prompt", "system_message"),
+    "system": ("system_prompt", "system_message", "系统"),
 }
 CALL_ROLES = ("function_call", "tool_call")
 """Roles of messages whose text is the JSON of one or several calls by the assistant."""

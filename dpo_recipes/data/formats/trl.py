@@ -51,12 +51,12 @@ def holds_preference(columns: Mapping[str, Any]) -> bool:
 
 
 def _is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages that does not start with an answer."""
+    """Whether a value is a list of messages that has more than answers, such as a question after a greeting."""
     if not is_messages(value):
         return False
-    first = decoded(value)[0]
-    key = role_key(first)
-    return key is not None and role_of(first[key]) != "assistant"
+    messages = decoded(value)
+    keys = [role_key(message) for message in messages]
+    return any(key and role_of(message[key]) != "assistant" for key, message in zip(keys, messages, strict=True))
 
 
 def from_preference(row: SourceRow) -> list[PreferenceRow]:
@@ -66,12 +66,25 @@ def from_preference(row: SourceRow) -> list[PreferenceRow]:
     in front.
     """
     columns = decoded_together(row.columns, ("prompt", "chosen", "rejected"))
+    _check_no_names(columns, row)
     if columns["prompt"] is None and not is_messages(columns["chosen"]):
         raise BadRow("no_text", "`prompt` is empty, and `chosen` is not a conversation")
     prompt = [] if columns["prompt"] is None else messages_of(columns["prompt"], "prompt", "user")
     pairs = paired(answers_of(columns["chosen"], "chosen"), answers_of(columns["rejected"], "rejected"))
     made = [preference(prompt, chosen, rejected, row) for chosen, rejected in pairs]
     return [replace(one, prompt=with_system(one.prompt, row.columns)) for one in made]
+
+
+def _check_no_names(columns: Mapping[str, Any], row: SourceRow) -> None:
+    """Raises `BadRow` `names_column` if both answers are the names of columns, or the ends of such names."""
+    for start in ("", "response_", "answer_", "completion_", "output_"):
+        names = [f"{start}{columns[name]}" for name in ("chosen", "rejected") if isinstance(columns[name], str)]
+        if len(names) == 2 and all(name in row.columns for name in names):
+            raise BadRow(
+                "names_column",
+                f"`chosen` is {columns['chosen']!r}, which names the column `{names[0]}`, and is not an answer; use "
+                f"`format: winner` with `columns: {{winner: chosen, response_a: ..., response_b: ...}}`",
+            )
 
 
 def matches_unpaired(columns: Mapping[str, Any]) -> bool:
