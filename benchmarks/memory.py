@@ -1,15 +1,15 @@
-"""Predicted against measured peak memory of training, over a grid of models, tunings, lengths and batches.
+"""Compares predicted and measured peak memory of training over a grid of models, tunings, lengths and batches.
 
     python benchmarks/memory.py [--output benchmarks/results/memory.json] [--only llama,qwen2] [--fraction 1.0]
     python benchmarks/memory.py --predict FILE [FILE ...] --output benchmarks/results/memory.json
 
-Each point is a fresh process that builds a randomly initialised model the way a run does, computes the reference and
-trains two optimizer steps of two micro-batches each; on a CPU what counts is the peak resident set (VmHWM), on CUDA
-`max_memory_reserved` (`--fraction` plays a smaller card with `set_per_process_memory_fraction`). The prediction is that
-of `dpo-recipe plan`. Errors are predicted over measured, less one: below zero is an under-prediction.
+Each point is a fresh process that builds a randomly initialized model like a run, computes the reference and trains two
+optimizer steps of two micro-batches each. The measured value is the peak resident set (VmHWM) on a CPU, and
+`max_memory_reserved` on CUDA (`--fraction` simulates a smaller card with `set_per_process_memory_fraction`). The
+prediction is that of `dpo-recipe plan`. An error is predicted / measured - 1; a negative error is an under-prediction.
 
-The whole grid takes hours: points that the output already has are not measured again. `--predict` puts the points of
-result files, of several machines' shares of the grid say, into one, with the predictions of this version.
+The whole grid takes hours. Points that are already in the output are not measured again. `--predict` merges the points
+of result files, for example from several machines, with the predictions of this version.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def make_recipe(folder: str, tuning: str, length: int, batch: int, *, checkpoint
 
 
 def save_base(config: dict[str, Any], folder: Path) -> None:
-    """A randomly initialised model with a tokenizer that has what a run asks of one."""
+    """A randomly initialized model with a tokenizer that a run accepts."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
@@ -96,12 +96,12 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def pair_sizes(length: int) -> dict[str, int]:
-    """Tokens of a pair's parts: its longer sequence has `length` of them, half of it prompt."""
+    """The number of tokens in the parts of a pair: its longer sequence has `length` tokens, half of them prompt."""
     return {"prompt_ids": length // 2, "chosen_ids": length - length // 2, "rejected_ids": length // 3}
 
 
 def make_pairs(vocab_size: int, length: int, count: int) -> Any:
-    """Random pairs of `pair_sizes`."""
+    """Random pairs with the sizes of `pair_sizes`."""
     import random
 
     from datasets import Dataset
@@ -114,7 +114,7 @@ def make_pairs(vocab_size: int, length: int, count: int) -> Any:
 
 
 def measure(point: dict[str, Any]) -> dict[str, Any]:
-    """Train at one point of the grid in this process; peaks of its phases in bytes."""
+    """Train at one point of the grid in this process. Returns the peaks of its phases in bytes."""
     import torch
     import trl.trainer.dpo_trainer  # noqa: F401  (part of the loaded baseline)
 
@@ -146,7 +146,7 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peak(device: str) -> int:
-    """The peak since the last call, in bytes; then begins anew."""
+    """The peak since the last call, in bytes. Resets the peak."""
     if device == "cuda":
         import torch
 
@@ -160,7 +160,7 @@ def _peak(device: str) -> int:
 
 
 def predict(point: dict[str, Any]) -> dict[str, Any]:
-    """What `plan` says of the point."""
+    """The prediction of `plan` for the point."""
     from dpo_recipes.fit.memory import estimate_memory
     from dpo_recipes.fit.sharding import Sharding
     from dpo_recipes.fit.simulation.passes import Batch
@@ -181,14 +181,14 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Go over the grid; print a line a point and write all of it."""
+    """Measure the grid; print a line for each point, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", default=",".join(MODELS))
-    parser.add_argument("--every", type=int, default=1, help="measure only each n-th point")
+    parser.add_argument("--every", type=int, default=1, help="measure only every n-th point")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--fraction", type=float, default=1.0)
-    parser.add_argument("--predict", type=Path, nargs="+", help="predict anew for the points of result files")
+    parser.add_argument("--predict", type=Path, nargs="+", help="update the predictions for the points of result files")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.predict:
@@ -225,9 +225,9 @@ def run_point(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(point: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """A point with what was measured and what is predicted, and how far these are apart."""
+    """A point with its measured and predicted peaks and the error."""
     predicted = predict(point)
-    # Not of loading on a CPU, in which files are mapped: the system takes their pages back where it needs them.
+    # Loading on a CPU is excluded: it maps files, whose pages the system reclaims when it needs memory.
     peak = max(size for phase, size in measured["peaks"].items() if phase != "loading" or point["device"] != "cpu")
     error = predicted["peak_bytes"] / peak - 1
     described = {key: value for key, value in point.items() if key not in ("folder", "fraction")}
@@ -242,12 +242,12 @@ def compare(point: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def place(point: dict[str, Any]) -> tuple[Any, ...]:
-    """Where in the grid a point is."""
+    """The coordinates of a point in the grid."""
     return tuple(point[key] for key in ("model", "tuning", "length", "batch", "checkpointing", "device"))
 
 
 def read_points(paths: list[Path]) -> list[dict[str, Any]]:
-    """The points of result files, each place of the grid once and in its order."""
+    """The points of result files in the order of the grid, each once."""
     points = {place(point): point for path in paths for point in json.loads(path.read_text())["points"]}
     names, tunings = list(MODELS), list(TUNINGS)
     return [
@@ -256,7 +256,7 @@ def read_points(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def predict_again(paths: list[Path], output: Path | None) -> None:
-    """Gather the points of result files, with the predictions of this version in the place of theirs."""
+    """Merge the points of result files, and replace their predictions by those of this version."""
     with tempfile.TemporaryDirectory() as folder:
         points = []
         for point in read_points(paths):
@@ -286,7 +286,7 @@ def summarize(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write(output: Path | None, points: list[dict[str, Any]]) -> None:
-    """The results so far, with machine and versions."""
+    """The current results, with machine and versions."""
     if output is not None:
         result = {"machine": describe_machine(), "packages": package_versions(), "summary": summarize(points)}
         output.write_text(json.dumps({**result, "points": points}, indent=1) + "\n")

@@ -1,7 +1,8 @@
-"""Whether saved models, reloaded by plain transformers and peft in another process, compute what the trained ones did:
-the largest difference of their logits for each architecture, way of tuning and form in which it is saved.
+"""Compares the logits of trained models with those of the saved models, for each architecture, tuning and form.
 
-python benchmarks/saved_models.py [--architectures llama gpt2-tied] [--output benchmarks/results/saved_models.json]
+    python benchmarks/saved_models.py [--architectures llama gpt2-tied] [--output benchmarks/results/saved_models.json]
+
+Plain transformers and peft reload the saved models in another process. The result is the largest difference of logits.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 
 def main() -> None:
-    """Save and reload every cell of the table; print, or write, the differences. Exits 1 where one cannot be loaded."""
+    """Save and reload every cell of the table; print or write the differences. Exits with 1 if one cannot be loaded."""
     from saved_models import ARCHITECTURES
 
     parser = argparse.ArgumentParser()
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def measure(architecture: str) -> list[dict[str, Any]]:
-    """All ways of tuning an architecture, in each form: the largest difference of logits, and the largest logit."""
+    """The largest difference of logits and the largest logit for each tuning and form of an architecture."""
     from saved_models import TUNINGS, reload_cells, save_cell
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,7 +61,7 @@ def measure(architecture: str) -> list[dict[str, Any]]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """The differences as Markdown, as docs/models.md shows them: a row for each tuning and form."""
+    """The differences as a Markdown table with a row for each tuning and form."""
     architectures = list(dict.fromkeys(cell["architecture"] for cell in cells))
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell in cells:

@@ -1,7 +1,8 @@
-"""Wall and processor time of `dpo-recipe validate` on a shipped recipe, in fresh processes, beside a bare interpreter
-and the import of the two libraries that no check can do without.
+"""Measures wall and processor time of `dpo-recipe validate` on a shipped recipe, in fresh processes.
 
-python benchmarks/startup.py [--repeats 15] [--output benchmarks/results/startup.json]
+    python benchmarks/startup.py [--repeats 15] [--output benchmarks/results/startup.json]
+
+They are compared with a bare interpreter and with the import of the two libraries that every check needs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run all commands in turn, some times; print, or write, median and worst seconds."""
+    """Run all commands in turn, `--repeats` times; print or write median and worst seconds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path)
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def _children_s() -> float:
-    """Processor time of all processes that were started here and have ended."""
+    """The processor time of all ended child processes, in seconds."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,22 +1,23 @@
-"""Our engine and plain TRL, interleaved in fresh processes on the same pairs: speed, peak memory, equal losses.
+"""Compares our engine with plain TRL on the same pairs: speed, peak memory and losses.
 
     python benchmarks/throughput.py --data harmless-base.jsonl.gz --checkpointing --steps 40
         [--model quickstart] [--batch 4] [--max-length 512] [--epochs 1] [--adapter lora|full]
         [--against trl,trl-best] [--repeats 1] [--json] [--output benchmarks/results/throughput.json]
 
-`--data` is a file of any format that dpo-recipe reads, or `long-prompts` (1024 tokens, answers of 64) or
-`nothing-shared` (no prompts, answers of one length): synthetic pairs of random tokens.
+The sides alternate, each in a fresh process. `--data` is a file in any format that dpo-recipe reads, or the name of
+synthetic pairs of random tokens: `long-prompts` (1024 tokens, answers of 64) or `nothing-shared` (no prompts, answers
+of one length).
 
-- `ours`: the trainer as the worker runs it, in the environment that launch/local.py gives a worker (on a CPU that
-  includes its allocator settings); nothing is taken from a cache.
+- `ours`: the trainer as the worker runs it, in a worker's environment from launch/local.py (on a CPU with its allocator
+  settings), with an empty cache.
 - `trl`: TRL's DPOTrainer with its own defaults: live reference, padding collator, random batches.
-- `trl-best`: the same with precomputed reference and batches grouped by length. Its batches differ, so its losses are
+- `trl-best`: the same with a precomputed reference and batches grouped by length. Its batches differ, so its losses are
   not compared.
 
-Timed is all from building the trainer to the last step, the reference pass included; loading libraries and model is
-not. `cpu_time_ratio` compares processor seconds, which tell more than wall time where a CPU does other work too; set
-OMP_NUM_THREADS=1 then, since waiting threads count as busy. Precision is what dpo-recipe chooses for the device, on
-both sides.
+The time starts when the trainer is built and ends with the last step; it includes the reference pass and excludes the
+loading of libraries and model. `cpu_time_ratio` compares processor seconds, which are more reliable than wall time on a
+busy CPU; set OMP_NUM_THREADS=1 for this, because waiting threads count as busy. Both sides use the precision that
+dpo-recipe chooses for the device.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SYNTHETIC = {"long-prompts": (1024, 64), "nothing-shared": (0, 160)}
 
 
 def build_recipe(options: argparse.Namespace) -> Recipe:
-    """The job both sides do."""
+    """The job of both sides."""
     model = load_file(recipe_paths()["quickstart"]).data["model"]
     if options.model != "quickstart":
         model = {"path": options.model}
@@ -64,7 +65,7 @@ def build_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def tokenized(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, list[int]]]:
-    """As many pairs as the steps of one epoch take, the same for all sides."""
+    """The pairs for the steps of one epoch, the same for all sides."""
     needed = options.steps * options.batch
     if options.data in SYNTHETIC:
         prompt, answer = SYNTHETIC[options.data]
@@ -78,9 +79,9 @@ def tokenized(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, lis
 
 
 def measure(side: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """One side in a fresh process."""
+    """Measure one side in a fresh process."""
     environment = worker_environment(recipe) if side == "ours" else dict(os.environ)
-    # A cache of its own with the models in it, so that no reference is known from an earlier run.
+    # A separate cache that contains only the models, so that no reference is cached from an earlier run.
     with tempfile.TemporaryDirectory() as cache:
         link_models(Path(cache))
         environment["DPO_RECIPE_CACHE"] = cache
@@ -88,9 +89,9 @@ def measure(side: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def link_models(cache: Path) -> None:
-    """Let a new cache have the models of this machine's, so that none is fetched again."""
+    """Share the models of this machine's cache with a new one, to avoid fetching them again."""
     models = cache_folder() / "models"
-    models.mkdir(parents=True, exist_ok=True)  # none yet on a new machine
+    models.mkdir(parents=True, exist_ok=True)  # no models yet on a new machine
     (cache / "models").symlink_to(models)
 
 
@@ -104,7 +105,7 @@ def _run_side(side: str, folder: Path, environment: dict[str, str]) -> dict[str,
 
 
 def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians of each side, and ratios to ours."""
+    """The medians of each side, and the ratios to ours."""
     sides = {
         side: {key: statistics.median(run[key] for run in measured) for key in measured[0] if key != "losses"}
         for side, measured in runs.items()
@@ -123,7 +124,7 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """For people."""
+    """Print a report as a table."""
     print(f"{report['machine']}; {report['steps']} steps; {report['job']}")
     print(f"{'':12}{'pairs/s':>10}{'reference s':>13}{'training s':>12}{'CPU s':>9}{'peak GiB':>10}")
     for side, row in report["sides"].items():
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--adapter", choices=("lora", "qlora", "full"), default="lora")
     parser.add_argument("--against", default="trl", help="comma-separated: trl, trl-best")
-    parser.add_argument("--best-steps", type=int, help="fewer steps for trl-best, of which only the rate counts")
+    parser.add_argument("--best-steps", type=int, help="fewer steps for trl-best, whose speed alone is compared")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--output", type=Path, help="a results file; this job's entry in it is replaced")
@@ -178,7 +179,7 @@ def main() -> None:
 
 
 def save(report: dict[str, Any], path: Path) -> None:
-    """Put the report among the others of a file, in the place of an earlier one of the same job."""
+    """Add the report to a results file; it replaces an earlier one of the same job."""
     others = json.loads(path.read_text()) if path.exists() else []
     kept = [other for other in others if other["job"] != report["job"]]
     path.write_text(json.dumps([*kept, report], indent=2) + "\n", encoding="utf-8")

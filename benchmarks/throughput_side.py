@@ -1,7 +1,6 @@
-"""One side of benchmarks/throughput.py in a process of its own: `python throughput_side.py SIDE FOLDER`.
+"""Measures one side of benchmarks/throughput.py in its own process: `python throughput_side.py SIDE FOLDER`.
 
-Reads recipe.json, pairs.json and, where a side shall do fewer steps, limits.json from the folder; prints one line of
-JSON.
+Reads recipe.json, pairs.json and, if a side does fewer steps, limits.json from the folder. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 def load_model(recipe: Recipe) -> Any:
-    """The policy with its tokenizer, as the worker builds them."""
+    """The policy with its tokenizer, built as in the worker."""
     from dpo_recipes.data.chat_template import apply_template
     from dpo_recipes.model.build import build_model
     from dpo_recipes.model.sources import resolve_model
@@ -40,7 +39,7 @@ def build_ours(recipe: Recipe, bundle: Any, pairs: Any, folder: Path) -> Any:
 
 
 def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: bool) -> Any:
-    """TRL's own trainer on pairs that are token ids already."""
+    """TRL's own trainer on pairs of token ids."""
     from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -51,7 +50,7 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
             return dataset
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            """`group_by_length` upstream measures `input_ids`, which pairs have not; this is its sampler."""
+            """Upstream, `group_by_length` measures `input_ids`, which pairs do not have; this is the same sampler."""
             if not best:
                 return super()._get_train_sampler(train_dataset)
             answers = ("chosen_ids", "rejected_ids")
@@ -60,7 +59,7 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
 
     arguments = dpo_config(recipe, RunArguments(folder, bundle.device, bundle.dtype))
     arguments.precompute_ref_log_probs = best
-    # A GGUF base names no path that TRL could load its reference from; precomputed log-probabilities need none.
+    # A GGUF base has no path from which TRL could load its reference; precomputed log-probabilities need no reference.
     is_full = bundle.adapter_config is None
     return PlainDPOTrainer(
         model=bundle.policy,
@@ -73,7 +72,7 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
 
 
 def main() -> None:
-    """Train and report."""
+    """Train, and print the measurements."""
     import datasets
 
     side, folder = sys.argv[1], Path(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Jobs to give advice on: one about which there is nothing to say, and parts to replace in it."""
+"""Jobs for tests of advice: a job without any advice, and parts to replace in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_recipe(**sections: dict[str, Any]) -> Recipe:
 
 
 def make_facts(known: dict[str, Any] | None = None, **sections: dict[str, Any]) -> JobFacts:
-    """The facts of a job that nothing is to be said about, with some replaced."""
+    """The facts of a job without any advice, with some replaced."""
     usual = {"num_train_pairs": 5000, "num_eval_pairs": 500, "truncated_share": 0.01, "dropped_overlong_share": 0.0}
     return JobFacts(make_recipe(**sections), **{**usual, **(known or {})})
 
@@ -39,6 +39,6 @@ def codes(facts: JobFacts) -> list[str]:
 
 
 def only(facts: JobFacts) -> Finding:
-    """The one piece of advice on a job."""
+    """The only advice on a job."""
     (finding,) = advise(facts)
     return finding

@@ -15,7 +15,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True)
 def own_cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own for each test, also in processes it starts; slow ones share the person's for real models."""
+    """A separate cache for each test and its processes; slow tests use the user's cache for real models."""
     if "slow" not in request.keywords:
         monkeypatch.setenv("DPO_RECIPE_CACHE", str(tmp_path / "cache"))
 
@@ -56,7 +56,7 @@ def write(tmp_path: Path) -> Callable[[str, str], Path]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a real but tiny model; see tests/tiny.py."""
+    """The folder of a real but tiny model; see tests/tiny.py."""
     from tiny import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")

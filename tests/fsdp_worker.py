@@ -1,7 +1,7 @@
-"""A worker in which FSDP2 is in force on a CPU: `python -m fsdp_worker RUN_DIR`.
+"""A worker that uses FSDP2 on a CPU: `python -m fsdp_worker RUN_DIR`.
 
-torch's `fully_shard` computes on a CPU, over gloo; only accelerate 1.15 makes DDP of it there (accelerate/state.py,
-`AcceleratorState`), and so our rules refuse it. Both are told otherwise here, and all else is as on GPUs.
+torch's `fully_shard` works on a CPU with gloo, but accelerate 1.15 replaces it by DDP there (accelerate/state.py,
+`AcceleratorState`), so our rules refuse it. This module disables both; everything else is the same as on GPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OWN = AcceleratorState.__init__
 
 
 def allow_fsdp_on_cpu(rules: dict[Any, Any]) -> None:
-    """Take the rule that stands against it out of `hardware.rule_table.RULES`."""
+    """Remove the rule that forbids it from `hardware.rule_table.RULES`."""
     kept = tuple(rule for rule in rules["strategy"] if rule.name != "no-fsdp-on-cpu")
     assert len(kept) == len(rules["strategy"]) - 1
     rules["strategy"] = kept
@@ -27,7 +27,7 @@ def allow_fsdp_on_cpu(rules: dict[Any, Any]) -> None:
 def _with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
     _OWN(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-        # What accelerate does with GPUs.
+        # The same as accelerate does with GPUs.
         self.distributed_type = DistributedType.FSDP
         if self._mixed_precision != "no":
             fsdp_plugin.set_mixed_precision(self._mixed_precision)

@@ -1,4 +1,4 @@
-"""A small server that speaks as much of the Hugging Face hub's protocol as loading models and datasets takes."""
+"""A small server with the part of the Hugging Face hub's protocol that loading models and datasets requires."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _digest(path: Path) -> str:
 
 
 class _Hub(ThreadingHTTPServer):
-    """What is served, and what was asked for."""
+    """The served folders, and the requests so far."""
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = repositories
@@ -101,7 +101,7 @@ def _describe(what: str, repository: str, folder: Path, asked: str) -> tuple[int
 
 @contextmanager
 def serve_hub(repositories: Mapping[str, Path]) -> Iterator[_Hub]:
-    """Serve folders under names such as `models/someone/tiny` or `datasets/someone/pairs`; nothing else is found."""
+    """Serve folders under names such as `models/someone/tiny` or `datasets/someone/pairs`; everything else is a 404."""
     with _Hub(repositories) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -109,7 +109,7 @@ def serve_hub(repositories: Mapping[str, Path]) -> Iterator[_Hub]:
 
 
 def hub_environment(server: ThreadingHTTPServer, home: Path) -> dict[str, str]:
-    """Variables that send huggingface_hub to the server, with a cache of its own."""
+    """Environment variables that direct huggingface_hub to the server, with a separate cache."""
     return {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
         "HF_HOME": str(home),

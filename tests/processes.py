@@ -1,5 +1,5 @@
-"""Runs of several processes on this machine's CPU, started as `dpo-recipe run --num-processes` starts them, and what of
-them must be the same."""
+"""Runs of several processes on this machine's CPU, started like `dpo-recipe run --num-processes`, and comparisons of
+their results."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.workflow import run_recipe
 
 STEPS = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "num_tokens")
-# Not `logits/*`, `entropy` and `mean_token_accuracy`: TRL takes these over all tokens of a pass, and processes that
-# compute together make one pass of what is several for one.
-# 17 pairs to train on and 6 held out, in micro-batches of 2, 2 to a step: the last step has a single pair, so that one
-# of two processes has none; and 3 held-out micro-batches are no even number.
+# `logits/*`, `entropy` and `mean_token_accuracy` are not compared: TRL averages them over all tokens of a pass, and
+# several processes compute in one pass what a single process computes in several.
+# There are 17 training and 6 held-out pairs, in micro-batches of 2 pairs, 2 for each step. The last step has a single
+# pair, so one of two processes has none, and the 3 held-out micro-batches are an odd number.
 SETTINGS = ("training.max_steps=null", "training.num_epochs=2", "training.learning_rate=1e-3")
 
 
 @dataclass
 class Run:
-    """A finished run and the cache it used."""
+    """A finished run and its cache."""
 
     result: dict[str, Any]
     cache: Path
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass
 class Runner:
-    """Runs a recipe of a tiny model, each time with a cache of its own."""
+    """Runs a recipe of a tiny model, each time with a separate cache."""
 
     folder: Path
     model: Path

@@ -1,4 +1,4 @@
-"""Reloads saved models as a stranger would, with transformers and peft alone, and compares what they compute."""
+"""Reloads saved models with only transformers and peft, as other users do, and compares their logits."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ IDS = torch.arange(3, 63)[None]
 
 
 def reload_model(cell: dict[str, Any]) -> Any:
-    """The model as its card says."""
+    """Load the model as its card shows."""
     if cell["form"] != "adapter":
         return AutoModelForCausalLM.from_pretrained(cell["folder"])
     if not cell["is_quantized"]:
@@ -28,7 +28,7 @@ def reload_model(cell: dict[str, Any]) -> Any:
 
 
 def compare(cell: dict[str, Any]) -> dict[str, Any]:
-    """The largest difference of logits, and what the files say about the model."""
+    """The largest difference of logits, and properties of the model according to its files."""
     expected = torch.load(cell["expected"])
     tokenizer = AutoTokenizer.from_pretrained(cell["folder"])
     model = reload_model(cell).eval()
@@ -41,7 +41,7 @@ def compare(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the cells, write one line of JSON."""
+    """Read the cells of the table, and write one line of JSON."""
     warnings.simplefilter("ignore")
     compared = []
     for cell in json.loads(Path(sys.argv[1]).read_text()):

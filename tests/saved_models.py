@@ -1,6 +1,6 @@
-"""Models of each kind, tuned in each way, saved in each form, and reloaded by plain transformers or peft elsewhere.
+"""Saves models of each architecture, tuning and form, and reloads them with plain transformers or peft.
 
-A tuned model here is one whose trainable weights were moved at random: more of them move, and further, than in some
+A tuned model here has randomly changed trainable weights: more weights change, and by larger amounts, than in some
 steps of training. `tests/integration/test_saved_models.py` checks the table, `benchmarks/saved_models.py` writes it.
 """
 
@@ -19,14 +19,14 @@ from tiny import make_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 VOCABULARY = 420
-"""More rows than the tokenizer has tokens, as many bases have; added tokens take some and then need new ones."""
+"""More rows than the tokenizer has tokens, as in many bases; added tokens use the spare rows first."""
 EMBEDDING, HEAD = "embed_tokens", "lm_head"
 ARCHITECTURES = ("llama", "llama-tied", "qwen2", "qwen2-tied", "gpt2", "gpt2-tied", "gemma3", "gemma3-tied")
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """One way to tune: the recipe's adapter as YAML, and what goes with it."""
+    """A kind of tuning: the recipe's adapter as YAML, and related settings."""
 
     adapter: str
     quantization: str = "null"
@@ -69,7 +69,7 @@ def save_base(architecture: str, folder: Path) -> Path:
 
 
 def recipe_of(architecture: str, tuning: Tuning, base: Path) -> str:
-    """A recipe that tunes it so."""
+    """A recipe with this tuning of a base."""
     is_gpt2 = architecture.startswith("gpt2")
     adapter = tuning.adapter.replace("EMBEDDING", "wte" if is_gpt2 else EMBEDDING).replace("HEAD", HEAD)
     adapter = adapter.replace("PROJECTION", "c_attn" if is_gpt2 else "q_proj")
@@ -87,7 +87,7 @@ hardware: {{device: cpu}}
 
 
 def tune(recipe_path: Path) -> tuple[Any, Any, Any]:
-    """The recipe, its bundle, and the model with each trainable weight moved at random."""
+    """The recipe, its bundle, and the model with each trainable weight changed at random."""
     from peft import get_peft_model
 
     from dpo_recipes.data.chat_template import apply_template
@@ -119,7 +119,7 @@ def tune(recipe_path: Path) -> tuple[Any, Any, Any]:
 
 
 def _copy_adapter(model: Any) -> None:
-    """As TRL does: the start of an adapter that is there already is its reference."""
+    """Add a reference as TRL does: the initial state of an existing adapter."""
     for name, weight in model.named_parameters():
         if ".default." in name:
             model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(weight.data)
@@ -131,14 +131,14 @@ IDS = torch.arange(3, 63)[None]
 
 
 def logits_of(model: Any, num_tokens: int) -> torch.Tensor:
-    """[1, T, V], with the last ids, which may be added ones, among the tokens."""
+    """[1, T, V]: the logits of tokens that include the last ids, which may be added tokens."""
     ids = torch.cat([IDS, torch.arange(num_tokens - 6, num_tokens)[None]], dim=1)
     with torch.no_grad():
         return model(ids.to(model.device)).logits.float().cpu()
 
 
 def fake_result(bundle: Any) -> dict[str, Any]:
-    """What the card needs of a result."""
+    """A result with the fields that the card needs."""
     return {
         "model": bundle.stack,
         "steps": 1,
@@ -151,7 +151,7 @@ def fake_result(bundle: Any) -> dict[str, Any]:
 
 
 def save_cell(architecture: str, name: str, folder: Path, bases: Path) -> Iterator[dict[str, Any]]:
-    """Tune one model, save it in each form it has, and give what a reload must compute."""
+    """Tune one model, save it in each of its forms, and return the logits that a reloaded model must compute."""
     from dpo_recipes.export.save import save_model
 
     tuning = TUNINGS[name]
@@ -179,7 +179,7 @@ def save_cell(architecture: str, name: str, folder: Path, bases: Path) -> Iterat
 
 
 def reload_cells(cells: list[dict[str, Any]], scratch: Path) -> list[dict[str, Any]]:
-    """Reload all in one process that knows nothing of dpo-recipe; the largest difference of logits in each."""
+    """Reload all models in one process without dpo-recipe. Returns the largest difference of logits of each."""
     order = scratch / "cells.json"
     order.write_text(json.dumps(cells))
     done = subprocess.run(

@@ -45,7 +45,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_model(architecture: str = "llama", **changes: Any) -> Any:
-    """A randomly initialised model of two layers, the same each time, without dropout."""
+    """A randomly initialized model of two layers without dropout, the same in each call."""
     import transformers
 
     name, settings = ARCHITECTURES[architecture]
@@ -70,7 +70,7 @@ def make_pairs(
     max_length: int | None = None,
     width: int = 380,
 ) -> list[dict[str, list[int]]]:
-    """Pairs of random ids; lengths of prompts, answers, and what both answers begin with are drawn from those given."""
+    """Pairs of random ids; lengths of prompts, answers and shared beginnings are sampled from those given."""
     draw = random.Random(0)
 
     def ids(length: int) -> list[int]:
@@ -92,11 +92,11 @@ class Trained:
 
     trainer: Any
     start: torch.Tensor
-    """The trainable weights as they began, in one vector."""
+    """The initial trainable weights, in one vector."""
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """What was logged at each step."""
+        """The logged metrics of each step."""
         return [row for row in self.trainer.state.log_history if "loss" in row]
 
     @property
@@ -111,7 +111,7 @@ def flat_weights(model: Any) -> torch.Tensor:
 
 @contextmanager
 def trls_own_head() -> Iterator[None]:
-    """TRL scores all positions in its own tiles again, whatever other tests have switched on."""
+    """Restore TRL's own scoring of all positions, regardless of other tests."""
     from trl.kernels import chunked_logprob
     from trl.trainer import utils
 
@@ -124,7 +124,7 @@ def trls_own_head() -> Iterator[None]:
 
 
 def recipe(training: dict[str, Any], objective: dict[str, Any] | None = None) -> Any:
-    """A recipe whose model and data are never looked at."""
+    """A recipe whose model and data are never loaded."""
     from dpo_recipes.recipe.schema import Recipe
 
     defaults = {
@@ -140,7 +140,7 @@ def recipe(training: dict[str, Any], objective: dict[str, Any] | None = None) ->
 def train_ours(
     folder: Path, model: Any, pairs: list[Any], recipe: Any, adapter: Any = None, dtype: str = "float32", **more: Any
 ) -> Trained:
-    """As the worker does: the objective's trainer, with prefix sharing as the recipe says."""
+    """The objective's trainer as in the worker, with prefix sharing according to the recipe."""
     from datasets import Dataset
 
     from dpo_recipes.engine.trainer_args import RunArguments
@@ -149,7 +149,7 @@ def train_ours(
 
     bundle = ModelBundle(model, make_tokenizer(), adapter, "cpu", dtype, None, None)  # type: ignore[arg-type]
     datasets = {"train": Dataset.from_list(pairs), **{name: Dataset.from_list(rows) for name, rows in more.items()}}
-    torch.manual_seed(1)  # an adapter begins at random
+    torch.manual_seed(1)  # an adapter is initialized at random
     trainer = build_trainer(recipe, bundle, RunArguments(folder, "cpu", dtype), datasets, [])
     start = flat_weights(trainer.model).clone()
     trainer.train()
@@ -166,7 +166,7 @@ def train_trls(
     from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 
     class PlainDPOTrainer(DPOTrainer):
-        """The pairs are token ids already; nothing else is changed."""
+        """Skip tokenization, because the pairs are already token ids."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset

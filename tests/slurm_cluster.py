@@ -1,4 +1,5 @@
-"""A real SLURM on this machine: munged, slurmctld and slurmd from a temporary folder, on loopback and free ports."""
+"""Starts a real SLURM on this machine: munged, slurmctld and slurmd in a temporary folder, on loopback and free
+ports."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 INSTALL = "apt-get install slurm-wlm munge"
 
-# Requeued jobs wait until their credential has expired: seconds instead of two minutes. No control groups, which a
-# container has not; linuxproc follows a process's descendants also into other sessions.
+# Requeued jobs wait until their credential has expired: seconds instead of two minutes. Control groups are
+# not used, because a container has none; linuxproc follows a process's descendants also into other sessions.
 _CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -50,23 +51,23 @@ PartitionName=urgent Nodes=ALL PriorityTier=10 MaxTime=1-0 DefMemPerNode=1000 St
 
 
 def missing_programs() -> list[str]:
-    """What this machine lacks; the daemons lie in sbin, which is not on everybody's path."""
+    """The programs that this machine lacks; the daemons are in sbin, which may not be on PATH."""
     return [name for name in PROGRAMS if find_program(name) is None]
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is."""
+    """The path of a program."""
     return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
 class SlurmCluster:
-    """The daemons, and the environment that leads SLURM's commands to them."""
+    """The daemons, and the environment with which SLURM's commands reach them."""
 
-    # The first is where processes meet, by its name; the second needs none that resolves.
+    # Processes rendezvous on the first node by its host name; the name of the second node need not resolve.
     nodes = (socket.gethostname(), "zz-second")
 
     def __init__(self) -> None:
-        # Not pytest's folder: munged wants one that everybody may enter, and paths of sockets are short.
+        # Not pytest's folder: munged requires one that all users can enter, and socket paths must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.folder.chmod(0o755)
         self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
@@ -105,12 +106,12 @@ class SlurmCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def is_idle(self) -> bool:
-        """Whether every node waits for jobs."""
+        """Whether every node is idle."""
         states = self.call("sinfo", "--noheader", "--partition=work", "--format=%D %t")
         return states.strip() == f"{len(self.nodes)} idle"
 
     def call(self, *command: str) -> str:
-        """What one of SLURM's commands prints."""
+        """The output of one of SLURM's commands."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         return done.stdout
 
@@ -146,14 +147,14 @@ class SlurmCluster:
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
+    """A free TCP port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, message: str | Callable[[], str]) -> None:
-    """Wait until it is true; fails with the message when it does not become so."""
+    """Wait until a condition is true; fails with the message after a timeout."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, message() if callable(message) else message

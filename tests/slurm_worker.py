@@ -1,7 +1,7 @@
-"""Stands in for a worker in a SLURM job: `slurm_worker.py RUN_DIR`, which does what RUN_DIR/behaviour says.
+"""Replaces a worker in a SLURM job: `slurm_worker.py RUN_DIR` behaves as RUN_DIR/behaviour says.
 
-Like a worker it tells of its start through events.jsonl, takes SIGINT and SIGTERM as the wish to stop, and then ends
-with 75 (`wait 130`: with 130). Each life leaves a line in RUN_DIR/lives.
+Like a worker, it reports its start through events.jsonl, treats SIGINT and SIGTERM as a stop request, and then ends
+with 75 (`wait 130`: with 130). Each process adds a line to RUN_DIR/lives.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ behaviour, _, argument = (run / "behaviour").read_text().partition(" ")
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """What a worker does after its checkpoint; some are done earlier than others."""
+    """Behave like a worker after its checkpoint; processes end at different times."""
     time.sleep(1.5 * rank)
     (run / f"stopped.{rank}").write_text(signal.Signals(number).name)
     sys.exit(int(argument or 75))
 
 
 def wait() -> None:
-    """Train for ever, unless this is not the first life."""
+    """Train forever in the first process of a run; finish in later ones."""
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         time.sleep(600)
 
 
 def meet() -> None:
-    """All come to rank 0's port, and it tells each who has come."""
+    """All processes connect to rank 0, which writes their environments to met.json."""
     place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     count = int(os.environ["WORLD_SIZE"])
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NODEID", "OMP_NUM_THREADS")
@@ -55,7 +55,7 @@ def meet() -> None:
 
 
 def reduce() -> None:
-    """The same through torch and gloo."""
+    """All processes add up their ranks with torch and gloo."""
     import torch
 
     torch.distributed.init_process_group("gloo")

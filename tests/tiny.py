@@ -40,7 +40,7 @@ def make_tokenizer() -> Any:
 
 
 def save_tiny_model(folder: Path) -> Path:
-    """Write a randomly initialised two-layer Llama with its tokenizer, the same each time."""
+    """Write a randomly initialized two-layer Llama with its tokenizer, the same in each call."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -78,7 +78,7 @@ def write_pairs(path: Path, count: int = 24) -> Path:
 
 
 def recipe_text(model: Path | str, data: Path | str, extra: str = "", adapter: str = "{kind: lora, r: 4}") -> str:
-    """A recipe for a run of some seconds."""
+    """A recipe for a run of a few seconds."""
     return f"""schema: 1
 name: tiny
 model: {{path: '{model}', adapter: {adapter}}}
