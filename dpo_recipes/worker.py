@@ -230,16 +230,18 @@ class Worker:
     def _save(self, trainer: Any, bundle: ModelBundle, team: Team, result: dict[str, Any]) -> dict[str, Any]:
         """Save the model in the first process and compare it with the trained one; gives what the result says of both.
 
-        Raises `RunError` T602.
+        Raises `RunError` T602 and T609.
         """
+        from dpo_recipes.engine.last_step import last_step_kept
         from dpo_recipes.engine.team import whole_weights
         from dpo_recipes.export.check import SavedModelCheck
-        from dpo_recipes.export.save import save_model
+        from dpo_recipes.export.save import save_model, saved_kind
 
         self.events.stage("save", "model, card and report")
         is_main, saved = self.place.is_main, None
         check = SavedModelCheck(trainer, self.recipe, bundle, team.strategy) if is_main else None
-        with whole_weights(trainer, team) as state:
+        merges = saved_kind(self.recipe, bundle) == "merged"
+        with last_step_kept(trainer, team, is_changed=merges), whole_weights(trainer, team) as state:
             if is_main:
                 saved = save_model(trainer.model, bundle, self.recipe, self.home.path, result, state)
         if saved is None or check is None:

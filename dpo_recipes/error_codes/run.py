@@ -38,6 +38,11 @@ CODES = {
         "Before anything is trained, the base gives NaN or infinity for the answer of a pair. float16 may overflow, or",
         "weights may be damaged. Values of earlier pairs are kept.",
     ),
+    "T609": entry(
+        "the model could not be saved",
+        "With one process, a checkpoint of the last step is written, and the same command resumes with saving. run.log",
+        "has the library's whole message.",
+    ),
     "T611": entry(
         "the recipe has changed since the run started",
         "A run is resumed only with the same values of all settings that affect its result. These sections may change:",

@@ -356,3 +356,52 @@ def test_a_check_that_fails_does_not_end_the_run(
     assert outcome.result["saved_model"]["checked"] is False
     assert outcome.result["saved_model"]["reason"].startswith(reason)
     assert f"not compared with the trained model: {reason}" in outcome.run.report.read_text()
+
+
+def break_weights(folder: Path) -> None:
+    raise RuntimeError("no weights")
+
+
+@pytest.mark.parametrize("adapter", ["null", "{kind: lora, r: 4}", "{kind: lora, r: 4, save_as: merged}"])
+def test_a_failure_while_saving_keeps_what_was_trained_and_the_same_command_saves_it(
+    work: Work, tiny_model: Path, pairs: Path, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpo_recipes.export import save
+
+    text = recipe_text(tiny_model, pairs, adapter=adapter)
+    expected = work(text)
+    with monkeypatch.context() as broken:
+        broken.setattr(save, "_check_saved", break_weights)
+        failed = work(text)
+    assert (failed.exit_code, failed.codes) == (6, ["T609"])
+    error = next(e for e in failed.events if e["event"] == "error")["findings"][0]
+    assert error["why"] == "RuntimeError: no weights"
+    assert "the same command resumes with saving" in error["fix"]
+    resumed = work(text, resume=True)
+    assert (resumed.exit_code, resumed.run.path) == (0, failed.run.path)
+    assert resumed.result["resumed_from_step"] == resumed.result["steps"] == 3
+    assert resumed.result["metrics"]["eval_loss"] == expected.result["metrics"]["eval_loss"]
+    assert weights(resumed) == weights(expected)
+    assert resumed.result["saved_model"]["equal"] is True
+
+
+def weights(outcome: Any) -> dict[str, bytes]:
+    """The saved files of weights."""
+    return {path.name: path.read_bytes() for path in (outcome.run.path / "model").glob("*.safetensors")}
+
+
+def test_where_no_checkpoint_can_be_written_either_the_first_failure_is_reported(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpo_recipes.engine.checkpoints import writer
+    from dpo_recipes.export import save
+
+    def refuse(*arguments: Any) -> None:
+        raise ValueError("no state")
+
+    monkeypatch.setattr(save, "_check_saved", break_weights)
+    monkeypatch.setattr(writer, "save_loop_state", refuse)
+    failed = work(recipe_text(tiny_model, pairs))
+    error = next(e for e in failed.events if e["event"] == "error")["findings"][0]
+    assert (error["code"], error["why"]) == ("T609", "RuntimeError: no weights")
+    assert "no checkpoint of the last step could be written" in error["fix"]

@@ -91,6 +91,22 @@ def test_progress_that_nobody_sees_ends_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.undo()
 
 
+def test_the_last_lines_of_a_run_say_whether_the_saved_model_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {
+        "metrics": {},
+        "steps": 3,
+        "train_runtime_s": 1.0,
+        "pairs_per_second": 2.0,
+        "peak_memory_bytes": 2**30,
+        "model_dir": "runs/one/model",
+    }
+    Progress().summary(result)  # of an earlier version
+    saved = {"checked": True, "equal": True, "pairs": 4, "largest_logit_difference": 2.08e-6, "largest_logit": 21.0}
+    Progress().summary({**result, "saved_model": saved})
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("saved")]
+    assert lines == ["saved     reloaded and compared on 4 pairs: largest logit difference 2.1e-06"]
+
+
 EARLY = """
 import sys
 class Interrupt:
