@@ -1,4 +1,4 @@
-"""Each warning says what, why, what else to do and where that can be read; the page and the recipes agree with it."""
+"""Each warning has a reason, a source and a fix; the page and the recipes agree with the rules."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def rule_row(rule: AdviceRule) -> str:
     return f"| {rule.code} | {rule.name} | {rule.threshold} | {rule.reason} | {sources} |"
 
 
-def test_a_sensible_job_and_a_job_of_which_nothing_is_known_get_no_advice() -> None:
+def test_a_sensible_job_and_a_job_without_known_facts_get_no_advice() -> None:
     assert codes(make_facts()) == []
     assert codes(JobFacts(make_recipe())) == []
 
 
 @pytest.mark.parametrize(("code", "facts"), DISAPPOINTING.items(), ids=DISAPPOINTING)
-def test_each_warning_says_what_why_whence_and_what_else(code: str, facts: JobFacts) -> None:
+def test_each_warning_has_a_reason_a_source_and_a_fix(code: str, facts: JobFacts) -> None:
     finding = only(facts)
     assert finding.code == code
     assert finding.severity == "warning"
@@ -59,7 +59,7 @@ def test_each_warning_says_what_why_whence_and_what_else(code: str, facts: JobFa
         assert text[0].islower() or text[0].isdigit()
 
 
-def test_every_rule_can_be_broken_explained_and_read_about() -> None:
+def test_every_rule_can_be_broken_and_is_explained_and_documented() -> None:
     assert [rule.code for rule in RULES] == list(DISAPPOINTING)
     assert {code for code in CODES if code.startswith("F79")} == set(DISAPPOINTING)
     for rule in RULES:
@@ -90,14 +90,14 @@ def test_the_page_says_what_held_out_pairs_can_show(pairs: int) -> None:
 
 
 @pytest.mark.parametrize("name", recipe_paths())
-def test_shipped_recipes_are_told_nothing_about_rate_batch_passes_beta_or_warm_up(name: str) -> None:
+def test_shipped_recipes_get_no_advice_on_rate_batch_passes_beta_or_warm_up(name: str) -> None:
     recipe = validate(recipe_paths()[name]).recipe
     plausible = {"num_train_pairs": 362 if name == "quickstart" else 1800}
     found = codes(JobFacts(recipe, **plausible, trainable_parameters=124_000_000 if not recipe.model.adapter else None))
     assert found == []
 
 
-def test_a_place_in_the_recipe_is_pointed_at(tmp_path: Path) -> None:
+def test_a_warning_has_a_place_in_the_recipe(tmp_path: Path) -> None:
     text = (
         "schema: 1\nname: job\nmodel: {path: owner/model}\ndata:\n  train: [{path: owner/pairs}]\n"
         "  eval: {fraction: 0.1}\nobjective: {kind: dpo, beta: 90.0}\n"
@@ -122,8 +122,8 @@ def test_the_explanations_name_the_thresholds() -> None:
     assert "381" in CODES["F795"].text
 
 
-def test_advice_loads_nothing_heavy() -> None:
-    """It is given while a job is planned, before a worker loads torch."""
+def test_advice_imports_no_large_library() -> None:
+    """Advice is given while a job is planned, before a worker imports torch."""
     code = (
         "import sys, dpo_recipes.fit.advice; "
         "print(sorted({'torch', 'transformers', 'datasets', 'trl', 'peft', 'numpy'} & set(sys.modules)))"

@@ -55,7 +55,7 @@ def test_learning_rates(rate: float, sections: dict[str, Any], parameters: int |
     assert codes(facts) == (["F790"] if warns else [])
 
 
-def test_the_rate_that_is_named_instead_would_not_be_warned_of() -> None:
+def test_the_suggested_rate_causes_no_warning() -> None:
     for optimizer in ("adamw_torch", "lion_8bit", "schedule_free_adamw", "rmsprop"):
         for is_full in (True, False):
             usual = usual_rates(optimizer, is_full=is_full, num_parameters=BIG)
@@ -92,7 +92,7 @@ def test_many_passes(training: dict[str, Any], pairs: int | None, warns: bool) -
     assert codes(make_facts({"num_train_pairs": pairs}, training=training)) == (["F792"] if warns else [])
 
 
-def test_too_many_steps_are_told_how_many_would_do() -> None:
+def test_too_many_steps_get_a_suggested_number() -> None:
     finding = only(make_facts({"num_train_pairs": 400, "trainable_parameters": 8_000_000}, training={"max_steps": 250}))
     assert finding.what == "in 10 passes the model will memorize the training pairs"
     assert (finding.why or "").startswith(
@@ -114,7 +114,7 @@ def test_many_pairs_cut(cut: float | None, dropped: float | None, warns: bool) -
     ("overlong", "lost"),
     [("truncate_prompt_start", "the beginning of the prompt"), ("truncate_completion_end", "the end of an answer")],
 )
-def test_what_is_cut_is_named(overlong: str, lost: str) -> None:
+def test_the_truncated_part_is_named(overlong: str, lost: str) -> None:
     finding = only(make_facts({"truncated_share": 0.123}, data={"overlong": overlong}))
     assert finding.what == "1024 tokens are too few for 12.3 % of the training pairs"
     assert f"12.3 % of the training pairs lose {lost}" in (finding.why or "")
@@ -137,7 +137,7 @@ def test_few_held_out_pairs(held_out: int | None, test: int | None, warnings: in
     assert codes(make_facts({"num_eval_pairs": held_out, "num_test_pairs": test})) == ["F795"] * warnings
 
 
-def test_held_out_pairs_are_told_what_they_can_show() -> None:
+def test_the_smallest_difference_that_held_out_pairs_show() -> None:
     """Of 85 pairs: 1.96 / (2 √(85 + 3.84)) = 10.4 points; unpaired 2.8016 √(0.5 / 85) = 21.5 points."""
     finding = only(make_facts({"num_eval_pairs": 85}))
     assert finding.what == "85 held-out pairs cannot distinguish two good models"

@@ -1,4 +1,4 @@
-"""Every recipe in tests/broken_recipes is refused with exactly the text that stands beside it.
+"""Every recipe in tests/broken_recipes is refused with exactly the text in the .txt file beside it.
 
 `UPDATE_SNAPSHOTS=1 pytest tests/unit/test_broken_recipes.py` rewrites the texts; read the difference before you
 commit it.
@@ -21,7 +21,7 @@ BROKEN = sorted(FOLDER.glob("*.yaml"))
 
 @pytest.fixture(autouse=True)
 def _everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine lacks is no matter of a recipe."""
+    """The result does not depend on the libraries that are installed."""
     monkeypatch.setattr("dpo_recipes.recipe.launch_checks.is_installed", lambda package: True)
 
 

@@ -33,7 +33,7 @@ def test_a_mapping_of_another_kind_replaces_the_inherited_one(write: Write) -> N
     assert compose(write("d.yaml", "extends: base.yaml\no: {beta: 2}\n")).data == {"o": {"kind": "dpo", "beta": 2}}
 
 
-def test_grandparents_are_relative_to_who_names_them(write: Write) -> None:
+def test_grandparents_are_relative_to_the_recipe_that_names_them(write: Write) -> None:
     write("x/grand.yaml", "a: 1\nb: 1\nc: 1\n")
     write("x/parent.yaml", "extends: grand.yaml\nb: 2\nc: 2\n")
     composed = compose(write("child.yaml", "extends: x/parent.yaml\nc: 3\n"))
@@ -56,7 +56,7 @@ def test_grandparents_are_relative_to_who_names_them(write: Write) -> None:
         ("new.deep[0].k=1", {"a": {"b": 0}, "l": [{"p": "x"}], "new": {"deep": [{"k": 1}]}}),
     ],
 )
-def test_overrides_are_typed_like_yaml_and_make_what_is_missing(
+def test_overrides_are_typed_like_yaml_and_create_missing_sections(
     write: Write, override: str, expected: dict[str, Any]
 ) -> None:
     assert compose(write("r.yaml", "a: {b: 0}\nl: [{p: x}]\n"), [override]).data == expected
@@ -70,7 +70,7 @@ def test_overrides_that_cannot_be_applied(write: Write, override: str) -> None:
     assert caught.value.findings[0].where.text == override  # type: ignore[union-attr]
 
 
-def test_an_override_points_at_itself(write: Write) -> None:
+def test_the_place_of_a_finding_in_an_override_is_the_override(write: Write) -> None:
     composed = compose(write("r.yaml", "a: {b: 0}\n"), ["a.b=12"])
     where = composed.where(("a", "b"))
     assert (where.file, where.column, where.length, where.text) == ("--set", 5, 2, "a.b=12")
@@ -104,7 +104,7 @@ def test_warnings_do_not_refuse(write: Write) -> None:
 @pytest.mark.parametrize(
     "summary", ["no", "1e-5", "0o17", "~", "", "a: b", "# x", "two\nlines", "ä → 'quoted'", "=", "1:30"]
 )
-def test_a_resolved_recipe_reads_back_as_the_same_recipe(write: Write, summary: str) -> None:
+def test_a_resolved_recipe_loads_as_the_same_recipe(write: Write, summary: str) -> None:
     import json
 
     recipe = validate(write("r.yaml", BASE + f"summary: {json.dumps(summary, ensure_ascii=False)}\n")).recipe
@@ -118,7 +118,9 @@ def test_many_keys_at_a_place_that_both_recipes_write_are_merged_in_time(write: 
     child = write("child.yaml", "extends: base.yaml\na: {" + "".join(f"k{n}: 2, " for n in range(3_000)) + "}\n")
     begun = time.process_time()
     composed = compose(child)
-    assert time.process_time() - begun < 10  # some minutes where each key looked at the places of all others
+    assert (
+        time.process_time() - begun < 10
+    )  # this took minutes when each key was compared with the places of all others
     assert sum(composed.data["a"].values()) == 9_000
     assert composed.where(("a", "k1")).file.endswith("child.yaml")
     assert composed.where(("a", "k5000")).file.endswith("base.yaml")

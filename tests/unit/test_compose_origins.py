@@ -1,4 +1,4 @@
-"""Where composed values are said to come from, and how parents and overrides that fit nowhere are refused."""
+"""The origins of composed values, and errors for invalid parents and overrides."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_null_replaces_an_inherited_mapping(write: Write, base: Path) -> None:
     assert composed.data["model"] == {"path": "owner/model", "adapter": None}
 
 
-def test_places_point_into_the_file_that_said_it(write: Write, base: Path) -> None:
+def test_a_place_is_in_the_file_that_sets_the_value(write: Write, base: Path) -> None:
     composed = compose(write("own.yaml", "extends: base.yaml\ntraining:\n  seed: 3\n"))
     assert _place(composed, "training", "seed") == ("own.yaml", 3, 9)
     assert _place(composed, "model", "path") == ("base.yaml", 4, 9)
 
 
-def test_a_value_nobody_wrote_points_at_the_nearest_section(base: Path) -> None:
+def test_a_value_that_is_not_written_has_the_place_of_its_section(base: Path) -> None:
     assert _place(compose(base), "training", "seed") == ("base.yaml", 11, 1)
 
 
@@ -56,25 +56,25 @@ def test_a_value_nobody_wrote_points_at_the_nearest_section(base: Path) -> None:
         ("model: {adapter: null}", ("model", "adapter", "kind")),
     ],
 )
-def test_origins_of_what_was_replaced_do_not_stay_behind(
+def test_origins_of_replaced_values_are_removed(
     write: Write, base: Path, own: str, stale: tuple[str | int, ...]
 ) -> None:
     assert stale in compose(base).origins
     assert stale not in compose(write("own.yaml", f"extends: base.yaml\n{own}\n")).origins
 
 
-def test_the_text_kept_is_the_recipes_own(write: Write, base: Path) -> None:
+def test_the_text_is_that_of_the_recipe_itself(write: Write, base: Path) -> None:
     text = "extends: base.yaml\n# mine\n"
     assert compose(write("own.yaml", text)).text == text
 
 
 @pytest.mark.parametrize("parent", ["missing.yaml", ".", '"a\\0b"', "x" * 300, "[a.yaml]", "3"])
-def test_a_parent_that_is_no_file_is_refused_where_it_is_named(write: Write, parent: str) -> None:
+def test_a_parent_that_is_not_a_file_is_refused_where_it_is_named(write: Write, parent: str) -> None:
     finding = _refused(write("own.yaml", f"name: a\nextends: {parent}\n"))
     assert (finding.code, finding.where and finding.where.line) == ("R111", 2)
 
 
-def test_recipes_in_a_circle_are_refused_with_the_circle(write: Write) -> None:
+def test_a_cycle_of_recipes_is_refused_and_shown(write: Write) -> None:
     write("b.yaml", "extends: a.yaml\n")
     finding = _refused(write("a.yaml", "extends: b.yaml\n"))
     assert (finding.code, finding.why) == ("R112", "a.yaml -> b.yaml -> a.yaml")
@@ -105,12 +105,12 @@ def test_a_value_inside_an_overrides_mapping_has_a_place_of_its_own(base: Path) 
     assert str(composed.origins["data", "eval", "fraction"]) == "--set data.eval={fraction: 0.5}"
 
 
-def test_the_key_of_an_override_is_what_stands_before_the_equals_sign(base: Path) -> None:
+def test_the_key_of_an_override_is_the_text_before_the_equals_sign(base: Path) -> None:
     where = compose(base, ["training.sed=3"]).where(("training", "sed"), key=True)
     assert (where.column, where.length) == (1, len("training.sed"))
 
 
-def test_an_override_leaves_no_trace_of_what_it_replaced(base: Path) -> None:
+def test_an_override_removes_the_origins_of_what_it_replaces(base: Path) -> None:
     composed = compose(base, ["model.adapter={kind: lora}"])
     assert composed.data["model"]["adapter"] == {"kind": "lora"}
     assert ("model", "adapter", "r") not in composed.origins
@@ -123,9 +123,9 @@ def test_an_override_leaves_no_trace_of_what_it_replaced(base: Path) -> None:
         ("=3", "no key"),
         ("training.seed.=3", "is not a path"),
         ("data.train[x]=3", "is not a path"),
-        ("data.train[2].path=a", "the list has 1"),
-        ("data.train[5]=a", "the list has 1"),
-        ("data.eval.sources[1]=a", "the list has 0"),
+        ("data.train[2].path=a", "the list has length 1"),
+        ("data.train[5]=a", "the list has length 1"),
+        ("data.eval.sources[1]=a", "the list has length 0"),
         ("data.train.path=a", "a list has no key `path`"),
         ("model[0]=a", "a mapping has no index [0]"),
         ("name.first=a", "the value 'minimal' has no key `first`"),
@@ -138,5 +138,5 @@ def test_an_override_that_fits_nowhere_is_refused_with_the_reason(base: Path, ov
     assert why in str(finding.why)
 
 
-def test_an_override_that_is_no_yaml_is_refused(base: Path) -> None:
+def test_an_override_that_is_not_yaml_is_refused(base: Path) -> None:
     assert _refused(base, "summary=[a").code == "R102"

@@ -1,4 +1,4 @@
-"""What the documents say is true: generated pages are current, recipes in them validate, codes exist."""
+"""The documents are correct: generated pages are current, recipes in them validate, and codes exist."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_editor_schema_is_current_and_valid() -> None:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_validate_without_warnings_and_name_the_schema(path: Path) -> None:
-    # What is installed here is no matter of the recipe.
+    # The installed libraries do not matter here.
     assert [finding for finding in validate(path).warnings if finding.code != "R316"] == []
     assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
     jsonschema.validate(load_text(path.read_text(encoding="utf-8"), path.name).data, recipe_json_schema())

@@ -1,4 +1,4 @@
-"""A resolved recipe is YAML that reads back as the same recipe, by our reader and by others."""
+"""A resolved recipe is YAML that loads as the same recipe, with our loader and with others."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def _read_back(text: str) -> Recipe:
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_any_text_reads_back_as_itself(write: Write, text: str) -> None:
+def test_any_text_loads_as_itself(write: Write, text: str) -> None:
     recipe = _recipe(write).model_copy(update={"summary": text})
     assert _read_back(dump_recipe(recipe)) == recipe
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_any_text_reads_back_as_itself_in_a_list(write: Write, text: str) -> None:
+def test_any_text_in_a_list_loads_as_itself(write: Write, text: str) -> None:
     recipe = _recipe(write)
     adapter = recipe.model.adapter
     assert adapter is not None
@@ -73,7 +73,7 @@ def test_a_resolved_recipe_validates_from_another_folder(write: Write, tmp_path:
     assert validate(write("elsewhere/resolved.yaml", dump_recipe(recipe))).recipe == recipe
 
 
-def test_overrides_and_inherited_values_are_folded_in(write: Write) -> None:
+def test_overrides_and_inherited_values_are_merged(write: Write) -> None:
     write("base.yaml", MINIMAL)
     recipe = validate(write("own.yaml", "extends: base.yaml\nname: own\n"), ["training.seed=7"]).recipe
     data = load_text(dump_recipe(recipe), "resolved.yaml").data
@@ -88,9 +88,9 @@ def test_every_field_is_written_with_its_default_under_its_yaml_name(write: Writ
     assert plain["training"]["max_steps"] is None
 
 
-def test_the_fields_stand_in_the_order_of_the_schema(write: Write) -> None:
+def test_the_fields_are_in_the_order_of_the_schema(write: Write) -> None:
     assert list(load_text(dump_recipe(_recipe(write)), "r").data)[:4] == ["schema", "name", "summary", "model"]
 
 
-def test_other_scripts_are_written_as_they_are(write: Write) -> None:
+def test_other_scripts_are_not_escaped(write: Write) -> None:
     assert "summary: 模型" in dump_recipe(_recipe(write).model_copy(update={"summary": "模型"}))

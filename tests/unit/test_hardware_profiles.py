@@ -1,4 +1,4 @@
-"""Described devices: their figures hang together, unknown names get a suggestion, and docs/hardware.md lists them."""
+"""Described devices: their figures are consistent, unknown names get a suggestion, and docs/hardware.md lists them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_usable_fractions() -> None:
         ("", False),
     ],
 )
-def test_matrix_units_are_told_from_processor_flags(flags: str, *, has_units: bool) -> None:
+def test_matrix_units_are_detected_by_processor_flags(flags: str, *, has_units: bool) -> None:
     assert cpu_has_bf16_matrix_units(flags.split()) is has_units
 
 
@@ -167,6 +167,6 @@ def test_an_unknown_profile_gets_a_suggestion(wrong: str, near: str) -> None:
     assert "cpu-amx" in (finding.why or "")
 
 
-def test_a_name_like_none_gets_the_list() -> None:
+def test_a_name_without_a_similar_one_gets_the_list() -> None:
     with pytest.raises(RecipeError, match="hint: choose one of these"):
         profile("gaudi3")

@@ -1,4 +1,4 @@
-"""The table of device rules, asked about described devices: no hardware is needed for any of it."""
+"""The table of device rules, applied to described devices; these tests need no hardware."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def outcomes(device: Device) -> list[Verdict]:
 
 
 @EVERY
-def test_every_combination_has_a_verdict_that_can_be_acted_on(device: Device) -> None:
+def test_every_combination_has_a_verdict_with_a_fix(device: Device) -> None:
     for verdict in outcomes(device):
         if verdict.outcome == "yes":
             assert verdict == Verdict("yes")
@@ -78,7 +78,7 @@ def test_every_combination_has_a_verdict_that_can_be_acted_on(device: Device) ->
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.name)
-def test_every_rule_says_why_whence_and_two_ways_out(rule: Rule) -> None:
+def test_every_rule_has_a_reason_a_source_and_two_ways_out(rule: Rule) -> None:
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", rule.name)
     assert re.fullmatch(r"https://\S+", rule.source)
     assert len(rule.why) > 20
@@ -89,7 +89,7 @@ def test_every_rule_says_why_whence_and_two_ways_out(rule: Rule) -> None:
     assert first != second
 
 
-def test_names_are_unique_and_refusals_stand_above_warnings() -> None:
+def test_names_are_unique_and_refusals_come_before_warnings() -> None:
     assert len({rule.name for rule in ALL_RULES}) == len(ALL_RULES)
     for rules in RULES.values():
         kinds = [rule.outcome for rule in rules]
@@ -111,7 +111,7 @@ def test_the_page_lists_exactly_the_rules() -> None:
         ("float32", "mps-8gb mps-16gb mps-24gb mps-32gb mps-64gb cpu pascal maxwell"),
     ],
 )
-def test_auto_takes_the_fastest_precision_that_nothing_speaks_against(dtype: str, names: str) -> None:
+def test_auto_is_the_fastest_precision_without_a_refusal_or_warning(dtype: str, names: str) -> None:
     assert {name: best_dtype(DEVICES[name]) for name in names.split()} == dict.fromkeys(names.split(), dtype)
 
 
@@ -211,11 +211,11 @@ def test_libraries_that_are_known_to_be_missing_are_named_and_unknown_ones_are_n
     assert supports_attention(device, flash, "bfloat16", installed=nothing).rule == "flash-attention-not-installed"
     assert supports_attention(device, flash, "bfloat16", installed=all_there).outcome == "yes"
     assert supports_attention(device, flash, "bfloat16", installed=frozenset({"flash_attn"})).outcome == "yes"
-    # A device that could not use the library is the reason to give, not that it is missing.
+    # If the device cannot use the library, that is the reason to give, and not that it is missing.
     assert supports_optimizer(PROFILES["mps-16gb"], "adamw_8bit", installed=nothing).rule == "no-bitsandbytes-on-mps"
 
 
-def test_which_optimizers_are_bitsandbytes() -> None:
+def test_which_optimizers_are_from_bitsandbytes() -> None:
     assert [name for name in OPTIMIZERS if needs_bitsandbytes(name)] == ["adamw_8bit", "paged_adamw_8bit", "lion_8bit"]
 
 
@@ -306,14 +306,14 @@ def test_volta_needs_an_older_build_of_torch_and_turing_does_not() -> None:
     assert supports_torch(PROFILES["cpu"]).outcome == "yes"
 
 
-def test_what_is_not_asked_is_not_refused() -> None:
+def test_choices_that_are_not_given_are_not_refused() -> None:
     for question, device in itertools.product(RULES, DEVICES.values()):
         verdict = ask(question, device, Choice(high_watermark=1.0, low_watermark=1.0))
         assert verdict.outcome == "yes" or question == "torch"
 
 
-def test_the_rules_import_nothing_heavy() -> None:
-    """They answer `dpo-recipe validate`, which must not wait for torch nor even for pydantic."""
+def test_the_rules_import_no_large_library() -> None:
+    """`dpo-recipe validate` uses them, and must not wait for torch or even pydantic."""
     code = (
         "import sys, dpo_recipes.hardware.rules; "
         "print(sorted({'torch', 'transformers', 'pydantic', 'yaml', 'numpy'} & set(sys.modules)))"

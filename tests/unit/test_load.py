@@ -1,4 +1,4 @@
-"""YAML text to data and positions."""
+"""Loading YAML text as data with places."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_text_that_is_not_utf_8_is_refused_with_its_line_and_byte(tmp_path: Path
     assert (finding.where and finding.where.line, finding.why) == (2, "byte 19 is 0xe9")
 
 
-def test_names_no_file_can_have_and_links_in_a_circle(tmp_path: Path) -> None:
+def test_names_that_no_file_can_have_and_links_in_a_cycle(tmp_path: Path) -> None:
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     for name in ("loop.yaml", "x" * 300 + ".yaml"):
         with pytest.raises(RecipeError) as caught:
@@ -170,7 +170,7 @@ def test_findings_of_several_kinds_come_together() -> None:
     assert [finding.code for finding in caught.value.findings] == ["R103", "R110", "R103"]
 
 
-def test_an_alias_is_a_copy_of_its_own() -> None:
+def test_an_alias_is_a_separate_copy() -> None:
     data = load_text("a: &x {k: [1]}\nb: *x\n", "f").data
     data["a"]["k"].append(2)
     assert data["b"] == {"k": [1]}
@@ -202,12 +202,12 @@ _BOMBS = {
 
 
 @pytest.mark.parametrize("name", _BOMBS)
-def test_what_would_overwhelm_a_reader_is_refused_at_once(name: str) -> None:
+def test_text_that_would_exhaust_the_parser_is_refused_at_once(name: str) -> None:
     text, code = _BOMBS[name]
     begun = time.process_time()
     with pytest.raises(RecipeError) as raised:
         load_text(text, "bomb.yaml")
-    assert time.process_time() - begun < 3  # 0.5 s at most where nothing else runs
+    assert time.process_time() - begun < 3  # 0.5 s at most on an idle machine
     (finding,) = raised.value.findings
     assert (finding.code, finding.where is not None and finding.where.line > 0) == (code, True)
 

@@ -1,4 +1,4 @@
-"""A path means the same from wherever a recipe is started."""
+"""A path in a recipe has the same meaning in whatever folder the command is started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Write = Callable[[str, str], Path]
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder is not the recipe's."""
+    """The current folder is not that of the recipe."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -65,13 +65,13 @@ def test_a_tilde_is_the_home_folder(write: Write, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["owner/model", "gpt2", "pypi:name==1.0/file.gguf"])
-def test_names_on_a_hub_or_an_index_stay(write: Write, name: str) -> None:
+def test_hub_ids_and_package_names_are_unchanged(write: Write, name: str) -> None:
     composed = _resolved(_recipe(write, model=name))
     assert composed.data["model"]["path"] == name
     assert composed.origins["model", "path"].kind == "file"
 
 
-def test_a_folder_that_exists_goes_before_a_hub_id_of_that_name(write: Write, tmp_path: Path) -> None:
+def test_an_existing_folder_takes_precedence_over_a_hub_id_of_that_name(write: Write, tmp_path: Path) -> None:
     write("job/owner/model/config.json", "{}")
     assert _resolved(_recipe(write)).data["model"]["path"] == str(tmp_path / "job/owner/model")
 
@@ -92,7 +92,7 @@ def test_a_path_from_set_made_absolute_still_names_the_override(write: Write) ->
     assert str(composed.origins["data", "train", 0, "path"]) == "--set data.train[0].path=a.jsonl"
 
 
-def test_what_was_composed_is_not_changed(write: Write) -> None:
+def test_the_composed_data_is_not_changed(write: Write) -> None:
     composed = compose(_recipe(write, "pairs.jsonl"))
     resolve_paths(composed)
     assert composed.data["data"]["train"][0]["path"] == "pairs.jsonl"

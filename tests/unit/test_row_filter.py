@@ -1,4 +1,4 @@
-"""The language of `filter:`: what it keeps, what it cannot be asked, and that nothing else can be written in it."""
+"""The language of `filter:`: which rows it keeps, which errors it raises, and that other syntax is refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ ROW: dict[str, Any] = {
         ("not lang == 'fr'", True),
         ("ok == true and ok != False", True),
         ("csv_true == True", True),
-        ("ok or missing", True),  # as in Python, what is not needed is not asked
+        ("ok or missing", True),  # as in Python, operands that are not needed are not evaluated
         # columns
         ("meta.lang == 'de'", True),
         ("meta.source.name == 'web'", True),
@@ -100,7 +100,7 @@ ROW: dict[str, Any] = {
         (r"matches(prompt, '^\w+ a\b')", True),
         (r"matches(prompt, '(?i)POEM$')", True),
         (r"matches(prompt, '\d')", False),
-        # null, NaN, and what is made of them
+        # null, NaN, and results computed from them
         ("none == null", True),
         ("none != None", False),
         ("null != lang", True),
@@ -122,7 +122,7 @@ ROW: dict[str, Any] = {
         ("is_null(score_chosen / 0)", True),
         ("len(none) < 5", False),
         ("contains(none, 'a')", False),
-        # numbers that a CSV file holds as texts
+        # numbers that a CSV file contains as texts
         ("csv_number > 3", True),
         ("csv_number == 12.5", True),
         ("csv_number - csv_other == 3.5", True),
@@ -223,7 +223,7 @@ def test_a_row_that_a_filter_cannot_be_evaluated_on_is_named(expression: str, me
         ("» «", " ", "the filter is empty"),
     ],
 )
-def test_what_cannot_be_read_is_pointed_at(expression: str, marked: str, message: str) -> None:
+def test_a_syntax_error_has_its_place(expression: str, marked: str, message: str) -> None:
     position = expression.index("»")
     text = expression.replace("»", "").replace("«", "")
     if not marked:
@@ -269,7 +269,7 @@ def test_what_cannot_be_read_is_pointed_at(expression: str, marked: str, message
         "matches(x, 'a{99999999999999999999}')",
     ],
 )
-def test_nothing_else_is_read(expression: str) -> None:
+def test_other_syntax_is_refused(expression: str) -> None:
     with pytest.raises(FilterSyntaxError) as caught:
         parse(expression)
     assert 0 <= caught.value.position <= len(expression)
@@ -286,7 +286,7 @@ def test_the_longest_and_deepest_filters_work() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a*)*", "((a+)?)*b", r"(\w+\s?){2,}$", "(?:x|a+)*b", "([^()]+)+b"])
-def test_patterns_that_take_for_ever_are_refused(pattern: str) -> None:
+def test_patterns_with_exponential_time_are_refused(pattern: str) -> None:
     with pytest.raises(FilterSyntaxError, match="repeats a repeat"):
         parse(f"matches(x, '{pattern}')")
 
@@ -294,7 +294,7 @@ def test_patterns_that_take_for_ever_are_refused(pattern: str) -> None:
 @pytest.mark.parametrize(
     "pattern", ["a+b+", r"(\d+)\.", r"(foo|bar)+", r"(\w++ )+", r"[(a+)]+", r"\(a+\)+", r"(\d{3}-)+", "(a+)?b*", "{,"]
 )
-def test_ordinary_patterns_are_taken(pattern: str) -> None:
+def test_ordinary_patterns_are_accepted(pattern: str) -> None:
     started = time.monotonic()
     parse(f"matches(x, '{pattern}')").keeps({"x": "a" * 30 + "!"})
     assert time.monotonic() - started < 1
@@ -347,4 +347,4 @@ def test_random_texts_raise_nothing_but_syntax_errors() -> None:
             except FilterTypeError:
                 continue
     assert not misplaced
-    assert num_read > 100  # the fuzz also reaches filters that can be read
+    assert num_read > 100  # the random texts include valid filters

@@ -1,4 +1,4 @@
-"""From a file to a frozen recipe, or to every finding at once."""
+"""Validation returns a frozen recipe, or raises one error with all findings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _finding(check: Check, *overrides: str) -> Finding:
     return finding
 
 
-# --- what passes ---------------------------------------------------------------------------------
+# --- valid recipes -------------------------------------------------------------------------------
 
 
 def test_the_minimal_recipe_passes_without_a_warning(check: Check) -> None:
@@ -50,7 +50,7 @@ def test_a_recipe_cannot_be_changed_afterwards(check: Check) -> None:
         check().recipe.name = "other"
 
 
-def test_a_section_may_be_left_out_and_is_direct_preference_optimization(check: Check) -> None:
+def test_the_objective_may_be_left_out_and_is_dpo(check: Check) -> None:
     assert check().recipe.objective.kind == "dpo"
 
 
@@ -80,14 +80,14 @@ def test_a_doubtful_recipe_passes_with_a_warning(check: Check) -> None:
         ("objective={kind: dpo, loss_type: {a: 1}}", "or a list, not a mapping", "write one of these"),
     ],
 )
-def test_nothing_is_converted(check: Check, override: str, expected: str, hint: str) -> None:
+def test_types_are_not_converted(check: Check, override: str, expected: str, hint: str) -> None:
     finding = _finding(check, override)
     assert finding.code == "R205"
     assert finding.what.endswith(expected)
     assert hint in str(finding.fix)
 
 
-def test_a_whole_number_may_stand_for_a_number(check: Check) -> None:
+def test_a_whole_number_is_accepted_as_a_number(check: Check) -> None:
     assert check("training.num_epochs=2").recipe.training.num_epochs == 2.0
 
 
@@ -127,7 +127,7 @@ def test_values_out_of_range_or_form_are_refused(check: Check, override: str, co
         ("tracking.report_to=[wandbb]", "`tracking.report_to[0]`", "did you mean `wandb`?"),
     ],
 )
-def test_an_unknown_choice_is_one_finding_with_the_nearest_right_one(
+def test_an_unknown_choice_is_one_finding_with_the_most_similar_one(
     check: Check, override: str, place: str, hint: str
 ) -> None:
     finding = _finding(check, override)
@@ -150,7 +150,7 @@ def test_an_unknown_choice_is_one_finding_with_the_nearest_right_one(
         ("model.adapter.alpa=3", "did you mean `alpha`?"),
     ],
 )
-def test_an_unknown_key_is_told_where_it_belongs(check: Check, override: str, hint: str) -> None:
+def test_an_unknown_key_has_a_hint_where_it_belongs(check: Check, override: str, hint: str) -> None:
     finding = _finding(check, override)
     assert (finding.code, finding.fix) == ("R203", hint)
 
@@ -192,7 +192,7 @@ def test_all_schema_findings_come_at_once_in_the_order_of_the_file(write: Write)
     assert found == [("R205", 4), ("R206", 10), ("R205", 12), ("R203", 13)]
 
 
-def test_all_rules_speak_at_once_and_warnings_come_last(write: Write) -> None:
+def test_findings_of_all_rules_come_together_and_warnings_come_last(write: Write) -> None:
     text = MINIMAL.replace("owner/pairs", "none.jsonl").replace("  eval: {fraction: 0.1}\n", "")
     text = "chat_template: nosuch\n" + text
     assert _positions(_raised(write("r.yaml", text))) == [("R310", 1), ("R304", 9), ("R390", 7)]
@@ -226,7 +226,7 @@ def test_a_fault_in_a_parent_points_into_the_parent(write: Write) -> None:
         (["chat_template=plain"], []),
     ],
 )
-def test_settings_that_do_not_go_together(check: Check, overrides: list[str], codes: list[str]) -> None:
+def test_settings_that_exclude_each_other(check: Check, overrides: list[str], codes: list[str]) -> None:
     found: Any = []
     try:
         check(*overrides)
@@ -235,7 +235,7 @@ def test_settings_that_do_not_go_together(check: Check, overrides: list[str], co
     assert found == codes
 
 
-def test_an_old_gpu_is_told_that_torch_needs_another_build(check: Check) -> None:
+def test_an_old_gpu_gets_a_warning_about_the_torch_build(check: Check) -> None:
     (finding,) = check("hardware.profile=v100-16gb", "model.dtype=float16").warnings
     assert finding.code == "R393"
     assert "CUDA 13" in (finding.why or "")
@@ -251,7 +251,7 @@ def test_an_old_gpu_is_told_that_torch_needs_another_build(check: Check) -> None
         ("1", "2", ["R314"]),
     ],
 )
-def test_a_macs_limits_of_memory_are_looked_at(
+def test_the_memory_limits_of_a_mac_are_checked(
     check: Check, monkeypatch: pytest.MonkeyPatch, high: str | None, low: str | None, codes: list[str]
 ) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
