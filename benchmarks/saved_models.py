@@ -61,7 +61,7 @@ def measure(architecture: str) -> list[dict[str, Any]]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """The differences as a Markdown table with a row for each tuning and form."""
+    """The differences as the Markdown table of docs/models.md: a row for each tuning and form."""
     architectures = list(dict.fromkeys(cell["architecture"] for cell in cells))
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell in cells:

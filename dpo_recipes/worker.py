@@ -228,9 +228,9 @@ class Worker:
         return {**result, **self._save(trained.trainer, bundle, team, result)}
 
     def _save(self, trainer: Any, bundle: ModelBundle, team: Team, result: dict[str, Any]) -> dict[str, Any]:
-        """Save the model in the first process and compare it with the trained one; gives what the result says of both.
+        """Save the model in the first process and compare it with the trained one.
 
-        Raises `RunError` T602 and T609.
+        Returns the fields of the result about both. Raises `RunError` T602 and T609.
         """
         from dpo_recipes.engine.last_step import last_step_kept
         from dpo_recipes.engine.team import whole_weights

@@ -47,7 +47,7 @@ def read_header(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: _empty(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            return {name: _empty(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -244,10 +245,8 @@ COMMANDS = re.findall(r"^dpo-recipe (\w+) (.*)$", (REPOSITORY / "docs" / "cluste
 
 @pytest.mark.parametrize(("verb", "rest"), COMMANDS)
 def test_commands_of_the_page_take_the_flags_they_are_shown_with(verb: str, rest: str) -> None:
-    (command,) = (
-        command for command in app.registered_commands if command.callback and command.callback.__name__ == verb
-    )
-    known = {f"--{name.strip('_').replace('_', '-')}" for name in inspect.signature(command.callback).parameters}
+    callback = getattr(import_module(f"dpo_recipes.cli.{verb}"), verb)
+    known = {f"--{name.strip('_').replace('_', '-')}" for name in inspect.signature(callback).parameters}
     used = set(re.findall(r"--[a-z-]+", rest))
     assert used
     assert used <= known
