@@ -120,7 +120,6 @@ def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:
 
     with loading_errors("the configuration of", location):
         refuse_adapter(location)
-    with loading_errors("the configuration of", location):
         if location.gguf_path is None:
             return AutoConfig.from_pretrained(location.path, **_source(location, trust_remote_code=trust_remote_code))
         config = AutoConfig.from_pretrained(converted(location.gguf_path) / CONFIG_NAME)

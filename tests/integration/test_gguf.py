@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.model.tokenizer import load_tokenizer
 
 
-def _write_gguf(path: Path, pre: str = "smollm") -> ModelLocation:
-    """A one-layer Llama with the tiny tokenizer, as llama.cpp's converter writes it."""
+def _write_gguf(path: Path, pre: str = "smollm", architecture: str = "llama") -> ModelLocation:
+    """A one-layer model with the tiny tokenizer, as llama.cpp's converter writes it; for Gemma 3 as SentencePiece."""
     import json
 
     import gguf
@@ -26,7 +27,7 @@ def _write_gguf(path: Path, pre: str = "smollm") -> ModelLocation:
     backend = json.loads(make_tokenizer().backend_tokenizer.to_str())
     vocabulary = sorted(backend["model"]["vocab"], key=backend["model"]["vocab"].get)
     special = {token["content"] for token in backend["added_tokens"]}
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(512)
     writer.add_embedding_length(32)
     writer.add_block_count(1)
@@ -36,10 +37,11 @@ def _write_gguf(path: Path, pre: str = "smollm") -> ModelLocation:
     writer.add_rope_dimension_count(8)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(vocabulary))
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model("llama" if architecture == "gemma3" else "gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if token in special else 1 for token in vocabulary])
+    writer.add_token_scores([-float(rank) for rank in range(len(vocabulary))])
     writer.add_token_merges([" ".join(merge) for merge in backend["model"]["merges"]])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
@@ -98,13 +100,22 @@ def test_a_file_is_converted_once_by_its_content(tmp_path: Path, conversions: li
 
 
 def test_a_file_is_parsed_once_while_it_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Gemma 3, for which transformers has no fast reader: each step of the conversion would parse the file."""
     import gguf
 
     made: list[Any] = []
     original = gguf.GGUFReader
     monkeypatch.setattr(gguf, "GGUFReader", lambda path: made.append(path) or original(path))
-    load_tokenizer(_write_gguf(tmp_path / "model.gguf"))
+    location = _write_gguf(tmp_path / "model.gguf", architecture="gemma3")
+    tokenizer = load_tokenizer(location)
+    assert load_config(location, trust_remote_code=False).model_type == "gemma3_text"
     assert len(made) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(ours, "_one_reader", contextlib.nullcontext)
+        patch.setenv("DPO_RECIPE_CACHE", str(tmp_path / "another"))
+        again = load_tokenizer(location)
+    assert len(made) == 4  # configuration, class of the tokenizer, its pre-tokenizer
+    assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
 def test_a_file_that_is_none_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:

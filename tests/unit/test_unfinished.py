@@ -1,4 +1,4 @@
-"""Which unfinished run a recipe goes on with."""
+"""Finds the unfinished run that a recipe resumes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from dpo_recipes import resume
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.resume import differences, find_unfinished, held, is_running, nothing_to_resume
+from dpo_recipes.resume import differences, find_unfinished, held, is_running, nothing_to_resume, read_recipe
 from dpo_recipes.run_dir import RunDirectory, create_run_directory, written_to
 
 
@@ -143,3 +144,17 @@ def test_why_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
     (changed,) = nothing_to_resume(recipe(), tmp_path).findings
     assert changed.code == "T611"
     assert changed.why == "`training.learning_rate` was 0.0001 and is 5e-06"
+
+
+def test_an_earlier_recipe_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rate in (1e-4, 2e-4, 3e-4):
+        run = begin(tmp_path, recipe(training={"learning_rate": rate}))
+        os.utime(run.resolved_recipe, (1e9, 1e9))  # what was changed just now is not remembered
+    read: list[Path] = []
+    monkeypatch.setattr(resume, "read_recipe", lambda run: read.append(run.path) or read_recipe(run))
+    for _ in range(3):
+        assert find_unfinished(recipe(), tmp_path, print) is None
+    assert len(read) == 3
+    assert find_unfinished(recipe(training={"learning_rate": 3e-4}), tmp_path, print) == run
+    run.resolved_recipe.write_text(dump_recipe(recipe()), encoding="utf-8")
+    assert find_unfinished(recipe(), tmp_path, print) == run
