@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.report.sections import describe_saved_model
 
 _PLAIN_EVERY_S = 10.0
 
@@ -67,6 +66,8 @@ class Progress:
 
     def summary(self, result: dict[str, Any]) -> None:
         """The last lines of a run: its results and their paths."""
+        from dpo_recipes.report.sections import describe_saved_model
+
         metrics, words = result["metrics"], result.get("answer_words")
         saved = f", {result['positions_saved']:.0%} of positions saved" if result.get("positions_saved") else ""
         self._line(

@@ -154,6 +154,8 @@ def test_deepspeed_offloads_the_optimizer_without_a_compiler(run: Runner, alone:
 
 def test_the_saved_model_is_the_same(alone: Run, both: Run) -> None:
     assert_same_weights(alone, both)
+    assert alone.result["saved_model"]["equal"]
+    assert both.result["saved_model"]["equal"]
 
 
 @pytest.mark.slow
