@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpo_recipes.data.column_use import kind_of
 from dpo_recipes.data.structured_text import PYTHON_ADVICE, is_message, is_python
 from dpo_recipes.recipe.column_map import decoded
 
@@ -21,12 +22,13 @@ _NAMES = {
 }
 _ANSWER_LISTS = ("responses", "answers", "completions", "output", "outputs", "candidates", "generations", "options")
 _SINGLE_ANSWERS = ("response", "answer", "completion", "output")
+_ASKING = frozenset(("prompt", "question", "instruction", "query", "input"))
 _MAX_NAME_CHARS = 40
 
 
 def likely_layout(columns: Mapping[str, Any]) -> str | None:
     """A suggestion of how to read a row whose columns fit no format, or None if its layout is unknown."""
-    hints = (_header_hint, _python_hint, _object_hint, _names_hint, _list_hint, _talk_hint)
+    hints = (_header_hint, _python_hint, _object_hint, _names_hint, _sides_hint, _list_hint, _talk_hint)
     return next((hint for find in hints if (hint := find(columns))), None)
 
 
@@ -68,12 +70,52 @@ def _names_hint(columns: Mapping[str, Any]) -> str | None:
     plain = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
     found = {}
     for ours, names in _NAMES.items():
-        theirs = next((plain[name] for name in names if name in plain), None)
-        if theirs is not None:
-            found[ours] = theirs
+        theirs = [plain[name] for name in names if name in plain]
+        if ours == "prompt" and not _ASKING.intersection(plain):
+            theirs = [name for name, value in columns.items() if _is_talk(value)] + theirs
+        if theirs:
+            found[ours] = theirs[0]
     if not {"chosen", "rejected"} <= found.keys() or all(ours == theirs for ours, theirs in found.items()):
         return None
     return f"this looks like a preference with other column names: `columns: {_mapping(found)}`"
+
+
+def _is_talk(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and isinstance(value[0], Mapping) and is_message(value[0])
+
+
+def _sides_hint(columns: Mapping[str, Any]) -> str | None:
+    """A hint if two texts have the same name up to a final `a` and `b`, `0` and `1`, or `1` and `2`."""
+    texts = {name.lower(): name for name, value in columns.items() if isinstance(value, str) and name}
+    numbers = {name.lower(): name for name, value in columns.items() if isinstance(value, int | float) and name}
+    pair = _sides(texts)
+    if pair is None:
+        return None
+    prompt = next((column for column in (*_NAMES["prompt"], "history", "post") if column in columns), "...")
+    both = f"`{pair[0]}` and `{pair[1]}` look like two answers"
+    verdict = next((name for name in columns if kind_of(name) == "verdict"), None)
+    if verdict is not None:
+        sides = {f"response_{name[-1].lower()}": name for name in pair}
+        mapped = _mapping({"prompt": prompt, **sides, "winner": verdict})
+        return f"{both}; if `{verdict}` names the better one: `columns: {mapped}`"
+    mapped = _mapping({"prompt": prompt, "chosen": pair[0], "rejected": pair[1]})
+    scores = _sides(numbers)
+    if scores is None:
+        return f"{both}; if the first is always the better one: `columns: {mapped}`"
+    return (
+        f"{both}; use the file as two sources, one with `columns: {mapped}` and `filter: {scores[0]} > {scores[1]}`, "
+        "and one with both reversed"
+    )
+
+
+def _sides(names: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first two names, by their lower case, that differ only in the side that they end with."""
+    for plain, name in names.items():
+        for first, second in (("a", "b"), ("0", "1"), ("1", "2")):
+            other = names.get(plain[:-1] + second)
+            if plain.endswith((f"_{first}", f"response{first}", f"answer{first}")) and other is not None:
+                return name, other
+    return None
 
 
 def _list_hint(columns: Mapping[str, Any]) -> str | None:

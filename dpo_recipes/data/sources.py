@@ -12,7 +12,7 @@ from dpo_recipes.data.local_files import file_rows, find_files
 from dpo_recipes.data.message import BadRow
 from dpo_recipes.data.nulls import without_filled_nulls
 from dpo_recipes.data.rows import RowIterator, SourceRow
-from dpo_recipes.data.structured_text import PYTHON_ADVICE, check_is_text, is_python
+from dpo_recipes.data.structured_text import PYTHON_ADVICE, check_is_text, is_python, is_text_list
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.column_map import ColumnValue, decoded, parse_column
 from dpo_recipes.recipe.paths import is_url
@@ -85,7 +85,7 @@ class Renamer:
             name = str(error.args[0])
             if self._is_first and not ColumnValue.column(name).has_index:
                 raise _missing_column(row, name) from error
-            return SourceRow(row.columns, row.where, BadRow("no_column", f"there is no column `{name}`"))
+            return SourceRow(row.columns, row.where, BadRow("no_column", _no_part(row, name)))
         self._is_first = False
         if row.has_filled_nulls:
             columns = {name: without_filled_nulls(v, is_schema=name == "tools") for name, v in columns.items()}
@@ -129,6 +129,13 @@ def _check_filter_columns(row_filter: RowFilter, row: SourceRow) -> None:
                 why=f"it has {', '.join(row.columns)}",
                 fix="correct `filter:` in the recipe",
             ) from error
+
+
+def _no_part(row: SourceRow, name: str) -> str:
+    top = row.columns.get(name.partition(".")[0])
+    if isinstance(top, str) and (is_python(top) or is_text_list(top)) and isinstance(decoded(top), str):
+        return f"there is no column `{name}`: `{name.partition('.')[0]}` is a list in Python syntax; {PYTHON_ADVICE}"
+    return f"there is no column `{name}`"
 
 
 def _missing_column(row: SourceRow, name: str) -> DataError:

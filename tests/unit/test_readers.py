@@ -296,3 +296,34 @@ def test_a_source_without_a_readable_row_is_one_error(tmp_path: Path) -> None:
     (finding,) = caught.value.findings
     assert finding.what == "a.jsonl:1: one object contains the key `a` twice"
     assert finding.why == "none of the first 3 rows can be used"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"a": 1},', "a comma follows the row at column 9"),
+        ("{'a': 1}", "the row is in Python syntax"),
+        ("// rows", "the line is a comment"),
+        (json.dumps('{"a": 1}'), "encoded twice; decode it once"),
+    ],
+)
+def test_a_line_that_is_not_an_object_is_named(tmp_path: Path, line: str, fault: str) -> None:
+    first, second = read(tmp_path / "a.jsonl", f'{{"a": 1}}\n{line}\n')
+    assert first.fault is None
+    assert second.fault is not None
+    assert fault in second.fault.detail
+
+
+def test_the_split_layout_of_pandas_is_named(tmp_path: Path) -> None:
+    split = {"columns": list(ROW), "index": [0, 1, 2], "data": [list(ROW.values())] * 3}
+    finding = refused(tmp_path / "a.json", json.dumps(split))
+    assert "orient='split'" in finding.what
+    assert "orient='records'" in (finding.fix or "")
+
+
+def test_excels_line_about_the_delimiter_is_not_the_header(tmp_path: Path) -> None:
+    (row,) = read(tmp_path / "a.csv", "sep=;\r\nprompt;chosen;rejected\r\nA tree, please;Oak;No\r\n")
+    assert (dict(row.columns), row.where) == (
+        {"prompt": "A tree, please", "chosen": "Oak", "rejected": "No"},
+        "a.csv:3",
+    )

@@ -378,3 +378,53 @@ def test_conversations_that_begin_with_a_greeting_need_no_prompt() -> None:
 
 def test_role_names_may_be_chinese() -> None:
     assert [role_of(name) for name in ("用户", "助手", "系统")] == ["user", "assistant", "system"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "mapping"),
+    [
+        (
+            {"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": 1},
+            "{prompt: history, response_a: human_ref_A, response_b: human_ref_B, winner: labels}",
+        ),
+        (
+            {"question": "q", "answer_0": "x", "answer_1": "y", "score_0": 1.0, "score_1": -1.0},
+            "{prompt: question, chosen: answer_0, rejected: answer_1}` and `filter: score_0 > score_1`",
+        ),
+        ({"post": "q", "answer_1": "x", "answer_2": "y"}, "{prompt: post, chosen: answer_1, rejected: answer_2}"),
+        (
+            {"task": "math", "trajectory": asked(1), "chosen": "x", "rejected": "y"},
+            "{prompt: trajectory, chosen: chosen, rejected: rejected}",
+        ),
+    ],
+)
+def test_the_layout_of_unknown_columns_is_suggested(columns: dict[str, Any], mapping: str) -> None:
+    with pytest.raises(DataError, match="D402") as caught:
+        choose_format(Source(path="p.jsonl"), [SourceRow(columns, "p.jsonl:1")])
+    assert f"columns: {mapping}" in (caught.value.findings[0].fix or "")
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ({"role": "assistant", "text": "x"}, "rename this key to `content`"),
+        ({"speaker": "assistant", "text": "x"}, "its keys are speaker, text"),
+    ],
+)
+def test_messages_with_other_keys_name_them(tmp_path: Path, message: dict[str, str], advice: str) -> None:
+    (what,) = faults(tmp_path / "a.jsonl", [{"prompt": asked(1), "chosen": [message], "rejected": "b"}])
+    assert advice in what
+
+
+def test_the_winner_may_be_the_name_of_a_model(tmp_path: Path) -> None:
+    row = {"prompt": "q", "response_a": "x", "response_b": "y", "model_a": "llama-2", "model_b": "gpt-4"}
+    (made,) = load(tmp_path / "a.jsonl", [{**row, "winner": "gpt-4"}])
+    assert (made.chosen[0]["content"], made.rejected[0]["content"]) == ("y", "x")
+    assert "names neither" in faults(tmp_path / "b.jsonl", [{**row, "model_a": "gpt-4", "winner": "gpt-4"}])[0]
+
+
+def test_an_element_of_a_list_in_python_syntax_cannot_be_named(tmp_path: Path) -> None:
+    rows = [{"q": "q", "o": json.dumps(["x", "y"])}, {"q": "q", "o": "['x', 'y']"}]
+    columns = {"prompt": "q", "chosen": "o.0", "rejected": "o.1"}
+    (what,) = faults(tmp_path / "a.jsonl", rows, columns=columns)
+    assert "`o` is a list in Python syntax" in what

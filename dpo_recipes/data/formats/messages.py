@@ -49,13 +49,16 @@ def message_of(value: Any, at: str) -> Message:
         talk = next(
             (name for name in ("messages", "conversations") if isinstance(value, Mapping) and name in value), None
         )
-        advice = f"; map `{at}.{talk}` in the recipe's `columns:`" if talk else ""
+        keys = f"; its keys are {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+        advice = f"; map `{at}.{talk}` in the recipe's `columns:`" if talk else keys
         raise BadRow("bad_message", f"`{at}` has no role (neither `role` nor `from` is a text){advice}")
     role = role_of(value[key])
     if role is None:
         known = f"{', '.join(ROLES)}, and aliases of these such as human, gpt and bot"
         raise BadRow("bad_role", f"`{at}.{key}` is `{value[key]:.60}`; known roles are {known}")
     text_at = f"{at}.{text_key(value)}"
+    if "text" in value and is_blank(value.get("content")) and is_blank(value.get("value")):
+        raise BadRow("bad_message", f"`{at}` has its text in `text`; rename this key to `content`")
     if plain_name(value[key]) in CALL_ROLES:
         return tool_call_of(value.get(text_key(value)), text_at)
     content, parts = _read_parts(value.get(text_key(value)), text_at)

@@ -47,7 +47,7 @@ def from_winner(row: SourceRow) -> list[PreferenceRow]:
     if names is None:
         wanted = " or ".join(f"`response_{first}` and `response_{second}`" for first, second in SIDES)
         raise BadRow("no_text", f"the row must have exactly one pair of answers: {wanted}, or with `conversation_`")
-    names = _better_first(columns.get("winner"), *names)
+    names = _by_model(columns, *names) or _better_first(columns.get("winner"), *names)
     if names[0].startswith("conversation"):
         chosen, rejected = (message_list(columns.get(name), name) for name in names)
         made = preference([], chosen, rejected, row)
@@ -61,6 +61,14 @@ def _names(columns: Mapping[str, Any], kind: str) -> tuple[str, str] | None:
     pairs = [(f"{kind}_{first}", f"{kind}_{second}") for first, second in SIDES]
     there = [names for names in pairs if has(columns, *names)]
     return there[0] if len(there) == 1 else None
+
+
+def _by_model(columns: Mapping[str, Any], first: str, second: str) -> tuple[str, str] | None:
+    """Both columns, the winner's first, if `winner` is the name of one of the two models in `model_a`, `model_b`."""
+    models = [columns.get(f"model_{name[-1]}") for name in (first, second)]
+    if columns.get("winner") not in models or models[0] == models[1] or None in models:
+        return None
+    return (first, second) if columns.get("winner") == models[0] else (second, first)
 
 
 def _better_first(winner: Any, first: str, second: str) -> tuple[str, str]:
@@ -97,7 +105,8 @@ WINNER = DataFormat(
     name="winner",
     summary="`winner` names the better of two answers to `prompt`: `response_a` and `response_b`, `response_0` and "
     "`response_1`, or `response_1` and `response_2`; or the better of two whole conversations, `conversation_a` and "
-    "`conversation_b`. Its value ends like that name (`a`, `model_b`, `0`); ties are left out and counted",
+    "`conversation_b`. Its value ends like that name (`a`, `model_b`, `0`), or is the name in `model_a` or `model_b`; "
+    "ties are left out and counted",
     columns=("winner",),
     optional_columns=(
         "prompt",

@@ -27,14 +27,15 @@ def read_delimited(path: Path) -> RowIterator:
     csv.field_size_limit(_MAX_FIELD_CHARS)
     dialect = _dialect(path)
     with open_text(path) as file:
+        skipped = dialect.has_sep_line and bool(next(file))
         reader = csv.reader(file, strict=True, delimiter=dialect.delimiter, skipinitialspace=dialect.has_spaces)
         begin = 1
         try:
             names = _header(next(filter(None, reader), []), path, dialect)
-            begin = reader.line_num + 1
+            begin = reader.line_num + 1 + skipped
             for fields in reader:
                 where = f"{path.name}:{begin}"
-                begin = reader.line_num + 1
+                begin = reader.line_num + 1 + skipped
                 if len(fields) == len(names):
                     columns = dict(zip(names, fields, strict=True))
                     columns.pop("", None)  # the index that pandas writes in front of the columns, without a name
@@ -50,12 +51,16 @@ class _Dialect:
     delimiter: str
     has_spaces: bool
     """Whether a space follows each delimiter. It is then not part of the field."""
+    has_sep_line: bool = False
+    """Whether the first line is Excel's `sep=;`, which names the delimiter and is not part of the data."""
 
 
 def _dialect(path: Path) -> _Dialect:
     """The delimiter that the file's suffix implies, unless the header lacks it and contains exactly one other."""
     with open_text(path) as file:
         header = next((line.rstrip("\r\n") for line in file if line.strip()), "")
+    if named := re.fullmatch(r'"?sep=(.)"?', header):
+        return _Dialect(named[1], has_spaces=False, has_sep_line=True)
     usual = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ","
     found = {delimiter: _outside_quotes(header, delimiter) for delimiter in _DELIMITERS}
     others = [delimiter for delimiter, count in found.items() if count]

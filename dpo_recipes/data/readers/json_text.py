@@ -75,11 +75,7 @@ def _line_row(line: str, where: str) -> SourceRow:
     try:
         row = _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            fault = f"a second value starts at column {error.colno}; each row needs its own line"
-        else:
-            fault = f"not valid JSON at column {error.colno}: {error.msg}"
-        return SourceRow({}, where, BadRow("bad_json", fault))
+        return SourceRow({}, where, BadRow("bad_json", _syntax_fault(line, error)))
     except RecursionError:
         return SourceRow({}, where, BadRow("bad_json", "the JSON is nested too deeply"))
     except DuplicateKey as error:
@@ -87,12 +83,25 @@ def _line_row(line: str, where: str) -> SourceRow:
     return _object_row(row, where)
 
 
+def _syntax_fault(line: str, error: json.JSONDecodeError) -> str:
+    if error.msg == "Extra data" and line[error.pos :].strip() == ",":
+        return f"a comma follows the row at column {error.colno}; only a line break separates the rows of JSON lines"
+    if error.msg == "Extra data":
+        return f"a second value starts at column {error.colno}; each row needs its own line"
+    if line.lstrip().startswith("{'"):
+        return "the row is in Python syntax, with single quotes; write it with `json.dumps`"
+    if line.lstrip().startswith(("//", "#", "/*")):
+        return "the line is a comment, which JSON does not have; remove it"
+    return f"not valid JSON at column {error.colno}: {error.msg}"
+
+
 def _object_row(row: Any, where: str) -> SourceRow:
     if isinstance(row, dict):
         return SourceRow(row, where)
-    return SourceRow(
-        {}, where, BadRow("bad_json", f"the row is {type(row).__name__}, not an object with named columns")
-    )
+    fault = f"the row is {type(row).__name__}, not an object with named columns"
+    if isinstance(row, str) and row.lstrip().startswith("{"):
+        fault = "the row is JSON inside a text, encoded twice; decode it once, for example with `jq -c fromjson`"
+    return SourceRow({}, where, BadRow("bad_json", fault))
 
 
 def _read_document(path: Path) -> RowIterator:
@@ -191,6 +200,9 @@ def _no_rows(path: Path, document: Any) -> DataError:
         if tables:
             what = f"one object ({names}), with rows in {', '.join(f'`{name}`' for name in tables)}"
             fix = f"write one row per line: `jq -c '.[\"{tables[0]}\"][]' {old} > {new}`"
+        elif {"columns", "data"} <= document.keys():
+            what = f"`columns` and `data` ({names}), as pandas' `to_json(orient='split')` writes them"
+            fix = f"write rows: `frame.to_json('{path.stem}.jsonl', orient='records', lines=True)`"
         elif _is_columns(document):
             what = f"columns of lists ({names})"
             script = (
