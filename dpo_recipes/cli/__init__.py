@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Most of a short command's time is spent making the objects of imported modules; collecting among them in vain
-# would take a fifth of it.
+# A short command spends most of its time creating the objects of imported modules. Garbage collection would take a fifth
+# of that time and free nothing.
 gc.disable()
 
 import typer  # noqa: E402
@@ -30,13 +30,13 @@ VERBS = ("run", "launch", "validate", "plan", "data", "show", "schema", "ls", "c
 
 
 class _Verbs(TyperGroup):
-    """Imports the file of a command when the command is asked for: most need libraries that a check does not."""
+    """Imports the file of a command on demand, because most commands need libraries that a check does not."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(VERBS)
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
-        if cmd_name not in VERBS:  # typer then looks for a similar one among those that are loaded
+        if cmd_name not in VERBS:  # typer suggests a similar one among those that are loaded
             for verb in VERBS:
                 self.get_command(ctx, verb)
         elif cmd_name not in self.commands:
@@ -71,12 +71,12 @@ def version_option(
 
 def main() -> None:
     """The console script: runs a command and turns errors into text and an exit code."""
-    # What libraries log would mix with our words: bitsandbytes 0.50 warns of a kernel as soon as it is imported.
+    # Logs of libraries would mix with the output: bitsandbytes 0.50 warns about a kernel when it is imported.
     logging.getLogger().addHandler(logging.NullHandler())
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed, as by some services
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for good)
-    if sys.argv[1:2] != ["run"] and hasattr(signal, "SIGPIPE"):  # what a run prints is not what it is there for
+    if sys.argv[1:2] != ["run"] and hasattr(signal, "SIGPIPE"):  # a run continues without its output
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
