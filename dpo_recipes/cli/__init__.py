@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# A short command spends most of its time creating the objects of imported modules. Garbage collection would take a fifth
-# of that time and free nothing.
+# A short command spends most of its time creating the objects of imported modules. Garbage collection would take a
+# fifth of that time and free nothing.
 gc.disable()
 
 import typer  # noqa: E402
