@@ -33,6 +33,7 @@ class _Hub(ThreadingHTTPServer):
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = repositories
         self.requests: list[str] = []
+        self.missing_revisions: set[str] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -53,14 +54,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _find(self, asked: str = "") -> tuple[int, bytes, str]:
         path = unquote(self.path.partition("?")[0]).strip("/")
         self.server.requests.append(path)
-        for name, folder in self.server.repositories.items():
-            kind, _, repository = name.partition("/")
-            files = f"{repository}/resolve/" if kind == "models" else f"{name}/resolve/"
+        for served, folder in self.server.repositories.items():
+            kind, _, repository = served.partition("/")
+            files = f"{repository}/resolve/" if kind == "models" else f"{served}/resolve/"
             if path.startswith(files):
-                file = folder / path.removeprefix(files).partition("/")[2]
+                revision, _, name = path.removeprefix(files).partition("/")
+                if revision in self.server.missing_revisions:
+                    return 404, b"", "RevisionNotFound"
+                file = folder / name
                 return (200, file.read_bytes(), "") if file.is_file() else (404, b"", "EntryNotFound")
-            if path == f"api/{name}" or path.startswith(f"api/{name}/"):
-                return _describe(path.removeprefix(f"api/{name}").strip("/"), repository, folder, asked)
+            if path == f"api/{served}" or path.startswith(f"api/{served}/"):
+                return _describe(path.removeprefix(f"api/{served}").strip("/"), repository, folder, asked)
         return 404, b"", "RepoNotFound"
 
     def _answer(self, status: int, body: bytes, error: str, *, with_body: bool) -> None:

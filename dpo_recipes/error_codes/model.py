@@ -90,6 +90,11 @@ CODES = {
         "Preference optimization scores an answer token by token from left to right. Encoders (BERT) and",
         "encoder-decoders (T5) cannot be trained this way.",
     ),
+    "M519": entry(
+        "the architecture lacks this attention path",
+        "transformers has not implemented each attention path for each architecture. `attn_implementation: auto` takes",
+        "one that works.",
+    ),
     "M525": entry(
         "the saved model differs from the trained one",
         "After saving, the run loads the model again with plain transformers and peft and compares logits on a few",

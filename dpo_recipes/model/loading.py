@@ -17,7 +17,13 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
 
     The codes are M504, M509 for the hub, and M513 if the weights are pickle files.
     """
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     is_left_alone = not Path(location.path).is_absolute() and hub.is_left_alone()
     try:
@@ -31,6 +37,12 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
         if not allow_pickle and _has_only_pickle(location):
             code, fix = "M513", "save it as safetensors; or, if you trust its author, set `model.allow_pickle: true`"
             why = "its weights are pickle files (.bin), and opening one can execute arbitrary code"
+        elif "custom code which must be executed" in why:
+            fix = "if you trust its author, set `model.trust_remote_code: true` and pass `--trust-remote-code`"
+        elif "does not recognize this architecture" in why:
+            fix = "update transformers (`pip install -U transformers`), or correct `model_type` in its config.json"
+        elif any(isinstance(cause, RevisionNotFoundError) for cause in chain):
+            code, fix = "M509", "correct `model.revision`: a branch, a tag or a commit of the repository"
         elif any(isinstance(cause, GatedRepoError) for cause in chain):
             code, fix = "M509", "accept the model's terms on its page, then log in with `hf auth login`"
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in chain):

@@ -20,6 +20,7 @@ from dpo_recipes.model.module_names import check_module_names
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.model.stored import stored_weights
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.adapter import LoraAdapter
 
 
 def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bool) -> list[Finding]:
@@ -35,6 +36,7 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
         del config.quantization_config
     _check_kind(config, location)
     base = bare_model(config, location, trust_remote_code=trust_remote_code)
+    _check_attention(recipe, base)
     findings = check_module_names(recipe, base)
     if findings:
         raise RecipeError(*findings)
@@ -57,6 +59,24 @@ def _check_kind(config: Any, location: ModelLocation) -> None:
         return
     what, fix = f"{location.path} is not a causal language model", "use a decoder, such as a Llama, Qwen or GPT-2"
     raise RunError(Finding("M518", what, None, why, fix, at=("model", "path")))
+
+
+def _check_attention(recipe: Recipe, base: Any) -> None:
+    """Whether the architecture has the attention path that the recipe names (transformers 5.23, modeling_utils)."""
+    wanted = recipe.model.attn_implementation
+    has = {"sdpa": base._supports_sdpa, "flash_attention_2": base._supports_flash_attn}
+    if has.get(wanted, True):
+        return
+    others = ["auto", "eager", *(name for name, is_there in has.items() if is_there)]
+    raise RunError(
+        Finding(
+            "M519",
+            f"{type(base).__name__} has no attention path `{wanted}`",
+            why=f"transformers implements {', '.join(others[1:])} for this architecture",
+            fix=f"write `attn_implementation: auto`; possible are {', '.join(others)}",
+            at=("model", "attn_implementation"),
+        )
+    )
 
 
 def _check_stored(base: Any, config: Any, location: ModelLocation) -> list[Finding]:
@@ -94,8 +114,28 @@ def _check_adapter(recipe: Recipe, base: Any) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run itself shows peft's warnings
-            get_peft_model(base, config)
+            wrapped = get_peft_model(base, config)
     except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
         why = str(error).strip().splitlines()[0]
         what, fix = "peft cannot add this adapter to the model", "`target_modules: all-linear` fits every model"
         raise RecipeError(Finding("R339", what, None, why, fix, at=("model", "adapter"))) from error
+    _check_rank(adapter, wrapped)
+
+
+def _check_rank(adapter: LoraAdapter, wrapped: Any) -> None:
+    """Whether each adapted matrix has the `r` singular values or columns that the update begins with."""
+    from peft.tuners.lora import LoraLayer
+
+    if adapter.init not in ("pissa", "olora", "loftq"):
+        return
+    ranks = {
+        name.removeprefix("base_model.model."): min(layer.in_features, layer.out_features)
+        for name, layer in wrapped.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    smallest = min(ranks, key=lambda name: ranks[name], default="")
+    if smallest and ranks[smallest] < adapter.r:
+        what = f"`init: {adapter.init}` needs an `r` of {ranks[smallest]} or less in this model"
+        why = f"the update begins with the {adapter.r} main directions of each matrix, and `{smallest}` has "
+        fix = "lower `r`, leave such modules out of `target_modules`, or write `init: default`"
+        raise RecipeError(Finding("R339", what, None, f"{why}{ranks[smallest]}", fix, at=("model", "adapter", "r")))

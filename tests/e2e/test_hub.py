@@ -127,3 +127,13 @@ def test_a_file_behind_an_address_is_fetched_once_and_again_when_it_changes(
     assert len(hub.requests) < asked_first  # its version was asked for, and nothing more
     write_pairs(dataset / "train.jsonl", 40)
     assert rows_kept() == 40
+
+
+def test_a_revision_that_is_missing(command: Command, hub: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    hub.missing_revisions.add("v9")
+    write_pairs(tmp_path / "pairs.jsonl")
+    _write(tmp_path, "someone/tiny", "pairs.jsonl")
+    planned = command("plan", "hub.yaml", "--set", "model.revision=v9", env=environment)
+    assert planned.returncode != 0
+    assert "error[M509]" in planned.stderr
+    assert "correct `model.revision`" in planned.stderr

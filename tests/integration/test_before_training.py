@@ -409,3 +409,46 @@ def test_models_that_are_no_causal_language_models(pairs: Path, tmp_path: Path, 
     assert why in str(finding.why)
     assert finding.where is not None
     assert finding.where.line == 3
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_rank_above_that_of_the_matrices(tiny_model: Path, pairs: Path, tmp_path: Path, init: str) -> None:
+    text = with_adapter(tiny_model, pairs, f"init: {init}").replace("r: 4", "r: 900")
+    (finding,) = check(tmp_path / "r.yaml", text)
+    assert (finding.code, finding.at) == ("R339", ("model", "adapter", "r"))
+    assert f"`init: {init}` needs an `r` of" in finding.what
+    assert "lower `r`" in str(finding.fix)
+    assert check(tmp_path / "r.yaml", with_adapter(tiny_model, pairs, f"init: {init}")) == []
+
+
+def test_an_attention_path_that_the_architecture_lacks(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+    from transformers import GPTNeoConfig
+
+    folder = tmp_path / "neo"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    settings: Any = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 600}
+    GPTNeoConfig(**settings, attention_types=[[["global", "local"], 1]]).save_pretrained(folder)
+    text = recipe_text(folder, pairs)
+    (finding,) = check(tmp_path / "r.yaml", text, "model.attn_implementation=sdpa")
+    assert finding.code == "M519"
+    assert "GPTNeoForCausalLM has no attention path `sdpa`" in finding.what
+    assert "eager" in str(finding.fix)
+    assert check(tmp_path / "r.yaml", text, "model.attn_implementation=eager") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        ({"model_type": "foollm"}, "update transformers"),
+        ({"model_type": "foollm", "auto_map": {"AutoConfig": "conf.C"}}, "pass `--trust-remote-code`"),
+    ],
+)
+def test_a_configuration_that_transformers_does_not_know(
+    tiny_model: Path, pairs: Path, tmp_path: Path, config: dict[str, Any], hint: str
+) -> None:
+    folder = changed(tiny_model, tmp_path / "unknown", dict, **config)
+    (folder / "conf.py").write_text("raise SystemExit('this must not be executed')\n", encoding="utf-8")
+    (finding,) = check(tmp_path / "r.yaml", recipe_text(folder, pairs))
+    assert finding.code == "M504"
+    assert hint in str(finding.fix)
