@@ -23,14 +23,15 @@ MAX_NAMES = 1000
 """The maximum number of column names to remember, since in some files each row has different keys."""
 KINDS = {
     "media": re.compile(r"(image|img|picture|photo|video|audio|speech)s?(_?(path|url|file|byte|data|list)s?)?"),
-    "system": re.compile(r"(sys|system)(_?(prompt|message|instruction|text|content)s?)?"),
+    "system": re.compile(r"(sys|system)(_?(prompt|message|msg|instruction|text|content)s?)?"),
     "tools": re.compile(r"(available_?)?(tool|function)s?(_?(schema|definition|spec|list)s?)?"),
     "verdict": re.compile(
-        r"winner|(overall_?)?preferences?|preferred|labels?|better|choice|verdict|(better|safer|winner)_\w*?(id|index)"
+        r"winner|(overall_?)?preferences?|preferred|labels?|better|choice|verdict|(better|safer|winner|chosen)_\w*?(id|idx|index)"
+        r"|which_(one_)?is_\w+"
     ),
     "content": re.compile(
         r"instructions?|inputs?|contexts?|questions?|quer(y|ies)|prompts?|history|passages?|documents?|messages"
-        r"|conversations?|dialog(ue)?s?"
+        r"|conversations?|dialog(ue)?s?|\w+_history|(previous|prior|past|context)_(messages|turns|context|conversation)"
     ),
     "reasoning": re.compile(
         r"(chosen|rejected)_(reasoning(_content)?|thinking|thoughts?|cot)"

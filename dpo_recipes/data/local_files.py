@@ -27,6 +27,10 @@ _READERS: dict[str, Callable[[Path], RowIterator]] = {
 }
 
 
+_ABOUT_DATA = ("dataset_info.json", "state.json", "dataset_infos.json")
+"""What `save_to_disk` and older repositories of the hub write about the data."""
+
+
 def find_files(path: Path, patterns: list[str], split: str) -> list[Path]:
     """The data files at a path: the file itself, or those of a folder, pattern by pattern and sorted by name.
 
@@ -38,8 +42,8 @@ def find_files(path: Path, patterns: list[str], split: str) -> list[Path]:
     folder = path / split if (path / "dataset_dict.json").is_file() else path
     found = [file for pattern in patterns or ["*"] for file in sorted(folder.glob(pattern)) if file.is_file()]
     files = list(dict.fromkeys(file for file in found if file.name.endswith(DATA_SUFFIXES)))
-    if not patterns:  # `save_to_disk` writes these two files about the data
-        files = [file for file in files if file.name not in ("dataset_info.json", "state.json")]
+    if not patterns:  # hidden files, such as macOS's `._a.jsonl`, are no data
+        files = [file for file in files if file.name not in _ABOUT_DATA and not file.name.startswith(".")]
     if not files:
         raise DataError.of(
             "D401",

@@ -62,6 +62,11 @@ MISSED = [
     ({"chosen": "Assistant: The oak."}, "D443", "`Assistant:`", "hh_rlhf"),
     ({"prompt": "<|image_pad|>Name it."}, "D440", "placeholders", "not contains"),
     ({"prompt": "<img>a.png</img> Name it."}, "D440", "placeholders", "not contains"),
+    ({"sys_msg": "Be brief."}, "D441", "`sys_msg`", "{system: sys_msg}"),
+    ({"chat_history": ["Hi", "Hello"]}, "D441", "`chat_history`", "columns"),
+    ({"context_messages": ["Hi"]}, "D441", "`context_messages`", "columns"),
+    ({"which_is_better": "b"}, "D442", "`which_is_better`", "winner: which_is_better"),
+    ({"chosen_idx": 1}, "D442", "`chosen_idx`", "winner: chosen_idx"),
     ({"available_tools": [{"name": "find"}]}, "D441", "`available_tools`", "{tools: available_tools}"),
     ({"chosen_reasoning": "Oaks are trees."}, "D441", "`chosen_reasoning`", "<think>\\n{chosen_reasoning}"),
 ]

@@ -327,3 +327,19 @@ def test_excels_line_about_the_delimiter_is_not_the_header(tmp_path: Path) -> No
         {"prompt": "A tree, please", "chosen": "Oak", "rejected": "No"},
         "a.csv:3",
     )
+
+
+def test_a_folder_is_read_without_hidden_files_and_files_about_the_data(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", json.dumps(ROW))
+    write(tmp_path / "._a.jsonl", b"\0\5\x16\7")
+    write(tmp_path / "dataset_infos.json", "{}")
+    assert columns(list(read_rows(Source(path=str(tmp_path))))) == [ROW]
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table([["q"], ["x"], ["y"]], names=["prompt", "chosen", "chosen"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the column `chosen` occurs twice"):
+        list(read_rows(Source(path=str(tmp_path / "a.parquet"))))

@@ -428,3 +428,19 @@ def test_an_element_of_a_list_in_python_syntax_cannot_be_named(tmp_path: Path) -
     columns = {"prompt": "q", "chosen": "o.0", "rejected": "o.1"}
     (what,) = faults(tmp_path / "a.jsonl", rows, columns=columns)
     assert "`o` is a list in Python syntax" in what
+
+
+INPUTS = ["nan", "None", "NA", "Na", "7"]
+
+
+def test_an_input_that_is_missing_in_a_table_is_no_part_of_the_prompt(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"Say {i}.", "input": text, "chosen": "x", "rejected": "y"} for i, text in enumerate(INPUTS)
+    ]
+    made = load(tmp_path / "a.csv", rows)
+    assert [row.prompt[0]["content"] for row in made] == ["Say 0.", "Say 1.", "Say 2.", "Say 3.\nNa", "Say 4.\n7"]
+
+
+def test_messages_in_python_syntax_are_called_that_where_only_messages_can_be(tmp_path: Path) -> None:
+    row = {"context": str(asked(1)), "response1": "x", "response2": "y", "overall_preference": -2}
+    assert "`context` contains a list or object in Python syntax" in faults(tmp_path / "a.csv", [row])[0]

@@ -20,6 +20,7 @@ from dpo_recipes.data.formats.messages import (
     with_system,
 )
 from dpo_recipes.data.formats.roles import plain_name, role_key, role_of
+from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
@@ -113,7 +114,9 @@ def from_sharegpt_kto(row: SourceRow) -> list[LabelledRow]:
 def _alpaca_prompt(row: SourceRow) -> list[Message]:
     """The earlier rounds, then `instruction` and `input` joined by a line break, as in LLaMA-Factory."""
     columns = row.columns
-    asked = [text_of(columns[name], name) for name in ("instruction", "input") if not is_blank(columns.get(name))]
+    asked = [text_of(columns["instruction"], "instruction")] if not is_blank(columns.get("instruction")) else []
+    if not is_nothing(columns.get("input")):
+        asked.append(text_of(columns["input"], "input"))
     messages = history_of(columns.get("history"))
     messages.append(user_text("\n".join(asked), "instruction"))
     return with_system(messages, columns)

@@ -10,6 +10,7 @@ from dpo_recipes.data.formats.roles import CALL_ROLES, plain_name, role_key, rol
 from dpo_recipes.data.message import ROLES, BadRow, Message
 from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.rows import clean_text, clean_tree, content_of, decoded, text_of
+from dpo_recipes.data.structured_text import check_is_text
 
 _TEXT_EXTRAS = ("name", "tool_call_id")
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
@@ -20,6 +21,8 @@ def message_list(value: Any, column: str) -> list[Message]:
     """The messages of a list or of its JSON text: at least one, each with a known role and text. Raises `BadRow`."""
     messages = decoded(value)
     if not isinstance(messages, list) or not messages:
+        if isinstance(messages, str):
+            check_is_text(messages, column)
         raise BadRow("no_text", f"`{column}` is not a list of messages")
     return [message_of(message, f"{column}[{index}]") for index, message in enumerate(messages)]
 

@@ -15,7 +15,14 @@ def read_parquet(path: Path) -> RowIterator:
     import pyarrow.parquet as pq
 
     with _arrow_errors(), pq.ParquetFile(path) as file:
+        _check_names(file.schema_arrow.names)
         yield from _batch_rows(file.iter_batches(batch_size=_BATCH_ROWS), path)
+
+
+def _check_names(names: list[str]) -> None:
+    """Raises `ValueError` if a name occurs twice: a row has only one value for each name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the column `{twice[0]}` occurs twice; rename or remove one of the two")
 
 
 def read_arrow(path: Path) -> RowIterator:
