@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    load_average = round(os.getloadavg()[0], 1)  # on a busy machine, only processor times mean something
     walls: dict[str, list[float]] = {name: [] for name in COMMANDS}
     processors: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(options.repeats):
@@ -48,6 +50,7 @@ def main() -> None:
         "machine": describe_machine(),
         "packages": package_versions(),
         "repeats": options.repeats,
+        "load_average": load_average,
         "seconds": {
             name: {"median": round(statistics.median(measured), 3), "worst": round(max(measured), 3)}
             for name, measured in walls.items()
