@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpo_recipes.errors import Finding, is_out_of_memory
+from dpo_recipes.errors import Finding, Interrupted, is_out_of_memory
 from dpo_recipes.export.save import SavedModel, saved_kind
 from dpo_recipes.hardware.machine import free_memory_bytes
 from dpo_recipes.model.build import ModelBundle, reload_base
@@ -70,6 +70,8 @@ class SavedModelCheck:
             traceback.print_exc()
             said = str(error).strip().splitlines()
             self.reason = f"{type(error).__name__}: {said[0][:300] if said else 'no message'}"
+            if isinstance(error, Interrupted):
+                self.reason = "the run was asked to stop"
             if is_out_of_memory(error):
                 self.reason = "there was not enough memory to load it beside the trained one"
 

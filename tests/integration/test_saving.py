@@ -14,7 +14,7 @@ import torch
 from tiny import make_tokenizer, recipe_text, write_pairs
 
 from dpo_recipes.data.template import Template
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import Finding, Interrupted, RunError
 from dpo_recipes.export.beside import ending_turns, turn_end
 from dpo_recipes.model.generation import prepare_generation
 from dpo_recipes.model.tied import describe_untied, tied_names
@@ -331,11 +331,16 @@ def fail(*arguments: Any) -> None:
     raise ValueError("no such layer\nand more")
 
 
+def stop(*arguments: Any) -> None:
+    raise Interrupted(Finding("I130", "the run was stopped"))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
         ("free_memory_bytes", lambda kind: 10, "loading it takes 0.0 GiB beside the trained one"),
         ("reload_base", fail, "ValueError: no such layer"),
+        ("reload_base", stop, "the run was asked to stop"),
         ("reload_base", lambda *_: torch.empty(10**15), "there was not enough memory to load it"),
     ],
 )
