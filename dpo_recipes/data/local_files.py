@@ -51,9 +51,15 @@ def find_files(path: Path, patterns: list[str], split: str) -> list[Path]:
             why=f"no data file matches {', '.join(patterns)}"
             if patterns
             else f"data files end in {', '.join(DATA_SUFFIXES)}",
-            fix="correct the path, or `data_files`",
+            fix=_deeper(folder) or "correct the path, or `data_files`",
         )
     return files
+
+
+def _deeper(folder: Path) -> str | None:
+    """A hint if a folder one level below has data files, as in a copy of a repository of the hub."""
+    file = next((file for file in sorted(folder.glob("*/*")) if file.name.endswith(DATA_SUFFIXES)), None)
+    return file and f"its folder `{file.parent.name}` has data files: `data_files: ['{file.relative_to(folder)}']`"
 
 
 def read_file(path: Path) -> RowIterator:

@@ -343,3 +343,11 @@ def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([["q"], ["x"], ["y"]], names=["prompt", "chosen", "chosen"]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="the column `chosen` occurs twice"):
         list(read_rows(Source(path=str(tmp_path / "a.parquet"))))
+
+
+def test_a_folder_whose_data_files_are_one_level_below_is_an_error_with_their_pattern(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "train-00000.jsonl", json.dumps(ROW))
+    with pytest.raises(DataError) as caught:
+        read_rows(Source(path=str(tmp_path)))
+    assert "`data_files: ['data/train-00000.jsonl']`" in (caught.value.findings[0].fix or "")
