@@ -40,9 +40,10 @@ KINDS = {
 }
 """Names of columns that probably matter for the pair, by kind, in lower case with `_` between words."""
 _SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "grades", "points", "quality"}
-_SIDES = dict.fromkeys(("chosen", "accepted", "preferred", "better", "winner", "win", "w"), "chosen") | dict.fromkeys(
-    ("rejected", "declined", "dispreferred", "worse", "loser", "lose", "l"), "rejected"
-)
+_SIDES: dict[str, str] = {
+    **dict.fromkeys(("chosen", "accepted", "preferred", "better", "winner", "win", "w"), "chosen"),
+    **dict.fromkeys(("rejected", "declined", "dispreferred", "worse", "loser", "lose", "l"), "rejected"),
+}
 _PLACEHOLDER = re.compile(
     r"<(?:image|video|audio|img|image_\d+|\|(?:image|video|audio)(?:_pad|_\d+)?\||im_patch|speech)>"
 )

@@ -131,7 +131,7 @@ def _check_rank(adapter: LoraAdapter, wrapped: Any) -> None:
     ranks = {
         name.removeprefix("base_model.model."): min(layer.in_features, layer.out_features)
         for name, layer in wrapped.named_modules()
-        if isinstance(layer, LoraLayer)
+        if isinstance(layer, LoraLayer) and layer.in_features is not None and layer.out_features is not None
     }
     smallest = min(ranks, key=lambda name: ranks[name], default="")
     if smallest and ranks[smallest] < adapter.r:
