@@ -201,7 +201,7 @@ def test_architectures_that_cannot_are_computed_the_plain_way_and_say_why(archit
     assert sharing.describe().startswith("off: ")
     with pytest.raises(RunError, match="T606") as caught:
         share_prefixes(model, "on")
-    assert why in (caught.value.findings[0].why or "")
+    assert re.search(why, caught.value.findings[0].why or "")
 
 
 @pytest.mark.parametrize("kind", ["GlmMoeDsaConfig", "DeepseekV32Config", "DeepseekV4Config"])
