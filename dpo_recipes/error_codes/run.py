@@ -84,7 +84,7 @@ CODES = {
         "in plan.json starts the right number.",
     ),
     "T621": entry(
-        "the strategy is not in force",
+        "the strategy is not in effect",
         "Libraries fall back silently: accelerate turns FSDP on a CPU into plain DDP. The run checks the class of the",
         "wrapped model, and ends if it is not the one that the strategy needs.",
     ),

@@ -28,7 +28,7 @@ def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]
         model = weights.num_base * _ITEM_BYTES[dtype]
     checkpoint = weights.trainable_bytes + state
     saving = recipe.checkpoints
-    # The oldest goes only when the newest is whole.
+    # The oldest one is removed only when the newest is complete.
     kept = saving.save_total_limit + 1 + saving.keep_best if saving.save_steps or saving.save_minutes else 1
     return {
         "base": stored_bytes(skeleton.location),
@@ -76,7 +76,7 @@ def stored_bytes(location: ModelLocation) -> int | None:
         metadata = get_safetensors_metadata(location.path, revision=location.revision)
     except DpoRecipeError:  # a requested stop that came in the middle
         raise
-    except Exception:  # the network, or no safetensors there: the plan goes on, and only this figure is missing
+    except Exception:  # no network or no safetensors: the plan continues without this figure
         return None
     ends = (
         max((tensor.data_offsets[1] for tensor in file.tensors.values()), default=0)
