@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 from dpo_recipes.fit.simulation.trace import Rates
 from dpo_recipes.hardware.profiles import Device
@@ -24,8 +25,9 @@ def rates_of(device: Device, dtype: str) -> Rates:
     return Rates(tflops * 1e12 * _OF_PEAK_FLOPS, bandwidth * 1e9 * _OF_PEAK_BANDWIDTH, _DISPATCH_S[device.kind])
 
 
+@cache
 def measure_rates(device: str, dtype: str) -> Rates:
-    """Rates of a device of this machine, by a few large products and copies; takes about a second."""
+    """Rates of a device of this machine, measured once in a process by a few large products and copies (about 1 s)."""
     import torch
 
     def wait() -> None:

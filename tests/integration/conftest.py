@@ -37,6 +37,30 @@ class Outcome:
         return json.loads(self.run.result.read_text())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _equal_plans_are_simulated_once() -> Iterator[None]:
+    """Most tests run the same few recipes, and half of a tiny run's time is the simulation of its plan."""
+    from dpo_recipes.fit import duration, memory
+    from dpo_recipes.fit.simulation.passes import simulate
+
+    known: dict[Any, Any] = {}
+
+    def simulate_once(skeleton: Any, batch: Any, rates: Any, *, trains: bool = True) -> Any:
+        recipe = skeleton.recipe
+        sections = (recipe.model, recipe.training, recipe.objective, recipe.launch)
+        settings = tuple(section.model_dump_json() for section in sections)
+        base = (skeleton.config.to_json_string(), repr(skeleton.location), skeleton.own_quantization)
+        key = (settings, base, skeleton.device, skeleton.dtype, batch, rates, trains)
+        if key not in known:
+            known[key] = simulate(skeleton, batch, rates, trains=trains)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "simulate", simulate_once)
+        patch.setattr(duration, "simulate", simulate_once)
+        yield
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
     """Validates a recipe's text and executes it here."""

@@ -48,7 +48,7 @@ def test_another_number_of_processes_than_planned_is_refused() -> None:
 
 
 def test_fsdp_on_a_cpu_is_refused_when_the_device_is_known() -> None:
-    with pytest.raises(RunError, match="plain DDP") as caught:
+    with pytest.raises(RunError, match="replaces FSDP on CPUs with DDP") as caught:
         join(Place(0, 2, 0, 2, is_joined=True), recipe("auto", strategy="fsdp"), 2)
     assert _code(caught) == "T621"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import recipe_text, write_pairs
+from tiny import make_tokenizer, recipe_text, write_pairs
 
 from dpo_recipes.evaluate.metrics import METRICS
 
@@ -178,9 +178,10 @@ def test_added_tokens_are_trained_and_saved(work: Work, tiny_model: Path, pairs:
     folder = outcome.run.path / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     (end,) = tokenizer.encode("<|eot_id|>", add_special_tokens=False)
+    assert tokenizer.eos_token_id == end
     if adapter == "null":
         model = AutoModelForCausalLM.from_pretrained(folder)
-        assert set(model.generation_config.eos_token_id) == {tokenizer.eos_token_id, end}
+        assert set(model.generation_config.eos_token_id) == {make_tokenizer().eos_token_id, end}
     else:
         model = AutoPeftModelForCausalLM.from_pretrained(folder)
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)

@@ -56,6 +56,6 @@ def test_at_first_it_is_that_of_the_first_process(tmp_path: Path, events: EventL
 def test_without_common_files_each_keeps_its_own_and_is_told(tmp_path: Path, events: EventLog) -> None:
     first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
     assert find_home(first, processes((second, False), sees=False), events) == first
-    assert "cannot be gone on with" in (tmp_path / "events.jsonl").read_text()
+    assert "this run cannot be resumed" in (tmp_path / "events.jsonl").read_text()
     with pytest.raises(RunError, match="T618"):
         find_home(directory(tmp_path / "c", begun=True), processes((second, False), sees=False), events)
