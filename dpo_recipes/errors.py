@@ -95,7 +95,7 @@ class Finding:
 
 def path_text(path: tuple[str | int, ...]) -> str:
     """A path in a recipe as `--set` takes it: `data.train[0].path`."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 def _render_where(where: Where) -> list[str]:
@@ -147,6 +147,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__ or link.__context__
+
+
+def in_one_line(error: BaseException) -> str:
+    """The class of an exception and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -165,7 +165,7 @@ def _write_to(log: Path) -> None:
 
 
 def _wait(process: int, limit_s: float) -> int | None:
-    """A process's exit code, below zero for a signal; none where it had to be killed after its limit."""
+    """The exit code of a process, negative for a signal, or None if it was killed after its time limit."""
     end = time.monotonic() + limit_s
     while True:
         done, status = os.waitpid(process, os.WNOHANG)

@@ -30,8 +30,9 @@ Pairs = list[dict[str, list[int]]]
 
 
 def read_pairs(count: int, vocab_size: int, *, longest: int | None = None) -> tuple[Pairs, str]:
-    """Pairs for a model of so many tokens, each column cut to `longest`, and in words where they are from. The same
-    pairs begin anew where more are asked for than there are."""
+    """Pairs of ids below `vocab_size`, each column truncated to `longest`, and a description of their source.
+
+    If `count` exceeds the available pairs, they repeat."""
     if PAIRS.exists():
         rows, source = json.loads(gzip.decompress(PAIRS.read_bytes())), "hh-rlhf"
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.errors import path_text
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import DataPath
@@ -20,7 +21,7 @@ def show(recipe: RecipeArgument, set_: SetOption = None, json_: JsonOption = Fal
     """Print every value with its origin: a file and line, a parent, --set, or the default."""
     validated = validate(find_recipe(recipe), set_)
     plain = plain_recipe(validated.recipe)
-    rows = [(_dotted(path), value, _origin(path, validated.composed)) for path, value in _leaves(plain)]
+    rows = [(path_text(path), value, _origin(path, validated.composed)) for path, value in _leaves(plain)]
     if json_:
         origins = {path: origin for path, _, origin in rows}
         typer.echo(json.dumps({"recipe": plain, "origins": origins}, indent=2, ensure_ascii=False))
@@ -41,10 +42,6 @@ def _leaves(value: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:
             yield from _leaves(child, (*path, index))
     else:
         yield path, value
-
-
-def _dotted(path: DataPath) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
 def _origin(path: DataPath, composed: Composed) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dpo_recipes import hub
 from dpo_recipes.data.rows import RowIterator, SourceRow
-from dpo_recipes.errors import DataError, DpoRecipeError
+from dpo_recipes.errors import DataError, DpoRecipeError, in_one_line
 from dpo_recipes.recipe.schema.data import Source
 
 
@@ -79,7 +79,7 @@ def _hub_error(source: Source, error: Exception) -> DataError:
     return DataError.of(
         "D410",
         f"cannot load the dataset {source.path}",
-        why=f"{type(error).__name__}: {error}".splitlines()[0],
+        why=in_one_line(error),
         fix="check the id, `name`, `split` and the network (`dpo-recipe doctor`), or download it and set `path` to "
         "the file",
     )

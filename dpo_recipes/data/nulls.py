@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_WORDS = frozenset(("null", "none", "nan", "<na>", "nat", "n/a", "#n/a"))
+NULL_WORDS = frozenset(("null", "none", "nan", "<na>", "nat", "n/a", "#n/a"))
+"""Words that programs write for a missing value, in lower case."""
 _PARAMETERS = "properties"
 """The keys inside this keyword of a JSON schema are names of parameters, not keywords."""
 
@@ -14,7 +15,7 @@ def is_nothing(value: Any) -> bool:
     """Whether an optional value is missing: null, NaN, blank, empty, or a word that programs write for null."""
     if isinstance(value, str):
         text = value.strip()
-        return not text or text.lower() in _WORDS or text == "NA"  # `NA` is R's; `Na` may be sodium
+        return not text or text.lower() in NULL_WORDS or text == "NA"  # `NA` is R's; `Na` may be sodium
     return value is None or value in ([], {}) or (isinstance(value, float) and math.isnan(value))
 
 

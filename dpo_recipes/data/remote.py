@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.cache import cache_folder
-from dpo_recipes.errors import DataError, DpoRecipeError
+from dpo_recipes.errors import DataError, DpoRecipeError, in_one_line
 from dpo_recipes.recipe.paths import url_file_name
 from dpo_recipes.run_dir import write_json
 
@@ -53,7 +53,7 @@ def fetch(url: str) -> Path:
         raise DataError.of(
             "D410",
             f"cannot fetch {url}",
-            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            why=in_one_line(error),
             fix="check the address, the network and the credentials in the environment",
         ) from error
     return target

@@ -116,20 +116,24 @@ def message_columns(samples: Sequence[Mapping[str, Any]]) -> frozenset[str]:
         for name, value in columns.items():
             if isinstance(value, str) and value.strip():
                 texts.setdefault(name, []).append(value)
-    return frozenset(name for name, found in texts.items() if sum(map(_holds_messages, found)) * 2 >= len(found))
+    return frozenset(
+        name for name, found in texts.items() if sum(_messages_in(text) is not None for text in found) * 2 >= len(found)
+    )
 
 
 def read_messages(row: Any, names: Iterable[str]) -> Any:
     """The `SourceRow` with messages decoded in these columns if their text is the JSON of messages."""
-    held = {name: decoded(row.columns[name]) for name in names if _holds_messages(row.columns.get(name))}
+    found = ((name, _messages_in(row.columns.get(name))) for name in names)
+    held = {name: messages for name, messages in found if messages is not None}
     return replace(row, columns={**row.columns, **held}) if held else row
 
 
-def _holds_messages(text: Any) -> bool:
+def _messages_in(text: Any) -> Any:
+    """The message or list of messages whose JSON a text is, or None."""
     if not isinstance(text, str) or _BEGINS.match(text) is None:
-        return False
+        return None
     value = decoded(text)
-    return is_message(value) or _is_message_list(value)
+    return value if is_message(value) or _is_message_list(value) else None
 
 
 def _is_message_list(value: Any) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dpo_recipes.engine.team import Team
-from dpo_recipes.errors import DpoRecipeError, RunError, is_no_space, is_out_of_memory
+from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line, is_no_space, is_out_of_memory
 
 
 @contextmanager
@@ -54,12 +54,11 @@ def _keep(trainer: Any) -> bool:
 
 
 def _describe(failure: Exception, *, is_kept: bool) -> RunError:
-    said = str(failure).strip().splitlines()
     kept = "the checkpoints have what was trained, and the same command resumes with saving"
     return RunError.of(
         "T609",
         "the model could not be saved",
-        why=f"{type(failure).__name__}: {said[0] if said else 'no message'}",
+        why=in_one_line(failure),
         fix=f"{kept if is_kept else 'no checkpoint of the last step could be written'}; run.log has the whole message: "
         "if it names nothing that you can change, report it",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dpo_recipes.errors import Finding, Interrupted, is_out_of_memory
+from dpo_recipes.errors import Finding, Interrupted, in_one_line, is_out_of_memory
 from dpo_recipes.export.save import SavedModel, saved_kind
 from dpo_recipes.hardware.machine import free_memory_bytes
 from dpo_recipes.model.build import ModelBundle, reload_base
@@ -28,7 +28,8 @@ until they are unpacked and merged."""
 class SavedModelCheck:
     """Compares the saved model with the trained one on a few held-out pairs; without any, on training pairs.
 
-    Made before saving: an adapter may be merged into the trained model itself. No failure of the check ends the run.
+    Create it before saving, because an adapter may be merged into the trained model itself. No failure of the check
+    ends the run.
     """
 
     def __init__(self, trainer: Any, recipe: Recipe, bundle: ModelBundle, strategy: str) -> None:
@@ -44,12 +45,11 @@ class SavedModelCheck:
             self._attempt(self._note_trained)
 
     def compare(self, saved: SavedModel) -> tuple[dict[str, Any], list[Finding]]:
-        """The `saved_model` of result.json, and the error M525 where the saved model computes something else.
+        """The `saved_model` of result.json, and the error M525 if the saved model computes other logits.
 
         The optimizer is discarded and a fully tuned model is rounded to what was saved: the trainer must not be used
         afterwards.
         """
-        logits = None
         if saved.kind != "merged":
             self._attempt(lambda: self._round(saved.dtype) if saved.kind == "full" else None)
             self._attempt(self._note_trained)
@@ -68,8 +68,7 @@ class SavedModelCheck:
             return step()
         except Exception as error:  # the model is saved: a check that fails must not end the run
             traceback.print_exc()
-            said = str(error).strip().splitlines()
-            self.reason = f"{type(error).__name__}: {said[0][:300] if said else 'no message'}"
+            self.reason = in_one_line(error)[:300]
             if isinstance(error, Interrupted):
                 self.reason = "the run was asked to stop"
             if is_out_of_memory(error):
@@ -101,7 +100,7 @@ class SavedModelCheck:
                 weight.data.copy_(weight.data.to(getattr(torch, dtype)))
 
     def _free_memory(self) -> None:
-        """Discard optimizer and gradients; move the trained model from a GPU to the computer's memory where it fits."""
+        """Discard optimizer and gradients, and move the trained model from a GPU to CPU memory if it fits."""
         trainer = self.trainer
         trainer.optimizer = trainer.lr_scheduler = None
         trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
@@ -118,7 +117,8 @@ class SavedModelCheck:
         return getattr(self.bundle.policy, "hf_quantizer", None) is not None
 
     def _lacks_memory(self, saved: SavedModel) -> str | None:
-        """Why the model is not loaded. Libraries load it into the computer's memory before they move it to a GPU."""
+        """Why there is not enough memory, or None. Libraries load a model into CPU memory before they move it to a
+        GPU."""
         itemsize = getattr(torch, self._dtype(saved)).itemsize
         needed = self.bundle.stack["total_parameters"] * itemsize * 1.2
         free = min(free_memory_bytes(kind) for kind in {"cpu", self.bundle.device})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line
 from dpo_recipes.export.beside import companions
 from dpo_recipes.export.save import saved_kind
 from dpo_recipes.hardware import machine
@@ -49,11 +49,10 @@ def _try(part: str, save: Callable[[], object], recipe: Recipe) -> None:
     except (OSError, DpoRecipeError):
         raise
     except Exception as error:  # custom code of tokenizers and configurations can raise anything
-        said = str(error).strip().splitlines()
         raise RunError.of(
             "M522",
             f"{part} of the tuned model could not be saved",
-            why=f"{type(error).__name__}: {said[0] if said else 'no message'}",
+            why=in_one_line(error),
             fix=f"correct the files of {recipe.model.path} in a local copy and use it as `model.path`; run.log has "
             "the whole message. Nothing was trained yet",
         ) from error

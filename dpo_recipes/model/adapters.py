@@ -12,7 +12,7 @@ import torch
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.continued import check_continued, does_not_fit
 from dpo_recipes.model.loading import loading_errors
-from dpo_recipes.model.module_names import matching_any
+from dpo_recipes.model.module_names import matching_any, tie_embeddings
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.paths import is_hub_id
 from dpo_recipes.recipe.schema import Recipe
@@ -160,8 +160,7 @@ def _embedding_rows(policy: Any, added_ids: list[int], whole: list[str]) -> dict
     _let_wrapped_heads_show_their_bias()
     embeddings = (policy.get_input_embeddings(), policy.get_output_embeddings())
     # Tied embeddings are listed once; peft then ties its own rows.
-    tied = policy.config.get_text_config().tie_word_embeddings
-    wanted = embeddings[:1] if tied else embeddings
+    wanted = embeddings[:1] if tie_embeddings(policy) else embeddings
     names = [name for name, module in policy.named_modules() if any(module is layer for layer in wanted)]
     # A module that is trained whole already contains its new rows.
     names = [name.rpartition(".")[2] for name in names if not matching_any(whole, name)]

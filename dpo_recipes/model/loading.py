@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dpo_recipes import hub
-from dpo_recipes.errors import DpoRecipeError, RunError, causes
+from dpo_recipes.errors import DpoRecipeError, RunError, causes, in_one_line
 from dpo_recipes.model.sources import ModelLocation
 
 
@@ -32,7 +32,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
         raise
     except Exception as error:  # a broken folder raises anything from KeyError to SafetensorError
         chain = list(causes(error))
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        why = in_one_line(error)
         code, fix = "M504", "check that the folder is complete and holds a causal language model"
         if not allow_pickle and _has_only_pickle(location):
             code, fix = "M513", "save it as safetensors; or, if you trust its author, set `model.allow_pickle: true`"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
     that is continued), M516 (missing weights, if the files are local safetensors) and M518 (not a causal language
     model).
     """
-    config = copy.deepcopy(load_config(location, trust_remote_code=trust_remote_code))
+    config = load_config(location, trust_remote_code=trust_remote_code)
     is_quantized = getattr(config, "quantization_config", None) is not None
     if is_quantized:
         del config.quantization_config

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dpo_recipes.errors import Finding, RunError
+from dpo_recipes.errors import Finding, RunError, in_one_line
+from dpo_recipes.model.missing_weights import name_some
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -30,8 +31,7 @@ def stored_weights(folder: Path) -> dict[str, torch.Tensor] | None:
         raise _unreadable(index, error) from error
     absent = [part for part in parts if not (folder / part).is_file()]
     if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        what = f"the model {folder} lacks {absent[0]}{more}"
+        what = f"the model {folder} lacks {name_some(absent, shown=1)}"
         why = f"{_INDEX} names {len(parts)} files, of which {len(absent)} are missing"
         fix = "copy or download the missing files; an interrupted download is the usual cause"
         raise RunError(Finding("M516", what, None, why, fix, at=("model", "path")))
@@ -59,4 +59,4 @@ def _empty(stored: object) -> torch.Tensor:
 
 def _unreadable(path: Path, error: Exception) -> RunError:
     fix = "copy or download the file again; an interrupted download is the usual cause"
-    return RunError.of("M504", f"cannot read {path}", why=f"{type(error).__name__}: {error}".splitlines()[0], fix=fix)
+    return RunError.of("M504", f"cannot read {path}", why=in_one_line(error), fix=fix)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from dpo_recipes.errors import Finding
+from dpo_recipes.model.module_names import matching_any
 
 
 def tied_names(policy: Any) -> tuple[str, str] | None:
@@ -44,9 +44,5 @@ def describe_untied(names: tuple[str, str] | None, config: Any, base: str) -> li
 def _is_trained(path: str, config: Any) -> bool:
     targets = config.target_modules or ()
     if isinstance(targets, str):
-        return bool(re.fullmatch(targets, path)) or _ends_with(path, config.modules_to_save or ())
-    return _ends_with(path, [*targets, *(config.modules_to_save or ())])
-
-
-def _ends_with(path: str, names: Iterable[str]) -> bool:
-    return any(path == name or path.endswith(f".{name}") for name in names)
+        return bool(re.fullmatch(targets, path)) or matching_any(config.modules_to_save or (), path)
+    return matching_any([*targets, *(config.modules_to_save or ())], path)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from dpo_recipes.errors import Finding, Where
+from dpo_recipes.errors import Finding, Where, path_text
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
 from dpo_recipes.recipe.load import DataPath
@@ -62,7 +62,7 @@ def _finding(place: DataPath, details: list[Any], composed: Composed) -> Finding
     if kind == "missing":
         return _missing(place, composed)
     value = details[0]["input"]
-    where, name = composed.where(place), _dotted(place)
+    where, name = composed.where(place), path_text(place)
     if place and place[-1] == "[key]":
         return _unknown_choice(place[:-2], value, details, composed, is_key=True)
     if len(details) > 1:
@@ -98,7 +98,7 @@ def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
     expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
     return Finding(
         "R205",
-        f"`{_dotted(place)}` must be {expected}, not {_shown(value)}",
+        f"`{path_text(place)}` must be {expected}, not {_shown(value)}",
         composed.where(place),
         _description(place),
         "write one of these",
@@ -108,7 +108,7 @@ def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
 def _unknown_key(place: DataPath, composed: Composed) -> Finding:
     key, section = str(place[-1]), _section_class(place[:-1])
     known = _field_names(section)
-    inside = f"in `{_dotted(place[:-1])}`" if place[:-1] else "at the top of the recipe"
+    inside = f"in `{path_text(place[:-1])}`" if place[:-1] else "at the top of the recipe"
     why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
     return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known))
 
@@ -121,18 +121,18 @@ def _key_hint(key: str, known: list[str]) -> str:
         return f"did you mean `{near[0]}`?"
     if key in FOREIGN_NAMES:
         return f"here it is `{FOREIGN_NAMES[key]}`"
-    elsewhere = [_dotted((*place, name)) for place, name in _all_fields() if name == key]
+    elsewhere = [path_text((*place, name)) for place, name in _all_fields() if name == key]
     if elsewhere:
         return f"`{key}` belongs at `{elsewhere[0]}`"
     near = difflib.get_close_matches(key, sorted({name for _, name in _all_fields()}), n=1, cutoff=0.8)
     if near:
-        return f"did you mean `{next(_dotted((*p, n)) for p, n in _all_fields() if n == near[0])}`?"
+        return f"did you mean `{next(path_text((*p, n)) for p, n in _all_fields() if n == near[0])}`?"
     return "remove it"
 
 
 def _missing(place: DataPath, composed: Composed) -> Finding:
     parent, key = place[:-1], str(place[-1])
-    what = f"`{_dotted(place)}` is missing"
+    what = f"`{path_text(place)}` is missing"
     example = {
         "schema": "schema: 1",
         "name": "name: my-dpo",
@@ -152,7 +152,11 @@ def _unknown_choice(
 ) -> Finding:
     choices = _choices(details[0]["ctx"]["expected"])
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-    what = f"unknown key `{value}` in `{_dotted(place)}`" if is_key else f"`{_dotted(place)}` cannot be {_shown(value)}"
+    what = (
+        f"unknown key `{value}` in `{path_text(place)}`"
+        if is_key
+        else f"`{path_text(place)}` cannot be {_shown(value)}"
+    )
     at = (*place, value) if is_key else place
     return Finding(
         "R204",
@@ -276,10 +280,3 @@ def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Itera
         inner = _model_in(field.annotation)
         if inner:
             yield from all_fields(inner, (*place, key + "[]" if "list" in str(field.annotation) else key))
-
-
-def _dotted(place: DataPath) -> str:
-    text = ""
-    for step in place:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text

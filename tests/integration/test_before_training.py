@@ -188,6 +188,7 @@ BROKEN_WEIGHTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("while_loading", [False, True])  # files on the hub and pickles are checked only then
 @pytest.mark.parametrize(("change", "config", "what", "why"), BROKEN_WEIGHTS)
 def test_weights_that_files_lack(
     tiny_model: Path,
@@ -197,27 +198,11 @@ def test_weights_that_files_lack(
     config: Any,
     what: str,
     why: str,
+    *,
+    while_loading: bool,
 ) -> None:
-    base = changed(tiny_model, tmp_path / "base", change, **config)
-    (finding,) = check(tmp_path / "r.yaml", recipe_text(base, pairs))
-    assert finding.code == "M516"
-    assert what in finding.what
-    assert why in str(finding.why)
-
-
-@pytest.mark.parametrize(("change", "config", "what", "why"), BROKEN_WEIGHTS)
-def test_they_are_found_while_loading_too(
-    tiny_model: Path,
-    pairs: Path,
-    tmp_path: Path,
-    change: Callable[[Weights], Weights],
-    config: Any,
-    what: str,
-    why: str,
-) -> None:
-    """Files on the hub and pickles are not looked into before."""
-    base = changed(tiny_model, tmp_path / "base", change, **config)
-    (finding,) = _load(recipe_text(base, pairs), tmp_path)
+    text = recipe_text(changed(tiny_model, tmp_path / "base", change, **config), pairs)
+    (finding,) = _load(text, tmp_path) if while_loading else check(tmp_path / "r.yaml", text)
     assert finding.code == "M516"
     assert what in finding.what
     assert why in str(finding.why)

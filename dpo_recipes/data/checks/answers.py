@@ -11,12 +11,11 @@ import numpy as np
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.encode import Encoded, Texts
 from dpo_recipes.data.fit_length import TokenizedPair
+from dpo_recipes.data.nulls import NULL_WORDS
 from dpo_recipes.data.rows import Message, PreferenceRow
 from dpo_recipes.errors import Finding
 
-_NULL_WORDS = frozenset(
-    ("null", "none", "nan", "n/a", "#n/a", "na", "<na>", "nil", "nat", "undefined", "[]", "{}", '""')
-)
+_NULL_WORDS = NULL_WORDS | {"na", "nil", "undefined", "[]", "{}", '""'}
 """Words that pandas, spreadsheets and programs write for a missing value; case is ignored."""
 _LONGEST_NULL_WORD = max(map(len, _NULL_WORDS))
 _MIN_REPEATED_CHARS = 8

@@ -38,6 +38,6 @@ class Slurm(Section):
         default=120,
         ge=10,
         le=3600,
-        description="Seconds before the time limit at which the workers are told to write a checkpoint and end. SLURM "
+        description="Seconds before the time limit at which the workers are asked to write a checkpoint and end. SLURM "
         "may send the signal up to a minute earlier. At most half of `time_limit` is used.",
     )
