@@ -20,9 +20,11 @@ $(VENV)/.dev: $(VENV)/.run
 quickstart: $(VENV)/.run  ## train the quickstart recipe
 	$(BIN)/dpo-recipe run quickstart
 
-# One process of tests on each core, each with one thread: tiny models gain nothing from more.
+# One process of tests on each core, each with one thread: tiny models gain nothing from more. Files start in the order
+# of their folders, so that the short ones of tests/unit come last and all cores finish together.
+PYTEST_PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev  ## all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_PARALLEL)
 
 $(LATEST)/.installed: pyproject.toml
 	test -x $(LATEST)/bin/python || $(PYTHON) -m venv $(LATEST)
@@ -34,7 +36,7 @@ $(LATEST)/.installed: pyproject.toml
 test-latest:  ## the same tests with the newest versions that pyproject.toml allows, in an environment of their own
 	rm -f $(LATEST)/.installed
 	$(MAKE) $(LATEST)/.installed
-	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -m "not slow" --numprocesses logical --dist loadfile
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -m "not slow" $(PYTEST_PARALLEL)
 
 constraints: $(LATEST)/.installed  ## write the versions of test-latest to constraints.txt, when its tests have passed
 	( head -1 constraints.txt; $(LATEST)/bin/python -m pip freeze --exclude-editable --disable-pip-version-check \
