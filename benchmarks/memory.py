@@ -163,8 +163,8 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
     """The prediction of `plan` for the point."""
     from dpo_recipes.fit.memory import estimate_memory
     from dpo_recipes.fit.sharding import Sharding
+    from dpo_recipes.fit.simulation.meta_model import load_meta_model, weigh
     from dpo_recipes.fit.simulation.passes import Batch
-    from dpo_recipes.fit.simulation.skeleton import load_skeleton, weigh
     from dpo_recipes.fit.simulation.trace import Rates
     from dpo_recipes.model.sources import resolve_model
 
@@ -173,11 +173,13 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
         checkpointing=point["checkpointing"], device=point["device"],
     )  # fmt: skip
     location = resolve_model(recipe.model)
-    skeleton = load_skeleton(recipe, location, point["device"], trust_remote_code=False).with_dtype(recipe.model.dtype)
+    meta_model = load_meta_model(recipe, location, point["device"], trust_remote_code=False).with_dtype(
+        recipe.model.dtype
+    )
     sizes = pair_sizes(point["length"])
     batch = Batch.of(*([size] * point["batch"] for size in sizes.values()))
-    weights = weigh(skeleton, skeleton.meta_model())
-    return estimate_memory(skeleton, weights, batch, Rates(1e11, 1e10), Sharding()).to_json()
+    weights = weigh(meta_model, meta_model.meta_model())
+    return estimate_memory(meta_model, weights, batch, Rates(1e11, 1e10), Sharding()).to_json()
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def is_reachable() -> bool:
 
 
 @cache
-def is_left_alone() -> bool:
+def go_offline_if_unreachable() -> bool:
     """Switch this process to downloaded files if the hub does not answer. Returns whether it was switched.
 
     huggingface_hub 2.4 retries each file for half a minute before it reads its cache, which takes minutes on a node
@@ -49,6 +49,6 @@ def is_left_alone() -> bool:
     return True
 
 
-def was_left_alone() -> bool:
+def is_offline() -> bool:
     """Whether the hub was needed so far and did not answer."""
-    return is_left_alone.cache_info().currsize > 0 and is_left_alone()
+    return go_offline_if_unreachable.cache_info().currsize > 0 and go_offline_if_unreachable()

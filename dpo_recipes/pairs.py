@@ -25,21 +25,22 @@ class PreparedPairs:
 
 
 def prepare_pairs(
-    recipe: Recipe, say: Callable[[str, str], None], *, trust_remote_code: bool, raise_errors: bool = True
+    recipe: Recipe, on_stage: Callable[[str, str], None], *, trust_remote_code: bool, raise_errors: bool = True
 ) -> PreparedPairs:
-    """Read, convert, select, render and tokenize; no weight is loaded. `say` hears the name of each stage and a detail.
+    """Read, convert, select, render and tokenize; no weight is loaded. `on_stage` gets the name of each stage and
+    a detail.
 
     Data comes before the tokenizer, so that its faults are found first. `trust_remote_code` counts only together with
     the recipe's own: its author and the person who runs it must both want it. Without `raise_errors`, errors that are
     found while tokenizing are among the warnings, so that the rows can be looked at. Raises `DataError`, `RunError`.
     """
-    say("data", "reading preference pairs")
+    on_stage("data", "reading preference pairs")
     rows = load_preferences(recipe.data, recipe.training.seed)
-    say("tokenizer", recipe.model.path)
+    on_stage("tokenizer", recipe.model.path)
     location = resolve_model(recipe.model)
     tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code and recipe.model.trust_remote_code)
     chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
-    say("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
+    on_stage("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
     splits = tokenize_splits(
         rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=raise_errors
     )

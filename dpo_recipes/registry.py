@@ -77,7 +77,7 @@ LAUNCHERS = {
     "slurm": "dpo_recipes.launch.slurm:start",
 }
 
-EXPORTERS = {
+JOB_FILES = {
     "kubernetes": "dpo_recipes.launch.kubernetes:export",
     "skypilot": "dpo_recipes.launch.skypilot:export",
 }
@@ -87,7 +87,7 @@ TABLES = {
     "data_formats": DATA_FORMATS,
     "model_sources": MODEL_SOURCES,
     "launchers": LAUNCHERS,
-    "exporters": EXPORTERS,
+    "exporters": JOB_FILES,
 }
 
 

@@ -27,7 +27,7 @@ _NO_PART_OF_THE_RESULT = ("summary", "launch", "checkpoints", "tracking", "accep
 _LOOK_EVERY_S = 0.2
 
 
-def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None]) -> RunDirectory | None:
+def find_unfinished(recipe: Recipe, output_dir: Path, on_message: Callable[[str], None]) -> RunDirectory | None:
     """The newest run of this recipe without a result that no process is working on, or None.
 
     If the command of a run was killed and its workers are writing their last checkpoint, this waits for them.
@@ -36,17 +36,19 @@ def find_unfinished(recipe: Recipe, output_dir: Path, tell: Callable[[str], None
     for run in _unfinished(recipe, output_dir):
         found = _identity_digest(run)
         if not found:
-            tell(f"{run.path} was not finished, but its resolved.yaml cannot be read: it is not resumed")
+            on_message(f"{run.path} was not finished, but its resolved.yaml cannot be read: it is not resumed")
         if found != wanted:
             continue
         if is_orphaned(run):
-            tell(f"the command of {run.path} has ended, and its workers are writing a checkpoint: waiting for them")
+            on_message(
+                f"the command of {run.path} has ended, and its workers are writing a checkpoint: waiting for them"
+            )
             while is_orphaned(run):
                 time.sleep(_LOOK_EVERY_S)
             if run.result.exists():
                 continue
         if is_running(run):
-            tell(describe_running(run))
+            on_message(describe_running(run))
             continue
         return run
     return None
@@ -139,7 +141,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Hold one of a run directory's locks while working in it. The system releases it however the process ends.
 
     Raises `RunError` T615 if another process holds it.

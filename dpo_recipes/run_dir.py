@@ -103,7 +103,7 @@ class RunDirectory:
         return self.path / "part_of.json"
 
     @property
-    def home(self) -> RunDirectory:
+    def shared_run(self) -> RunDirectory:
         """The run directory that has the result."""
         if not self.part_of.exists():
             return self

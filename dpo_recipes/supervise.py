@@ -19,7 +19,7 @@ from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
-from dpo_recipes.launch.job import Job, Order
+from dpo_recipes.launch.job import Job, LaunchRequest
 from dpo_recipes.launch.ranks import (
     LOST_EACH_OTHER,
     first_failure,
@@ -31,7 +31,7 @@ from dpo_recipes.launch.ranks import (
 from dpo_recipes.launch.stacks import crashed_in, dump_stacks
 from dpo_recipes.run_dir import RunDirectory
 
-Listener = Callable[[dict[str, Any]], None]
+EventHandler = Callable[[dict[str, Any]], None]
 _POLL_S = 0.1
 _NO_SPACE_BYTES = 2**20
 _MEDIANS = 20
@@ -48,18 +48,18 @@ class WorkerBug(Exception):
     """A worker ended with an exception that the person did not cause; its traceback is in run.log."""
 
 
-def follow(job: Job, order: Order, listen: Listener) -> None:
+def follow(job: Job, request: LaunchRequest, on_event: EventHandler) -> None:
     """Pass events on until the job has finished. Raises the error of a job that failed: every `DpoRecipeError` of a
     stage, `Interrupted` I101 and I130, `RunError` T603, T605, T612 and T613, and `WorkerBug`."""
-    run, reader = order.run, EventReader(order.run.events)
-    watchdog, kills = Watchdog(order.recipe.launch.watchdog_minutes), num_out_of_memory_kills()
+    run, reader = request.run, EventReader(request.run.events)
+    watchdog, kills = Watchdog(request.recipe.launch.watchdog_minutes), num_out_of_memory_kills()
     with _forwarded_signals(job) as asked:
         returncode: int | None = None
         while returncode is None:
             returncode = job.poll()  # read once more after the end: the last events came before it
             for event in reader.new_events():
                 watchdog.see(event)
-                listen(event)
+                on_event(event)
             if returncode is None:
                 if not job.is_executing:
                     watchdog.wait()
@@ -69,9 +69,9 @@ def follow(job: Job, order: Order, listen: Listener) -> None:
     if run.result.exists():  # written at the very end, after which the processes only exit
         if returncode != 0:
             text = f"a process ended with code {returncode} after everything was saved; its output is in {run.log}"
-            listen({"event": "note", "text": text})
+            on_event({"event": "note", "text": text})
         return
-    if returncode == 0 and order.num_nodes > 1:
+    if returncode == 0 and request.num_nodes > 1:
         return  # on several nodes without a shared folder, only one has the result
     if asked.count > 1:
         raise _stopped_at_once(run)
@@ -240,7 +240,7 @@ def _read_log(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def may_not_come_again(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether starting the same job again may help. It does not if the loss diverged or memory or disk is too small."""
     return isinstance(error, WorkerBug) or (
         isinstance(error, RunError) and error.findings[0].code in ("T605", "T612", "T613")
@@ -259,7 +259,7 @@ def _who(rank: int | None, run: RunDirectory) -> str:
 
 
 def _where_it_goes_on(run: RunDirectory) -> str:
-    checkpoints = run.home.checkpoints
+    checkpoints = run.shared_run.checkpoints
     saved = any(newest_first(checkpoints))
     return f"it can resume from the last checkpoint in {checkpoints}" if saved else "it had no checkpoint yet"
 
@@ -268,7 +268,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
     name = signal.Signals(number).name
     if number in (signal.SIGINT, signal.SIGTERM):
         return Interrupted.of(
-            "I101" if any(newest_first(run.home.checkpoints)) else "I130",
+            "I101" if any(newest_first(run.shared_run.checkpoints)) else "I130",
             "the run was interrupted",
             why=f"{name} came before the worker was ready",
             fix="run the recipe again",

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,18 +28,17 @@ from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.ending import Ending
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
 from dpo_recipes.launch.parent import end_with_parent
-from dpo_recipes.launch.ranks import Place, events_path, keep_output_apart, record_process
+from dpo_recipes.launch.ranks import Rank, events_path, record_process, redirect_output
 from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.resume import held
+from dpo_recipes.resume import file_lock
 from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json, write_text_atomically
 
 if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
-    from dpo_recipes.engine.processes import Processes
-    from dpo_recipes.engine.team import Team
+    from dpo_recipes.engine.distributed import DistributedContext
     from dpo_recipes.model.build import ModelBundle
     from dpo_recipes.pairs import PreparedPairs
 
@@ -61,28 +60,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--trust-remote-code", action="store_true")
     options = parser.parse_args(arguments)
-    run, place = RunDirectory(options.run_dir), Place.of(os.environ)
+    run, rank = RunDirectory(options.run_dir), Rank.of(os.environ)
     if run.result.exists():  # the job was queued twice
         print(f"{run.result} exists: the run is finished", file=sys.stderr)
         return EXIT_DONE
     try:
         with contextlib.ExitStack() as stack:
-            if place.is_main:
-                stack.enter_context(held(run.lock))
-            record_process(run, place)
-            keep_output_apart(run, place)
-            stack.enter_context(stacks_on_request(run, place))
-            events = stack.enter_context(EventLog(events_path(run, place.rank)))
-            return _execute(run, place, events, trust_remote_code=options.trust_remote_code)
+            if rank.is_main:
+                stack.enter_context(file_lock(run.lock))
+            record_process(run, rank)
+            redirect_output(run, rank)
+            stack.enter_context(stacks_on_request(run, rank))
+            events = stack.enter_context(EventLog(events_path(run, rank.index)))
+            return _execute(run, rank, events, trust_remote_code=options.trust_remote_code)
     except RunError as error:  # another process works in this run directory and writes its events
         print(error, file=sys.stderr)
         return error.exit_code
 
 
-def _execute(run: RunDirectory, place: Place, events: EventLog, *, trust_remote_code: bool) -> int:
+def _execute(run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool) -> int:
     try:
         recipe = Recipe.model_validate(load_file(run.resolved_recipe).data)
-        Worker(recipe, run, place, events, trust_remote_code=trust_remote_code).execute()
+        Worker(recipe, run, rank, events, trust_remote_code=trust_remote_code).execute()
     except DpoRecipeError as error:
         traceback.print_exc()
         events.emit("error", findings=[finding.to_json() for finding in error.findings])
@@ -99,13 +98,13 @@ class Worker:
     """The stages of one run, in order. Each passes its result to the next one and writes it to disk."""
 
     def __init__(
-        self, recipe: Recipe, run: RunDirectory, place: Place, events: EventLog, *, trust_remote_code: bool
+        self, recipe: Recipe, run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool
     ) -> None:
         self.launch = read_launch(run, recipe)
         self.recipe = with_batch(recipe, self.launch.batch)
-        self.place = place
-        self.run = self.home = run
-        """The run directories: `run` for this node's files, `home` for those of the whole run.
+        self.rank = rank
+        self.run = self.shared_run = run
+        """The run directories: `run` for this node's files, `shared_run` for those of the whole run.
 
         They differ only if each node has its own.
         """
@@ -114,7 +113,7 @@ class Worker:
         self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
         self.started = time.time()
         self.reserve_bytes = 0
-        self.processes: Processes
+        self.distributed: DistributedContext
 
     def execute(self) -> None:
         """Run every stage. Raises `DpoRecipeError` for faults that the user can correct.
@@ -123,51 +122,53 @@ class Worker:
         """
         self.events.stage("start", "loading libraries")
         from dpo_recipes.engine.callbacks.stop import StopRequest
-        from dpo_recipes.engine.home import find_home
-        from dpo_recipes.engine.processes import join, leave
+        from dpo_recipes.engine.distributed import join, leave
+        from dpo_recipes.engine.shared_run import find_shared_run
 
         stop = StopRequest(self.run.checkpoints)
         stop.install()
-        self.processes = join(self.place, self.recipe, self.launch.batch.num_processes)
+        self.distributed = join(self.rank, self.recipe, self.launch.batch.num_processes)
         if self.launch.batch.num_nodes > 1:
-            self.home = find_home(self.run, self.processes, self.events)
-        stop.checkpoints = self.home.checkpoints
+            self.shared_run = find_shared_run(self.run, self.distributed, self.events)
+        stop.checkpoints = self.shared_run.checkpoints
         bundle, pairs = self._prepare()
         result = self._train(bundle, pairs, stop)
-        if self.place.is_main:
+        if self.rank.is_main:
             self._report(result)
-        self.processes.wait()
-        leave(self.processes)
+        self.distributed.wait()
+        leave(self.distributed)
 
     def _prepare(self) -> tuple[ModelBundle, TokenizedSplits]:
         from dpo_recipes.export.rehearsal import rehearse_saving
         from dpo_recipes.model.build import build_model
         from dpo_recipes.pairs import prepare_pairs
 
-        with self.processes.one_first():
+        with self.distributed.one_first():
             warned = self._check_base()
             prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
         pairs = prepared.splits
-        if hub.was_left_alone():
+        if hub.is_offline():
             text = f"{hub.endpoint()} does not answer: only downloaded files are used"
             self.events.note(text)
-        if self.place.is_main:
-            write_json(self.home.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}})
+        if self.rank.is_main:
+            write_json(
+                self.shared_run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}}
+            )
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
             if report.has_losses:
                 self.events.note(f"{name}: {report.describe_losses()}")
-        decided = self._check_fit(prepared) if self.place.is_main else None
-        self.recipe, self.launch, self.reserve_bytes = self.processes.share(decided)
+        decided = self._check_fit(prepared) if self.rank.is_main else None
+        self.recipe, self.launch, self.reserve_bytes = self.distributed.share(decided)
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
             self.recipe, prepared.location, prepared.tokenizer, prepared.chat,
             trust_remote_code=self.trust_remote_code, is_to_be_sharded=self.launch.shards_weights,
         )  # fmt: skip
-        if self.place.is_main:
+        if self.rank.is_main:
             self.events.findings([finding for finding in bundle.findings if finding not in warned])
-            rehearse_saving(self.recipe, bundle, self.home)
+            rehearse_saving(self.recipe, bundle, self.shared_run)
         return bundle, pairs
 
     def _check_base(self) -> list[Finding]:
@@ -175,7 +176,7 @@ class Worker:
         from dpo_recipes.model.preflight import check_base
         from dpo_recipes.model.sources import resolve_model
 
-        if not self.place.is_main:
+        if not self.rank.is_main:
             return []
         self.events.stage("check", f"{self.recipe.model.path}: module names and weights")
         location = resolve_model(self.recipe.model)
@@ -195,55 +196,56 @@ class Worker:
 
         self.events.stage("plan", "memory and time")
         trust = self.trust_remote_code
-        before = decided_before(self.home)
-        decided = decide(self.recipe, self.launch, self.place, prepared, trust_remote_code=trust, before=before)
+        before = decided_before(self.shared_run)
+        decided = decide(self.recipe, self.launch, self.rank, prepared, trust_remote_code=trust, before=before)
         launch, prediction = decided.launch, decided.plan.to_json()
         write_launch(self.run, decided.recipe, launch, decided.plan.dtype)
         write_json(self.run.plan, {**_read_json(self.run.plan), "launch": launch.to_json(), "prediction": prediction})
         self.events.findings([*decided.findings, *check_space(prediction["disk"], self.run.path)])
         self.events.note(describe_briefly(prediction))
-        if self.place.num_processes > 1:
+        if self.rank.num_processes > 1:
             self.events.note(f"{launch.strategy}: {launch.reason}")
         return decided.recipe, launch, decided.reserve_bytes
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
-        from dpo_recipes.engine.team import Team
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_pairs
         from dpo_recipes.evaluate.samples import Samples
 
-        team, is_main = Team(self.processes, self.launch), self.place.is_main
+        distributed, is_main = replace(self.distributed, launch=self.launch), self.rank.is_main
         samples = Samples.choose(pairs, self.recipe.evaluation)
         trained = train(
-            self.recipe, bundle, self.home, pairs, samples, self.events, stop,
-            reserve_bytes=self.reserve_bytes, team=team,
+            self.recipe, bundle, self.shared_run, pairs, samples, self.events, stop,
+            reserve_bytes=self.reserve_bytes, distributed=distributed,
         )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_pairs(trained.trainer)
-        if is_main or team.all_go_forward:
+        if is_main or distributed.shards_weights:
             samples.ask("tuned", trained.trainer.model, bundle)
         result = {**self._result(bundle, pairs, samples), **trained.summary}
         result["metrics"] = {"train_loss": trained.train_loss, **metrics}
         result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
-        return {**result, **self._save(trained.trainer, bundle, team, result)}
+        return {**result, **self._save(trained.trainer, bundle, distributed, result)}
 
-    def _save(self, trainer: Any, bundle: ModelBundle, team: Team, result: dict[str, Any]) -> dict[str, Any]:
+    def _save(
+        self, trainer: Any, bundle: ModelBundle, distributed: DistributedContext, result: dict[str, Any]
+    ) -> dict[str, Any]:
         """Save the model in the first process and compare it with the trained one.
 
         Returns the fields of the result about both. Raises `RunError` T602 and T609.
         """
+        from dpo_recipes.engine.distributed import whole_weights
         from dpo_recipes.engine.last_step import last_step_kept
-        from dpo_recipes.engine.team import whole_weights
         from dpo_recipes.export.check import SavedModelCheck
         from dpo_recipes.export.save import save_model, saved_kind
 
         self.events.stage("save", "model, card and report")
-        is_main, saved = self.place.is_main, None
-        check = SavedModelCheck(trainer, self.recipe, bundle, team.strategy) if is_main else None
+        is_main, saved = self.rank.is_main, None
+        check = SavedModelCheck(trainer, self.recipe, bundle, distributed.strategy) if is_main else None
         merges = saved_kind(self.recipe, bundle) == "merged"
-        with last_step_kept(trainer, team, is_changed=merges), whole_weights(trainer, team) as state:
+        with last_step_kept(trainer, distributed, is_changed=merges), whole_weights(trainer, distributed) as state:
             if is_main:
-                saved = save_model(trainer.model, bundle, self.recipe, self.home.path, result, state)
+                saved = save_model(trainer.model, bundle, self.recipe, self.shared_run.path, result, state)
         if saved is None or check is None:
             return {}
         compared, findings = check.compare(saved)
@@ -256,7 +258,7 @@ class Worker:
         }
 
     def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Any) -> dict[str, Any]:
-        peaks = self.processes.gather(machine.peak_memory_bytes())
+        peaks = self.distributed.gather(machine.peak_memory_bytes())
         return {
             "schema": 1,
             "status": "finished",
@@ -269,7 +271,7 @@ class Worker:
             "processes": {**self.launch.to_json(), "peak_memory_bytes": peaks},
             "samples": samples.side_by_side(),
             "answer_words": samples.answer_words(),
-            "model": bundle.stack,
+            "model": bundle.model_info,
             "environment": {**machine.describe_machine(), "packages": machine.package_versions()},
             "started_at": _iso(self.started),
         }
@@ -279,12 +281,12 @@ class Worker:
 
         finished = time.time()
         result = {**result, "finished_at": _iso(finished), "wall_s": round(finished - self.started, 1)}
-        metrics = read_json_lines(self.home.metrics)
-        recipe_text = self.home.resolved_recipe.read_text(encoding="utf-8")
-        data_report = _read_json(self.home.data_report)
-        write_text_atomically(self.home.report, render_report(result, metrics, recipe_text, data_report))
-        write_json(self.home.result, result)
-        self.events.emit("done", result=str(self.home.result))
+        metrics = read_json_lines(self.shared_run.metrics)
+        recipe_text = self.shared_run.resolved_recipe.read_text(encoding="utf-8")
+        data_report = _read_json(self.shared_run.data_report)
+        write_text_atomically(self.shared_run.report, render_report(result, metrics, recipe_text, data_report))
+        write_json(self.shared_run.result, result)
+        self.events.emit("done", result=str(self.shared_run.result))
 
 
 def describe_briefly(prediction: dict[str, Any]) -> str:

@@ -26,13 +26,13 @@ from dpo_recipes.launch.choose import (
     prepare_launcher,
 )
 from dpo_recipes.launch.files import LaunchPlan, first_plan, read_launch, write_launch
-from dpo_recipes.launch.job import Job, Order
-from dpo_recipes.launch.site import Site
+from dpo_recipes.launch.job import Job, LaunchRequest
 from dpo_recipes.launch.slurm_script import gpus_of_node
+from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.recipe.checks import NOT_INSTALLED
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.resume import describe_running, find_unfinished, held, nothing_to_resume
+from dpo_recipes.resume import describe_running, file_lock, find_unfinished, nothing_to_resume
 from dpo_recipes.run_dir import (
     RunDirectory,
     create_run_directory,
@@ -41,7 +41,7 @@ from dpo_recipes.run_dir import (
     write_text_atomically,
     written_to,
 )
-from dpo_recipes.supervise import Listener, WorkerBug, follow, may_not_come_again
+from dpo_recipes.supervise import EventHandler, WorkerBug, follow, is_transient
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def prepare_run(
     resume: bool | None = False,
     again: RunDirectory | None = None,
     stack: contextlib.ExitStack | None = None,
-    tell: Callable[[str], None] = lambda text: None,
-) -> tuple[Order, RunPlan, bool]:
+    on_message: Callable[[str], None] = lambda text: None,
+) -> tuple[LaunchRequest, RunPlan, bool]:
     """Make the run directory with everything that the worker needs, or find the one to resume, which may be given as
     `again`. Returns the order to start it, its plan, and whether it is an earlier run. The directory is locked until
     the `stack` is closed.
@@ -105,21 +105,21 @@ def prepare_run(
     backend, launch = choose_backend(recipe, batch), first_plan(recipe, batch)
     idle = describe_idle(recipe, batch, flags, num_gpus)
     if idle:
-        tell(idle)
+        on_message(idle)
     output_dir = find_output_dir(recipe.output_dir)
-    earlier = again or (None if resume is False else find_unfinished(recipe, output_dir, tell))
+    earlier = again or (None if resume is False else find_unfinished(recipe, output_dir, on_message))
     if resume and earlier is None:
         raise nothing_to_resume(recipe, output_dir)
     if earlier is not None and again is None and stack is not None:
-        earlier = _hold(earlier, stack, tell, must=resume is True)
+        earlier = _hold(earlier, stack, on_message, must=resume is True)
     run = earlier or create_run_directory(output_dir, recipe.name)
     if earlier is None and stack is not None:
-        _hold(run, stack, tell, must=True)
+        _hold(run, stack, on_message, must=True)
     counts = (batch.num_processes, batch.num_nodes)
-    order = Order(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
+    request = LaunchRequest(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
     try:
-        plan = RunPlan(recipe.name, backend, command_of(backend, order), launch, warnings=validated.warnings)
-        prepare_launcher(backend, order)
+        plan = RunPlan(recipe.name, backend, command_of(backend, request), launch, warnings=validated.warnings)
+        prepare_launcher(backend, request)
     except DpoRecipeError:
         if earlier is None:  # nothing was started
             shutil.rmtree(run.path, ignore_errors=True)  # its lock file is open, so NFS may keep a part of it
@@ -130,21 +130,21 @@ def prepare_run(
         write_text_atomically(run.resolved_recipe, dump_recipe(recipe))
         write_json(run.plan, plan.to_json())
         write_json(run.environment, {**machine.describe_machine(), "packages": machine.package_versions()})
-    return order, plan, earlier is not None
+    return request, plan, earlier is not None
 
 
 def _hold(
-    run: RunDirectory, stack: contextlib.ExitStack, tell: Callable[[str], None], *, must: bool
+    run: RunDirectory, stack: contextlib.ExitStack, on_message: Callable[[str], None], *, must: bool
 ) -> RunDirectory | None:
     """The run directory, locked until the stack is closed, or None if another command was faster, unless `must` is
     set."""
     try:
         with written_to(run):
-            stack.enter_context(held(run.command_lock))
+            stack.enter_context(file_lock(run.command_lock))
     except RunError as error:
         if must or error.findings[0].code != "T615":
             raise
-        tell(describe_running(run))
+        on_message(describe_running(run))
         return None
     return run
 
@@ -152,33 +152,39 @@ def _hold(
 def run_recipe(  # noqa: PLR0913
     path: Path,
     overrides: list[str],
-    listen: Listener,
+    on_event: EventHandler,
     *,
     trust_remote_code: bool = False,
     resume: bool | None = None,
     retries: int = 0,
     flags: LaunchFlags | None = None,
-    site: Site | None = None,
+    slurm_settings: SlurmSettings | None = None,
 ) -> dict[str, Any]:
     """Run the whole job. Returns the content of result.json.
 
     An unfinished run of the same recipe is resumed, unless `resume` is False; with True there must be one. After a
     transient failure, such as a killed process or a hang, the job is started again up to `retries` times, without GPUs
-    that have failed. `listen` gets each event of the worker, after a first one `{"event": "run", "dir", "plan",
+    that have failed. `on_event` gets each event of the worker, after a first one `{"event": "run", "dir", "plan",
     "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError` that a stage
     raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
     """
     validated = validate(path, overrides)
     find = validated.composed.where
 
-    def hear(event: dict[str, Any]) -> None:
+    def located(event: dict[str, Any]) -> None:
         if event["event"] == "finding":
             event = {**event, "finding": Finding.from_json(event["finding"]).located(find).to_json()}
-        listen(event)
+        on_event(event)
 
     try:
         return _run(
-            validated, hear, trust_remote_code=trust_remote_code, resume=resume, retries=retries, flags=flags, site=site
+            validated,
+            located,
+            trust_remote_code=trust_remote_code,
+            resume=resume,
+            retries=retries,
+            flags=flags,
+            slurm_settings=slurm_settings,
         )
     except DpoRecipeError as error:
         raise error.located(find) from error
@@ -186,45 +192,45 @@ def run_recipe(  # noqa: PLR0913
 
 def _run(
     validated: Validated,
-    listen: Listener,
+    on_event: EventHandler,
     *,
     trust_remote_code: bool,
     resume: bool | None,
     retries: int,
     flags: LaunchFlags | None,
-    site: Site | None,
+    slurm_settings: SlurmSettings | None,
 ) -> dict[str, Any]:
-    def tell(text: str) -> None:
-        listen({"event": "note", "text": text})
+    def on_message(text: str) -> None:
+        on_event({"event": "note", "text": text})
 
-    prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code, tell=tell)
+    prepare = partial(prepare_run, validated, trust_remote_code=trust_remote_code, on_message=on_message)
     with contextlib.ExitStack() as stack:
-        order, plan, is_resumed = prepare(flags=flags, resume=resume, stack=stack)
-        listen({"event": "run", "dir": str(order.run.path), "plan": plan, "resumed": is_resumed})
-        at_first = order.num_processes
+        request, plan, is_resumed = prepare(flags=flags, resume=resume, stack=stack)
+        on_event({"event": "run", "dir": str(request.run.path), "plan": plan, "resumed": is_resumed})
+        at_first = request.num_processes
         uses_gpus = retries > 0 and plan.backend != "slurm" and count_gpus() > 0
         while True:
-            order = replace(order, site=site or Site(), tell=tell)
-            with written_to(order.run):
-                order.run.clear_events()
-            start: Callable[[Order], Job] = registry.load("launchers", plan.backend)
+            request = replace(request, slurm_settings=slurm_settings or SlurmSettings(), on_message=on_message)
+            with written_to(request.run):
+                request.run.clear_events()
+            start: Callable[[LaunchRequest], Job] = registry.load("launchers", plan.backend)
             try:
-                follow(start(order), order, listen)
+                follow(start(request), request, on_event)
             except (RunError, WorkerBug) as error:
-                if retries == 0 or not may_not_come_again(error):
+                if retries == 0 or not is_transient(error):
                     raise
                 if uses_gpus and count_gpus() == 0:  # a run for GPUs is not restarted on a CPU
                     raise
                 retries -= 1
-                listen({"event": "retry", "error": error, "left": retries})
-                before, strategy = order.num_processes, read_launch(order.run, order.recipe).strategy
+                on_event({"event": "retry", "error": error, "left": retries})
+                before, strategy = request.num_processes, read_launch(request.run, request.recipe).strategy
                 again = flags_of_retry(validated.recipe, flags, at_first, strategy)
-                order, plan, _ = prepare(flags=again, again=order.run)
-                if order.num_processes != before:
-                    tell(f"{order.num_processes} processes instead of {before}")
+                request, plan, _ = prepare(flags=again, again=request.run)
+                if request.num_processes != before:
+                    on_message(f"{request.num_processes} processes instead of {before}")
             else:
                 break
-    result = order.run.home.result
+    result = request.run.shared_run.result
     if not result.exists():
         return {"status": "finished", "result": "on the node of the first process"}
     return json.loads(result.read_text(encoding="utf-8"))

@@ -61,7 +61,7 @@ class Runner:
         num_processes: int,
         *overrides: str,
         adapter: str = "null",
-        listen: Callable[[Any], None] | None = None,
+        on_event: Callable[[Any], None] | None = None,
         resume: bool = False,
         cache: Path | None = None,
     ) -> Run:
@@ -75,7 +75,9 @@ class Runner:
             patch.setenv("DS_ACCELERATOR", "cpu")
             settings = [*SETTINGS, f"output_dir={self.folder / 'runs'}", *overrides]
             flags = LaunchFlags(num_processes=num_processes)
-            return Run(run_recipe(recipe, settings, listen or (lambda event: None), flags=flags, resume=resume), cache)
+            return Run(
+                run_recipe(recipe, settings, on_event or (lambda event: None), flags=flags, resume=resume), cache
+            )
 
 
 def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5, num_steps: int = 10) -> None:

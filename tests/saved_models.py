@@ -114,7 +114,7 @@ def tune(recipe_path: Path) -> tuple[Any, Any, Any]:
             if weight.requires_grad:
                 weight.data = weight.data.float()
                 weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    bundle.stack["trainable_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    bundle.model_info["trainable_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return recipe, bundle, model.eval()
 
 
@@ -140,7 +140,7 @@ def logits_of(model: Any, num_tokens: int) -> torch.Tensor:
 def fake_result(bundle: Any) -> dict[str, Any]:
     """A result with the fields that the card needs."""
     return {
-        "model": bundle.stack,
+        "model": bundle.model_info,
         "steps": 1,
         "num_train_pairs": 1,
         "num_eval_pairs": 0,
@@ -180,10 +180,10 @@ def save_cell(architecture: str, name: str, folder: Path, bases: Path) -> Iterat
 
 def reload_cells(cells: list[dict[str, Any]], scratch: Path) -> list[dict[str, Any]]:
     """Reload all models in one process without dpo-recipe. Returns the largest difference of logits of each."""
-    order = scratch / "cells.json"
-    order.write_text(json.dumps(cells))
+    request = scratch / "cells.json"
+    request.write_text(json.dumps(cells))
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("reload_saved_models.py"), order], capture_output=True, text=True
+        [sys.executable, Path(__file__).with_name("reload_saved_models.py"), request], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

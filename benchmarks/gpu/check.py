@@ -38,7 +38,7 @@ PRELOADED = (
     "dpo_recipes.objectives.dpo", "dpo_recipes.fit.memory", "dpo_recipes.worker", "dpo_recipes.workflow", "tasks",
 )  # fmt: skip
 """Loaded once; each measurement is a fork that has them already. None of them touches the GPU."""
-ALONE = ("fork", "fresh")
+SINGLE_PROCESS = ("fork", "fresh")
 """How a measurement's process begins: as a fork, or anew where forks cannot have the GPU."""
 
 
@@ -78,7 +78,7 @@ class Check:
         """See whether a process has the device, and whether a fork does."""
         if self._try(task) or self.start == "fresh":
             return
-        self.tell("a fork of this process cannot have the device: each measurement begins anew, and takes longer")
+        self.on_message("a fork of this process cannot have the device: each measurement begins anew, and takes longer")
         self.start = "fresh"
         self._try(task)
 
@@ -100,7 +100,7 @@ class Check:
                 else f"it takes {task.needs_s:.0f} s, {left:.0f} are left"
             )
             self.results.record("skipped", task.key, why)
-            self.tell(f"{task.key}: left out: {why}")
+            self.on_message(f"{task.key}: left out: {why}")
             return False
         limit = min(task.limit_s * self.options.patience, left)
         began = time.monotonic()
@@ -113,7 +113,7 @@ class Check:
         elif code:  # the process has recorded what was raised, unless it could not even begin
             self.results.change(lambda all_: all_.setdefault("failures", {}).setdefault(task.key, f"ended with {code}"))
         self.results.record("seconds", task.key, round(seconds, 1))
-        self.tell(f"{task.key}: {'done' if code == 0 else 'FAILED, see the log'} in {seconds:.1f} s")
+        self.on_message(f"{task.key}: {'done' if code == 0 else 'FAILED, see the log'} in {seconds:.1f} s")
         return code == 0
 
     def _begin(self, task: Any) -> int:
@@ -135,7 +135,7 @@ class Check:
         with self.log.open("a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True).pid
 
-    def tell(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """A line for who watches."""
         print(f"[{time.monotonic() - self.started:4.0f} s] {text}", flush=True)
 
@@ -233,7 +233,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--tiny", action="store_true", help="try the check itself, with two-layer models")
     parser.add_argument("--wheels", type=Path, default=bootstrap.WHEELS, help="where missing packages are")
-    parser.add_argument("--start", choices=ALONE, default="fork", help="how each measurement's process begins")
+    parser.add_argument("--start", choices=SINGLE_PROCESS, default="fork", help="how each measurement's process begins")
     parser.add_argument("--patience", type=float, default=1.0, help="a factor on the limits of single measurements")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
@@ -325,7 +325,7 @@ def _measure(options: argparse.Namespace, results: Results, scratch: Path, start
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         check.start = "fresh"
-    check.tell(f"libraries are loaded; each measurement is a {check.start} process")
+    check.on_message(f"libraries are loaded; each measurement is a {check.start} process")
     check.run()
 
 

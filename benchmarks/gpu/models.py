@@ -72,11 +72,11 @@ def _from_config(path: str, where: str, *args: Any, **kwargs: Any) -> Any:
     config = kwargs.pop("config", None) or AutoConfig.from_pretrained(path)
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
-        skeleton = model_class(config)
+        meta_model = model_class(config)
     quantized = kwargs.get("quantization_config") is not None
     dtype = torch.bfloat16 if quantized else kwargs.get("dtype") or torch.float32
     block = (0.02 * torch.randn(_BLOCK, generator=torch.Generator().manual_seed(0))).to(where, dtype)
-    state = {name: _draw(name, weight, block) for name, weight in skeleton.named_parameters()}
+    state = {name: _draw(name, weight, block) for name, weight in meta_model.named_parameters()}
     model = model_class.from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
     loaded = model[0] if isinstance(model, tuple) else model
     loaded.config._name_or_path = loaded.name_or_path = str(path)

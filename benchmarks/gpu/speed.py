@@ -79,7 +79,7 @@ def _train(context: Context, recipe: Any, bundle: Any, rows: Any, side: str) -> 
         "step_s": step_s,
         **device.peaks(),
         "trainable": trainable,
-        "sharing": str(bundle.stack.get("prefix_sharing")) if side == "ours" else None,
+        "sharing": str(bundle.model_info.get("prefix_sharing")) if side == "ours" else None,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
     }
 
@@ -90,7 +90,7 @@ def _per_pair(rows: list[Any], bundle: Any, measured: dict[str, Any], context: C
     from dpo_recipes.engine.speed import flops_per_token
 
     distinct = sum(len(row[name]) for row in rows for name in pair_source.COLUMNS) / len(rows)
-    flops = flops_per_token(bundle.policy, bundle.stack["total_parameters"], measured["trainable"])
+    flops = flops_per_token(bundle.policy, bundle.model_info["total_parameters"], measured["trainable"])
     done = flops * distinct * measured["training_pairs_per_second"]
     known = context.results.read().get("device", {}).get("matmul_flops")
     return {

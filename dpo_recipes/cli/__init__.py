@@ -20,7 +20,7 @@ from typer.core import TyperGroup  # noqa: E402
 from typer.main import get_command  # noqa: E402
 
 from dpo_recipes import __version__  # noqa: E402
-from dpo_recipes.cli.progress import say  # noqa: E402
+from dpo_recipes.cli.progress import write_message  # noqa: E402
 from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RUN, DpoRecipeError, is_no_space  # noqa: E402
 
 gc.enable()
@@ -82,12 +82,12 @@ def main() -> None:
         app()
     except DpoRecipeError as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C finds nothing left to stop
-        say(f"{error}\n")
+        write_message(f"{error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         if not is_no_space(error):
             raise
-        say(f"error: the output cannot be written: {error.strerror}\n")
+        write_message(f"error: the output cannot be written: {error.strerror}\n")
         for stream in (sys.stdout, sys.stderr):  # Python would try again at exit, and set an exit code of its own
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(EXIT_RUN)

@@ -10,7 +10,7 @@ import typer
 from dpo_recipes import registry
 from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument, SetOption, write_output
 from dpo_recipes.launch.batch import count_processes, plan_batch
-from dpo_recipes.launch.manifest import ExportOrder
+from dpo_recipes.launch.manifest import ExportRequest
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import find_recipe
 
@@ -36,7 +36,7 @@ def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     """Write a recipe as a job file for another system. Nothing is started."""
     validated = validate(find_recipe(recipe), set_)
     wanted = validated.recipe.launch
-    order = ExportOrder(
+    request = ExportRequest(
         validated,
         num_processes or (None if wanted.num_processes == "auto" else wanted.num_processes),
         num_nodes or wanted.num_nodes,
@@ -44,11 +44,11 @@ def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         claim,
         tuple(secret or ()),
     )
-    processes = order.num_processes or order.num_nodes
-    counts = count_processes(validated.recipe, 0, num_processes=processes, num_nodes=order.num_nodes)
+    processes = request.num_processes or request.num_nodes
+    counts = count_processes(validated.recipe, 0, num_processes=processes, num_nodes=request.num_nodes)
     plan_batch(validated.recipe, *counts)  # what would be refused there is refused here
     try:
-        text = registry.load("exporters", export)(order)
+        text = registry.load("exporters", export)(request)
     except KeyError as error:
         raise typer.BadParameter(error.args[0], param_hint="--export") from None
     if output is None:

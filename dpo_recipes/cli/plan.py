@@ -96,7 +96,7 @@ def _plan(
     recipe = validated.recipe
     trust = trust_remote_code and recipe.model.trust_remote_code
 
-    def say(name: str, detail: str) -> None:
+    def on_stage(name: str, detail: str) -> None:
         progress.on_event({"event": "stage", "name": name, "detail": detail})
 
     target = find_target(recipe)
@@ -104,15 +104,15 @@ def _plan(
     batch = choose_batch(recipe, flags, count_gpus() if target.is_here else 0)
     target, recipe = target.shared_by(batch.processes_per_node), with_batch(recipe, batch)
     location = resolve_model(recipe.model)
-    say("check", f"{recipe.model.path}: module names and weights")
+    on_stage("check", f"{recipe.model.path}: module names and weights")
     found = check_base(recipe, location, trust_remote_code=trust)
     workload, reports = assume_workload(recipe), {}
     if read_data:
-        prepared = prepare_pairs(recipe, say, trust_remote_code=trust)
+        prepared = prepare_pairs(recipe, on_stage, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
         found = [*found, *prepared.splits.warnings]
         check_passes(recipe, prepared.splits, batch.num_processes)
-    say("plan", f"{recipe.model.path} on {target.device.name}")
+    on_stage("plan", f"{recipe.model.path} on {target.device.name}")
 
     def plan_with(sharding: Sharding) -> JobPlan:
         return Planner(recipe, location, target, workload, sharding, trust_remote_code=trust).plan(recipe)

@@ -32,7 +32,7 @@ class Progress:
     def close(self) -> None:
         """End the live line, if there is one."""
         if self._open_line:
-            say("\n")
+            write_message("\n")
             self._open_line = False
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -104,17 +104,17 @@ class Progress:
         self._last_plain = time.monotonic()
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            say(f"\r\x1b[K{text[:width]}")
+            write_message(f"\r\x1b[K{text[:width]}")
             self._open_line = True
         else:
-            say(f"{text}\n")
+            write_message(f"{text}\n")
 
     def _line(self, text: str) -> None:
         self.close()
-        say(f"{text}\n")
+        write_message(f"{text}\n")
 
 
-def say(text: str) -> None:
+def write_message(text: str) -> None:
     """Write to stderr. If that fails, because of a closed pipe or a full disk, the run continues."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)

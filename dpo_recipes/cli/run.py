@@ -12,7 +12,7 @@ import typer
 from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_BUG
 from dpo_recipes.launch.choose import LaunchFlags
-from dpo_recipes.launch.site import read_site
+from dpo_recipes.launch.slurm_settings import read_slurm_settings
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import find_recipe
 from dpo_recipes.supervise import WorkerBug
@@ -64,7 +64,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     overrides += [f"launch.backend={via}"] if via else []
     if (slurm or slurm_setup) and (via or validate(find_recipe(recipe), set_).recipe.launch.backend) != "slurm":
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
-    site = read_site(slurm or [], slurm_setup)
+    slurm_settings = read_slurm_settings(slurm or [], slurm_setup)
     with Progress() as progress:
         try:
             result = run_recipe(
@@ -75,7 +75,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
                 resume=resume,
                 retries=retries,
                 flags=LaunchFlags(num_processes, num_nodes, rendezvous),
-                site=site,
+                slurm_settings=slurm_settings,
             )
         except WorkerBug as bug:
             progress.close()

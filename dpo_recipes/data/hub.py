@@ -21,7 +21,7 @@ def load(source: Source) -> Any:
     """The split as a `datasets.Dataset`, or as an `IterableDataset` if `streaming`. Raises `DataError` D410."""
     from datasets import load_dataset
 
-    hub.is_left_alone()
+    hub.go_offline_if_unreachable()
     try:
         return load_dataset(
             source.path,
@@ -52,7 +52,7 @@ def fingerprint(source: Source) -> str | None:
 def _commit(source: Source) -> str | None:
     from huggingface_hub import HfApi
 
-    if hub.is_left_alone():
+    if hub.go_offline_if_unreachable():
         return None
     try:
         return HfApi().dataset_info(source.path, revision=source.revision).sha

@@ -13,9 +13,9 @@ from typing import Any
 from dpo_recipes.cache import content_key, file_digest, get_or_build
 from dpo_recipes.data import hub
 from dpo_recipes.data.collect import RowIndex, collect
-from dpo_recipes.data.divide import SPLITS, Division, divide, shared_prompts
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.sources import local_files
+from dpo_recipes.data.split_dataset import SPLITS, Division, shared_prompts, split_dataset
 from dpo_recipes.data.store import RowFile, RowWriter
 from dpo_recipes.errors import Finding
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
@@ -76,7 +76,7 @@ def _build(folder: Path, sources: dict[str, list[Source]], data: Data, seed: int
         picked = {name: collect(part, data, writer, index, reports[name]) for name, part in sources.items() if part}
     rows = RowFile(spool, writer.offsets)
     division = Division(rows, index, reports, {})
-    divide(division, picked, data, seed)
+    split_dataset(division, picked, data, seed)
     for name, places in division.places.items():
         reports[name].rows_kept = len(places)
         if len(places):

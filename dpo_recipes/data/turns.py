@@ -134,7 +134,7 @@ def _is_same(first: Message, second: Message) -> bool:
 
 
 def _parting(place: int, chosen: Sequence[Message], rejected: Sequence[Message]) -> str:
-    """Why two conversations are not a pair, from the turns after the `place` ones that they share."""
+    """Why two conversations are not a pair, from the turns after the `rank` ones that they share."""
     if not place:
         return "their first messages differ"
     if not chosen or not rejected:

@@ -26,14 +26,14 @@ class Counts:
     positions: Positions
 
 
-def take_counts(trainer: Any) -> Counts:
+def snapshot(trainer: Any) -> Counts:
     """A copy of the counts so far."""
     metrics = {name: list(values) for name, values in trainer._metrics["train"].items()}
     positions = copy(trainer.prefix_sharing.trained)
     return Counts(trainer._tr_loss.clone(), metrics, trainer._total_train_tokens, positions)
 
 
-def put_back(trainer: Any, counts: Counts) -> None:
+def restore(trainer: Any, counts: Counts) -> None:
     """Restore a trainer's counts in place, because other objects hold references to them."""
     trainer._tr_loss.copy_(counts.loss)
     trainer._metrics["train"].clear()

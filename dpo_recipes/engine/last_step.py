@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dpo_recipes.engine.team import Team
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line, is_no_space, is_out_of_memory
 
 
 @contextmanager
-def last_step_kept(trainer: Any, team: Team, *, is_changed: bool) -> Iterator[None]:
+def last_step_kept(trainer: Any, distributed: DistributedContext, *, is_changed: bool) -> Iterator[None]:
     """A block that saves the model. If it fails, a checkpoint of the last step remains, from which the same command
     resumes: it trains no further step, evaluates, and saves.
 
@@ -22,7 +22,7 @@ def last_step_kept(trainer: Any, team: Team, *, is_changed: bool) -> Iterator[No
 
     Raises `RunError` T609, or the failure itself where it is an error with a way out, a full disk, or a lack of memory.
     """
-    if team.processes.count > 1 or team.strategy != "ddp":
+    if distributed.num_processes > 1 or distributed.strategy != "ddp":
         yield
         return
     is_kept = is_changed and _keep(trainer)

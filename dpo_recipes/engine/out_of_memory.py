@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dpo_recipes.data.lengths import pair_lengths
 from dpo_recipes.engine.checkpoints.folder import PREFIX
-from dpo_recipes.engine.counts import Counts, put_back, take_counts
+from dpo_recipes.engine.counts import Counts, restore, snapshot
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import divisors
@@ -58,7 +58,7 @@ class StepMark(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remember."""
-        self.counts, self.step = take_counts(self.trainer), state.global_step
+        self.counts, self.step = snapshot(self.trainer), state.global_step
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -73,7 +73,7 @@ class StepMark(TrainerCallback):
     def restore(self) -> None:
         """Restore the counts, unless the step was complete and memory ran out in an evaluation."""
         if self.counts is not None and self.trainer.state.global_step == self.step:
-            put_back(self.trainer, self.counts)
+            restore(self.trainer, self.counts)
 
 
 def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:

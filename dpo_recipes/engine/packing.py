@@ -164,7 +164,7 @@ def pack(lengths: PairLengths, which: range, device: torch.device) -> Packing:
     )
 
 
-def divide_padded(lengths: PairLengths, max_tokens: int | None) -> list[range]:
+def group_by_padded_tokens(lengths: PairLengths, max_tokens: int | None) -> list[range]:
     """Groups of consecutive pairs with at most `max_tokens` padded positions.
 
     Rows are padded to the longest of their group. A pair that is larger than that forms its own group.
@@ -182,7 +182,7 @@ def widest(lengths: PairLengths, group: range) -> int:
     return max(1, *(max(lengths.chosen[index], lengths.rejected[index]) for index in group))
 
 
-def divide(distinct: tuple[int, ...], max_tokens: int | None) -> list[range]:
+def group_by_tokens(distinct: tuple[int, ...], max_tokens: int | None) -> list[range]:
     """Groups of consecutive pairs with at most `max_tokens` distinct tokens; a longer pair forms its own group."""
     return _group(len(distinct), max_tokens, lambda group: sum(distinct[group.start : group.stop]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.rounds import (
     ROUND,
     BatchesOfRank,
@@ -23,7 +23,7 @@ class ParallelBatches:
     of accelerate 1.15's BatchSamplerShard that are set; transformers sets the same for its BatchRebalanceSampler.
     """
 
-    processes: Processes = ALONE
+    distributed: DistributedContext = SINGLE_PROCESS
     round: Any = None
     """The `Round` or `token_batches.Pass` of the batch that was computed last, or None with one process."""
     accelerator: Any
@@ -32,9 +32,9 @@ class ParallelBatches:
     gather_function: Any
     _metrics: dict[str, dict[str, list[float]]]
 
-    def deal_batches(self) -> None:
+    def gather_by_rows(self) -> None:
         """Gather results by the number of rows that each process really has."""
-        if self.processes.count > 1:
+        if self.distributed.num_processes > 1:
             # accelerate's own `gather_for_metrics` is not used: once a data loader has given its last batch, which the
             # trainer prefetches, it cuts rows that it takes for duplicates. Here there are none.
             gather = self.accelerator.gather
@@ -49,7 +49,7 @@ class ParallelBatches:
         if self.round is None:
             return loss
         self._count_each_batch("train" if self.model.training else "eval", self.round.num_batches)
-        return loss * self.round.weight_of(self.processes.place.rank) if self.model.training else loss
+        return loss * self.round.weight_of(self.distributed.rank) if self.model.training else loss
 
     def _count_each_batch(self, mode: str, num_batches: int) -> None:
         """TRL averages its metrics over calls. The metrics of a round count once for each of its micro-batches."""
@@ -58,13 +58,13 @@ class ParallelBatches:
                 values.extend([values[-1]] * (num_batches - 1))
 
     def _get_dataloader(self: Any, dataset: Any, description: str, batch_size: int, *rest: Any, **more: Any) -> Any:
-        if self.processes.count == 1:
+        if self.distributed.num_processes == 1:
             return super()._get_dataloader(dataset, description, batch_size, *rest, **more)  # type: ignore[misc]
-        rounds = Rounds(len(dataset), batch_size, self.args.gradient_accumulation_steps, self.processes.count)
+        rounds = Rounds(len(dataset), batch_size, self.args.gradient_accumulation_steps, self.distributed.num_processes)
         rows = RowsOfRank(self._remove_unused_columns(dataset, description=description))
         loader = self._load(rows, RoundCollator(self.data_collator), description, batch_size, *rest, **more)
         shard = loader.batch_sampler
-        shard.batch_sampler = BatchesOfRank(shard.batch_sampler, rounds, self.processes.place.rank)
+        shard.batch_sampler = BatchesOfRank(shard.batch_sampler, rounds, self.distributed.rank)
         # It passes batches on unchanged: those below already belong to this process.
         shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
@@ -85,7 +85,7 @@ class ParallelBatches:
         the mean of each micro-batch, so rows of a short one weigh more."""
         if self.round is None or self.round.is_even:
             return gather(tensor)
-        rank = self.processes.place.rank
+        rank = self.distributed.rank
         if of_means and tensor.ndim:
             tensor = tensor * self.round.row_weight(rank)
         return gather_uneven(tensor, self.round.sizes, rank)

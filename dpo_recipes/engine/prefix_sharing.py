@@ -20,15 +20,15 @@ from dpo_recipes.data.lengths import pair_lengths
 from dpo_recipes.engine.attention import compute_packed, register
 from dpo_recipes.engine.packing import (
     PairLengths,
-    divide,
-    divide_padded,
+    group_by_padded_tokens,
+    group_by_tokens,
     measure_pairs,
     num_positions,
     pack,
     widest,
 )
 from dpo_recipes.engine.pair_names import Locate, name_pair
-from dpo_recipes.engine.prefix_trial import difference, objection
+from dpo_recipes.engine.prefix_trial import difference, unsupported_reason
 from dpo_recipes.errors import RunError
 
 Mode = Literal["auto", "on", "off"]
@@ -86,9 +86,9 @@ class PrefixSharing:
     """Why the model is computed with padded rows, or None while sharing is possible."""
     exception: str | None = None
     """Why the first batch that could not be packed, although the model supports it, could not; None if all could."""
-    tell: Callable[[str], None] = lambda text: None
+    on_message: Callable[[str], None] = lambda text: None
     """Called once with the message about the first such batch."""
-    is_proven: bool = False
+    is_verified: bool = False
     """Whether a trial batch gave the same hidden states both ways, on this device and in this precision."""
     trained: Positions = field(default_factory=Positions)
     """Positions of training batches."""
@@ -135,7 +135,7 @@ class PrefixSharing:
             positions.count(lengths, packed=True)
             return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
         # Other requested outputs, such as a mean over experts, concern the whole batch.
-        groups = divide_padded(lengths, None if _asked_for(kwargs) else self.max_tokens_per_pass)
+        groups = group_by_padded_tokens(lengths, None if _asked_for(kwargs) else self.max_tokens_per_pass)
         if len(groups) == 1:
             positions.count(lengths, packed=False)
             return self.plain(**kwargs)
@@ -154,7 +154,7 @@ class PrefixSharing:
             rows = len(kwargs["input_ids"])
             self._leave_out(f"their rows are no pairs ({rows} of them)" if rows % 2 else "rows are padded on the left")
         else:
-            self._prove(kwargs["input_ids"].device)
+            self._verify(kwargs["input_ids"].device)
             return self.refusal is None and is_worth_packing(sum(lengths.distinct), lengths.num_padded)
         return False
 
@@ -163,19 +163,19 @@ class PrefixSharing:
             self.exception = why
             if self.mode == "on":
                 raise refused(why, whose="a batch")
-            self.tell(f"prefixes are not shared in every batch: {self._describe_exception()}")
+            self.on_message(f"prefixes are not shared in every batch: {self._describe_exception()}")
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         """Run the trial now, on the model's present device, instead of before the first batch. Raises `RunError`
         T606."""
         if self.is_active:
-            self._prove(next(self.backbone.parameters()).device)
+            self._verify(next(self.backbone.parameters()).device)
 
-    def _prove(self, device: torch.device) -> None:
+    def _verify(self, device: torch.device) -> None:
         """Compute a trial batch both ways, once. Raises `RunError` T606 if they differ and the mode is `on`."""
-        if self.is_proven:
+        if self.is_verified:
             return
-        self.is_proven = True
+        self.is_verified = True
         self.refusal = difference(self.backbone, self.plain, device)
         if self.refusal and self.mode == "on":
             raise refused(self.refusal)
@@ -188,7 +188,7 @@ def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = Non
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = base.base_model
-    sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, refusal=objection(base))
+    sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, refusal=unsupported_reason(base))
     if mode == "on" and sharing.refusal:
         raise refused(sharing.refusal)
     if sharing.is_active:
@@ -238,7 +238,7 @@ def check_longest_pair(
 
 def forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_tokens: int | None) -> Any:
     """The backbone's output for a padded batch, computed in packed rows of at most `max_tokens` distinct tokens."""
-    groups = divide(lengths.distinct, max_tokens)
+    groups = group_by_tokens(lengths.distinct, max_tokens)
     outputs: Any = None
     hidden: list[torch.Tensor] = []
     for group in groups:

@@ -24,7 +24,7 @@ _TOLERANCE = {32: 1e-4, 16: 5e-2}
 wrong mask or position gives some tenths."""
 
 
-def objection(model: Any) -> str | None:
+def unsupported_reason(model: Any) -> str | None:
     """Why a model's configuration rules out packed rows, or None if the trial must decide."""
     config = model.config.get_text_config()
     attention = config._attn_implementation

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.data.lengths import pair_lengths
-from dpo_recipes.engine.counts import put_back, take_counts
+from dpo_recipes.engine.counts import restore, snapshot
 from dpo_recipes.engine.token_batches import as_lengths, fullest
 from dpo_recipes.events import EventLog
 
@@ -47,7 +47,7 @@ def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
     lengths = pair_lengths(pairs)
     longest = np.argsort(-lengths.sum(axis=1), kind="stable")[:size]
     if trainer.max_tokens is not None:
-        pairs_in_step = size * trainer.processes.count  # any process may get the pass with the most pairs
+        pairs_in_step = size * trainer.distributed.num_processes  # any process may get the pass with the most pairs
         longest = fullest(as_lengths(lengths), trainer.max_tokens, pairs_in_step, shares=trainer.shares)
     rows = [trainer.train_dataset[int(index)] for index in longest]
     return trainer._prepare_inputs(trainer.data_collator(rows))
@@ -55,7 +55,7 @@ def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
 
 def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
     """One pass each way that leaves nothing behind: no gradient, no metric, no count."""
-    counts = take_counts(trainer)
+    counts = snapshot(trainer)
     model = trainer.model_wrapped
     model.train()
     try:
@@ -64,7 +64,7 @@ def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:
         trainer.accelerator.backward(loss)
     finally:
         model.zero_grad(set_to_none=True)
-        put_back(trainer, counts)
+        restore(trainer, counts)
 
 
 def cuda_devices() -> list[int]:

@@ -25,9 +25,9 @@ import trl
 from dpo_recipes.cache import cache_folder, content_key, file_digest, get_or_build, is_whole
 from dpo_recipes.data.tokenize import CONTEXT_COLUMNS
 from dpo_recipes.engine.callbacks.stop import interrupted
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.fsdp import shard_policy
 from dpo_recipes.engine.pair_names import name_pair
-from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 
@@ -45,14 +45,14 @@ def add_reference(trainer: Any, pairs: Any, split: str) -> tuple[Any, bool]:
     writes the cache; its key does not depend on their number. Raises `RunError` T622 if the processes have different
     pairs.
     """
-    processes = trainer.processes
+    distributed = trainer.distributed
     tokens = hash_pairs(pairs)
-    if len(set(processes.gather(tokens))) > 1:
-        raise _other_pairs(processes)
-    key, known = processes.share(_find(trainer, tokens) if processes.is_main else None)
-    parts = ReferenceParts(key, processes.place.rank)
+    if len(set(distributed.gather(tokens))) > 1:
+        raise _other_pairs(distributed)
+    key, known = distributed.share(_find(trainer, tokens) if distributed.is_main else None)
+    parts = ReferenceParts(key, distributed.rank)
     logps = None if known else reference_logps(trainer, pairs, split, parts)
-    chosen, rejected = processes.share(_keep(key, logps) if processes.is_main else None)
+    chosen, rejected = distributed.share(_keep(key, logps) if distributed.is_main else None)
     parts.remove()
     with_chosen = pairs.add_column("ref_chosen_logps", chosen.tolist())
     return with_chosen.add_column("ref_rejected_logps", rejected.tolist()), known
@@ -133,10 +133,10 @@ def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:
     return np.load(folder / _FILE)
 
 
-def _other_pairs(processes: Processes) -> RunError:
+def _other_pairs(distributed: DistributedContext) -> RunError:
     return RunError.of(
         "T622",
-        f"the {processes.count} processes have read different pairs",
+        f"the {distributed.num_processes} processes have read different pairs",
         why="each step would have other pairs than the recipe says, and results could not be combined",
         fix="give all nodes the same files (a shared file system), and pin hub datasets with `revision`",
     )
@@ -157,8 +157,8 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     memory than training. Batch i is computed by process i modulo the number of processes. With the same micro-batch,
     batches are the same after an interruption, and results are equal to the bit. Raises `RunError` T608.
     """
-    model, processes = reference_model(trainer), trainer.processes
-    known = processes.share(parts.read(len(pairs)) if processes.is_main else None)
+    model, distributed = reference_model(trainer), trainer.distributed
+    known = distributed.share(parts.read(len(pairs)) if distributed.is_main else None)
     logps = deepcopy(known)
     training = [module for module in model.modules() if module.training]
     model.eval()  # switches off the dropout of an adapter that is the reference
@@ -167,13 +167,13 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     missing = [rows for rows in batches if not known.is_known[rows].all()]
     trainer.reference_progress.begin(split, int(tokens.sum()), int(tokens[known.is_known].sum()))
     try:
-        for rows, counts in share_of(missing, processes.place.rank, processes.count):
+        for rows, counts in share_of(missing, distributed.rank, distributed.num_processes):
             of_rows = _logps(trainer, model, [pairs[row] for row in rows])
             _check_finite(trainer, pairs, split, rows, of_rows)
             if counts:
                 logps.add(rows, of_rows)
                 parts.keep(logps)
-                trainer.reference_progress.add(int(tokens[rows].sum()) * processes.count)
+                trainer.reference_progress.add(int(tokens[rows].sum()) * distributed.num_processes)
     except Interrupted:
         if logps.is_known.sum() > known.is_known.sum():
             raise interrupted("in the reference pass; its computed values are kept") from None
@@ -183,7 +183,7 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
         for module in training:
             module.training = True
     computed = np.where(known.is_known, 0.0, logps.values)
-    total = np.array(processes.total(computed.ravel()), dtype=np.float32)
+    total = np.array(distributed.total(computed.ravel()), dtype=np.float32)
     return np.where(known.is_known, known.values, total.reshape(known.values.shape))
 
 
@@ -238,7 +238,7 @@ def try_one_pair(trainer: Any) -> None:
 
     Only a whole forward pass of all processes can be this trial. Raises `RunError` T606.
     """
-    if trainer.prefix_sharing.is_active and not trainer.prefix_sharing.is_proven:
+    if trainer.prefix_sharing.is_active and not trainer.prefix_sharing.is_verified:
         _logps(trainer, reference_model(trainer), [trainer.train_dataset[0]])
 
 

@@ -114,10 +114,10 @@ class BatchesOfRank:
         return len(self.rounds)
 
     def __iter__(self) -> Iterator[Indices]:
-        return deal(self.batches, self.rounds, self.rank)
+        return shard_batches(self.batches, self.rounds, self.rank)
 
 
-def deal(batches: Iterable[list[int]], rounds: Rounds, rank: int) -> Iterator[Indices]:
+def shard_batches(batches: Iterable[list[int]], rounds: Rounds, rank: int) -> Iterator[Indices]:
     """The micro-batches of one process, with a single pair of weight zero if it has none."""
     all_batches = iter(batches)
     for number in range(len(rounds)):

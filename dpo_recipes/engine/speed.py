@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.prefix_sharing import Positions
-from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.hardware.machine import peak_memory_bytes
 from dpo_recipes.hardware.profiles import profile
 
@@ -15,14 +15,14 @@ from dpo_recipes.hardware.profiles import profile
 class SpeedMeter:
     """Rates of training since its start, or since the previous row, summed over processes."""
 
-    def __init__(self, positions: Positions, processes: Processes = ALONE) -> None:
+    def __init__(self, positions: Positions, distributed: DistributedContext = SINGLE_PROCESS) -> None:
         self.positions = positions
-        self.processes = processes
+        self.distributed = distributed
         self._since = (time.monotonic(), 0)
 
     def start(self) -> None:
         """Start counting."""
-        self._since = (time.monotonic(), sum_positions(self.positions, self.processes).distinct)
+        self._since = (time.monotonic(), sum_positions(self.positions, self.distributed).distinct)
 
     def since_last(self) -> dict[str, float]:
         """Rates since the last call, for a row of metrics.jsonl; empty if nothing was counted.
@@ -30,8 +30,8 @@ class SpeedMeter:
         `positions_saved` is the share of padded positions that were not computed since the start of training;
         `peak_memory_bytes` is that of the process that needs most.
         """
-        total, now = sum_positions(self.positions, self.processes), time.monotonic()
-        (peak,) = self.processes.highest([peak_memory_bytes()])
+        total, now = sum_positions(self.positions, self.distributed), time.monotonic()
+        (peak,) = self.distributed.highest([peak_memory_bytes()])
         started, distinct = self._since
         if total.distinct == distinct or now <= started:
             return {}
@@ -44,9 +44,9 @@ class SpeedMeter:
         }
 
 
-def sum_positions(positions: Positions, processes: Processes) -> Positions:
+def sum_positions(positions: Positions, distributed: DistributedContext) -> Positions:
     """The counts of all processes together."""
-    return Positions(*(int(number) for number in processes.total(list(asdict(positions).values()))))
+    return Positions(*(int(number) for number in distributed.total(list(asdict(positions).values()))))
 
 
 def summarize(

@@ -92,7 +92,7 @@ def as_lengths(array: Any) -> Lengths:
     return [(int(prompt), int(chosen), int(rejected)) for prompt, chosen, rejected in array]
 
 
-def deal(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool) -> list[list[int]]:
+def shard_passes(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool) -> list[list[int]]:
     """The passes of `fill` for several processes: the smallest multiple of their number, largest pass first.
 
     The passes have about equal size. If there are more passes than pairs, the last ones are empty.
@@ -200,7 +200,7 @@ class StepSampler(BatchRebalanceSampler):
 
     def _share(self, pairs: list[int]) -> StepIndices:
         lengths = [self.lengths[pair] for pair in pairs]
-        passes = deal(lengths, self.max_tokens, self.num_processes, shares=self.shares)
+        passes = shard_passes(lengths, self.max_tokens, self.num_processes, shares=self.shares)
         indices = StepIndices()
         indices.passes = []
         for number in range(len(passes) // self.num_processes):
@@ -257,17 +257,17 @@ class TokenBatches(ParallelBatches):
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, *rest, **more)  # type: ignore[misc]
         sampler = StepSampler(
             as_lengths(pair_lengths(dataset)),
-            batch_size * self.processes.count,
+            batch_size * self.distributed.num_processes,
             self.max_tokens,
-            self.processes.count,
-            self.processes.place.rank,
+            self.distributed.num_processes,
+            self.distributed.rank,
             shares=self.shares,
             trained=[(int(chosen), int(rejected)) for chosen, rejected in trained_lengths(dataset)],
         )
         rows = RowsOfStep(self._remove_unused_columns(dataset, description=description))
         collator = StepCollator(self.data_collator)
         loader = self._load(rows, collator, description, batch_size, lambda _: sampler, is_training, *rest, **more)
-        if self.processes.count > 1:
+        if self.distributed.num_processes > 1:
             loader.batch_sampler.even_batches = False
         return loader
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.data.tokenize import TokenizedSplits
-from dpo_recipes.engine.callbacks.base import BaseCallback, answer_as_base
+from dpo_recipes.engine.callbacks.baseline import BaselineCallback, answer_as_base
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
 from dpo_recipes.engine.checkpoints.choice import check_base, digest_of_base, facts_of, find_start, take_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
-from dpo_recipes.engine.team import Team
 from dpo_recipes.engine.trainer_args import RunArguments
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
@@ -42,7 +42,7 @@ def prepare_trainer(  # noqa: PLR0913
     run: RunDirectory,
     datasets: dict[str, Any],
     callbacks: list[Any],
-    team: Team | None = None,
+    distributed: DistributedContext | None = None,
     events: EventLog | None = None,
     *,
     locate: Locate | None = None,
@@ -50,14 +50,14 @@ def prepare_trainer(  # noqa: PLR0913
     """The objective's trainer. Adds trainable parameters and the kind of batches to the bundle's stack."""
     from transformers import PrinterCallback
 
-    team = team or Team()
-    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, team.processes, team.launch, events, locate)
+    distributed = distributed or DistributedContext()
+    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, distributed, events, locate)
     trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
     trainer.remove_callback(PrinterCallback)
     parameters = list(trainer.model.parameters())
-    bundle.stack["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
-    bundle.stack["prefix_sharing"] = trainer.prefix_sharing.describe()
-    bundle.stack["processes"] = team.describe()
+    bundle.model_info["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
+    bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()
+    bundle.model_info["processes"] = distributed.describe()
     return trainer
 
 
@@ -88,7 +88,7 @@ def train(  # noqa: PLR0913
     stop: StopRequest,
     *,
     reserve_bytes: int = 0,
-    team: Team | None = None,
+    distributed: DistributedContext | None = None,
 ) -> TrainResult:
     """Train to the end, from the newest whole checkpoint where the run directory has one; `reserve_bytes` are what the
     optimizer will need beside the first micro-batch. The base answers the `samples` on the way, unless the checkpoint
@@ -97,51 +97,55 @@ def train(  # noqa: PLR0913
     Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss), T616 (a
     checkpoint of other data), T617 (of another strategy) and T619 (of another base).
     """
-    team = team or Team()
-    start = find_start(run, tokenized.key, team, events, keeps_best=recipe.checkpoints.keep_best)
+    distributed = distributed or DistributedContext()
+    start = find_start(run, tokenized.key, distributed, events, keeps_best=recipe.checkpoints.keep_best)
     if start.base and start.base.answers:
         samples.answers["base"] = start.base.answers
-    elif team.processes.is_main and not team.all_go_forward:
+    elif distributed.is_main and not distributed.shards_weights:
         answer_as_base(samples, bundle.policy, bundle, events)
-    datasets = seen_splits(recipe, tokenized, team.processes.count)
+    datasets = seen_splits(recipe, tokenized, distributed.num_processes)
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
-    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, team.processes)
+    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed)
     metrics = MetricsCallback(
-        run.metrics if team.processes.is_main else None, events, tokens_per_pair, start.metrics_bytes
+        run.metrics if distributed.is_main else None, events, tokens_per_pair, start.metrics_bytes
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [saving, metrics, DivergenceCallback(), probe]
-    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, team, events, locate=tokenized.where)
+    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, distributed, events, locate=tokenized.where)
     probe.trainer = saving.trainer = trainer
     trainer.checkpoint_state = saving
-    weights = team.processes.share(digest_of_base(trainer, bundle))
+    weights = distributed.share(digest_of_base(trainer, bundle))
     check_base(start, weights)
     trainer.checkpoints = CheckpointWriter(
         run.checkpoints,
         recipe.checkpoints.save_total_limit,
-        facts_of(recipe, run, team, tokenized.key, weights),
-        team.processes,
+        facts_of(recipe, run, distributed, tokenized.key, weights),
+        distributed,
         best=start.best,
         damaged=start.damaged,
     )
-    metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, team.processes)
+    metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, distributed)
     if trainer.prefix_sharing.refusal:
         events.note(f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
-    saving.base = BaseCallback(trainer, team, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base)
+    saving.base = BaselineCallback(
+        trainer, distributed, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base
+    )
     where = f", from step {start.step}" if start.step else ""
-    events.stage("train", f"{bundle.stack['trainable_parameters']:,} trainable parameters on {bundle.device}{where}")
+    events.stage(
+        "train", f"{bundle.model_info['trainable_parameters']:,} trainable parameters on {bundle.device}{where}"
+    )
     # With several processes, one that runs out of memory would leave the others waiting.
-    adjusts = recipe.hardware.fit is True and team.processes.count == 1
+    adjusts = recipe.hardware.fit is True and distributed.num_processes == 1
     output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training, stop.trained = False, True
-    if _end_training(trainer, saving.saved_step, stop, events, team):
+    if _end_training(trainer, saving.saved_step, stop, events, distributed):
         step = trainer.state.global_step
         raise interrupted(f"it stopped after step {step}; the checkpoint is in {run.checkpoints}")
     if recipe.checkpoints.keep_best:
         take_best(trainer, events)
-    bundle.stack["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
+    bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
     runtime_s = saving.earlier_s + output.metrics["train_runtime"]
     summary = {
         **_rates(trainer, len(datasets["train"]), tokens_per_pair, runtime_s),
@@ -152,9 +156,11 @@ def train(  # noqa: PLR0913
     return TrainResult(trainer, output.training_loss, saving.base.metrics, summary)
 
 
-def _end_training(trainer: Any, saved_step: int | None, stop: StopRequest, events: EventLog, team: Team) -> bool:
+def _end_training(
+    trainer: Any, saved_step: int | None, stop: StopRequest, events: EventLog, distributed: DistributedContext
+) -> bool:
     """Wait in all processes until the last checkpoint is complete. Returns whether one of them was asked to stop."""
-    is_stopped = team.processes.any(stop.is_set)
+    is_stopped = distributed.any(stop.is_set)
     # It may have been asked after all processes had agreed on the last step.
     if is_stopped and saved_step != trainer.state.global_step:
         trainer._save_checkpoint(trainer.model, trial=None)
@@ -162,7 +168,7 @@ def _end_training(trainer: Any, saved_step: int | None, stop: StopRequest, event
     trainer.checkpoints.wait()
     # The first process seals. Once another process has ended, torchrun (2.13) kills it after half a minute, and a
     # checkpoint of many gigabytes takes longer.
-    team.processes.wait()
+    distributed.wait()
     return is_stopped
 
 
@@ -181,8 +187,8 @@ def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: floa
 
 def _speed(recipe: Recipe, bundle: ModelBundle, trainer: Any, runtime_s: float) -> dict[str, Any]:
     """Distinct tokens a second, positions saved, and the share of the device's rate if it is known."""
-    stack = bundle.stack
-    flops = flops_per_token(bundle.policy, stack["total_parameters"], stack["trainable_parameters"])
+    model_info = bundle.model_info
+    flops = flops_per_token(bundle.policy, model_info["total_parameters"], model_info["trainable_parameters"])
     peak = peak_flops(recipe.hardware.profile, bundle.dtype)
-    total = sum_positions(trainer.prefix_sharing.trained, trainer.processes)
-    return summarize(total, runtime_s, flops, None if peak is None else peak * trainer.processes.count)
+    total = sum_positions(trainer.prefix_sharing.trained, trainer.distributed)
+    return summarize(total, runtime_s, flops, None if peak is None else peak * trainer.distributed.num_processes)

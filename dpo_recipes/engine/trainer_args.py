@@ -8,12 +8,12 @@ from typing import Any
 
 from trl.trainer.dpo_config import DPOConfig
 
+from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.pair_names import Locate
-from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import batch_of
-from dpo_recipes.launch.files import LaunchPlan, configurations
+from dpo_recipes.launch.files import configurations
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -24,13 +24,11 @@ class RunArguments:
     checkpoints: Path
     device: str
     dtype: str
-    processes: Processes = ALONE
-    launch: LaunchPlan | None = None
-    """What several processes share; none for one that shares nothing."""
+    distributed: DistributedContext = SINGLE_PROCESS
     events: EventLog | None = None
-    """Where to tell how far the reference pass is."""
+    """Receives the progress of the reference pass."""
     locate: Locate | None = None
-    """Where a pair's row stands in its source, for errors that name it."""
+    """Returns the location of a pair's row in its source, for errors that name it."""
 
 
 def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
@@ -99,9 +97,9 @@ def _parallel_arguments(recipe: Recipe, run: RunArguments) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,
         "accelerator_config": dict(recipe.launch.accelerate),
     }
-    if run.launch is None:
+    if run.distributed.launch is None:
         return arguments
-    configs = configurations(recipe, run.launch, run.dtype)
+    configs = configurations(recipe, run.distributed.launch, run.dtype)
     if "deepspeed.json" in configs:
         arguments["deepspeed"] = configs["deepspeed.json"]
     if "fsdp.json" in configs:

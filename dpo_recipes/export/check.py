@@ -120,7 +120,7 @@ class SavedModelCheck:
         """Why there is not enough memory, or None. Libraries load a model into CPU memory before they move it to a
         GPU."""
         itemsize = getattr(torch, self._dtype(saved)).itemsize
-        needed = self.bundle.stack["total_parameters"] * itemsize * 1.2
+        needed = self.bundle.model_info["total_parameters"] * itemsize * 1.2
         free = min(free_memory_bytes(kind) for kind in {"cpu", self.bundle.device})
         if needed < free:
             return None
@@ -141,7 +141,7 @@ class SavedModelCheck:
             saved.folder,
             dtype=getattr(torch, self._dtype(saved)),
             trust_remote_code=bundle.trust_remote_code,
-            attn_implementation=bundle.stack["attention"],
+            attn_implementation=bundle.model_info["attention"],
         )
         return model.to(bundle.device)
 

@@ -80,8 +80,8 @@ def _turn_back(merged: Any) -> None:
     from transformers.pytorch_utils import Conv1D
 
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(merged.config)
-    for name, module in skeleton.named_modules():
+        meta_model = AutoModelForCausalLM.from_config(merged.config)
+    for name, module in meta_model.named_modules():
         layer = merged.get_submodule(name) if isinstance(module, Conv1D) else None
         if isinstance(layer, torch.nn.Linear):
             layer.weight = torch.nn.Parameter(layer.weight.detach().T.contiguous(), requires_grad=False)

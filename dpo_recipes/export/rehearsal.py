@@ -63,7 +63,7 @@ def _stand_in(bundle: ModelBundle, kind: str) -> dict[str, Any]:
     zero = {"eval_loss": 0.0}
     return {
         "saved": kind,
-        "model": {"trainable_parameters": 0, **bundle.stack},
+        "model": {"trainable_parameters": 0, **bundle.model_info},
         "steps": 0,
         "num_train_pairs": 0,
         "num_eval_pairs": 1,

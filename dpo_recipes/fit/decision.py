@@ -12,7 +12,7 @@ from dpo_recipes.fit.check import check_fit
 from dpo_recipes.fit.plan import JobPlan, facts_of
 from dpo_recipes.fit.workload import check_passes, read_workload
 from dpo_recipes.launch.files import LaunchPlan
-from dpo_recipes.launch.ranks import Place
+from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Decision:
 def decide(
     recipe: Recipe,
     launch: LaunchPlan,
-    place: Place,
+    rank: Rank,
     prepared: PreparedPairs,
     *,
     trust_remote_code: bool,
@@ -51,16 +51,16 @@ def decide(
     """
     given = recipe.launch.strategy
     if before is not None:
-        recipe = _keep_to(before, recipe, place.num_processes)
+        recipe = _keep_to(before, recipe, rank.num_processes)
     checked = check_fit(
         recipe,
         prepared.location,
         read_workload(prepared.splits.datasets),
         trust_remote_code=trust_remote_code,
-        num_processes=place.num_processes,
-        processes_here=place.processes_here,
+        num_processes=rank.num_processes,
+        processes_here=rank.processes_here,
     )
-    check_passes(checked.recipe, prepared.splits, place.num_processes)
+    check_passes(checked.recipe, prepared.splits, rank.num_processes)
     if before is not None and checked.recipe.training.optimizer != before.training["optimizer"]:
         raise _other_optimizer(before.training["optimizer"], checked.recipe.training.optimizer)
     reason = checked.reason if recipe.launch.strategy == given else "as it was chosen when the run started"

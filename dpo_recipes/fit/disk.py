@@ -8,22 +8,22 @@ from pathlib import Path
 
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.fit.optimizers import optimizer_cost
-from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
+from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.model.build import stored_dtype
 from dpo_recipes.model.sources import ModelLocation
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]:
+def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | None]:
     """Bytes of the base as it is stored (None where that cannot be told), a checkpoint, all of them, and the model."""
-    recipe = skeleton.recipe
+    recipe = meta_model.recipe
     adapter = recipe.model.adapter
-    state = int(weights.num_trainable * optimizer_cost(recipe.training.optimizer, skeleton.device).state)
+    state = int(weights.num_trainable * optimizer_cost(recipe.training.optimizer, meta_model.device).state)
     model = weights.adapter
-    if adapter is None or adapter.save_as == "merged" or (adapter.save_as == "auto" and skeleton.location.gguf_file):
-        unpacked = str(skeleton.weight_dtype).removeprefix("torch.")
-        auto = stored_dtype(skeleton.config, skeleton.location, unpacked)
+    if adapter is None or adapter.save_as == "merged" or (adapter.save_as == "auto" and meta_model.location.gguf_file):
+        unpacked = str(meta_model.weight_dtype).removeprefix("torch.")
+        auto = stored_dtype(meta_model.config, meta_model.location, unpacked)
         dtype = auto if recipe.model.save_dtype == "auto" else recipe.model.save_dtype
         model = weights.num_base * _ITEM_BYTES[dtype]
     checkpoint = weights.trainable_bytes + state
@@ -31,7 +31,7 @@ def estimate_disk(skeleton: Skeleton, weights: Weights) -> dict[str, int | None]
     # The oldest one is removed only when the newest is complete.
     kept = saving.save_total_limit + 1 + saving.keep_best if saving.save_steps or saving.save_minutes else 1
     return {
-        "base": stored_bytes(skeleton.location),
+        "base": stored_bytes(meta_model.location),
         "checkpoint": checkpoint,
         "checkpoints": checkpoint * kept,
         "model": model,

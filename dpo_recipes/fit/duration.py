@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
-from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.fit.simulation.trace import Rates
 from dpo_recipes.fit.workload import Lengths
 from dpo_recipes.launch.batch import batch_of
@@ -33,13 +33,13 @@ class Duration:
 
 
 def estimate_duration(
-    skeleton: Skeleton, weights: Weights, typical: Lengths, facts: JobFacts, rates: Rates
+    meta_model: MetaModel, weights: Weights, typical: Lengths, facts: JobFacts, rates: Rates
 ) -> Duration:
     """The time of reference pass, training, evaluations and sample answers, from that of a typical micro-batch."""
-    recipe = skeleton.recipe
+    recipe = meta_model.recipe
     batch = Batch.of(*typical.T)
-    forward = simulate(skeleton, batch, rates, trains=False)
-    step = simulate(skeleton, batch, rates)
+    forward = simulate(meta_model, batch, rates, trains=False)
+    step = simulate(meta_model, batch, rates)
     size = len(typical)
     micro_batches = batch_of(recipe).pairs_per_step / size
     # The optimizer reads and writes parameters, gradients and its state once.

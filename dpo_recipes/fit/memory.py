@@ -7,8 +7,8 @@ from typing import Any
 
 from dpo_recipes.fit.optimizers import optimizer_cost
 from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
-from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights
 from dpo_recipes.fit.simulation.trace import Rates, Trace
 from dpo_recipes.launch.batch import batch_of
 
@@ -70,23 +70,23 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    skeleton: Skeleton, weights: Weights, longest: Batch, rates: Rates, sharding: Sharding
+    meta_model: MetaModel, weights: Weights, longest: Batch, rates: Rates, sharding: Sharding
 ) -> MemoryEstimate:
     """The peak of each phase, for the largest micro-batch of the data."""
-    step = simulate(skeleton, longest, rates)
-    reference = simulate(skeleton, longest, rates, trains=False)
+    step = simulate(meta_model, longest, rates)
+    reference = simulate(meta_model, longest, rates, trains=False)
     resident = {
         "weights": sharding.weights(weights.base),
         "adapter": weights.adapter,
-        "overhead": _CUDA_PROCESS if skeleton.device == "cuda" else _CPU_PROCESS,
+        "overhead": _CUDA_PROCESS if meta_model.device == "cuda" else _CPU_PROCESS,
     }
-    cost = optimizer_cost(skeleton.recipe.training.optimizer, skeleton.device)
+    cost = optimizer_cost(meta_model.recipe.training.optimizer, meta_model.device)
     gradients = sharding.gradients(weights.trainable_bytes)
     optimizer = sharding.optimizer(int(weights.num_trainable * cost.state))
     phases = (
-        Phase("loading", _loading(skeleton, weights, resident)),
-        Phase("reference", {**resident, "activations": _activations(skeleton, weights, reference, trains=False)}),
-        Phase("training", {**resident, **_training(skeleton, weights, step, gradients, optimizer)}),
+        Phase("loading", _loading(meta_model, weights, resident)),
+        Phase("reference", {**resident, "activations": _activations(meta_model, weights, reference, trains=False)}),
+        Phase("training", {**resident, **_training(meta_model, weights, step, gradients, optimizer)}),
         Phase(
             "optimizer step",
             {
@@ -97,13 +97,13 @@ def estimate_memory(
             },
         ),
     )
-    return MemoryEstimate(tuple(_with_fragmentation(phase, skeleton) for phase in phases), step)
+    return MemoryEstimate(tuple(_with_fragmentation(phase, meta_model) for phase in phases), step)
 
 
-def _training(skeleton: Skeleton, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:
+def _training(meta_model: MetaModel, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:
     """Forward and backward pass of the last micro-batch of a later step, when gradients of earlier micro-batches and
     the optimizer state exist."""
-    accumulates = batch_of(skeleton.recipe).accumulates
+    accumulates = batch_of(meta_model.recipe).accumulates
     activations, new_gradients = step.peak
     kept = min(step.kept, activations)
     return {
@@ -111,32 +111,32 @@ def _training(skeleton: Skeleton, weights: Weights, step: Trace, gradients: int,
         "optimizer": optimizer,
         "activations": int(kept),
         # At the peak beside what the layers keep: the LM head's tiles, or one layer's pass backward.
-        "head_or_layer": int(activations - kept) + _unpacked(skeleton, weights),
+        "head_or_layer": int(activations - kept) + _unpacked(meta_model, weights),
     }
 
 
-def _activations(skeleton: Skeleton, weights: Weights, trace: Trace, *, trains: bool) -> int:
-    return int(sum(trace.peak)) + _unpacked(skeleton, weights)
+def _activations(meta_model: MetaModel, weights: Weights, trace: Trace, *, trains: bool) -> int:
+    return int(sum(trace.peak)) + _unpacked(meta_model, weights)
 
 
-def _unpacked(skeleton: Skeleton, weights: Weights) -> int:
+def _unpacked(meta_model: MetaModel, weights: Weights) -> int:
     """The largest quantized matrix in the precision in which it is multiplied."""
-    if skeleton.own_quantization is None and skeleton.recipe.model.quantization is None:
+    if meta_model.own_quantization is None and meta_model.recipe.model.quantization is None:
         return 0
-    return weights.largest_quantized * (2 if skeleton.autocast_dtype is not None else 4)
+    return weights.largest_quantized * (2 if meta_model.autocast_dtype is not None else 4)
 
 
-def _loading(skeleton: Skeleton, weights: Weights, resident: dict[str, int]) -> dict[str, int]:
+def _loading(meta_model: MetaModel, weights: Weights, resident: dict[str, int]) -> dict[str, int]:
     """Weights come from files one tensor at a time; a quantized base needs one more matrix while it is packed."""
-    return {**resident, "unpacked": _unpacked(skeleton, weights)}
+    return {**resident, "unpacked": _unpacked(meta_model, weights)}
 
 
-def _with_fragmentation(phase: Phase, skeleton: Skeleton) -> Phase:
+def _with_fragmentation(phase: Phase, meta_model: MetaModel) -> Phase:
     moving = sum(size for name, size in phase.parts.items() if name not in ("weights", "adapter", "overhead"))
     parts = {name: size for name, size in phase.parts.items() if size}
-    share = _FRAGMENTATION[skeleton.device]
-    if skeleton.device == "cpu":
-        checkpoints = phase.name == "training" and skeleton.recipe.training.gradient_checkpointing
+    share = _FRAGMENTATION[meta_model.device]
+    if meta_model.device == "cpu":
+        checkpoints = phase.name == "training" and meta_model.recipe.training.gradient_checkpointing
         left = max(0, _CPU_TILES_AND_LEFT - parts.get("head_or_layer", 0))
         share = _CPU_CHECKPOINTED if checkpoints else share
         held = min(_CPU_LEFT, left, moving) + share * parts.get("activations", 0)

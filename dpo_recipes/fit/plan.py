@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.engine.prefix_trial import objection
+from dpo_recipes.engine.prefix_trial import unsupported_reason
 from dpo_recipes.fit.changes import Change, Outcome, apply, as_written, find_changes
 from dpo_recipes.fit.disk import estimate_disk
 from dpo_recipes.fit.duration import Duration, estimate_duration
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.fit.memory import MemoryEstimate, estimate_memory
 from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights, load_meta_model, weigh
 from dpo_recipes.fit.simulation.passes import Batch, simulate
-from dpo_recipes.fit.simulation.skeleton import Skeleton, Weights, load_skeleton, weigh
 from dpo_recipes.fit.target import Target
 from dpo_recipes.fit.workload import Lengths, Workload
 from dpo_recipes.launch.batch import batch_of
@@ -101,9 +101,9 @@ class Planner:
         self._target = target
         self._workload = workload
         self._sharding = sharding
-        self._skeleton = load_skeleton(recipe, location, target.device.kind, trust_remote_code=trust_remote_code)
-        dtype = target.dtype(recipe, getattr(self._skeleton.config, "model_type", None))
-        self._skeleton = self._skeleton.with_dtype(dtype)
+        self._meta_model = load_meta_model(recipe, location, target.device.kind, trust_remote_code=trust_remote_code)
+        dtype = target.dtype(recipe, getattr(self._meta_model.config, "model_type", None))
+        self._meta_model = self._meta_model.with_dtype(dtype)
         self._rates = target.rates(dtype)
         self._weights: dict[str, Weights] = {}
         self._shares = True
@@ -111,9 +111,9 @@ class Planner:
 
     def plan(self, recipe: Recipe, *, with_changes: bool = True) -> JobPlan:
         """The plan of a variant of the recipe, with changes that would make it fit if it does not."""
-        skeleton, weights = self._variant(recipe)
+        meta_model, weights = self._variant(recipe)
         longest = self._longest(recipe)
-        memory = estimate_memory(skeleton, weights, longest, self._rates, self._sharding)
+        memory = estimate_memory(meta_model, weights, longest, self._rates, self._sharding)
         facts = self._workload.facts(recipe, self._sharding.num_processes)
         changes: tuple[Change, ...] = ()
         if with_changes and memory.peak_bytes > self._target.usable_bytes:
@@ -121,15 +121,15 @@ class Planner:
         return JobPlan(
             recipe,
             self._target,
-            skeleton.dtype,
+            meta_model.dtype,
             self._sharding,
             weights,
             self._workload,
             facts,
             longest,
             memory,
-            estimate_duration(skeleton, weights, self._typical(recipe), facts, self._rates),
-            estimate_disk(skeleton, weights),
+            estimate_duration(meta_model, weights, self._typical(recipe), facts, self._rates),
+            estimate_disk(meta_model, weights),
             changes,
         )
 
@@ -139,14 +139,14 @@ class Planner:
         change = next((change for change in plan.changes if change.fits and not changes_job(change)), None)
         return (plan.recipe, None) if change is None else (apply(plan.recipe, change.settings), change)
 
-    def _variant(self, recipe: Recipe) -> tuple[Skeleton, Weights]:
-        skeleton = self._skeleton.with_recipe(recipe)
+    def _variant(self, recipe: Recipe) -> tuple[MetaModel, Weights]:
+        meta_model = self._meta_model.with_recipe(recipe)
         key = recipe.model.model_dump_json()
         if key not in self._weights:
-            model = skeleton.meta_model()
-            self._weights[key] = weigh(skeleton, model)
-            self._shares = objection(model) is None
-        return skeleton, self._weights[key]
+            model = meta_model.build()
+            self._weights[key] = weigh(meta_model, model)
+            self._shares = unsupported_reason(model) is None
+        return meta_model, self._weights[key]
 
     def _longest(self, recipe: Recipe) -> Batch:
         return Batch.of(*self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares).T)
@@ -155,11 +155,11 @@ class Planner:
         return self._workload.typical(recipe, shares=self._shares)
 
     def _try(self, recipe: Recipe) -> Outcome:
-        skeleton, weights = self._variant(recipe)
-        peak = estimate_memory(skeleton, weights, self._longest(recipe), self._rates, self._sharding).peak_bytes
+        meta_model, weights = self._variant(recipe)
+        peak = estimate_memory(meta_model, weights, self._longest(recipe), self._rates, self._sharding).peak_bytes
         typical = self._typical(recipe)
         passes = batch_of(recipe).pairs_per_step / len(typical)
-        step_s = simulate(skeleton, Batch.of(*typical.T), self._rates).seconds * passes
+        step_s = simulate(meta_model, Batch.of(*typical.T), self._rates).seconds * passes
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)
 
 

@@ -11,67 +11,67 @@ import yaml
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.files import launch_folder
-from dpo_recipes.launch.job import Order, worker_arguments
+from dpo_recipes.launch.job import LaunchRequest, worker_arguments
 from dpo_recipes.launch.torchrun import TorchrunJob, meeting_place, start_agent
 from dpo_recipes.run_dir import write_text_atomically
 
 _NAME = "accelerate.yaml"
 
 
-def accelerate_config(order: Order) -> dict[str, Any]:
+def accelerate_config(request: LaunchRequest) -> dict[str, Any]:
     """accelerate 1.15's configuration file. It only starts processes: the trainer gets strategy and precision from
     elsewhere, so that they are the same under every launcher."""
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU",
-        "num_processes": order.num_processes,
-        "num_machines": order.num_nodes,
+        "num_processes": request.num_processes,
+        "num_machines": request.num_nodes,
         "machine_rank": 0,  # c10d assigns the ranks itself
         "mixed_precision": "no",
         "use_cpu": False,
         "debug": False,
         "enable_cpu_affinity": False,
-        "same_network": order.num_nodes == 1,  # else the agents of the nodes would have no rendezvous
+        "same_network": request.num_nodes == 1,  # else the agents of the nodes would have no rendezvous
         "main_training_function": "main",
     }
-    if order.num_nodes > 1:
-        host, _, port = meeting_place(order).rpartition(":")
+    if request.num_nodes > 1:
+        host, _, port = meeting_place(request).rpartition(":")
         config |= {"main_process_ip": host, "main_process_port": int(port)}
     return config
 
 
-def configuration(order: Order) -> dict[str, dict[str, Any]]:
+def configuration(request: LaunchRequest) -> dict[str, dict[str, Any]]:
     """The file that `prepare` writes: its name and its content."""
-    return {_NAME: accelerate_config(order)}
+    return {_NAME: accelerate_config(request)}
 
 
-def prepare(order: Order) -> None:
+def prepare(request: LaunchRequest) -> None:
     """Write the configuration. Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs,
     accelerate 1.15 silently starts one process."""
-    if order.num_processes == order.num_nodes or not gpu_names():
+    if request.num_processes == request.num_nodes or not gpu_names():
         raise RecipeError.of(
             "R348",
             "`backend: accelerate` needs several GPUs on a machine",
             why="on CPUs `accelerate launch` always starts one process, and for one process it sets nothing up",
             fix="write `backend: auto`, which uses torchrun, or run it on a machine with several GPUs",
         )
-    path = _path(order)
+    path = _path(request)
     path.parent.mkdir(exist_ok=True)
-    write_text_atomically(path, yaml.safe_dump(accelerate_config(order), sort_keys=False))
+    write_text_atomically(path, yaml.safe_dump(accelerate_config(request), sort_keys=False))
 
 
-def command(order: Order) -> list[str]:
+def command(request: LaunchRequest) -> list[str]:
     """The command that executes a prepared run directory, the same on every node. A person can run it too."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(order))]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(request))]
     # accelerate 1.15 reads from the configuration file only what has no default on the command line.
-    meeting = ["--rdzv_backend", "c10d"] if order.num_nodes > 1 else []
-    return [*launcher, *meeting, *worker_arguments(order)]
+    meeting = ["--rdzv_backend", "c10d"] if request.num_nodes > 1 else []
+    return [*launcher, *meeting, *worker_arguments(request)]
 
 
-def _path(order: Order) -> Path:
-    return launch_folder(order.run) / _NAME
+def _path(request: LaunchRequest) -> Path:
+    return launch_folder(request.run) / _NAME
 
 
-def start(order: Order) -> TorchrunJob:
+def start(request: LaunchRequest) -> TorchrunJob:
     """Start `accelerate launch`, which uses torchrun, in a session of its own."""
-    return start_agent(order, command)
+    return start_agent(request, command)

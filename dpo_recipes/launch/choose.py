@@ -13,7 +13,7 @@ from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.batch import BatchPlan, count_processes, divisors, effective_batch, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.run_dir import RunDirectory
@@ -118,28 +118,30 @@ class LaunchSketch:
 def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, dtype: str) -> LaunchSketch:
     """The command and configurations of a recipe with a given batch plan and strategy."""
     plan = LaunchPlan(batch, strategy, reason)
-    order = Order(recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500")
+    request = LaunchRequest(
+        recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500"
+    )
     backend = choose_backend(recipe, batch)
-    files = {**_configuration_of(backend, order), **configurations(with_batch(recipe, batch), plan, dtype)}
-    return LaunchSketch(plan, command_of(backend, order), files)
+    files = {**_configuration_of(backend, request), **configurations(with_batch(recipe, batch), plan, dtype)}
+    return LaunchSketch(plan, command_of(backend, request), files)
 
 
-def prepare_launcher(backend: str, order: Order) -> None:
+def prepare_launcher(backend: str, request: LaunchRequest) -> None:
     """Write the files that a launcher reads into the run directory, if there are any. Raises `RecipeError` R348."""
     prepare = getattr(_module(backend), "prepare", None)
     if prepare is not None:
-        prepare(order)
+        prepare(request)
 
 
-def _configuration_of(backend: str, order: Order) -> dict[str, dict[str, Any]]:
+def _configuration_of(backend: str, request: LaunchRequest) -> dict[str, dict[str, Any]]:
     """The files that a launcher reads: names and contents."""
     describe = getattr(_module(backend), "configuration", None)
-    return describe(order) if describe is not None else {}
+    return describe(request) if describe is not None else {}
 
 
-def command_of(backend: str, order: Order) -> list[str]:
+def command_of(backend: str, request: LaunchRequest) -> list[str]:
     """The command by which a launcher executes a prepared run directory."""
-    return _module(backend).command(order)
+    return _module(backend).command(request)
 
 
 def _module(backend: str) -> Any:

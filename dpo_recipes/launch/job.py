@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dpo_recipes.launch.parent import PARENT
-from dpo_recipes.launch.site import Site
+from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
 
-def _say_nothing(text: str) -> None:
+def _ignore(text: str) -> None:
     pass
 
 
 @dataclass(frozen=True)
-class Order:
+class LaunchRequest:
     """A prepared run directory that is to be executed."""
 
     recipe: Recipe
@@ -32,22 +32,22 @@ class Order:
     trust_remote_code: bool = False
     rendezvous: str | None = None
     """HOST:PORT of the first node, the rendezvous of several nodes."""
-    site: Site = field(default_factory=Site)
+    slurm_settings: SlurmSettings = field(default_factory=SlurmSettings)
     """Settings of the site where the job is to run."""
-    tell: Callable[[str], None] = _say_nothing
+    on_message: Callable[[str], None] = _ignore
     """Receives messages for the person before a worker can send any, such as why a job waits."""
 
 
-def worker_arguments(order: Order) -> list[str]:
+def worker_arguments(request: LaunchRequest) -> list[str]:
     """The arguments that execute the order, for a Python interpreter or a launcher such as torchrun."""
-    flags = ["--trust-remote-code"] if order.trust_remote_code else []
-    return ["-m", "dpo_recipes.worker", str(order.run.path), *flags]
+    flags = ["--trust-remote-code"] if request.trust_remote_code else []
+    return ["-m", "dpo_recipes.worker", str(request.run.path), *flags]
 
 
-def spawn(order: Order, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def spawn(request: LaunchRequest, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent. Its
     output is appended to run.log. Its workers end with this process."""
-    with order.run.log.open("ab") as log:
+    with request.run.log.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from dpo_recipes.errors import EXIT_DATA, EXIT_FIT, EXIT_RECIPE, EXIT_USAGE, RecipeError
-from dpo_recipes.launch.manifest import RENDEZVOUS_PORT, ExportOrder, dump_documents, travelling_recipe
+from dpo_recipes.launch.manifest import RENDEZVOUS_PORT, ExportRequest, dump_documents, travelling_recipe
 
 CONTAINER = "dpo-recipe"
 WORK, RECIPE = "/work", "/recipe"
@@ -18,21 +18,21 @@ STOP_SECONDS = 300
 """The time in which an evicted pod must finish its step and write a checkpoint."""
 
 
-def export(order: ExportOrder) -> str:
+def export(request: ExportRequest) -> str:
     """The text of the manifests. Raises `RecipeError` U423 (local files) and U424 (no image)."""
-    return dump_documents(*manifests(order))
+    return dump_documents(*manifests(request))
 
 
-def manifests(order: ExportOrder) -> list[dict[str, Any]]:
+def manifests(request: ExportRequest) -> list[dict[str, Any]]:
     """ConfigMap, Job, and for several nodes a Service, as plain data."""
-    if order.image is None:
+    if request.image is None:
         raise RecipeError.of(
             "U424",
             "a Kubernetes job needs a container image",
             why="no published image has the right CUDA version for every cluster",
             fix="build one with `pip install dpo-recipe` in it and name it: `--image NAME:TAG`",
         )
-    text, files = travelling_recipe(order)
+    text, files = travelling_recipe(request)
     if files:
         raise RecipeError.of(
             "U423",
@@ -40,10 +40,10 @@ def manifests(order: ExportOrder) -> list[dict[str, Any]]:
             why=", ".join(map(str, files.values())),
             fix="put them on the hub or at an https, s3 or gs address, and name that in the recipe",
         )
-    name = object_name(order.recipe.name)
-    service = [_service(name)] if order.num_nodes > 1 else []
+    name = object_name(request.recipe.name)
+    service = [_service(name)] if request.num_nodes > 1 else []
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(name), "data": {"recipe.yaml": text}}
-    return [config, *service, _job(order, name)]
+    return [config, *service, _job(request, name)]
 
 
 def object_name(recipe_name: str) -> str:
@@ -76,7 +76,7 @@ def _service(name: str) -> dict[str, Any]:
     }
 
 
-def _job(order: ExportOrder, name: str) -> dict[str, Any]:
+def _job(request: ExportRequest, name: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "backoffLimit": 6,
         "podFailurePolicy": {
@@ -93,19 +93,19 @@ def _job(order: ExportOrder, name: str) -> dict[str, Any]:
                 },
             ]
         },
-        "template": {"metadata": {"labels": _metadata(name)["labels"]}, "spec": _pod(order, name)},
+        "template": {"metadata": {"labels": _metadata(name)["labels"]}, "spec": _pod(request, name)},
     }
-    if order.num_nodes > 1:
-        spec = {"completionMode": "Indexed", "completions": order.num_nodes, "parallelism": order.num_nodes, **spec}
+    if request.num_nodes > 1:
+        spec = {"completionMode": "Indexed", "completions": request.num_nodes, "parallelism": request.num_nodes, **spec}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(name), "spec": spec}
 
 
-def _pod(order: ExportOrder, name: str) -> dict[str, Any]:
-    work = {"persistentVolumeClaim": {"claimName": order.claim}} if order.claim else {"emptyDir": {}}
+def _pod(request: ExportRequest, name: str) -> dict[str, Any]:
+    work = {"persistentVolumeClaim": {"claimName": request.claim}} if request.claim else {"emptyDir": {}}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": STOP_SECONDS,
-        "containers": [_container(order, name)],
+        "containers": [_container(request, name)],
         "volumes": [
             {"name": "recipe", "configMap": {"name": name}},
             {"name": "work", **work},
@@ -113,15 +113,15 @@ def _pod(order: ExportOrder, name: str) -> dict[str, Any]:
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
     }
-    return {"subdomain": name, **pod} if order.num_nodes > 1 else pod
+    return {"subdomain": name, **pod} if request.num_nodes > 1 else pod
 
 
-def _container(order: ExportOrder, name: str) -> dict[str, Any]:
+def _container(request: ExportRequest, name: str) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": CONTAINER,
-        "image": order.image,
+        "image": request.image,
         # The host name of the first pod of an indexed job is <job>-0.<service>.
-        "command": ["dpo-recipe", "run", f"{RECIPE}/recipe.yaml", *order.run_flags(f"{name}-0.{name}")],
+        "command": ["dpo-recipe", "run", f"{RECIPE}/recipe.yaml", *request.run_flags(f"{name}-0.{name}")],
         "workingDir": WORK,
         "env": [
             {"name": "HOME", "value": WORK},
@@ -134,8 +134,8 @@ def _container(order: ExportOrder, name: str) -> dict[str, Any]:
             {"name": "shared-memory", "mountPath": "/dev/shm"},
         ],
     }
-    if order.secrets:
-        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in order.secrets]
-    if order.gpus_per_node:
-        container["resources"] = {"limits": {"nvidia.com/gpu": order.gpus_per_node}}
+    if request.secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in request.secrets]
+    if request.gpus_per_node:
+        container["resources"] = {"limits": {"nvidia.com/gpu": request.gpus_per_node}}
     return container

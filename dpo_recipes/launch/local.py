@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dpo_recipes.hardware.machine import gpu_names, num_cores
-from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
+from dpo_recipes.launch.job import LaunchRequest, ProcessJob, spawn, worker_arguments
 from dpo_recipes.recipe.schema import Recipe
 
 # glibc requests the memory of large tensors from the system for each use and returns it: on a CPU, page faults took
@@ -49,9 +49,9 @@ def cpu_allocator() -> dict[str, str]:
     return CPU_ALLOCATOR_LARGE_PAGES if has_large_pages else CPU_ALLOCATOR_SMALL_PAGES
 
 
-def command(order: Order) -> list[str]:
+def command(request: LaunchRequest) -> list[str]:
     """The command that executes a prepared run directory. A person can run it too."""
-    return [sys.executable, *worker_arguments(order)]
+    return [sys.executable, *worker_arguments(request)]
 
 
 def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str]:
@@ -71,6 +71,6 @@ def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str
     return environment
 
 
-def start(order: Order) -> ProcessJob:
+def start(request: LaunchRequest) -> ProcessJob:
     """Start the worker."""
-    return ProcessJob(spawn(order, command(order), worker_environment(order.recipe)))
+    return ProcessJob(spawn(request, command(request), worker_environment(request.recipe)))

@@ -21,7 +21,7 @@ RENDEZVOUS_PORT = 29500
 
 
 @dataclass(frozen=True)
-class ExportOrder:
+class ExportRequest:
     """A recipe that is to run on another system, and the settings of that system."""
 
     validated: Validated
@@ -63,13 +63,13 @@ class ExportOrder:
         return flags
 
 
-def travelling_recipe(order: ExportOrder) -> tuple[str, dict[str, Path]]:
+def travelling_recipe(request: ExportRequest) -> tuple[str, dict[str, Path]]:
     """The recipe as one text with parents and overrides merged, and the local files that it needs.
 
     Files are named relative to the recipe, as `files/0/pairs.jsonl`; a template file becomes part of the text. Launch
     settings of this machine are left out.
     """
-    data = copy.deepcopy(order.validated.composed.data)
+    data = copy.deepcopy(request.validated.composed.data)
     for key in ("backend", "slurm"):
         data.get("launch", {}).pop(key, None)
     if data.get("launch") == {}:

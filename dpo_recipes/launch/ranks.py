@@ -20,13 +20,13 @@ LOST_EACH_OTHER = "T613"
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """The rank of a process among those that were started together, as torchrun and similar launchers define it."""
 
-    rank: int = 0
+    index: int = 0
     num_processes: int = 1
-    local_rank: int = 0
-    """The rank among the processes of this machine."""
+    local_index: int = 0
+    """The number among the processes of this machine."""
     processes_here: int = 1
     is_joined: bool = False
     """Whether a launcher for several processes has started this one, even if it is the only one."""
@@ -34,10 +34,10 @@ class Place:
     @property
     def is_main(self) -> bool:
         """Whether this is the process that writes the run's results."""
-        return self.rank == 0
+        return self.index == 0
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place:
+    def of(cls, environment: Mapping[str, str]) -> Rank:
         """The ranks in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a single process without them."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
@@ -56,23 +56,23 @@ def log_path(run: RunDirectory, rank: int) -> Path:
     return run.log if rank == 0 else run.ranks / str(rank) / "run.log"
 
 
-def record_process(run: RunDirectory, place: Place) -> None:
+def record_process(run: RunDirectory, rank: Rank) -> None:
     """Record this process's id and host, so that it can be found and asked to stop."""
-    folder = run.ranks / str(place.rank)
+    folder = run.ranks / str(rank.index)
     folder.mkdir(parents=True, exist_ok=True)
     import psutil
 
     began = psutil.Process().create_time()
-    record = {"rank": place.rank, "local_rank": place.local_rank, "pid": os.getpid(), "began": began}
+    record = {"rank": rank.index, "local_rank": rank.local_index, "pid": os.getpid(), "began": began}
     record |= {"host": socket.gethostname(), "is_followed": PARENT in os.environ}
     write_json(folder / "process.json", record)
 
 
-def keep_output_apart(run: RunDirectory, place: Place) -> None:
+def redirect_output(run: RunDirectory, rank: Rank) -> None:
     """Send the output of all processes but the first to files of their own."""
-    if place.is_main:
+    if rank.is_main:
         return
-    log = os.open(log_path(run, place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = os.open(log_path(run, rank.index), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log, 1)

@@ -10,7 +10,7 @@ import shlex
 from typing import Any
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.launch.manifest import ExportOrder, dump_documents, requirements, travelling_recipe
+from dpo_recipes.launch.manifest import ExportRequest, dump_documents, requirements, travelling_recipe
 
 FOLDER = "~/dpo-recipe"
 # SkyPilot's names of accelerators, by ours: https://docs.skypilot.co, `sky gpus list`.
@@ -32,18 +32,18 @@ ACCELERATORS = {
 }
 
 
-def export(order: ExportOrder) -> str:
+def export(request: ExportRequest) -> str:
     """The text of the task file. Raises `RecipeError` U422 if the recipe names no device that can be rented."""
-    return dump_documents(task(order))
+    return dump_documents(task(request))
 
 
-def task(order: ExportOrder) -> dict[str, Any]:
+def task(request: ExportRequest) -> dict[str, Any]:
     """The task as plain data."""
-    text, files = travelling_recipe(order)
+    text, files = travelling_recipe(request)
     made: dict[str, Any] = {
-        "name": re.sub(r"[^a-z0-9-]+", "-", order.recipe.name.lower()).strip("-"),
-        "resources": _resources(order),
-        "num_nodes": order.num_nodes,
+        "name": re.sub(r"[^a-z0-9-]+", "-", request.recipe.name.lower()).strip("-"),
+        "resources": _resources(request),
+        "num_nodes": request.num_nodes,
     }
     if files:
         made["file_mounts"] = {f"{FOLDER}/{name}": str(path) for name, path in files.items()}
@@ -51,16 +51,16 @@ def task(order: ExportOrder) -> dict[str, Any]:
     return {
         **made,
         "setup": (
-            f"pip install {shlex.join(requirements(order.recipe))}\n"
+            f"pip install {shlex.join(requirements(request.recipe))}\n"
             f"mkdir -p {FOLDER}\ncat >{FOLDER}/recipe.yaml <<'{end}'\n{text}{end}\n"
         ),
-        "run": _run(order),
+        "run": _run(request),
     }
 
 
-def _resources(order: ExportOrder) -> dict[str, Any]:
-    name, device = order.recipe.hardware.profile, order.device
-    if order.gpus_per_node == 0:
+def _resources(request: ExportRequest) -> dict[str, Any]:
+    name, device = request.recipe.hardware.profile, request.device
+    if request.gpus_per_node == 0:
         return {"cpus": "8+", "memory": f"{device.memory_bytes // 2**30 if device else 16}+"}
     if name is None or name.lower() not in ACCELERATORS:
         raise RecipeError.of(
@@ -69,15 +69,15 @@ def _resources(order: ExportOrder) -> dict[str, Any]:
             why=f"SkyPilot finds machines by their GPU; it has {', '.join(ACCELERATORS)}",
             fix="add `--set hardware.profile=a40-48gb`, for example",
         )
-    return {"accelerators": f"{ACCELERATORS[name.lower()]}:{order.gpus_per_node}"}
+    return {"accelerators": f"{ACCELERATORS[name.lower()]}:{request.gpus_per_node}"}
 
 
-def _run(order: ExportOrder) -> str:
+def _run(request: ExportRequest) -> str:
     lines = [f"cd {FOLDER}"]
     command = "dpo-recipe run recipe.yaml"
-    if order.num_nodes > 1:
+    if request.num_nodes > 1:
         lines.append('first=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)')
-    for flag in order.run_flags('"$first"'):
+    for flag in request.run_flags('"$first"'):
         command += f" {flag}"
     return "\n".join([*lines, command]) + "\n"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dpo_recipes.errors import EXIT_INTERRUPTED, RunError
 from dpo_recipes.launch.files import launch_folder
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm_errors import ended_badly, lost, refused, silent_worker
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
@@ -27,26 +27,26 @@ _ASK_SLURM_S = (1.0, 15.0)
 """SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 
 
-def command(order: Order) -> list[str]:
+def command(request: LaunchRequest) -> list[str]:
     """The command that submits a prepared run directory. A person can run it too."""
     # Options are also given as arguments: they take precedence over SBATCH_ variables, lines of the script do not.
-    return ["sbatch", "--parsable", *order.site.arguments(), str(_script_path(order.run))]
+    return ["sbatch", "--parsable", *request.slurm_settings.arguments(), str(_script_path(request.run))]
 
 
-def start(order: Order) -> SlurmJob:
+def start(request: LaunchRequest) -> SlurmJob:
     """Write the script to `RUN/launch/job.sbatch` and submit it, or follow the job that an earlier command has queued.
 
     Raises `RunError` T630 and T631, the latter also if SLURM does not know the state of the earlier job."""
-    script, meant = _script_path(order.run), batch_script([order], order.site)
+    script, meant = _script_path(request.run), batch_script([request], request.slurm_settings)
     earlier = script.read_text(encoding="utf-8") if script.exists() else None
-    number, _ = _find_job(order.run) or (None, None)
+    number, _ = _find_job(request.run) or (None, None)
     if number is not None and earlier == meant:
-        order.tell(f"SLURM job {number} is already in the queue")
-        _stop_path(order.run, number).unlink(missing_ok=True)
-        return SlurmJob(order, number)
+        request.on_message(f"SLURM job {number} is already in the queue")
+        _stop_path(request.run, number).unlink(missing_ok=True)
+        return SlurmJob(request, number)
     if number is not None:
         _call("scancel", str(number))
-        order.tell(f"SLURM job {number}, which had other settings, was removed from the queue")
+        request.on_message(f"SLURM job {number}, which had other settings, was removed from the queue")
     script.parent.mkdir(exist_ok=True)
     write_text_atomically(script, meant)
     for name in _COMMANDS:
@@ -57,13 +57,13 @@ def start(order: Order) -> SlurmJob:
                 why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
                 fix=f"log in to the cluster and run this there, or copy {script} to it",
             )
-    done = _call(*command(order))
+    done = _call(*command(request))
     number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
     if done.returncode or number is None:
         raise refused(done.stderr.strip() or done.stdout.strip(), script)
-    write_text_atomically(_number_path(order.run), number[1])
-    order.tell(f"SLURM job {number[1]} from {script}")
-    return SlurmJob(order, int(number[1]))
+    write_text_atomically(_number_path(request.run), number[1])
+    request.on_message(f"SLURM job {number[1]} from {script}")
+    return SlurmJob(request, int(number[1]))
 
 
 def is_executed(run: RunDirectory) -> bool:
@@ -117,10 +117,10 @@ def _script_path(run: RunDirectory) -> Path:
 class SlurmJob:
     """A job that has been submitted."""
 
-    def __init__(self, order: Order, number: int) -> None:
-        self._run: RunDirectory = order.run
-        self._folder = launch_folder(order.run)
-        self._tell = order.tell
+    def __init__(self, request: LaunchRequest, number: int) -> None:
+        self._run: RunDirectory = request.run
+        self._folder = launch_folder(request.run)
+        self._on_message = request.on_message
         self._number = str(number)
         self._asked_to_stop = False
         self._told = ""
@@ -234,7 +234,7 @@ class SlurmJob:
         """Report a change. After a change SLURM is queried often again."""
         if text and text != self._told:
             self._told, self._ask_after_s = text, _ASK_SLURM_S[0]
-            self._tell(text)
+            self._on_message(text)
 
 
 def _call(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """Makes the script of a SLURM job from prepared run directories. It only makes text and starts nothing.
 
 A name or path of a recipe is quoted for the shell and is never part of an `#SBATCH` line, which SLURM would split at
-blanks; these lines hold only values that the schema and `site` restrict to harmless characters.
+blanks; these lines hold only values that the schema and `slurm_settings` restrict to harmless characters.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dpo_recipes import __version__
 from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
 from dpo_recipes.hardware.profiles import profile
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.local import command, cpu_allocator
-from dpo_recipes.launch.site import Site
+from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.recipe.schema import Recipe
 
 EXIT_RUN_NOT_VISIBLE = 72
@@ -100,21 +100,23 @@ def gpus_of_node(recipe: Recipe) -> int:
     return asked if asked is not None else 0 if "cpu" in (hardware.device, kind) else 1
 
 
-def gpus_per_node(order: Order) -> int:
+def gpus_per_node(request: LaunchRequest) -> int:
     """GPUs that a job requests on each node: the recipe's number, else one for each process."""
-    asked = order.recipe.launch.slurm.gpus_per_node
-    return asked if asked is not None else gpus_of_node(order.recipe) * _per_node(order)
+    asked = request.recipe.launch.slurm.gpus_per_node
+    return asked if asked is not None else gpus_of_node(request.recipe) * _per_node(request)
 
 
-def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | None = None) -> str:
+def batch_script(
+    orders: Sequence[LaunchRequest], slurm_settings: SlurmSettings, *, max_parallel: int | None = None
+) -> str:
     """The script that executes prepared run directories: one job, or an array with a task for each.
 
     The runs of an array share everything but their directories and environment; `max_parallel` of them run at a time.
     Raises `ValueError` if they differ in the resources that the job requests.
     """
     first = orders[0]
-    options = _options(first, site)
-    if any(_options(order, site)[1:] != options[1:] for order in orders):
+    options = _options(first, slurm_settings)
+    if any(_options(request, slurm_settings)[1:] != options[1:] for request in orders):
         raise ValueError("the runs of an array must request the same resources")
     if len(orders) > 1:
         options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
@@ -123,9 +125,9 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
         version=__version__,
         file_name="job.sbatch",
         options="\n".join(f"#SBATCH --{option}" for option in options),
-        cases="\n".join(_case(index, order) for index, order in enumerate(orders)),
+        cases="\n".join(_case(index, request) for index, request in enumerate(orders)),
         not_visible=EXIT_RUN_NOT_VISIBLE,
-        setup=f"\n# Lines of the site.\n{site.setup.rstrip()}\n" if site.setup.strip() else "",
+        setup=f"\n# Lines of the site.\n{slurm_settings.setup.rstrip()}\n" if slurm_settings.setup.strip() else "",
         variables="\n".join(_variables(first)),
         interrupted=EXIT_INTERRUPTED,
         ntasks=first.num_processes,
@@ -137,24 +139,24 @@ def batch_script(orders: Sequence[Order], site: Site, *, max_parallel: int | Non
     )
 
 
-def _are_joined(order: Order) -> bool:
+def _are_joined(request: LaunchRequest) -> bool:
     """Whether the processes form a group; DeepSpeed and FSDP need one for a single process too."""
-    return order.num_processes > 1 or order.recipe.launch.strategy not in ("auto", "ddp")
+    return request.num_processes > 1 or request.recipe.launch.strategy not in ("auto", "ddp")
 
 
-def _per_node(order: Order) -> int:
-    return -(-order.num_processes // order.num_nodes)
+def _per_node(request: LaunchRequest) -> int:
+    return -(-request.num_processes // request.num_nodes)
 
 
-def _options(order: Order, site: Site) -> list[str]:
-    slurm = order.recipe.launch.slurm
+def _options(request: LaunchRequest, slurm_settings: SlurmSettings) -> list[str]:
+    slurm = request.recipe.launch.slurm
     options = [
-        f"job-name={order.recipe.name}",
+        f"job-name={request.recipe.name}",
         "output=/dev/null",  # the script itself writes to run.log, whose path may contain any character
-        f"nodes={order.num_nodes}",
-        f"ntasks-per-node={_per_node(order)}",
+        f"nodes={request.num_nodes}",
+        f"ntasks-per-node={_per_node(request)}",
         "requeue" if slurm.requeue else "no-requeue",
-        f"signal=B:USR1@{_warning_s(order.recipe)}",
+        f"signal=B:USR1@{_warning_s(request.recipe)}",
     ]
     if slurm.time_limit is not None:
         options.append(f"time={slurm.time_limit}")
@@ -162,9 +164,9 @@ def _options(order: Order, site: Site) -> list[str]:
         options.append(f"mem={slurm.memory}")
     if slurm.cpus_per_task is not None:
         options.append(f"cpus-per-task={slurm.cpus_per_task}")
-    if gpus_per_node(order) and not _GPU_OPTIONS & set(site.options):
-        options.append(f"gpus-per-node={gpus_per_node(order)}")
-    return [*options, *(argument.removeprefix("--") for argument in site.arguments())]
+    if gpus_per_node(request) and not _GPU_OPTIONS & set(slurm_settings.options):
+        options.append(f"gpus-per-node={gpus_per_node(request)}")
+    return [*options, *(argument.removeprefix("--") for argument in slurm_settings.arguments())]
 
 
 def _warning_s(recipe: Recipe) -> int:
@@ -181,24 +183,24 @@ def seconds_of(time_limit: str) -> int:
     return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
 
 
-def _case(index: int, order: Order) -> str:
+def _case(index: int, request: LaunchRequest) -> str:
     """The variables that differ between runs: run directory, command, and the tracker's project."""
-    recipe = order.recipe
+    recipe = request.recipe
     project = recipe.tracking.project
     wandb = shlex.quote(project) if project else f'"${{WANDB_PROJECT:-{recipe.name}}}"'
     return (
         f"{index})\n"
-        f"    run={shlex.quote(str(order.run.path))}\n"
-        f"    command=({shlex.join(command(order))})\n"
+        f"    run={shlex.quote(str(request.run.path))}\n"
+        f"    command=({shlex.join(command(request))})\n"
         f"    export WANDB_PROJECT={wandb} ;;"
     )
 
 
-def _variables(order: Order) -> list[str]:
+def _variables(request: LaunchRequest) -> list[str]:
     """The environment of the workers; variables that a person has set are kept."""
-    num_threads = order.recipe.launch.num_threads
+    num_threads = request.recipe.launch.num_threads
     lines = ["export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true", 'cores="$SLURM_CPUS_PER_TASK"']
-    if gpus_per_node(order) == 0:
+    if gpus_per_node(request) == 0:
         lines += [f'export {name}="${{{name}:-{value}}}"' for name, value in cpu_allocator().items()]
     if num_threads:
         lines.append(f"export OMP_NUM_THREADS={num_threads}")
@@ -206,8 +208,8 @@ def _variables(order: Order) -> list[str]:
         lines.append('[ -z "$cores" ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"')
     # Since SLURM 22.05 srun does not inherit this from the job.
     lines.append('[ -z "$cores" ] || export SRUN_CPUS_PER_TASK="$cores"')
-    if _are_joined(order):
-        one_node = order.num_nodes == 1
+    if _are_joined(request):
+        one_node = request.num_nodes == 1
         host = "127.0.0.1" if one_node else '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
         # The port is below the ephemeral ports of a system, and differs between the jobs on a shared node.
         lines += [f"export MASTER_ADDR={host}", "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))"]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_recipes.launch.ranks import Place, known_ranks, signal_processes
+from dpo_recipes.launch.ranks import Rank, known_ranks, signal_processes
 from dpo_recipes.run_dir import RunDirectory
 
 _STACKS = "stacks.txt"
@@ -20,9 +20,9 @@ _CRASHED = re.compile(r"^Current thread [^\n]*\n(?P<frames>(?:  File [^\n]*\n?)+
 
 
 @contextlib.contextmanager
-def stacks_on_request(run: RunDirectory, place: Place) -> Iterator[None]:
+def stacks_on_request(run: RunDirectory, rank: Rank) -> Iterator[None]:
     """Make this process write the stacks of its threads on SIGUSR1, even while it waits in a library."""
-    with (run.ranks / str(place.rank) / _STACKS).open("w") as stacks:
+    with (run.ranks / str(rank.index) / _STACKS).open("w") as stacks:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
         try:
             yield

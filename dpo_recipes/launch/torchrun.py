@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.launch.job import Order, ProcessJob, spawn, worker_arguments
+from dpo_recipes.launch.job import LaunchRequest, ProcessJob, spawn, worker_arguments
 from dpo_recipes.launch.local import worker_environment
 from dpo_recipes.launch.ranks import signal_processes
 from dpo_recipes.run_dir import RunDirectory
@@ -19,32 +19,37 @@ from dpo_recipes.run_dir import RunDirectory
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 
 
-def command(order: Order) -> list[str]:
+def command(request: LaunchRequest) -> list[str]:
     """The command that executes a prepared run directory, the same on every node. A person can run it too.
 
     Raises `RecipeError` R347 if several nodes have no rendezvous.
     """
     return [
-        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={order.num_processes // order.num_nodes}"),
-        *_meeting(order),
-        *worker_arguments(order),
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nproc-per-node={request.num_processes // request.num_nodes}",
+        ),
+        *_meeting(request),
+        *worker_arguments(request),
     ]
 
 
-def _meeting(order: Order) -> list[str]:
-    if order.num_nodes == 1:
+def _meeting(request: LaunchRequest) -> list[str]:
+    if request.num_nodes == 1:
         return ["--standalone"]
     return [
-        f"--nnodes={order.num_nodes}",
+        f"--nnodes={request.num_nodes}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={meeting_place(order)}",
-        f"--rdzv-id={order.recipe.name}",  # the same on nodes that have run directories of their own
+        f"--rdzv-endpoint={meeting_place(request)}",
+        f"--rdzv-id={request.recipe.name}",  # the same on nodes that have run directories of their own
     ]
 
 
-def meeting_place(order: Order) -> str:
+def meeting_place(request: LaunchRequest) -> str:
     """HOST:PORT of the rendezvous of several nodes. Raises `RecipeError` R347 if it is unknown or malformed."""
-    place = order.rendezvous
+    place = request.rendezvous
     if not place and os.environ.get("MASTER_ADDR"):
         place = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29500')}"
     if place:
@@ -53,33 +58,33 @@ def meeting_place(order: Order) -> str:
             return place
         raise RecipeError.of(
             "R347",
-            f"`{place}` is not a valid rendezvous for {order.num_nodes} nodes",
+            f"`{place}` is not a valid rendezvous for {request.num_nodes} nodes",
             why="it must be HOST:PORT with a port from 1 to 65535",
             fix="give `--rendezvous`, or MASTER_ADDR and MASTER_PORT, the first node's name and a free port",
         )
     raise RecipeError.of(
         "R347",
-        f"{order.num_nodes} nodes need a rendezvous",
+        f"{request.num_nodes} nodes need a rendezvous",
         why="a recipe names no machines, so that it can run on any",
         fix="add `--rendezvous HOST:PORT` with the first node's name and a free port, or set MASTER_ADDR and "
         "MASTER_PORT",
     )
 
 
-def start(order: Order) -> TorchrunJob:
+def start(request: LaunchRequest) -> TorchrunJob:
     """Start torchrun in a session of its own."""
-    return start_agent(order, command)
+    return start_agent(request, command)
 
 
-def start_agent(order: Order, make_command: Callable[[Order], list[str]]) -> TorchrunJob:
+def start_agent(request: LaunchRequest, make_command: Callable[[LaunchRequest], list[str]]) -> TorchrunJob:
     """Start a launcher such as torchrun, whose workers record their ids in the run directory."""
-    begins_at = order.run.log.stat().st_size if order.run.log.exists() else 0
-    return TorchrunJob(spawn(order, make_command(order), environment(order)), order.run, begins_at)
+    begins_at = request.run.log.stat().st_size if request.run.log.exists() else 0
+    return TorchrunJob(spawn(request, make_command(request), environment(request)), request.run, begins_at)
 
 
-def environment(order: Order) -> dict[str, str]:
+def environment(request: LaunchRequest) -> dict[str, str]:
     """A worker's environment; the machine's cores are divided among its processes."""
-    return worker_environment(order.recipe, order.num_processes // order.num_nodes)
+    return worker_environment(request.recipe, request.num_processes // request.num_nodes)
 
 
 class TorchrunJob(ProcessJob):

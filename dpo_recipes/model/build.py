@@ -54,7 +54,7 @@ class ModelBundle:
     """The number format of the base's files; for a GGUF file, the format that it is unpacked to."""
     findings: list[Finding] = field(default_factory=list)
     """Warnings about the base, to be shown to the user."""
-    stack: dict[str, Any] = field(default_factory=dict)
+    model_info: dict[str, Any] = field(default_factory=dict)
 
 
 def build_model(
@@ -93,7 +93,7 @@ def build_model(
     made = (attached.policy, tokenizer, attached.config, device, dtype, location, chat)
     made = (*made, trust_remote_code, dropout_rates, stored_dtype(config, location, weights_dtype))
     bundle = ModelBundle(*made, [*warnings, *findings])
-    bundle.stack = {
+    bundle.model_info = {
         "base": recipe.model.path,
         "revision": loaded_commit(location) or recipe.model.revision,
         "architecture": type(policy).__name__,

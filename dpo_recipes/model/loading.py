@@ -25,7 +25,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
         RevisionNotFoundError,
     )
 
-    is_left_alone = not Path(location.path).is_absolute() and hub.is_left_alone()
+    is_offline = not Path(location.path).is_absolute() and hub.go_offline_if_unreachable()
     try:
         yield
     except DpoRecipeError:  # already one of our errors, or a requested stop
@@ -62,7 +62,7 @@ def loading_errors(what: str, location: ModelLocation, *, allow_pickle: bool = T
                     "(`dpo-recipe doctor`), or use a local folder as `model.path`"
                 ),
             )
-            why = f"{hub.endpoint()} does not answer" if is_left_alone else why
+            why = f"{hub.endpoint()} does not answer" if is_offline else why
         raise RunError.of(code, f"cannot load {what} {location.path}", why=why, fix=fix) from error
 
 

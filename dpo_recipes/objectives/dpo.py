@@ -17,12 +17,12 @@ from dpo_recipes.engine.answer_context import ContextCollator
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.fsdp import reshard, shard_policy
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.prefix_sharing import PrefixSharing, check_longest_pair, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
-from dpo_recipes.engine.processes import Processes
 from dpo_recipes.engine.reference import add_reference, try_one_pair
 from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
@@ -57,14 +57,16 @@ class PretokenizedDPOTrainer(TokenBatches, DPOTrainer):
     reference_computation: dict[str, Any] | None = None
     """Everything else that the reference's values depend on."""
 
-    def __init__(self, *args: Any, processes: Processes, reference_progress: ReferenceProgress, **kwargs: Any) -> None:
-        self.processes = processes
+    def __init__(
+        self, *args: Any, distributed: DistributedContext, reference_progress: ReferenceProgress, **kwargs: Any
+    ) -> None:
+        self.distributed = distributed
         self.reference_progress = reference_progress
         self.reference_known = {}
         with _no_reference_upstream():
             super().__init__(*args, **kwargs)
         self.data_collator = ContextCollator(self.data_collator)
-        self.deal_batches()
+        self.gather_by_rows()
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
@@ -167,13 +169,13 @@ def build_trainer(
     training = recipe.training
     prepare_head(bundle.device)
     # Each pass gathers sharded weights in all processes, so all must divide a batch into the same number of passes.
-    is_sharded = run.launch is not None and run.launch.shards_weights
+    is_sharded = run.distributed.shards_weights
     most = None if is_sharded else training.max_tokens_per_pass
     sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
     check_longest = partial(check_longest_pair, datasets, training.max_tokens_per_pass, locate=run.locate)
     check_longest(shares=sharing.is_active)
     if run.events is not None:
-        sharing.tell = run.events.note
+        sharing.on_message = run.events.note
     held_out = {name: pairs for name, pairs in datasets.items() if name != "train"}
     trainer = PretokenizedDPOTrainer(
         model=bundle.policy,
@@ -183,7 +185,7 @@ def build_trainer(
         processing_class=bundle.tokenizer,
         peft_config=bundle.adapter_config,
         callbacks=callbacks,
-        processes=run.processes,
+        distributed=run.distributed,
         reference_progress=ReferenceProgress(run.events),
     )
     trainer.prefix_sharing, trainer.locate = sharing, run.locate
@@ -200,7 +202,7 @@ def build_trainer(
         # If the reference was cached, no batch has been computed yet. Autocast is needed because modules that are
         # trained whole have 32 bits, and the base 16.
         with trainer.accelerator.autocast():
-            sharing.prove()
+            sharing.verify()
     check_longest(shares=sharing.is_active)  # the trial may have switched it off
     if trainer.is_fsdp_enabled:
         reshard(shard_policy(trainer))

@@ -45,14 +45,14 @@ def _equal_plans_are_simulated_once() -> Iterator[None]:
 
     known: dict[Any, Any] = {}
 
-    def simulate_once(skeleton: Any, batch: Any, rates: Any, *, trains: bool = True) -> Any:
-        recipe = skeleton.recipe
+    def simulate_once(meta_model: Any, batch: Any, rates: Any, *, trains: bool = True) -> Any:
+        recipe = meta_model.recipe
         sections = (recipe.model, recipe.training, recipe.objective, recipe.launch)
         settings = tuple(section.model_dump_json() for section in sections)
-        base = (skeleton.config.to_json_string(), repr(skeleton.location), skeleton.own_quantization)
-        key = (settings, base, skeleton.device, skeleton.dtype, batch, rates, trains)
+        base = (meta_model.config.to_json_string(), repr(meta_model.location), meta_model.own_quantization)
+        key = (settings, base, meta_model.device, meta_model.dtype, batch, rates, trains)
         if key not in known:
-            known[key] = simulate(skeleton, batch, rates, trains=trains)
+            known[key] = simulate(meta_model, batch, rates, trains=trains)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -18,8 +18,8 @@ from dpo_recipes.fit.memory import estimate_memory
 from dpo_recipes.fit.plan import Planner
 from dpo_recipes.fit.sharding import Sharding
 from dpo_recipes.fit.simulation import passes
+from dpo_recipes.fit.simulation.meta_model import load_meta_model, weigh
 from dpo_recipes.fit.simulation.passes import Batch, simulate
-from dpo_recipes.fit.simulation.skeleton import load_skeleton, weigh
 from dpo_recipes.fit.simulation.trace import Rates
 from dpo_recipes.fit.target import Target
 from dpo_recipes.fit.workload import assume_workload
@@ -78,7 +78,7 @@ def measured_peak(model: Any, recipe: Recipe, pairs: Any, folder: Path) -> int:
         tokenizer = make_tokenizer()
         adapter_config = attach_adapter(recipe, ModelLocation("unused"), model, []).config
         device = "cpu"
-        stack: dict[str, Any] = {}  # noqa: RUF012
+        model_info: dict[str, Any] = {}  # noqa: RUF012
 
     trainer = build_trainer(recipe, Bundle(), RunArguments(folder, "cpu", "float32"), {"train": pairs}, [])  # pyright: ignore
     if recipe.training.gradient_checkpointing:
@@ -118,9 +118,9 @@ def test_a_simulated_micro_batch_takes_what_a_real_one_takes(
 
     pairs = Dataset.from_list(make_pairs(3, prompts=(40,), answers=(30,), same_starts=(0,)))
     lengths = [[len(ids) for ids in pairs[f"{part}_ids"]] for part in ("prompt", "chosen", "rejected")]
-    skeleton = load_skeleton(recipe, location, "cpu", trust_remote_code=False)
-    skeleton.config._attn_implementation = model.config._attn_implementation
-    predicted = sum(simulate(skeleton, Batch.of(*lengths), RATES).peak)
+    meta_model = load_meta_model(recipe, location, "cpu", trust_remote_code=False)
+    meta_model.config._attn_implementation = model.config._attn_implementation
+    predicted = sum(simulate(meta_model, Batch.of(*lengths), RATES).peak)
     measured = measured_peak(model, recipe, pairs, tmp_path)
     assert predicted == pytest.approx(measured, rel=0.03)
 
@@ -140,10 +140,10 @@ def test_a_deep_model_is_extrapolated_exactly(name: str, lora: bool, trains: boo
     location = save_config(tmp_path, config)
     for checkpointing in (False, True):
         recipe = make_recipe(lora=lora, gradient_checkpointing=checkpointing)
-        skeleton = load_skeleton(recipe, location, "cpu", trust_remote_code=False)
+        meta_model = load_meta_model(recipe, location, "cpu", trust_remote_code=False)
         batch = Batch.of([30, 20], [10, 12], [14, 9])
-        short = simulate(skeleton, batch, RATES, trains=trains)
-        whole = passes._trace(skeleton, None, batch, RATES, trains=trains)
+        short = simulate(meta_model, batch, RATES, trains=trains)
+        whole = passes._trace(meta_model, None, batch, RATES, trains=trains)
         assert sum(short.peak) == pytest.approx(sum(whole.peak), rel=1e-3)
         assert short.flops == pytest.approx(whole.flops, rel=1e-6)
         assert short.seconds == pytest.approx(whole.seconds, rel=1e-3)
@@ -163,13 +163,13 @@ def test_weights_of_llama_3_8b_in_every_form(tmp_path: Path) -> None:
     """8,030,261,248 parameters; of them 6,979,321,856 in linear layers but the head, at 0.5 + 1/64 + 4/(64 · 256) bytes
     each in doubly quantized nf4, and 1,050,939,392 of embeddings, head and norms at 2 bytes."""
     location = llama(tmp_path)
-    plain = load_skeleton(make_recipe(lora=True), location, "cuda", trust_remote_code=False).with_dtype("bfloat16")
-    whole = weigh(plain, plain.meta_model())
+    plain = load_meta_model(make_recipe(lora=True), location, "cuda", trust_remote_code=False).with_dtype("bfloat16")
+    whole = weigh(plain, plain.build())
     assert whole.num_base == 8_030_261_248
     assert whole.base == pytest.approx(2 * 8_030_261_248, rel=1e-4)
     assert whole.num_trainable == 41_943_040  # r = 16 on seven matrices of 32 layers
     recipe = check_recipe({"model.quantization": {"bits": 4}})
-    quantized = weigh(plain.with_recipe(recipe), plain.meta_model())
+    quantized = weigh(plain.with_recipe(recipe), plain.build())
     expected = 6_979_321_856 * (0.5 + 1 / 64 + 4 / (64 * 256)) + 2 * 1_050_939_392
     assert quantized.base == pytest.approx(expected, rel=1e-4)
 
@@ -434,8 +434,8 @@ def test_the_quickstart_is_planned_from_its_gguf_file() -> None:
     from dpo_recipes.model.sources import resolve_model
 
     recipe = validate(recipe_paths()["quickstart"], []).recipe
-    skeleton = load_skeleton(recipe, resolve_model(recipe.model), "cpu", trust_remote_code=False)
-    weights = weigh(skeleton, skeleton.meta_model())
+    meta_model = load_meta_model(recipe, resolve_model(recipe.model), "cpu", trust_remote_code=False)
+    weights = weigh(meta_model, meta_model.build())
     assert weights.num_base == 134_515_008
-    estimate = estimate_memory(skeleton, weights, Batch.of([40] * 2, [30] * 2, [30] * 2), RATES, Sharding())
+    estimate = estimate_memory(meta_model, weights, Batch.of([40] * 2, [30] * 2, [30] * 2), RATES, Sharding())
     assert estimate.peak_bytes > weights.base

@@ -9,11 +9,18 @@ import pytest
 import torch
 from torch import distributed
 
-from dpo_recipes.engine.processes import ALONE, Processes, check_wrapped, expected_class, join, leave
+from dpo_recipes.engine.distributed import (
+    SINGLE_PROCESS,
+    DistributedContext,
+    check_wrapped,
+    expected_class,
+    join,
+    leave,
+)
 from dpo_recipes.engine.reference import add_reference, share_of
 from dpo_recipes.engine.rounds import gather_uneven
 from dpo_recipes.errors import RunError
-from dpo_recipes.launch.ranks import Place
+from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -29,27 +36,27 @@ def _code(error: pytest.ExceptionInfo[RunError]) -> str:
 
 
 def test_alone_every_question_is_answered_at_once() -> None:
-    assert ALONE.total([1.0, 2.0]) == [1.0, 2.0] == ALONE.highest([1.0, 2.0])
-    assert (ALONE.any(True), ALONE.any(False)) == (True, False)
-    assert (ALONE.gather("a"), ALONE.share("b")) == (["a"], "b")
-    with ALONE.one_first():
-        ALONE.wait()
+    assert SINGLE_PROCESS.total([1.0, 2.0]) == [1.0, 2.0] == SINGLE_PROCESS.highest([1.0, 2.0])
+    assert (SINGLE_PROCESS.any(True), SINGLE_PROCESS.any(False)) == (True, False)
+    assert (SINGLE_PROCESS.gather("a"), SINGLE_PROCESS.share("b")) == (["a"], "b")
+    with SINGLE_PROCESS.one_first():
+        SINGLE_PROCESS.wait()
 
 
 def test_a_process_that_was_started_alone_joins_nothing() -> None:
-    assert join(Place(), recipe(), 1) == ALONE
+    assert join(Rank(), recipe(), 1) == SINGLE_PROCESS
     assert not distributed.is_initialized()
 
 
 def test_another_number_of_processes_than_planned_is_refused() -> None:
     with pytest.raises(RunError, match="planned for 4 processes, and 2 were started") as caught:
-        join(Place(0, 2, 0, 2, is_joined=True), recipe(), 4)
+        join(Rank(0, 2, 0, 2, is_joined=True), recipe(), 4)
     assert _code(caught) == "T620"
 
 
 def test_fsdp_on_a_cpu_is_refused_when_the_device_is_known() -> None:
     with pytest.raises(RunError, match="replaces FSDP on CPUs with DDP") as caught:
-        join(Place(0, 2, 0, 2, is_joined=True), recipe("auto", strategy="fsdp"), 2)
+        join(Rank(0, 2, 0, 2, is_joined=True), recipe("auto", strategy="fsdp"), 2)
     assert _code(caught) == "T621"
 
 
@@ -57,7 +64,7 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(RunError, match="2 processes on this machine need as many GPUs, and torch sees 1") as caught:
-        join(Place(1, 2, 1, 2, is_joined=True), recipe("cuda"), 2)
+        join(Rank(1, 2, 1, 2, is_joined=True), recipe("cuda"), 2)
     assert _code(caught) == "M507"
 
 
@@ -71,7 +78,7 @@ def test_one_process_of_a_launcher_has_a_group_that_accelerate_uses(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     AcceleratorState._reset_state(reset_partial_state=True)
-    processes = join(Place.of(environment), recipe(timeout_minutes=0.5), 1)
+    processes = join(Rank.of(environment), recipe(timeout_minutes=0.5), 1)
     try:
         group = distributed.group.WORLD
         state = PartialState(cpu=True)
@@ -163,11 +170,11 @@ def test_work_lists_are_equally_long_and_every_batch_counts_once() -> None:
 
 
 def test_processes_with_other_pairs_do_not_go_on(tmp_path: Path) -> None:
-    class Disagreeing(Processes):
+    class Disagreeing(DistributedContext):
         def gather(self, value: Any) -> list[Any]:
             return [value, "another"]
 
-    trainer: Any = type("Trainer", (), {"processes": Disagreeing(Place(0, 2, 0, 2))})()
+    trainer: Any = type("Trainer", (), {"processes": Disagreeing(Rank(0, 2, 0, 2))})()
     with pytest.raises(RunError, match="different pairs") as caught:
         add_reference(trainer, [{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}], "train")
     assert _code(caught) == "T622"

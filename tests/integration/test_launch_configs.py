@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.launch import accelerate as accelerate_launcher
@@ -15,7 +16,7 @@ from dpo_recipes.launch.batch import BatchPlan
 from dpo_recipes.launch.deepspeed import deepspeed_config
 from dpo_recipes.launch.files import LaunchPlan
 from dpo_recipes.launch.fsdp import fsdp_config
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.recipe.launch_keys import ACCELERATE, DEEPSPEED, DEEPSPEED_ZERO, FSDP, SAID_ELSEWHERE
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
@@ -72,7 +73,9 @@ def test_transformers_and_accelerate_read_the_fsdp_configuration(tmp_path: Path)
 
     given = recipe({"gradient_checkpointing": True}, offload="all", fsdp={"reshard_after_forward": False})
     launch = LaunchPlan(BatchPlan(2, 1, 2, 4), "fsdp")
-    arguments = dpo_config(given, RunArguments(tmp_path, "cpu", "float32", launch=launch))
+    arguments = dpo_config(
+        given, RunArguments(tmp_path, "cpu", "float32", distributed=DistributedContext(launch=launch))
+    )
     plugin = FullyShardedDataParallelPlugin(**arguments._process_fsdp_args())
     assert plugin.fsdp_version == 2
     assert plugin.cpu_offload
@@ -101,9 +104,9 @@ def test_accelerate_reads_its_configuration(tmp_path: Path, monkeypatch: pytest.
     from accelerate.commands.config.config_args import load_config_from_file
 
     monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
-    order = Order(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
-    accelerate_launcher.prepare(order)
-    command = accelerate_launcher.command(order)
+    request = LaunchRequest(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
+    accelerate_launcher.prepare(request)
+    command = accelerate_launcher.command(request)
     config: Any = load_config_from_file(command[command.index("--config_file") + 1])
     assert (config.num_processes, config.num_machines, config.distributed_type.value) == (8, 2, "MULTI_GPU")
     assert command[-3:] == ["-m", "dpo_recipes.worker", str(tmp_path)]
@@ -116,9 +119,9 @@ def test_nodes_that_accelerate_starts_meet(tmp_path: Path, monkeypatch: pytest.M
     from torch.distributed.run import config_from_args, get_args_parser
 
     monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
-    order = Order(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
-    accelerate_launcher.prepare(order)
-    words = accelerate_launcher.command(order)
+    request = LaunchRequest(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
+    accelerate_launcher.prepare(request)
+    words = accelerate_launcher.command(request)
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[3:]))
     prepare_multi_gpu_env(arguments)
     defaults = get_args_parser().parse_args(["script"])
@@ -134,7 +137,7 @@ def test_accelerate_is_refused_where_it_would_start_one_process(tmp_path: Path) 
     from dpo_recipes.errors import RecipeError
 
     with pytest.raises(RecipeError, match="backend: auto"):
-        accelerate_launcher.prepare(Order(recipe(), RunDirectory(tmp_path), 2))
+        accelerate_launcher.prepare(LaunchRequest(recipe(), RunDirectory(tmp_path), 2))
 
 
 def test_transformers_agrees_with_the_deepspeed_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_of_a_quantized_base_no_file_stays_mapped(tiny_model: Path, pairs: Path,
     tokenizer = load_tokenizer(location, trust_remote_code=False)
     chat = SimpleNamespace(end_ids=[tokenizer.eos_token_id], added_ids=[])
     bundle = build_model(recipe, location, tokenizer, chat, trust_remote_code=False)
-    assert "bitsandbytes" in bundle.stack["quantization"]
+    assert "bitsandbytes" in bundle.model_info["quantization"]
     assert str(base) not in Path("/proc/self/maps").read_text()
 
 

@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from dpo_recipes.engine import varlen
 from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask
-from dpo_recipes.engine.packing import Packing, PairLengths, divide, divide_padded, measure_pairs, pack
+from dpo_recipes.engine.packing import (
+    Packing,
+    PairLengths,
+    group_by_padded_tokens,
+    group_by_tokens,
+    measure_pairs,
+    pack,
+)
 from dpo_recipes.engine.prefix_sharing import share_prefixes
 from dpo_recipes.engine.varlen import varlen_layout
 
@@ -89,7 +96,7 @@ def test_a_shared_position_gets_the_gradients_of_both_rows() -> None:
     [(None, [(0, 4)]), (100, [(0, 4)]), (12, [(0, 2), (2, 4)]), (5, [(0, 1), (1, 2), (2, 3), (3, 4)])],
 )
 def test_pairs_are_divided_by_a_token_budget(budget: int | None, groups: list[tuple[int, int]]) -> None:
-    assert divide((6, 6, 7, 5), budget) == [range(*group) for group in groups]
+    assert group_by_tokens((6, 6, 7, 5), budget) == [range(*group) for group in groups]
 
 
 def _dense_mask(packing: Packing, window: int | None) -> torch.Tensor:
@@ -108,11 +115,11 @@ def _dense_mask(packing: Packing, window: int | None) -> torch.Tensor:
 def test_padded_pairs_are_divided_by_the_positions_of_their_longest_row() -> None:
     """Rows of 6, 4 and 5: two pairs of which the longest row is 6 have 24 positions, the last two 20."""
     lengths = _measured()
-    assert divide_padded(lengths, None) == [range(3)]
-    assert divide_padded(lengths, 36) == [range(3)]
-    assert divide_padded(lengths, 35) == [range(2), range(2, 3)]
-    assert divide_padded(lengths, 23) == [range(1), range(1, 3)]
-    assert divide_padded(lengths, 1) == [range(1), range(1, 2), range(2, 3)]
+    assert group_by_padded_tokens(lengths, None) == [range(3)]
+    assert group_by_padded_tokens(lengths, 36) == [range(3)]
+    assert group_by_padded_tokens(lengths, 35) == [range(2), range(2, 3)]
+    assert group_by_padded_tokens(lengths, 23) == [range(1), range(1, 3)]
+    assert group_by_padded_tokens(lengths, 1) == [range(1), range(1, 2), range(2, 3)]
 
 
 def _heads(packing: Packing) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.attention import KEYWORD
 from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
-from dpo_recipes.engine.prefix_trial import objection
+from dpo_recipes.engine.prefix_trial import unsupported_reason
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.quantize import keep_differentiable
 
@@ -212,9 +212,9 @@ def test_attention_that_chooses_its_keys_is_found_however_long_the_trial(kind: s
     config = getattr(transformers, kind)(num_hidden_layers=4)
     config._attn_implementation = "sdpa"
     config.router_aux_loss_coef = 0.0
-    assert "attention" in (objection(SimpleNamespace(config=config)) or "")
+    assert "attention" in (unsupported_reason(SimpleNamespace(config=config)) or "")
     config.layer_types = None
-    assert "chosen tokens alone (`index_topk" in (objection(SimpleNamespace(config=config)) or "")
+    assert "chosen tokens alone (`index_topk" in (unsupported_reason(SimpleNamespace(config=config)) or "")
 
 
 def _mixes_neighbours(model: Any) -> None:
@@ -278,7 +278,7 @@ def test_the_trial_leaves_training_mode_and_random_numbers_as_they_were() -> Non
     modes, state = [module.training for module in model.modules()], torch.get_rng_state()
     sharing = share_prefixes(model, "auto")
     model.base_model(input_ids=torch.ones(2, 4, dtype=torch.long), use_cache=False)
-    assert sharing.is_proven
+    assert sharing.is_verified
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -423,7 +423,7 @@ def test_whatever_the_packed_pass_raises_is_a_reason_to_compute_the_plain_way() 
     model = make_model()
     _fails_when_packed(model)
     sharing = share_prefixes(model, "auto")
-    sharing.prove()
+    sharing.verify()
     assert sharing.describe() == "off: its layers do not take a packed row (_OddError: without a message)"
 
 
@@ -432,7 +432,7 @@ def test_a_model_that_cannot_be_computed_at_all_is_not_blamed_on_packed_rows() -
     model.base_model.layers[0].self_attn.q_proj.to(torch.float16)
     sharing = share_prefixes(model, "auto")
     with pytest.raises(RuntimeError, match="dtype"):
-        sharing.prove()
+        sharing.verify()
 
 
 def test_a_mixture_of_experts_is_shared_where_no_balancing_loss_asks_for_all_positions(tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_a_batch_that_cannot_be_packed_is_told_once(case: str) -> None:
         batch = {"input_ids": _ROWS, "use_cache": False, **change}
         expected = model.base_model(**batch).last_hidden_state
         sharing, told = share_prefixes(model, mode), list[str]()  # type: ignore[arg-type]
-        sharing.tell = told.append
+        sharing.on_message = told.append
         model.base_model(input_ids=_ROWS, use_cache=False)
         assert (sharing.describe(), told) == ("on", [])
         if mode == "on":

@@ -173,7 +173,7 @@ def test_a_run_of_two_that_is_stopped_goes_on_with_as_many_or_fewer_to_the_bit(
             os.kill(seen["pid"], signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        run(2, f"output_dir={tmp_path}", listen=stop)
+        run(2, f"output_dir={tmp_path}", on_event=stop)
     again = run(then, f"output_dir={tmp_path}", resume=True)
     assert 3 <= again.result["resumed_from_step"] < 10
     assert_same_steps(both, again)
@@ -184,7 +184,7 @@ def test_a_run_of_two_that_is_stopped_goes_on_with_as_many_or_fewer_to_the_bit(
 def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(run: Runner) -> None:
     seen: dict[str, Any] = {}
 
-    def listen(event: dict[str, Any]) -> None:
+    def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "run":
             seen["dir"] = Path(event["dir"])
         if event["event"] == "step" and "pid" not in seen:
@@ -192,7 +192,7 @@ def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(run: Ru
             os.kill(seen["pid"], signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        run(2, "training.num_epochs=400", "training.prefix_sharing=off", listen=listen)
+        run(2, "training.num_epochs=400", "training.prefix_sharing=off", on_event=on_event)
     last = [
         [json.loads(line)["step"] for line in path.read_text().splitlines() if '"step"' in line and '"total"' in line][
             -1

@@ -22,13 +22,13 @@ from dpo_recipes.engine import reference_parts
 from dpo_recipes.engine.callbacks import progress
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.callbacks.stop import StopRequest
+from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.prefix_sharing import share_prefixes
-from dpo_recipes.engine.processes import ALONE, Processes
 from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens, reference_logps
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.events import EventLog
-from dpo_recipes.launch.ranks import Place
+from dpo_recipes.launch.ranks import Rank
 
 PAIRS = make_pairs(12)
 JOB = {"max_steps": 1}
@@ -166,9 +166,13 @@ class Referee:
     accelerator = SimpleNamespace(device="cpu")
 
     def __init__(
-        self, model: Any, ends_in: int | None = None, processes: Processes = ALONE, stop: StopRequest | None = None
+        self,
+        model: Any,
+        ends_in: int | None = None,
+        processes: DistributedContext = SINGLE_PROCESS,
+        stop: StopRequest | None = None,
     ) -> None:
-        self.model, self.processes, self.ends_in, self.stop = model, processes, ends_in, stop
+        self.model, self.distributed, self.ends_in, self.stop = model, processes, ends_in, stop
         self.reference_progress = ReferenceProgress()
         self.seen: list[list[int]] = []
         self.modes: list[list[bool]] = []
@@ -187,7 +191,7 @@ class Referee:
 
     def compute(self) -> np.ndarray:
         trainer: Any = self
-        return reference_logps(trainer, PAIRS, "train", ReferenceParts("key", self.processes.place.rank))
+        return reference_logps(trainer, PAIRS, "train", ReferenceParts("key", self.distributed.rank))
 
 
 WHOLE = np.array([range(len(PAIRS)), [number / 2 for number in range(len(PAIRS))]])
@@ -215,7 +219,7 @@ def test_a_base_without_numbers_is_no_fault_of_packed_rows(tmp_path: Path) -> No
     model = make_model()
     model.base_model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
     sharing = share_prefixes(model, "auto")
-    sharing.prove()
+    sharing.verify()
     assert "not finite in padded rows either" in sharing.describe()
     sharing.remove()
     with pytest.raises(RunError, match="T608"):
@@ -294,7 +298,7 @@ def test_it_goes_on_after_a_kill_from_what_was_written_last(monkeypatch: pytest.
 def test_other_numbers_of_processes_share_what_there_is() -> None:
     model = make_model()
     for rank in (0, 1):
-        of_two: Any = Processes(Place(rank=rank, num_processes=2))
+        of_two: Any = DistributedContext(Rank(rank=rank, num_processes=2))
         object.__setattr__(of_two, "share", lambda value: reference_parts.Logps(len(PAIRS)))
         with pytest.raises(Ended):
             Referee(model, ends_in=1, processes=of_two).compute()

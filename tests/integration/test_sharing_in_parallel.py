@@ -74,7 +74,7 @@ def test_under_autocast_the_trial_allows_for_16_bits() -> None:
     ids, mask = _batch()
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    assert sharing.is_proven
+    assert sharing.is_verified
     plain = make_model().base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     real = mask.bool()
     assert (hidden[real] - plain[real]).norm() < 0.05 * plain[real].norm()

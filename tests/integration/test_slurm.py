@@ -19,10 +19,10 @@ from slurm_cluster import INSTALL, SlurmCluster, missing_programs, running_clust
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.batch import count_processes
-from dpo_recipes.launch.job import Order
-from dpo_recipes.launch.site import Site, read_site
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm import SlurmJob, start
 from dpo_recipes.launch.slurm_script import batch_script, gpus_of_node
+from dpo_recipes.launch.slurm_settings import SlurmSettings, read_slurm_settings
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -43,7 +43,9 @@ class Jobs:
     folder: Path
     notes: list[str] = field(default_factory=list)
 
-    def order(self, behaviour: str, name: str = "run", site: Site | None = None, **launch: Any) -> Order:
+    def request(
+        self, behaviour: str, name: str = "run", slurm_settings: SlurmSettings | None = None, **launch: Any
+    ) -> LaunchRequest:
         run = RunDirectory(self.folder / name)
         run.path.mkdir()
         (run.path / "behaviour").write_text(behaviour)
@@ -58,10 +60,14 @@ class Jobs:
             }
         )
         counts = count_processes(recipe, gpus_of_node(recipe))
-        return Order(recipe, run, *counts, site=site or Site(), tell=self.notes.append)
+        return LaunchRequest(
+            recipe, run, *counts, slurm_settings=slurm_settings or SlurmSettings(), on_message=self.notes.append
+        )
 
-    def start(self, behaviour: str, name: str = "run", site: Site | None = None, **launch: Any) -> SlurmJob:
-        return start(self.order(behaviour, name, site, **launch))
+    def start(
+        self, behaviour: str, name: str = "run", slurm_settings: SlurmSettings | None = None, **launch: Any
+    ) -> SlurmJob:
+        return start(self.request(behaviour, name, slurm_settings, **launch))
 
     def path(self, name: str) -> Path:
         return self.folder / "run" / name
@@ -72,7 +78,7 @@ def jobs(cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setattr(
         "dpo_recipes.launch.slurm_script.command",
-        lambda order: [sys.executable, str(WORKER), str(order.run.path)],
+        lambda request: [sys.executable, str(WORKER), str(request.run.path)],
     )
     monkeypatch.setattr("dpo_recipes.launch.slurm._ASK_SLURM_S", (0.3, 1.0))
     monkeypatch.setattr("dpo_recipes.launch.slurm._LOOK_AT_FILES_S", 0.1)
@@ -151,8 +157,8 @@ def test_two_gloo_processes_of_torch_meet(jobs: Jobs) -> None:
 
 
 def test_one_bad_task_ends_all(jobs: Jobs) -> None:
-    setup = Site(setup='cat > "$run/behaviour" <<< "exit 6"')
-    assert _end_of(jobs.start("wait", site=setup, num_processes=2)) == 6
+    setup = SlurmSettings(setup='cat > "$run/behaviour" <<< "exit 6"')
+    assert _end_of(jobs.start("wait", slurm_settings=setup, num_processes=2)) == 6
 
 
 @pytest.mark.parametrize(("behaviour", "code"), [("wait", 75), ("wait 130", -2)])
@@ -167,7 +173,7 @@ def test_a_stop_reaches_every_task_as_sigint_and_all_end_in_peace(jobs: Jobs, be
 
 
 def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(jobs: Jobs, cluster: SlurmCluster) -> None:
-    job = jobs.start("exit 0", site=read_site(["begin=now+3600"], None, {}))
+    job = jobs.start("exit 0", slurm_settings=read_slurm_settings(["begin=now+3600"], None, {}))
     wait_until(lambda: job.poll() or len(jobs.notes) == 2, 20, "no reason is told")
     assert jobs.notes[1].startswith("waiting: it may not start yet")
     job.interrupt()
@@ -177,7 +183,7 @@ def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(jobs: Jobs, cluste
 
 
 def test_a_stop_while_the_job_sets_up_starts_no_worker(jobs: Jobs) -> None:
-    job = jobs.start("exit 0", site=Site(setup="touch $run/setting-up; sleep 3"))
+    job = jobs.start("exit 0", slurm_settings=SlurmSettings(setup="touch $run/setting-up; sleep 3"))
     _wait_for(jobs.path("setting-up"))
     job.interrupt()
     assert _end_of(job) == -2
@@ -214,13 +220,13 @@ def test_a_node_that_fails(jobs: Jobs, cluster: SlurmCluster) -> None:
 
 def test_setup_lines_that_fail_are_named_with_their_words(jobs: Jobs) -> None:
     with pytest.raises(RunError, match=r"T632[\s\S]*why: no such module: cuda"):
-        _end_of(jobs.start("exit 0", site=Site(setup="echo no such module: cuda >&2; exit 3")))
+        _end_of(jobs.start("exit 0", slurm_settings=SlurmSettings(setup="echo no such module: cuda >&2; exit 3")))
 
 
 def test_a_run_directory_that_the_node_does_not_see(jobs: Jobs) -> None:
-    order = jobs.order("exit 0", site=read_site(["begin=now+3"], None, {}))
-    job = start(order)
-    order.run.path.rename(jobs.folder / "elsewhere")
+    request = jobs.request("exit 0", slurm_settings=read_slurm_settings(["begin=now+3"], None, {}))
+    job = start(request)
+    request.run.path.rename(jobs.folder / "elsewhere")
     with pytest.raises(RunError, match=r"T632[\s\S]*cannot read the run directory"):
         _end_of(job)
 
@@ -238,7 +244,7 @@ def test_what_slurm_refuses_is_told_in_its_own_words(
     jobs: Jobs, options: list[str], launch: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(RunError, match=r"T631[\s\S]*" + words):
-        jobs.start("exit 0", site=read_site(options, None, {}), **launch)
+        jobs.start("exit 0", slurm_settings=read_slurm_settings(options, None, {}), **launch)
 
 
 def test_slurms_own_variables_keep_working_and_a_flag_goes_before_them(
@@ -246,7 +252,7 @@ def test_slurms_own_variables_keep_working_and_a_flag_goes_before_them(
 ) -> None:
     monkeypatch.setenv("SBATCH_PARTITION", "urgent")
     assert _partition(cluster, jobs.start("exit 0", "one")) == "urgent"
-    assert _partition(cluster, jobs.start("exit 0", "two", read_site(["partition=work"], None, {}))) == "work"
+    assert _partition(cluster, jobs.start("exit 0", "two", read_slurm_settings(["partition=work"], None, {}))) == "work"
 
 
 def _partition(cluster: SlurmCluster, job: SlurmJob) -> str:
@@ -297,15 +303,15 @@ def test_a_worker_that_is_deaf_runs_into_the_time_limit(jobs: Jobs) -> None:
 
 
 def test_an_array_executes_every_run(jobs: Jobs, cluster: SlurmCluster) -> None:
-    orders = [jobs.order("exit 0", f"run {number}") for number in range(3)]
-    for order in orders:
-        (order.run.path / "launch").mkdir()
+    orders = [jobs.request("exit 0", f"run {number}") for number in range(3)]
+    for request in orders:
+        (request.run.path / "launch").mkdir()
     script = jobs.folder / "array.sbatch"
-    script.write_text(batch_script(orders, Site(), max_parallel=2))
+    script.write_text(batch_script(orders, SlurmSettings(), max_parallel=2))
     subprocess.run(["sbatch", script], check=True, capture_output=True)
-    for order in orders:
-        wait_until(lambda folder=order.run.path: list(folder.glob("launch/exit_code.*")), 40, cluster.logs)
-        assert (order.run.path / "run.log").read_text() == "the worker speaks\n"
+    for request in orders:
+        wait_until(lambda folder=request.run.path: list(folder.glob("launch/exit_code.*")), 40, cluster.logs)
+        assert (request.run.path / "run.log").read_text() == "the worker speaks\n"
 
 
 def test_a_controller_that_is_away_for_a_while_ends_nothing(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +329,6 @@ def test_a_controller_that_is_away_for_a_while_ends_nothing(jobs: Jobs, monkeypa
 
 
 def test_a_job_that_slurm_has_forgotten(jobs: Jobs) -> None:
-    order = jobs.order("exit 0")
+    request = jobs.request("exit 0")
     with pytest.raises(RunError, match="T637"):
-        _end_of(SlurmJob(order, 999_999))
+        _end_of(SlurmJob(request, 999_999))

@@ -22,7 +22,7 @@ from dpo_recipes.cli import app
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.hardware.profiles import PROFILES
 from dpo_recipes.launch import kubernetes, skypilot
-from dpo_recipes.launch.manifest import ExportOrder, requirements, travelling_recipe
+from dpo_recipes.launch.manifest import ExportRequest, requirements, travelling_recipe
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
@@ -33,8 +33,8 @@ WITHOUT_A_RENTED_GPU = ("gpt2_mps", "qwen2_6gb")
 Write = Callable[[str, str], Path]
 
 
-def _order(path: Path, *overrides: str, **fields: Any) -> ExportOrder:
-    return ExportOrder(validate(path, list(overrides)), **fields)
+def _order(path: Path, *overrides: str, **fields: Any) -> ExportRequest:
+    return ExportRequest(validate(path, list(overrides)), **fields)
 
 
 def _check_task(text: str) -> dict[str, Any]:
@@ -66,20 +66,20 @@ def recipe(write: Write) -> Path:
     return write("mine.yaml", text)
 
 
-def _from_hub(recipe: Path, *overrides: str, **fields: Any) -> ExportOrder:
+def _from_hub(recipe: Path, *overrides: str, **fields: Any) -> ExportRequest:
     return _order(recipe, "data.train[0].path=owner/pairs", *overrides, **fields)
 
 
 @pytest.mark.parametrize("name", recipe_paths())
 def test_a_shipped_recipe_means_the_same_after_it_has_travelled(name: str, tmp_path: Path) -> None:
-    order = _order(recipe_paths()[name])
-    text, files = travelling_recipe(order)
+    request = _order(recipe_paths()[name])
+    text, files = travelling_recipe(request)
     for relative, source in files.items():
         (tmp_path / relative).parent.mkdir(parents=True)
         (tmp_path / relative).symlink_to(source)
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     there, here = (
-        plain_recipe(validated.recipe) for validated in (validate(tmp_path / "recipe.yaml"), order.validated)
+        plain_recipe(validated.recipe) for validated in (validate(tmp_path / "recipe.yaml"), request.validated)
     )
     names = [Path(source["path"]).name for source in here["data"]["train"]]
     assert [Path(source["path"]).name for source in there["data"]["train"]] == names
@@ -121,10 +121,10 @@ def test_nodes_of_a_task_meet_at_the_first(recipe: Path) -> None:
 
 
 def test_the_recipe_arrives_as_it_was_whatever_stands_in_it(recipe: Path, tmp_path: Path) -> None:
-    order = _from_hub(recipe, "summary='$(touch pwned) `touch pwned` END_OF_RECIPE'")
-    setup = _check_task(skypilot.export(order))["setup"].replace("~", str(tmp_path / "home"))
+    request = _from_hub(recipe, "summary='$(touch pwned) `touch pwned` END_OF_RECIPE'")
+    setup = _check_task(skypilot.export(request))["setup"].replace("~", str(tmp_path / "home"))
     subprocess.run(["bash", "-c", "pip() { :; }\n" + setup], check=True, cwd=tmp_path)
-    assert (tmp_path / "home/dpo-recipe/recipe.yaml").read_text() == travelling_recipe(order)[0]
+    assert (tmp_path / "home/dpo-recipe/recipe.yaml").read_text() == travelling_recipe(request)[0]
     assert not (tmp_path / "pwned").exists()
 
 
@@ -167,8 +167,8 @@ def test_a_job_on_one_node(recipe: Path) -> None:
 
 
 def test_several_nodes_are_indexed_and_meet_at_the_first_by_its_name(recipe: Path) -> None:
-    order = _from_hub(recipe, image="i", num_processes=4, num_nodes=2, claim="runs", secrets=("hub",))
-    made = _check_manifests(kubernetes.export(order))
+    request = _from_hub(recipe, image="i", num_processes=4, num_nodes=2, claim="runs", secrets=("hub",))
+    made = _check_manifests(kubernetes.export(request))
     name = made["Job"]["metadata"]["name"]
     spec = made["Job"]["spec"]
     pod = spec["template"]["spec"]

@@ -18,19 +18,19 @@ from dpo_recipes import hub
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "_PAUSE_S", 0.0)
-    hub.is_left_alone.cache_clear()
+    hub.go_offline_if_unreachable.cache_clear()
     yield
-    hub.is_left_alone.cache_clear()
+    hub.go_offline_if_unreachable.cache_clear()
 
 
 def test_one_that_answers_with_an_error_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_hub({}) as server:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
-        assert not hub.was_left_alone()
-        assert not hub.is_left_alone()
+        assert not hub.is_offline()
+        assert not hub.go_offline_if_unreachable()
         assert hub.is_reachable()
     assert not constants.HF_HUB_OFFLINE
-    assert not hub.was_left_alone()
+    assert not hub.is_offline()
 
 
 def test_all_libraries_are_told_where_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,12 +39,12 @@ def test_all_libraries_are_told_where_it_does_not_answer(monkeypatch: pytest.Mon
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
-        assert hub.is_left_alone()
-    assert hub.was_left_alone()
+        assert hub.go_offline_if_unreachable()
+    assert hub.is_offline()
     assert constants.HF_HUB_OFFLINE
     assert datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_person_who_has_switched_it_off_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert not hub.is_left_alone()
+    assert not hub.go_offline_if_unreachable()

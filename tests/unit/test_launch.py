@@ -8,7 +8,7 @@ import pytest
 
 from dpo_recipes.launch import local
 from dpo_recipes.launch.local import CPU_ALLOCATOR_LARGE_PAGES, CPU_ALLOCATOR_SMALL_PAGES, worker_environment
-from dpo_recipes.launch.ranks import Place
+from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe
 
 PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
@@ -66,7 +66,7 @@ def test_no_more_threads_than_cores_that_may_be_used(monkeypatch: pytest.MonkeyP
 def test_what_a_platform_says_of_a_pod_is_no_workers_place(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
-    assert not Place.of(_environment()).is_joined
+    assert not Rank.of(_environment()).is_joined
 
 
 def test_threads_and_project_reach_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dpo_recipes.engine.token_batches import StepIndices, StepSampler, deal, fill, fullest
+from dpo_recipes.engine.token_batches import StepIndices, StepSampler, fill, fullest, shard_passes
 
 
 def _lengths(count: int, seed: int = 0) -> list[tuple[int, int, int]]:
@@ -44,7 +44,7 @@ def test_passes_are_well_filled() -> None:
 @pytest.mark.parametrize("count", [1, 5, 16, 64])
 def test_every_process_gets_equally_many_passes(count: int, processes: int, shares: bool) -> None:
     lengths = _lengths(count)
-    passes = deal(lengths, 1000, processes, shares=shares)
+    passes = shard_passes(lengths, 1000, processes, shares=shares)
     assert len(passes) % processes == 0
     assert len(passes) - len(fill(lengths, 1000, shares=shares)) < processes
     assert sorted(place for pass_ in passes for place in pass_) == list(range(count))
@@ -55,10 +55,10 @@ def test_every_process_gets_equally_many_passes(count: int, processes: int, shar
 
 def test_passes_of_several_processes_are_of_about_equal_size() -> None:
     """15 pairs and one would be within the budget too, and one process would wait for the other."""
-    passes = deal([(100, 20, 20)] * 16, 15 * 140, 2, shares=True)
+    passes = shard_passes([(100, 20, 20)] * 16, 15 * 140, 2, shares=True)
     assert [len(pass_) for pass_ in passes] == [8, 8]
     lengths = _lengths(64)
-    sizes = [sum(sum(lengths[place]) for place in pass_) for pass_ in deal(lengths, 2000, 4, shares=True)]
+    sizes = [sum(sum(lengths[place]) for place in pass_) for pass_ in shard_passes(lengths, 2000, 4, shares=True)]
     assert max(sizes) <= 1.5 * min(sizes)
 
 

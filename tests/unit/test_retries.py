@@ -12,7 +12,7 @@ from dpo_recipes import workflow
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch import choose
 from dpo_recipes.launch.choose import LaunchFlags, flags_of_retry
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
 
 TEXT = """\
@@ -39,12 +39,12 @@ class Machine:
         return self.gpus[min(len(self.started), len(self.gpus) - 1)]
 
     def launcher(self, _: str, name: str) -> Any:
-        return lambda order: self.started.append((name, order.num_processes))
+        return lambda request: self.started.append((name, request.num_processes))
 
-    def follow(self, _: Any, order: Order, listen: Any) -> None:
+    def follow(self, _: Any, request: LaunchRequest, on_event: Any) -> None:
         if len(self.started) < len(self.gpus):
             raise RunError.of("T605", "rank 3 died", why="its GPU has fallen off the bus", fix="run it again")
-        order.run.result.write_text('{"status": "finished"}')
+        request.run.result.write_text('{"status": "finished"}')
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpo_recipes.engine.rounds import Round, Rounds, deal
+from dpo_recipes.engine.rounds import Round, Rounds, shard_batches
 
 
 def _batches(num_pairs: int, size: int) -> list[list[int]]:
@@ -47,7 +47,7 @@ def test_steps_are_those_of_one_process(num_pairs: int, processes: int, micro: i
     """Σ over ranks and rounds of weight / (rounds of the step × W) is 1 / (micro-batches of the step) for each."""
     alone = _batches(num_pairs, micro)
     rounds = Rounds(num_pairs, micro, accumulation, processes)
-    dealt = [list(deal(alone, rounds, rank)) for rank in range(processes)]
+    dealt = [list(shard_batches(alone, rounds, rank)) for rank in range(processes)]
     assert {len(batches) for batches in dealt} == {len(rounds)}
     seen = []
     for start in range(0, len(rounds), accumulation):

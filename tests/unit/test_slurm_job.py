@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpo_recipes.errors import RunError
-from dpo_recipes.launch.job import Order
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm import command, is_executed, start
 from dpo_recipes.launch.slurm_errors import ended_badly, refused
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
@@ -89,27 +89,29 @@ def test_a_refusal_keeps_slurms_words() -> None:
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Order:
+def launch_request(tmp_path: Path) -> LaunchRequest:
     recipe = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
-    return Order(Recipe.model_validate(recipe), RunDirectory(tmp_path))
+    return LaunchRequest(Recipe.model_validate(recipe), RunDirectory(tmp_path))
 
 
-def test_without_slurm_the_script_can_be_copied_elsewhere(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_the_script_can_be_copied_elsewhere(
+    launch_request: LaunchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nosuch")
     with pytest.raises(RunError, match=r"T630[\s\S]*copy .*job.sbatch to it"):
-        start(order)
-    assert Path(command(order)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
+        start(launch_request)
+    assert Path(command(launch_request)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
 
 
 def test_a_cluster_that_adds_its_name_to_the_number(
-    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launch_request: LaunchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _stand_ins(tmp_path, monkeypatch, sbatch="echo '17;big'", scontrol=f"echo '{_shown('COMPLETED')}'")
-    assert start(order).poll() == 0
+    assert start(launch_request).poll() == 0
 
 
 def test_a_job_that_is_in_the_queue_is_not_submitted_again(
-    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launch_request: LaunchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = f"{tmp_path}/launch/job.sbatch"
     shown = _shown("PENDING", "Priority").replace("/runs/JobState=FAILED", mine)
@@ -117,7 +119,7 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     noted["sbatch"] += "; echo 17"
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{shown}'")
     said: list[str] = []
-    first = replace(order, tell=said.append)
+    first = replace(launch_request, on_message=said.append)
     start(first)
     start(first)
     assert said == [f"SLURM job 17 from {mine}", "SLURM job 17 is already in the queue"]
@@ -130,16 +132,16 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
         "sbatch",
     ]
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{shown.replace('PENDING', 'RUNNING')}'")
-    assert is_executed(order.run)
+    assert is_executed(launch_request.run)
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{_shown('RUNNING')}'")
-    assert not is_executed(order.run), "a number that is another job's by now"
+    assert not is_executed(launch_request.run), "a number that is another job's by now"
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol="echo 'Unable to contact slurm controller' >&2; exit 1")
-    for ask in (lambda: is_executed(order.run), lambda: start(first)):
+    for ask in (lambda: is_executed(launch_request.run), lambda: start(first)):
         with pytest.raises(RunError, match="T631"):
             ask()
     gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=gone)
-    assert not is_executed(order.run)
+    assert not is_executed(launch_request.run)
 
 
 def _stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:

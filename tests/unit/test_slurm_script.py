@@ -12,18 +12,18 @@ import pytest
 
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.launch.batch import count_processes
-from dpo_recipes.launch.job import Order
-from dpo_recipes.launch.site import Site, read_site
+from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm_script import batch_script, gpus_of_node, gpus_per_node, seconds_of
+from dpo_recipes.launch.slurm_settings import SlurmSettings, read_slurm_settings
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
 PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
 
 
-def _order(path: Path = Path("/runs/r/1"), **sections: Any) -> Order:
+def _order(path: Path = Path("/runs/r/1"), **sections: Any) -> LaunchRequest:
     recipe = Recipe.model_validate({**PLAIN, **sections})
-    return Order(recipe, RunDirectory(path), *count_processes(recipe, gpus_of_node(recipe)))
+    return LaunchRequest(recipe, RunDirectory(path), *count_processes(recipe, gpus_of_node(recipe)))
 
 
 def _options(script: str) -> dict[str, str]:
@@ -33,7 +33,7 @@ def _options(script: str) -> dict[str, str]:
 
 def test_resources_come_from_the_recipe() -> None:
     slurm = {"time_limit": "1-12", "memory": "64G", "cpus_per_task": 8}
-    script = batch_script([_order(launch={"num_processes": 8, "num_nodes": 2, "slurm": slurm})], Site())
+    script = batch_script([_order(launch={"num_processes": 8, "num_nodes": 2, "slurm": slurm})], SlurmSettings())
     assert _options(script) == {
         "job-name": "r",
         "output": "/dev/null",
@@ -50,14 +50,14 @@ def test_resources_come_from_the_recipe() -> None:
 
 
 def test_a_recipe_that_says_nothing_asks_for_one_process_and_its_gpu() -> None:
-    options = _options(batch_script([_order()], Site()))
+    options = _options(batch_script([_order()], SlurmSettings()))
     assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("1", "1", "1")
     assert not {"time", "mem", "cpus-per-task", "partition", "array"} & set(options)
 
 
 @pytest.mark.parametrize("hardware", [{"device": "cpu"}, {"profile": "cpu-amx"}])
 def test_a_job_for_a_cpu_asks_for_no_gpu(hardware: dict[str, str]) -> None:
-    script = batch_script([_order(hardware=hardware)], Site())
+    script = batch_script([_order(hardware=hardware)], SlurmSettings())
     assert "gpus" not in script
     assert 'MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"' in script  # what a CPU's worker gets everywhere
 
@@ -80,7 +80,7 @@ def test_times_are_read_as_slurm_reads_them(text: str, seconds: int) -> None:
 
 def test_a_short_job_is_warned_at_its_half() -> None:
     def warning(**slurm: object) -> str:
-        return _options(batch_script([_order(launch={"slurm": slurm})], Site()))["signal"]
+        return _options(batch_script([_order(launch={"slurm": slurm})], SlurmSettings()))["signal"]
 
     assert warning(time_limit="2", checkpoint_seconds=120) == "B:USR1@60"
     assert warning(time_limit="2:00:00", checkpoint_seconds=300) == "B:USR1@300"
@@ -88,14 +88,14 @@ def test_a_short_job_is_warned_at_its_half() -> None:
 
 
 def test_a_job_that_shall_not_be_requeued_never_requeues_itself() -> None:
-    script = batch_script([_order(launch={"slurm": {"requeue": False}})], Site())
+    script = batch_script([_order(launch={"slurm": {"requeue": False}})], SlurmSettings())
     assert "#SBATCH --no-requeue" in script
     assert "scontrol requeue" not in script
 
 
 def test_the_site_adds_its_own() -> None:
-    site = Site({"partition": "gpu", "exclusive": None, "gres": "gpu:a100:1"}, "module load cuda\n")
-    script = batch_script([_order()], site)
+    slurm_settings = SlurmSettings({"partition": "gpu", "exclusive": None, "gres": "gpu:a100:1"}, "module load cuda\n")
+    script = batch_script([_order()], slurm_settings)
     options = _options(script)
     assert (options["partition"], options["exclusive"], options["gres"]) == ("gpu", "", "gpu:a100:1")
     assert "gpus-per-node" not in options  # the site has said which GPUs
@@ -104,12 +104,12 @@ def test_the_site_adds_its_own() -> None:
 
 @pytest.mark.parametrize(("strategy", "count"), [("auto", 0), ("ddp", 0), ("fsdp", 1), ("deepspeed-zero2", 1)])
 def test_one_process_joins_a_group_where_its_strategy_wants_one(strategy: str, count: int) -> None:
-    assert batch_script([_order(launch={"strategy": strategy})], Site()).count("export RANK=") == count
+    assert batch_script([_order(launch={"strategy": strategy})], SlurmSettings()).count("export RANK=") == count
 
 
 def test_several_runs_make_an_array() -> None:
     orders = [_order(Path(f"/runs/r/{number}")) for number in range(3)]
-    script = batch_script(orders, Site(), max_parallel=2)
+    script = batch_script(orders, SlurmSettings(), max_parallel=2)
     assert _options(script)["array"] == "0-2%2"
     for number in range(3):
         assert _run(script, tmp=None, task=number)["run"] == f"/runs/r/{number}"
@@ -117,7 +117,7 @@ def test_several_runs_make_an_array() -> None:
 
 def test_runs_that_ask_for_different_things_make_no_array() -> None:
     with pytest.raises(ValueError, match="same resources"):
-        batch_script([_order(), _order(launch={"slurm": {"memory": "1G"}})], Site())
+        batch_script([_order(), _order(launch={"slurm": {"memory": "1G"}})], SlurmSettings())
 
 
 NASTY = [
@@ -144,12 +144,12 @@ def _run(script: str, tmp: Path | None, task: int = 0) -> dict[str, str]:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_path_and_a_project_are_text_and_nothing_else(text: str, tmp_path: Path) -> None:
-    order = _order(tmp_path / text / "run", tracking={"project": text})
-    script = batch_script([order], Site())
+    request = _order(tmp_path / text / "run", tracking={"project": text})
+    script = batch_script([request], SlurmSettings())
     values = _run(script, tmp_path)
-    assert values["run"] == str(order.run.path)
+    assert values["run"] == str(request.run.path)
     assert values["project"] == text
-    assert shlex.split(values["command"])[-1] == str(order.run.path)
+    assert shlex.split(values["command"])[-1] == str(request.run.path)
     assert list(tmp_path.iterdir()) == []
     # SLURM reads options up to the first line that is none of them nor a comment.
     before = script.split("\n\n")[0]
@@ -174,10 +174,10 @@ def test_flags_go_before_the_environment_and_bare_ones_have_no_value(tmp_path: P
     setup = tmp_path / "setup.sh"
     setup.write_text("module load cuda\n", encoding="utf-8")
     environment = {"DPO_RECIPE_SLURM": "partition=cpu account=lab", "DPO_RECIPE_SLURM_SETUP": str(setup)}
-    site = read_site(["partition=gpu", "--exclusive", "mail_type=END"], None, environment)
-    assert site.arguments() == ["--partition=gpu", "--account=lab", "--exclusive", "--mail-type=END"]
-    assert site.setup == "module load cuda\n"
-    assert read_site([], None, {}) == Site()
+    slurm_settings = read_slurm_settings(["partition=gpu", "--exclusive", "mail_type=END"], None, environment)
+    assert slurm_settings.arguments() == ["--partition=gpu", "--account=lab", "--exclusive", "--mail-type=END"]
+    assert slurm_settings.setup == "module load cuda\n"
+    assert read_slurm_settings([], None, {}) == SlurmSettings()
 
 
 @pytest.mark.parametrize(
@@ -186,19 +186,19 @@ def test_flags_go_before_the_environment_and_bare_ones_have_no_value(tmp_path: P
 )
 def test_an_option_that_slurm_would_read_otherwise_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="U420") as caught:
-        read_site([text], None, {})
+        read_slurm_settings([text], None, {})
     assert caught.value.exit_code == 2
 
 
 def test_what_follows_from_the_recipe_is_not_set_beside_it() -> None:
     with pytest.raises(RecipeError, match=r"launch.slurm.time_limit"):
-        read_site(["time=1:00"], None, {})
+        read_slurm_settings(["time=1:00"], None, {})
     with pytest.raises(RecipeError, match=r"each process must see all GPUs of its node"):
-        read_site(["gpus-per-task=1"], None, {})
+        read_slurm_settings(["gpus-per-task=1"], None, {})
 
 
 def test_a_setup_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"U421.*nosuch"):
-        read_site([], tmp_path / "nosuch", {})
+        read_slurm_settings([], tmp_path / "nosuch", {})
     with pytest.raises(RecipeError, match="U420"):
-        read_site([], None, {"DPO_RECIPE_SLURM": "comment='open"})
+        read_slurm_settings([], None, {"DPO_RECIPE_SLURM": "comment='open"})

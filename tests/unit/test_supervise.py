@@ -14,10 +14,10 @@ import pytest
 
 from dpo_recipes import supervise
 from dpo_recipes.errors import RunError
-from dpo_recipes.launch.job import Order, ProcessJob
+from dpo_recipes.launch.job import LaunchRequest, ProcessJob
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.supervise import Watchdog, WorkerBug, explain, follow, may_not_come_again
+from dpo_recipes.supervise import Watchdog, WorkerBug, explain, follow, is_transient
 
 PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def tell(run: RunDirectory, rank: int, *events: dict[str, Any]) -> None:
+def on_message(run: RunDirectory, rank: int, *events: dict[str, Any]) -> None:
     path = run.events if rank == 0 else run.ranks / str(rank) / "events.jsonl"
     with path.open("a") as file:
         for event in events:
@@ -105,16 +105,16 @@ def test_a_run_that_evaluates_saves_or_has_just_begun_does_not_hang(clock: Clock
 
 
 def test_the_rank_that_failed_first_is_believed(run: RunDirectory) -> None:
-    tell(run, 0, error("T613", at=5.0))
-    tell(run, 1, {"event": "step", "step": 7}, error("T603", at=6.0))
+    on_message(run, 0, error("T613", at=5.0))
+    on_message(run, 1, {"event": "step", "step": 7}, error("T603", at=6.0))
     failure = explain(1, run)
     assert isinstance(failure, RunError)
     assert failure.findings[0].code == "T603"
 
 
 def test_a_rank_that_was_killed_is_named_with_its_last_step(run: RunDirectory) -> None:
-    tell(run, 0, error("T613", at=5.0))
-    tell(run, 1, {"event": "step", "step": 7})
+    on_message(run, 0, error("T613", at=5.0))
+    on_message(run, 1, {"event": "step", "step": 7})
     run.log.write_text(
         "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)"
     )
@@ -132,7 +132,7 @@ def test_a_collective_that_nccl_gave_up_is_no_crash_of_a_library(run: RunDirecto
     failure = explain(-6, run)
     assert "T613" in str(failure)
     assert "OpType=ALLREDUCE" in str(failure)
-    assert may_not_come_again(failure)
+    assert is_transient(failure)
 
 
 def test_nodes_that_do_not_meet_are_no_bug_of_ours(run: RunDirectory) -> None:
@@ -156,40 +156,40 @@ def test_a_kill_by_the_kernel_for_memory_is_told_apart(run: RunDirectory) -> Non
 @pytest.mark.parametrize("code", ["I101", "I130"])
 def test_the_launchers_signal_to_the_others_hides_no_kill(run: RunDirectory, code: str) -> None:
     """Before training they end at once when torchrun asks them to, and say that they were interrupted."""
-    tell(run, 0, error(code, at=1.0))
+    on_message(run, 0, error(code, at=1.0))
     assert "T605" in str(explain(-9, run))
     assert "T603" in str(explain(-9, run, was_out_of_memory=True))
-    tell(run, 1, error("T602", at=2.0))
+    on_message(run, 1, error("T602", at=2.0))
     assert "T602" in str(explain(1, run))
 
 
 def test_interruptions_keep_their_code_whatever_the_launcher_ends_with(run: RunDirectory) -> None:
-    tell(run, 0, error("I101", at=1.0))
+    on_message(run, 0, error("I101", at=1.0))
     failure = explain(1, run)
     assert getattr(failure, "exit_code", None) == 75
 
 
 def test_what_may_not_come_again() -> None:
-    assert may_not_come_again(RunError.of("T605", "killed"))
-    assert may_not_come_again(RunError.of("T612", "hung"))
-    assert may_not_come_again(WorkerBug("a library"))
+    assert is_transient(RunError.of("T605", "killed"))
+    assert is_transient(RunError.of("T612", "hung"))
+    assert is_transient(WorkerBug("a library"))
     for code in ("T602", "T603", "T604", "T616"):
-        assert not may_not_come_again(RunError.of(code, "x"))
+        assert not is_transient(RunError.of(code, "x"))
 
 
 HANGING = """
 import json, os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from dpo_recipes.launch.ranks import Place, record_process
+from dpo_recipes.launch.ranks import Rank, record_process
 from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.run_dir import RunDirectory
 run = RunDirectory(Path({run!r}))
-place = Place()
-record_process(run, place)
+rank = Rank()
+record_process(run, rank)
 def wait_for_nobody():
     time.sleep(600)
-with stacks_on_request(run, place), run.events.open("w") as events:
+with stacks_on_request(run, rank), run.events.open("w") as events:
     for step in range(5):
         events.write(json.dumps({{"event": "step", "step": step, "total": 9, "time": time.time()}}) + "\\n")
         events.flush()
@@ -228,9 +228,9 @@ def test_a_job_that_waits_in_a_queue_does_not_hang(
     run: RunDirectory, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervise.time, "sleep", lambda seconds: None)
-    tell(run, 0, *({"event": "step", "step": step} for step in range(9)))
+    on_message(run, 0, *({"event": "step", "step": step} for step in range(9)))
     run.result.write_text("{}")
-    follow(Queued(clock, clock.now + 5_000), Order(Recipe.model_validate(PLAIN), run), lambda event: None)
+    follow(Queued(clock, clock.now + 5_000), LaunchRequest(Recipe.model_validate(PLAIN), run), lambda event: None)
 
 
 @dataclass
@@ -249,11 +249,11 @@ class Ended:
 
 
 def test_a_process_that_dies_when_all_is_saved_takes_nothing_away(run: RunDirectory) -> None:
-    order, told = Order(Recipe.model_validate(PLAIN), run), []
+    request, told = LaunchRequest(Recipe.model_validate(PLAIN), run), []
     with pytest.raises(RunError, match="died of SIGABRT"):
-        follow(Ended(-6), order, told.append)
+        follow(Ended(-6), request, told.append)
     run.result.write_text("{}")
-    follow(Ended(-6), order, told.append)
+    follow(Ended(-6), request, told.append)
     (note,) = told
     assert note["event"] == "note"
     assert "code -6 after everything was saved" in note["text"]
@@ -287,7 +287,7 @@ def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -> 
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     began = time.monotonic()
     with pytest.raises(RunError) as caught:
-        follow(ProcessJob(process), Order(recipe, run), lambda event: None)
+        follow(ProcessJob(process), LaunchRequest(recipe, run), lambda event: None)
     assert time.monotonic() - began < 60
     finding = caught.value.findings[0]
     assert finding.code == "T612"

@@ -26,8 +26,8 @@ from dpo_recipes.launch.choose import (
     sketch_launch,
 )
 from dpo_recipes.launch.files import LaunchPlan, first_plan, read_launch, write_launch
-from dpo_recipes.launch.job import Order
-from dpo_recipes.launch.ranks import Place, events_path, first_failure, record_process, signal_processes
+from dpo_recipes.launch.job import LaunchRequest
+from dpo_recipes.launch.ranks import Rank, events_path, first_failure, record_process, signal_processes
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -39,19 +39,19 @@ def recipe(device: str = "auto", **launch: Any) -> Recipe:
     })  # fmt: skip
 
 
-def order(tmp_path: Path, processes: int = 2, nodes: int = 1, **more: Any) -> Order:
-    return Order(recipe(), RunDirectory(tmp_path), processes, nodes, **more)
+def request(tmp_path: Path, processes: int = 2, nodes: int = 1, **more: Any) -> LaunchRequest:
+    return LaunchRequest(recipe(), RunDirectory(tmp_path), processes, nodes, **more)
 
 
 def test_one_machine_needs_no_meeting_place(tmp_path: Path) -> None:
-    assert torchrun.command(order(tmp_path, trust_remote_code=True)) == [
+    assert torchrun.command(request(tmp_path, trust_remote_code=True)) == [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
         *("-m", "dpo_recipes.worker", str(tmp_path), "--trust-remote-code"),
     ]
 
 
 def test_several_meet_where_the_command_says(tmp_path: Path) -> None:
-    command = torchrun.command(order(tmp_path, 8, 2, rendezvous="first:2900"))
+    command = torchrun.command(request(tmp_path, 8, 2, rendezvous="first:2900"))
     assert command[3:8] == [
         *("--nproc-per-node=4", "--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=first:2900"),
         f"--rdzv-id={recipe().name}",
@@ -61,31 +61,31 @@ def test_several_meet_where_the_command_says(tmp_path: Path) -> None:
 def test_or_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(RecipeError, match="--rendezvous HOST:PORT") as caught:
-        torchrun.command(order(tmp_path, 2, 2))
+        torchrun.command(request(tmp_path, 2, 2))
     assert caught.value.findings[0].code == "R347"
     monkeypatch.setenv("MASTER_ADDR", "first")
-    assert "--rdzv-endpoint=first:29500" in torchrun.command(order(tmp_path, 2, 2))
+    assert "--rdzv-endpoint=first:29500" in torchrun.command(request(tmp_path, 2, 2))
 
 
 @pytest.mark.parametrize("place", ["nowhere", "first:", ":29500", "first:0", "first:99999999", "first:port"])
 def test_what_is_no_place_to_meet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     with pytest.raises(RecipeError, match="must be HOST:PORT") as caught:
-        torchrun.command(order(tmp_path, 2, 2, rendezvous=place))
+        torchrun.command(request(tmp_path, 2, 2, rendezvous=place))
     assert caught.value.findings[0].code == "R347"
     monkeypatch.setenv("MASTER_ADDR", "first")
     monkeypatch.setenv("MASTER_PORT", "many")
     with pytest.raises(RecipeError, match="R347"):
-        torchrun.command(order(tmp_path, 2, 2))
+        torchrun.command(request(tmp_path, 2, 2))
 
 
 def test_cores_are_shared_out_but_a_persons_number_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "num_cores", lambda: 12)
-    assert torchrun.environment(order(tmp_path, 4))["OMP_NUM_THREADS"] == "3"
-    assert torchrun.environment(order(tmp_path, 8, 2))["OMP_NUM_THREADS"] == "3"
-    assert torchrun.environment(order(tmp_path, 64))["OMP_NUM_THREADS"] == "1"
+    assert torchrun.environment(request(tmp_path, 4))["OMP_NUM_THREADS"] == "3"
+    assert torchrun.environment(request(tmp_path, 8, 2))["OMP_NUM_THREADS"] == "3"
+    assert torchrun.environment(request(tmp_path, 64))["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert torchrun.environment(order(tmp_path, 4))["OMP_NUM_THREADS"] == "5"
+    assert torchrun.environment(request(tmp_path, 4))["OMP_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_the_worker_reads_what_was_planned(tmp_path: Path) -> None:
 
 
 def test_a_process_knows_its_place() -> None:
-    assert Place.of({}) == Place(0, 1, 0, 1, is_joined=False)
+    assert Rank.of({}) == Rank(0, 1, 0, 1, is_joined=False)
     environment = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-    assert Place.of(environment) == Place(5, 8, 1, 4, is_joined=True)
+    assert Rank.of(environment) == Rank(5, 8, 1, 4, is_joined=True)
 
 
 def _began(pid: int) -> float:
@@ -157,7 +157,7 @@ def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> Non
     run = RunDirectory(tmp_path)
     assert not signal_processes(run, signal.SIGTERM)
     with subprocess.Popen(["sleep", "60"]) as sleeper:
-        record_process(run, Place(1, 2, 1, 2, is_joined=True))
+        record_process(run, Rank(1, 2, 1, 2, is_joined=True))
         path = tmp_path / "ranks" / "1" / "process.json"
         record = json.loads(path.read_text())
         assert (record["pid"], record["host"]) == (os.getpid(), socket.gethostname())
@@ -175,7 +175,7 @@ def test_workers_are_asked_to_stop_and_their_agent_is_not(tmp_path: Path) -> Non
 def test_killing_a_job_reaches_workers_in_sessions_of_their_own(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     agent, worker = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
-    record_process(run, Place(0, 1, 0, 1, is_joined=True))
+    record_process(run, Rank(0, 1, 0, 1, is_joined=True))
     path = tmp_path / "ranks" / "0" / "process.json"
     record = {**json.loads(path.read_text()), "pid": worker.pid, "began": _began(worker.pid)}
     path.write_text(json.dumps(record))
@@ -230,4 +230,4 @@ def test_the_reason_is_that_of_the_process_that_failed_first(tmp_path: Path) -> 
 
 
 def test_the_local_launcher_is_unchanged(tmp_path: Path) -> None:
-    assert local.command(order(tmp_path, 1))[1:] == ["-m", "dpo_recipes.worker", str(tmp_path)]
+    assert local.command(request(tmp_path, 1))[1:] == ["-m", "dpo_recipes.worker", str(tmp_path)]

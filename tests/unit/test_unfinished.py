@@ -17,7 +17,7 @@ from dpo_recipes.errors import RunError
 from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.resume import differences, find_unfinished, held, is_running, nothing_to_resume, read_recipe
+from dpo_recipes.resume import differences, file_lock, find_unfinished, is_running, nothing_to_resume, read_recipe
 from dpo_recipes.run_dir import RunDirectory, create_run_directory, written_to
 
 
@@ -82,11 +82,11 @@ def test_differences_are_named_by_path() -> None:
 
 def test_a_run_that_somebody_works_in_is_left_alone(tmp_path: Path) -> None:
     run = begin(tmp_path, recipe())
-    with held(run.lock):
+    with file_lock(run.lock):
         assert is_running(run)
         assert find_unfinished(recipe(), tmp_path, print) is None
         assert nothing_to_resume(recipe(), tmp_path).findings[0].code == "T615"
-        with pytest.raises(RunError) as caught, held(run.lock):
+        with pytest.raises(RunError) as caught, file_lock(run.lock):
             pass
         assert caught.value.findings[0].code == "T615"
     assert not is_running(run)
@@ -98,7 +98,7 @@ def test_the_run_beside_which_another_begins_is_named(
     tmp_path: Path, lock: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = begin(tmp_path, recipe())
-    with held(getattr(run, lock)):
+    with file_lock(getattr(run, lock)):
         assert find_unfinished(recipe(), tmp_path, print) is None
     assert capsys.readouterr().out == f"another run of this recipe is being executed in {run.path}\n"
 
@@ -106,12 +106,12 @@ def test_the_run_beside_which_another_begins_is_named(
 WORKER = """
 import sys, time
 from pathlib import Path
-from dpo_recipes.launch.ranks import Place, record_process
-from dpo_recipes.resume import held
+from dpo_recipes.launch.ranks import Rank, record_process
+from dpo_recipes.resume import file_lock
 from dpo_recipes.run_dir import RunDirectory
 run = RunDirectory(Path(sys.argv[1]))
-record_process(run, Place())
-with held(run.lock):
+record_process(run, Rank())
+with file_lock(run.lock):
     print("ready", flush=True)
     time.sleep(2)
 """

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from dpo_recipes.data.divide import SPLITS
 from dpo_recipes.data.inspect.lengths import compare_answers, describe_bias, histograms, what_lengths_do
 from dpo_recipes.data.inspect.texts import MAX_PLACES, Places, TextScan
 from dpo_recipes.data.lengths import distributions, named_lengths
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.split_dataset import SPLITS
 from dpo_recipes.data.tokenize import PAIR_COLUMNS, TokenizedSplits
 
 _BATCH = 1000

@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 from dpo_recipes.engine.callbacks.stop import StopRequest, interrupted
 from dpo_recipes.engine.checkpoints.choice import Start
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
-from dpo_recipes.engine.processes import Processes
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.events import EventLog
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 
@@ -38,7 +38,7 @@ class CheckpointCallback(TrainerCallback):
         metrics: Path,
         events: EventLog,
         start: Start,
-        processes: Processes,
+        distributed: DistributedContext,
     ) -> None:
         self.settings = settings
         self.stop = stop
@@ -50,7 +50,7 @@ class CheckpointCallback(TrainerCallback):
         """Of the newest one."""
         self.trainer: Any = None
         """Set when it exists; transformers passes callbacks the model but not itself."""
-        self.processes = processes
+        self.distributed = distributed
         self.base: Any = None
         """The callback that measured the untouched base (callbacks/base.py). A resumed run does not repeat that."""
         self.earlier_s = 0.0
@@ -84,7 +84,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide; all processes decide the same."""
-        wishes = self.processes.highest([self.stop.is_set, self._is_due(state)])
+        wishes = self.distributed.highest([self.stop.is_set, self._is_due(state)])
         self._is_stopped, is_due = map(bool, wishes)
         if self._is_stopped:
             self.stop.is_set = control.should_training_stop = True
@@ -107,7 +107,7 @@ class CheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End an evaluation when a stop was requested, because a cluster may give less time. Raises `Interrupted`."""
-        if self.stop.training and self.processes.any(self.stop.is_set):
+        if self.stop.training and self.distributed.any(self.stop.is_set):
             self.stop.is_set = True
             raise interrupted("it was being evaluated after its last checkpoint")
 
@@ -134,7 +134,7 @@ class CheckpointCallback(TrainerCallback):
     def take_state(self) -> dict[str, Any]:
         """The state that a checkpoint keeps for `on_train_begin`."""
         self.events.emit("saving")
-        if self.processes.is_main and self.metrics.exists():
+        if self.distributed.is_main and self.metrics.exists():
             with self.metrics.open("rb") as file:
                 os.fsync(file.fileno())  # a checkpoint that survives a power cut relies on these rows
         due, self._is_evaluation_due = self._is_evaluation_due, False

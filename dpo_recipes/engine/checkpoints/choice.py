@@ -12,7 +12,7 @@ import transformers
 from dpo_recipes.cache import content_key
 from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_newest, read_facts, remove_unfinished
 from dpo_recipes.engine.checkpoints.loop_state import count_loop_states, read_loop_state
-from dpo_recipes.engine.team import Team
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.errors import RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
@@ -79,7 +79,7 @@ def decided_before(run: RunDirectory) -> Decided | None:
 
 
 def facts_of(
-    recipe: Recipe, run: RunDirectory, team: Team, data: str, weights: dict[str, str] | None
+    recipe: Recipe, run: RunDirectory, distributed: DistributedContext, data: str, weights: dict[str, str] | None
 ) -> dict[str, Any]:
     """The facts for the manifest of each checkpoint: what it was made of and how."""
     given, training = read_recipe(run), recipe.training.model_dump()
@@ -87,20 +87,22 @@ def facts_of(
         "data": data,
         "base_weights": weights,
         "recipe": content_key(identity(given)) if given else None,
-        "strategy": team.strategy,
-        "num_processes": team.processes.count,
+        "strategy": distributed.strategy,
+        "num_processes": distributed.num_processes,
         "training": {name: training[name] for name in _DECIDED},
     }
 
 
-def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, keeps_best: bool) -> Start:
+def find_start(
+    run: RunDirectory, data: str, distributed: DistributedContext, events: EventLog, *, keeps_best: bool
+) -> Start:
     """The newest complete checkpoint, the same in all processes. Damaged ones are reported and skipped.
 
     Raises `RunError` T616 if it was trained on other data, T617 if these processes cannot read it, and T618 if a
     machine cannot read its folder.
     """
-    found = _look(run.checkpoints, events, keeps_best=keeps_best) if team.processes.is_main else None
-    checkpoint, best, damaged = team.processes.share(found)
+    found = _look(run.checkpoints, events, keeps_best=keeps_best) if distributed.is_main else None
+    checkpoint, best, damaged = distributed.share(found)
     if checkpoint is None:
         return Start(damaged=damaged)
     if not checkpoint.path.is_dir():
@@ -112,10 +114,10 @@ def find_start(run: RunDirectory, data: str, team: Team, events: EventLog, *, ke
             why="a file, a dataset or the tokenizer has changed since the run started",
             fix="restore the old data, or start a new run with `--no-resume`",
         )
-    _check_readable(checkpoint, team)
+    _check_readable(checkpoint, distributed)
     if count_loop_states(checkpoint.path) < checkpoint.facts["num_processes"]:
         raise not_seen(f"the state of all processes in {checkpoint.path}")
-    state = read_loop_state(checkpoint.path, team.processes.place.rank, team.processes.count)
+    state = read_loop_state(checkpoint.path, distributed.rank, distributed.num_processes)
     base = BaseResults(**state["base"])
     weights = checkpoint.facts.get("base_weights")
     return Start(checkpoint.path, checkpoint.step, state["metrics_bytes"], base, best, damaged, weights)
@@ -126,7 +128,7 @@ def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
     names they lie: only there it must be the same. None where last bits are chance (of how many threads compute, say):
     an adapter has moved the base, or rows for new tokens were drawn around the mean of the others."""
     adapter = bundle.adapter_config
-    if bundle.stack["added_tokens"] or getattr(adapter, "init_lora_weights", None) in ("pissa", "olora", "loftq"):
+    if bundle.model_info["added_tokens"] or getattr(adapter, "init_lora_weights", None) in ("pissa", "olora", "loftq"):
         return None
     versions = f"transformers {transformers.__version__}, peft {peft.__version__}"
     place = f"{describe_device(bundle.device).name}, {bundle.dtype}, {versions}"
@@ -171,14 +173,14 @@ def _look(
     return newest, best, (*damaged, *were_best)
 
 
-def _check_readable(checkpoint: Checkpoint, team: Team) -> None:
+def _check_readable(checkpoint: Checkpoint, distributed: DistributedContext) -> None:
     strategy, count = checkpoint.facts["strategy"], checkpoint.facts["num_processes"]
-    if strategy == team.strategy and (count == team.processes.count or strategy not in SAVES_PIECES):
+    if strategy == distributed.strategy and (count == distributed.num_processes or strategy not in SAVES_PIECES):
         return
     raise RunError.of(
         "T617",
         f"{checkpoint.path.name} was written by {count} processes with `{strategy}`, and cannot be read by "
-        f"{team.processes.count} with `{team.strategy}`",
+        f"{distributed.num_processes} with `{distributed.strategy}`",
         why="each strategy writes the optimizer's state in its own way, and with DeepSpeed each process its own part",
         fix=f"use `--num-processes {count} --set launch.strategy={strategy}`, or start a new run with `--no-resume`",
     )
@@ -189,7 +191,7 @@ def take_best(trainer: Any, events: EventLog) -> None:
     rows = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step]
     last = next((row for row in reversed(rows) if "eval_loss" in row), None) or trainer.evaluate()
     # One process looks it up: only that one writes manifests, and all must load the same weights.
-    best = trainer.checkpoints.processes.share(trainer.checkpoints.best)
+    best = trainer.checkpoints.distributed.share(trainer.checkpoints.best)
     if best is None or best.facts["eval_loss"] >= last["eval_loss"]:
         return
     trainer.state.best_model_checkpoint = str(best.path)

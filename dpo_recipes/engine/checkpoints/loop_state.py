@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dpo_recipes.engine.counts import Counts, put_back, take_counts
+from dpo_recipes.engine.counts import Counts, restore, snapshot
 from dpo_recipes.engine.prefix_sharing import Positions
 
 _FILE = "loop_state_{rank}.json"
@@ -22,7 +22,7 @@ def save_loop_state(trainer: Any, folder: Path, more: dict[str, Any]) -> None:
     `_total_loss_scalar`, `_globalstep_last_logged` and `_initial_global_step` are transformers 5.23's;
     tests/integration/test_upstream.py fails when they move.
     """
-    counts = take_counts(trainer)
+    counts = snapshot(trainer)
     state = {
         "loss": counts.loss.item(),
         "total_loss": trainer._total_loss_scalar,
@@ -42,7 +42,7 @@ def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
     """
     state = read_loop_state(folder, trainer.args.process_index, trainer.args.world_size)
     positions = Positions(**state["positions"])
-    put_back(trainer, Counts(torch.tensor(state["loss"]), state["metrics"], state["num_tokens"], positions))
+    restore(trainer, Counts(torch.tensor(state["loss"]), state["metrics"], state["num_tokens"], positions))
     trainer._total_loss_scalar = state["total_loss"]
     trainer._globalstep_last_logged = state["last_logged"]
     trainer._initial_global_step = 0

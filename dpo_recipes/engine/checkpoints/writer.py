@@ -11,7 +11,7 @@ from typing import Any
 
 from dpo_recipes.engine.checkpoints.folder import PREFIX, WRITING, Checkpoint, prune, remove_unfinished, seal
 from dpo_recipes.engine.checkpoints.loop_state import save_loop_state
-from dpo_recipes.engine.processes import ALONE, Processes
+from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.errors import RunError
 
 _NO_SPACE_BYTES = 64 * 2**20
@@ -26,7 +26,7 @@ class CheckpointWriter:
         folder: Path,
         keep: int,
         facts: dict[str, Any],
-        processes: Processes = ALONE,
+        distributed: DistributedContext = SINGLE_PROCESS,
         best: Checkpoint | None = None,
         damaged: Collection[str] = (),
     ) -> None:
@@ -34,7 +34,7 @@ class CheckpointWriter:
         self.keep = keep
         self.facts = facts
         """The facts about the run for each manifest."""
-        self.processes = processes
+        self.distributed = distributed
         self.best = best
         """The checkpoint with the lowest held-out loss, with `keep_best`. Only the first process updates it."""
         self.damaged = set(damaged)
@@ -55,10 +55,10 @@ class CheckpointWriter:
         began = time.monotonic()
         args, step = trainer.args, trainer.state.global_step
         aside = self.folder / WRITING
-        if self.processes.is_main:
+        if self.distributed.is_main:
             remove_unfinished(self.folder)
             aside.mkdir(parents=True)
-        self.processes.wait()
+        self.distributed.wait()
         output_dir, args.output_dir = args.output_dir, str(aside)
         written = aside / f"{PREFIX}{step}"
         try:
@@ -69,9 +69,9 @@ class CheckpointWriter:
             raise self._explain(error) from error
         finally:
             args.output_dir = output_dir
-        self.processes.wait()
+        self.distributed.wait()
         self.blocked_s += time.monotonic() - began
-        if self.processes.is_main:
+        if self.distributed.is_main:
             self._thread = threading.Thread(target=self._seal, args=(written, {**self.facts, **facts}, began))
             self._thread.start()
 

@@ -14,9 +14,9 @@ from dpo_recipes.engine.attention import register
 from dpo_recipes.engine.head import tile_tokens
 from dpo_recipes.engine.packing import PairLengths
 from dpo_recipes.engine.prefix_sharing import forward_packed, is_worth_packing
-from dpo_recipes.engine.prefix_trial import objection
+from dpo_recipes.engine.prefix_trial import unsupported_reason
 from dpo_recipes.engine.versions import enable_checkpointing
-from dpo_recipes.fit.simulation.skeleton import Skeleton, layer_period, materialize, quiet
+from dpo_recipes.fit.simulation.meta_model import MetaModel, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
 from dpo_recipes.launch.batch import batch_of
 
@@ -46,27 +46,27 @@ class Batch:
         return 2 * len(self.lengths.prefix)
 
 
-def simulate(skeleton: Skeleton, batch: Batch, rates: Rates, *, trains: bool = True) -> Trace:
+def simulate(meta_model: MetaModel, batch: Batch, rates: Rates, *, trains: bool = True) -> Trace:
     """Memory and work of one micro-batch: with its backward pass, or without as in evaluation.
 
     Deep models are traced with a few layers and extrapolated, which is exact as each further layer does the same.
     """
-    if not skeleton.has_uniform_layers:
-        return _trace(skeleton, None, batch, rates, trains=trains)
-    period, num_layers = layer_period(skeleton.config), skeleton.num_layers
+    if not meta_model.has_uniform_layers:
+        return _trace(meta_model, None, batch, rates, trains=trains)
+    period, num_layers = layer_period(meta_model.config), meta_model.num_layers
     small = num_layers % period + period * (2 if period == 1 else 1)
     if num_layers <= small + period:
-        return _trace(skeleton, None, batch, rates, trains=trains)
-    first = _trace(skeleton, small, batch, rates, trains=trains)
-    second = _trace(skeleton, small + period, batch, rates, trains=trains)
+        return _trace(meta_model, None, batch, rates, trains=trains)
+    first = _trace(meta_model, small, batch, rates, trains=trains)
+    second = _trace(meta_model, small + period, batch, rates, trains=trains)
     return first.extrapolate(second, (num_layers - small - period) / period)
 
 
-def _trace(skeleton: Skeleton, num_layers: int | None, batch: Batch, rates: Rates, *, trains: bool) -> Trace:
-    training = skeleton.recipe.training
+def _trace(meta_model: MetaModel, num_layers: int | None, batch: Batch, rates: Rates, *, trains: bool) -> Trace:
+    training = meta_model.recipe.training
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with quiet():
-        model = skeleton.meta_model(num_layers)
+        model = meta_model.build(num_layers)
         resident = materialize(model, mode)
         model.train(trains)
         if trains and training.gradient_checkpointing:
@@ -74,39 +74,39 @@ def _trace(skeleton: Skeleton, num_layers: int | None, batch: Batch, rates: Rate
             enable_checkpointing(base)
             if base is not model:
                 model.enable_input_require_grads()
-        with mode, _head_of(skeleton.device):
-            if trains and batch_of(skeleton.recipe).accumulates:
+        with mode, _head_of(meta_model.device):
+            if trains and batch_of(meta_model.recipe).accumulates:
                 resident += _earlier_gradients(model)
             ids = torch.zeros((batch.num_rows, batch.lengths.width), dtype=torch.long)
             tracer = Tracer([*resident, ids], rates)
             if trains:
                 tracer.watch_gradients(model.parameters())
             with tracer, torch.set_grad_enabled(trains):
-                log_probs = _forward(skeleton, model, ids, batch, tracer)
+                log_probs = _forward(meta_model, model, ids, batch, tracer)
                 if trains:
                     log_probs.sum().backward()
     return tracer.result()
 
 
-def _forward(skeleton: Skeleton, model: Any, ids: torch.Tensor, batch: Batch, tracer: Tracer) -> torch.Tensor:
+def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch, tracer: Tracer) -> torch.Tensor:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    autocast = skeleton.autocast_dtype
+    autocast = meta_model.autocast_dtype
     with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-        if packs(skeleton, base, batch):
+        if packs(meta_model, base, batch):
             register()
-            most = skeleton.recipe.training.max_tokens_per_pass
+            most = meta_model.recipe.training.max_tokens_per_pass
             hidden = forward_packed(base.base_model, ids, batch.lengths, most).last_hidden_state
         else:
-            mask = _mask(skeleton, batch)
+            mask = _mask(meta_model, batch)
             hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         tracer.mark_kept()
         labelled = hidden.reshape(-1, hidden.shape[-1]).index_select(0, torch.zeros(batch.scored, dtype=torch.long))
         return _score(base, labelled)
 
 
-def packs(skeleton: Skeleton, base: Any, batch: Batch) -> bool:
+def packs(meta_model: MetaModel, base: Any, batch: Batch) -> bool:
     """Whether a batch is computed with each distinct token once, as `engine.prefix_sharing` decides it."""
-    if skeleton.recipe.training.prefix_sharing == "off" or objection(base) is not None:
+    if meta_model.recipe.training.prefix_sharing == "off" or unsupported_reason(base) is not None:
         return False
     return is_worth_packing(sum(batch.lengths.distinct), batch.lengths.num_padded)
 
@@ -158,9 +158,9 @@ def _earlier_gradients(model: Any) -> list[torch.Tensor]:
     return gradients
 
 
-def _mask(skeleton: Skeleton, batch: Batch) -> torch.Tensor:
+def _mask(meta_model: MetaModel, batch: Batch) -> torch.Tensor:
     """The mask of padded rows as transformers makes it: true and false for SDPA, numbers to be added for eager."""
-    is_eager = skeleton.config._attn_implementation == "eager"
-    dtype = (skeleton.autocast_dtype or torch.float32) if is_eager else torch.bool
+    is_eager = meta_model.config._attn_implementation == "eager"
+    dtype = (meta_model.autocast_dtype or torch.float32) if is_eager else torch.bool
     width = batch.lengths.width
     return torch.ones((batch.num_rows, 1, width, width), dtype=dtype)

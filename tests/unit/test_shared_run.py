@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dpo_recipes.engine.home import find_home
+from dpo_recipes.engine.shared_run import find_shared_run
 from dpo_recipes.errors import RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.run_dir import RunDirectory
@@ -28,7 +28,7 @@ def processes(*others: tuple[RunDirectory, bool], sees: bool = True) -> Any:
             return [value, *(sees for _ in others)]
         return [value, *((str(run.path), has) for run, has in others)]
 
-    return SimpleNamespace(gather=gather, place=SimpleNamespace(local_rank=0))
+    return SimpleNamespace(gather=gather, local_rank=0)
 
 
 @pytest.fixture
@@ -39,23 +39,25 @@ def events(tmp_path: Path) -> Iterator[EventLog]:
 
 def test_the_one_with_checkpoints_is_the_home_of_all(tmp_path: Path, events: EventLog) -> None:
     new, begun = directory(tmp_path / "b"), directory(tmp_path / "a", begun=True)
-    assert find_home(new, processes((begun, True)), events) == begun
-    assert new.home == begun
-    assert find_home(begun, processes((new, False)), events) == begun
-    assert begun.home == begun
+    assert find_shared_run(new, processes((begun, True)), events) == begun
+    assert new.shared_run == begun
+    assert find_shared_run(begun, processes((new, False)), events) == begun
+    assert begun.shared_run == begun
 
 
 def test_at_first_it_is_that_of_the_first_process(tmp_path: Path, events: EventLog) -> None:
     first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
-    assert find_home(first, processes((second, False)), events) == first
-    assert first.home == first
-    assert find_home(second, processes((first, True)), events) == first
-    assert find_home(second, processes((first, False)), events) == second.home == second, "the ranks were dealt anew"
+    assert find_shared_run(first, processes((second, False)), events) == first
+    assert first.shared_run == first
+    assert find_shared_run(second, processes((first, True)), events) == first
+    assert find_shared_run(second, processes((first, False)), events) == second.shared_run == second, (
+        "the ranks were dealt anew"
+    )
 
 
 def test_without_common_files_each_keeps_its_own_and_is_told(tmp_path: Path, events: EventLog) -> None:
     first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
-    assert find_home(first, processes((second, False), sees=False), events) == first
+    assert find_shared_run(first, processes((second, False), sees=False), events) == first
     assert "this run cannot be resumed" in (tmp_path / "events.jsonl").read_text()
     with pytest.raises(RunError, match="T618"):
-        find_home(directory(tmp_path / "c", begun=True), processes((second, False), sees=False), events)
+        find_shared_run(directory(tmp_path / "c", begun=True), processes((second, False), sees=False), events)

@@ -40,7 +40,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class MetaModel:
     """What simulations are made with. `config` has the attention implementation that the run will use."""
 
     recipe: Recipe
@@ -75,15 +75,15 @@ class Skeleton:
             adapter.target_modules == "all-linear" or isinstance(adapter.target_modules, list)
         )
 
-    def with_recipe(self, recipe: Recipe) -> Skeleton:
+    def with_recipe(self, recipe: Recipe) -> MetaModel:
         """The same base for another recipe."""
         return replace(self, recipe=recipe)
 
-    def with_dtype(self, dtype: str) -> Skeleton:
+    def with_dtype(self, dtype: str) -> MetaModel:
         """The same, computed in another precision."""
         return replace(self, dtype=dtype)
 
-    def meta_model(self, num_layers: int | None = None) -> Any:
+    def build(self, num_layers: int | None = None) -> Any:
         """The base with its adapter on torch's `meta` device, with fewer layers if asked."""
         from peft import PeftModel, get_peft_model
         from transformers import AutoModelForCausalLM
@@ -112,7 +112,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def load_skeleton(recipe: Recipe, location: ModelLocation, device: str, *, trust_remote_code: bool) -> Skeleton:
+def load_meta_model(recipe: Recipe, location: ModelLocation, device: str, *, trust_remote_code: bool) -> MetaModel:
     """Read the configuration of the base; of its weights nothing. Raises `RunError` M504, M509 and M511."""
     config = copy.deepcopy(load_config(location, trust_remote_code=trust_remote_code))
     model = recipe.model
@@ -127,7 +127,7 @@ def load_skeleton(recipe: Recipe, location: ModelLocation, device: str, *, trust
         del config.quantization_config
     # Flash attention keeps what SDPA keeps, and has no kernel for the CPU that simulations run on.
     config._attn_implementation = "eager" if model.attn_implementation == "eager" else "sdpa"
-    return Skeleton(recipe, config, location, device, "float32", own)
+    return MetaModel(recipe, config, location, device, "float32", own)
 
 
 def layer_period(config: Any) -> int:
@@ -149,9 +149,9 @@ def with_layers(config: Any, num_layers: int) -> Any:
     return config
 
 
-def weigh(skeleton: Skeleton, model: Any) -> Weights:
+def weigh(meta_model: MetaModel, model: Any) -> Weights:
     """Sizes of the parameters of a meta model."""
-    quantized = _quantized_weights(skeleton, model)
+    quantized = _quantized_weights(meta_model, model)
     base = adapter = num_base = num_trainable = trainable = cast = largest = 0.0
     for name, parameter in model.named_parameters():
         num_bytes = parameter.numel() * parameter.element_size()
@@ -161,30 +161,30 @@ def weigh(skeleton: Skeleton, model: Any) -> Weights:
         else:
             num_base += parameter.numel()
             if id(parameter) in quantized:
-                num_bytes = parameter.numel() * quantized_bytes(skeleton)
+                num_bytes = parameter.numel() * quantized_bytes(meta_model)
                 largest = max(largest, parameter.numel())
             base += num_bytes
         if parameter.requires_grad:
             num_trainable += parameter.numel()
             trainable += parameter.numel() * parameter.element_size()
-        if skeleton.autocast_dtype is not None and parameter.dtype == torch.float32 and parameter.dim() == 2:
+        if meta_model.autocast_dtype is not None and parameter.dtype == torch.float32 and parameter.dim() == 2:
             cast += parameter.numel() * 2
     base += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    adapter_recipe = skeleton.recipe.model.adapter
+    adapter_recipe = meta_model.recipe.model.adapter
     if adapter_recipe is not None and (adapter_recipe.path or adapter_recipe.init not in ("default", "gaussian")):
         adapter *= 2  # its start is kept beside it, as the reference
     counts = (base, adapter, num_base, num_trainable, trainable, largest, cast)
     return Weights(*(int(count) for count in counts))
 
 
-def quantized_bytes(skeleton: Skeleton) -> float:
+def quantized_bytes(meta_model: MetaModel) -> float:
     """Bytes that one number of a quantized matrix takes, its share of the scales included.
 
     bitsandbytes, 4 bits: a float32 scale for each 64 numbers; doubly quantized, one byte instead, and a float32 for
     each 256 of these (QLoRA, section 3). 8 bits: one byte, a scale a row. GPTQ and AWQ: 4 bits and, a group of 128,
     one 16-bit scale and a zero point.
     """
-    quantization: Quantization | None = skeleton.recipe.model.quantization
+    quantization: Quantization | None = meta_model.recipe.model.quantization
     if quantization is None:
         return _STORED_4_BIT + (2 + _STORED_4_BIT) / _GPTQ_GROUP
     if quantization.bits == 8:
@@ -193,9 +193,9 @@ def quantized_bytes(skeleton: Skeleton) -> float:
     return _STORED_4_BIT + scales
 
 
-def _quantized_weights(skeleton: Skeleton, model: Any) -> set[int]:
+def _quantized_weights(meta_model: MetaModel, model: Any) -> set[int]:
     """Identities of the matrices that will be quantized: those of linear layers, the LM head excepted."""
-    if skeleton.recipe.model.quantization is None and skeleton.own_quantization is None:
+    if meta_model.recipe.model.quantization is None and meta_model.own_quantization is None:
         return set()
     from transformers.pytorch_utils import Conv1D
 

@@ -30,7 +30,7 @@ class Division:
         return self.spool[int(place)].where
 
 
-def divide(division: Division, picked: dict[str, list[np.ndarray]], data: Data, seed: int) -> None:
+def split_dataset(division: Division, picked: dict[str, list[np.ndarray]], data: Data, seed: int) -> None:
     """Fill `division.places` with the rows selected from each split's sources. Raises `DataError` D407, D411."""
     if data.dedup != "none":
         picked = _without_duplicates(division, picked, data)

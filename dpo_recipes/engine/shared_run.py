@@ -6,12 +6,12 @@ from pathlib import Path
 
 from dpo_recipes.engine.checkpoints.choice import not_seen
 from dpo_recipes.engine.checkpoints.folder import newest_first
-from dpo_recipes.engine.processes import Processes
+from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.events import EventLog
 from dpo_recipes.run_dir import RunDirectory, write_json
 
 
-def find_home(run: RunDirectory, processes: Processes, events: EventLog) -> RunDirectory:
+def find_shared_run(run: RunDirectory, distributed: DistributedContext, events: EventLog) -> RunDirectory:
     """The run directory for checkpoints, metrics, model and result: the one that has checkpoints, else that of the
     first process. If nodes run the same command on a shared file system, one of them finds the run to resume, whatever
     its rank is.
@@ -19,16 +19,16 @@ def find_home(run: RunDirectory, processes: Processes, events: EventLog) -> RunD
     Nodes without a shared file system keep their own directories, and the run reports that it cannot be resumed. Raises
     `RunError` T618 if some nodes cannot read the checkpoints of another.
     """
-    told = processes.gather((str(run.path), any(newest_first(run.checkpoints))))
+    told = distributed.gather((str(run.path), any(newest_first(run.checkpoints))))
     begun = max((path for path, has_checkpoints in told if has_checkpoints), default=None)
-    home = RunDirectory(Path(begun or told[0][0]))
-    if not all(processes.gather(home.path.is_dir())):
+    shared_run = RunDirectory(Path(begun or told[0][0]))
+    if not all(distributed.gather(shared_run.path.is_dir())):
         if begun:
-            raise not_seen(home.path)
+            raise not_seen(shared_run.path)
         events.note("the nodes do not share `output_dir`: if it is stopped, this run cannot be resumed")
         return run
-    if home == run:
+    if shared_run == run:
         run.part_of.unlink(missing_ok=True)  # from an attempt that ended before the first checkpoint
-    elif processes.place.local_rank == 0:
-        write_json(run.part_of, {"run": str(home.path)})
-    return home
+    elif distributed.local_rank == 0:
+        write_json(run.part_of, {"run": str(shared_run.path)})
+    return shared_run

@@ -47,7 +47,7 @@ _OURS = {
 
 
 @dataclass(frozen=True)
-class Site:
+class SlurmSettings:
     """Options for sbatch by their long names, with None as the value of a bare flag, and shell lines that run before
     the workers."""
 
@@ -59,9 +59,9 @@ class Site:
         return [f"--{key}" if value is None else f"--{key}={value}" for key, value in self.options.items()]
 
 
-def read_site(
+def read_slurm_settings(
     flags: Iterable[str] = (), setup_file: Path | None = None, environment: Mapping[str, str] = os.environ
-) -> Site:
+) -> SlurmSettings:
     """The site's settings from flags `KEY=VALUE` and the environment; a flag takes precedence over the environment.
 
     Raises `RecipeError` U420 (not an option of sbatch, or one that may not be set here) and U421 (the setup file cannot
@@ -71,7 +71,7 @@ def read_site(
     for source, texts in ((OPTIONS_VARIABLE, _words(environment)), ("--slurm", flags)):
         options.update(_option(text, source) for text in texts)
     chosen = setup_file or (Path(path) if (path := environment.get(SETUP_VARIABLE)) else None)
-    return Site(options, _read_setup(chosen.expanduser()) if chosen else "")
+    return SlurmSettings(options, _read_setup(chosen.expanduser()) if chosen else "")
 
 
 def _words(environment: Mapping[str, str]) -> list[str]:

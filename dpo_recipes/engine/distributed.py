@@ -1,4 +1,4 @@
-"""The processes of one run: they join a group, agree and wait, and verify that they are what was requested."""
+"""The processes of one run and how they share the model: they join a group, agree, and gather sharded weights."""
 
 from __future__ import annotations
 
@@ -9,33 +9,64 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+import torch.distributed as dist
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.hardware.rules import supports_processes, supports_strategy
-from dpo_recipes.launch.ranks import Place
+from dpo_recipes.launch.files import LaunchPlan
+from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.model.precision import choose_device, describe_device
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import IN_RULES
 
-_NO_OTHERS = Place()
+_ONLY_RANK = Rank()
 
 
 @dataclass(frozen=True)
-class Processes:
-    """The group of processes of a run, seen from one of them. With one process no call communicates."""
+class DistributedContext:
+    """The processes of a run and the strategy by which they share the model, seen from one of them.
 
-    place: Place = _NO_OTHERS
+    With one process no call communicates. Without a plan, each process has the whole model.
+    """
+
+    process: Rank = _ONLY_RANK
+    launch: LaunchPlan | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+        return self.process.index
+
+    @property
+    def local_rank(self) -> int:
+        """The number of this process among those of its machine."""
+        return self.process.local_index
 
     @property
     def is_main(self) -> bool:
         """Whether this is the process that writes results."""
-        return self.place.is_main
+        return self.process.is_main
 
     @property
-    def count(self) -> int:
+    def num_processes(self) -> int:
         """The number of processes."""
-        return self.place.num_processes
+        return self.process.num_processes
+
+    @property
+    def strategy(self) -> str:
+        """The strategy by which they share the model."""
+        return self.launch.strategy if self.launch else "ddp"
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether each process holds a shard of the weights, so that a forward pass needs all processes."""
+        return self.launch is not None and self.launch.shards_weights
+
+    def describe(self) -> str:
+        """A description of processes and strategy."""
+        if self.num_processes == 1 and self.strategy == "ddp":
+            return "1"
+        return f"{self.num_processes} with {self.strategy}"
 
     def wait(self) -> None:
         """Return when all processes have called this."""
@@ -43,104 +74,104 @@ class Processes:
 
     def total(self, numbers: Sequence[float]) -> list[float]:
         """Sums over all processes, number by number."""
-        return self._reduce(numbers, distributed.ReduceOp.SUM)
+        return self._reduce(numbers, dist.ReduceOp.SUM)
 
     def highest(self, numbers: Sequence[float]) -> list[float]:
         """The largest of each number among all processes."""
-        return self._reduce(numbers, distributed.ReduceOp.MAX)
+        return self._reduce(numbers, dist.ReduceOp.MAX)
 
     def any(self, flag: bool) -> bool:
-        """Whether `mine` is true in any process; the answer is the same in all."""
+        """Whether `flag` is true in any process; the answer is the same in all."""
         return bool(self.highest([float(flag)])[0])
 
     def gather(self, value: Any) -> list[Any]:
         """The plain value of each process, in the order of ranks."""
-        if self.count == 1:
+        if self.num_processes == 1:
             return [value]
-        values: list[Any] = [None] * self.count
-        distributed.all_gather_object(values, value)
+        values: list[Any] = [None] * self.num_processes
+        dist.all_gather_object(values, value)
         return values
 
     def share(self, value: Any) -> Any:
         """The first process's value, in all of them."""
-        if self.count == 1:
+        if self.num_processes == 1:
             return value
         values = [value]
-        distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     @contextmanager
     def one_first(self) -> Iterator[None]:
         """Let the first process of each machine run the block before the others, which then find its results."""
-        if self.place.local_rank != 0:
+        if self.local_rank != 0:
             self.wait()
         yield
-        if self.place.local_rank == 0:
+        if self.local_rank == 0:
             self.wait()
 
     def _reduce(self, numbers: Sequence[float], operation: Any) -> list[float]:
-        if self.count == 1:
+        if self.num_processes == 1:
             return list(numbers)
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        distributed.all_reduce(tensor, op=operation)  # on the CPU, for which the group has gloo beside NCCL
+        dist.all_reduce(tensor, op=operation)  # on the CPU, for which the group has gloo beside NCCL
         return tensor.tolist()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistributedContext()
 """A single process that was not started together with others."""
 
 
-def join(place: Place, recipe: Recipe, expected: int) -> Processes:
+def join(rank: Rank, recipe: Recipe, expected: int) -> DistributedContext:
     """Join the process group, which accelerate and DeepSpeed then use too.
 
     Raises `RunError` M507 (no GPU for this process), T620 (another number of processes than the run is planned for)
     and T621 (the strategy does not work on this device).
     """
-    if place.num_processes != expected:
+    if rank.num_processes != expected:
         raise RunError.of(
             "T620",
-            f"the run is planned for {expected} processes, and {place.num_processes} were started",
+            f"the run is planned for {expected} processes, and {rank.num_processes} were started",
             why="each process would compute another part of a step than planned",
             fix="use the command in plan.json, or plan the run again with `--num-processes`",
         )
     device = choose_device(recipe.hardware.device)
-    _check_device(device, place, recipe.launch.strategy)
-    if not place.is_joined:
-        return Processes(place)
+    _check_device(device, rank, recipe.launch.strategy)
+    if not rank.is_joined:
+        return DistributedContext(rank)
     if device == "cuda":
-        torch.cuda.set_device(place.local_rank)
-    if not distributed.is_initialized():
+        torch.cuda.set_device(rank.local_index)
+    if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         timeout = timedelta(minutes=recipe.launch.timeout_minutes)
-        distributed.init_process_group(backend, timeout=timeout)
-    return Processes(place)
+        dist.init_process_group(backend, timeout=timeout)
+    return DistributedContext(rank)
 
 
-def leave(processes: Processes) -> None:
+def leave(distributed: DistributedContext) -> None:
     """Leave the process group."""
-    if processes.place.is_joined and distributed.is_initialized():
-        distributed.destroy_process_group()
+    if distributed.process.is_joined and dist.is_initialized():
+        dist.destroy_process_group()
 
 
-def _check_device(device: str, place: Place, strategy: str) -> None:
-    present = torch.cuda.device_count() if device == "cuda" else place.processes_here
-    if place.local_rank >= present:
+def _check_device(device: str, rank: Rank, strategy: str) -> None:
+    present = torch.cuda.device_count() if device == "cuda" else rank.processes_here
+    if rank.local_index >= present:
         raise RunError.of(
             "M507",
-            f"{place.processes_here} processes on this machine need as many GPUs, and torch sees {present}",
+            f"{rank.processes_here} processes on this machine need as many GPUs, and torch sees {present}",
             why="each process trains on a GPU of its own",
             fix="start fewer with `--num-processes`, the effective batch stays the same; or look at "
             "CUDA_VISIBLE_DEVICES",
         )
     described = describe_device(device)
-    verdicts = [supports_processes(described, place.num_processes)]
+    verdicts = [supports_processes(described, rank.num_processes)]
     if strategy in IN_RULES:
         verdicts.append(supports_strategy(described, IN_RULES[strategy]))
     for verdict in verdicts:
         if not verdict.allowed:
             raise RunError.of(
                 "T621",
-                f"{place.num_processes} processes with `{strategy}` cannot train on {described.name}",
+                f"{rank.num_processes} processes with `{strategy}` cannot train on {described.name}",
                 why=verdict.why,
                 fix=verdict.fix,
             )
@@ -175,3 +206,18 @@ def expected_class(strategy: str, num_processes: int) -> str | None:
     if strategy == "ddp":
         return "DistributedDataParallel" if num_processes > 1 else None
     return "FSDPModule" if strategy == "fsdp" else "DeepSpeedEngine"
+
+
+@contextmanager
+def whole_weights(trainer: Any, distributed: DistributedContext) -> Iterator[dict[str, Any] | None]:
+    """A context in which the first process has all weights of the trainer's model: in the model itself, or with FSDP in
+    the yielded state. All processes must enter it."""
+    if distributed.strategy == "deepspeed-zero3":
+        from deepspeed import zero  # pyright: ignore[reportMissingImports]  (an extra)
+
+        with zero.GatheredParameters(list(trainer.model.parameters())):
+            yield None
+    elif distributed.strategy == "fsdp":
+        yield trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    else:
+        yield None

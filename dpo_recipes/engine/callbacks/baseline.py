@@ -7,8 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.engine.checkpoints.choice import BaseResults
-from dpo_recipes.engine.processes import check_wrapped
-from dpo_recipes.engine.team import Team
+from dpo_recipes.engine.distributed import DistributedContext, check_wrapped
 from dpo_recipes.evaluate.metrics import evaluate_pairs
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
@@ -23,7 +22,7 @@ def answer_as_base(samples: Samples, model: Any, bundle: ModelBundle, events: Ev
     samples.ask("base", model, bundle)
 
 
-class BaseCallback(TrainerCallback):
+class BaselineCallback(TrainerCallback):
     """Checks the class of the wrapped model, and measures the untouched base on the held-out pairs.
 
     A single process does that at once. Several processes must wait until training starts: accelerate 1.15 marks a model
@@ -35,7 +34,7 @@ class BaseCallback(TrainerCallback):
     def __init__(
         self,
         trainer: Any,
-        team: Team,
+        distributed: DistributedContext,
         events: EventLog,
         samples: Samples,
         bundle: ModelBundle,
@@ -44,14 +43,14 @@ class BaseCallback(TrainerCallback):
         known: BaseResults | None = None,
     ) -> None:
         self.trainer = trainer
-        self.team = team
+        self.distributed = distributed
         self.events = events
         self.samples = samples
         self.bundle = bundle
         self.evaluates = evaluates and known is None
         self.metrics = known.metrics if known else {}
         """Of the base."""
-        self.waits = team.processes.count > 1 or team.strategy != "ddp"
+        self.waits = distributed.num_processes > 1 or distributed.strategy != "ddp"
         if not self.waits:
             self._evaluate()
         trainer.callback_handler.callbacks.insert(0, self)  # before any other callback computes with the model
@@ -65,11 +64,13 @@ class BaseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Raises `RunError` T620 and T621 if processes or model are not as requested."""
-        trainer, team = self.trainer, self.team
-        check_wrapped(trainer.model_wrapped, team.strategy, team.processes.count, trainer.accelerator.num_processes)
+        trainer, distributed = self.trainer, self.distributed
+        check_wrapped(
+            trainer.model_wrapped, distributed.strategy, distributed.num_processes, trainer.accelerator.num_processes
+        )
         if state.global_step:
             return
-        if team.all_go_forward:
+        if distributed.shards_weights:
             answer_as_base(self.samples, trainer.model, self.bundle, self.events)
         if self.waits:
             self._evaluate()
