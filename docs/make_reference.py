@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema_fields import kinds_of, sections_in
 
 INTRODUCTION = """# Recipe reference
 
@@ -66,23 +67,15 @@ def _section(model: type[BaseModel], title: str) -> str:
 
 
 def _nested(model: type[BaseModel], prefix: str) -> list[tuple[str, type[BaseModel]]]:
+    """The sections inside a section with their titles: the path, and the kind if several share the path."""
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
-        inner, suffix = _model_in(field.annotation)
-        if inner is not None:
-            path = f"{prefix}{field.alias or name}{suffix}"
-            found += [(path, inner), *_nested(inner, path + ".")]
+        inner = sections_in(field.annotation)
+        path = f"{prefix}{field.alias or name}" + ("[]" if "list" in str(field.annotation) else "")
+        for section in inner:
+            kind = f"` with `kind: {kinds_of(section)[0]}" if len(inner) > 1 else ""
+            found += [(path + kind, section), *_nested(section, path + ".")]
     return found
-
-
-def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, str]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, ""
-    for part in get_args(annotation):
-        inner, suffix = _model_in(part)
-        if inner is not None:
-            return inner, "[]" if get_origin(annotation) is list else suffix
-    return None, ""
 
 
 def _type(annotation: Any) -> str:
@@ -106,7 +99,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     if field.default_factory is not None:
-        return "" if _model_in(field.annotation)[0] else "empty"
+        return "" if sections_in(field.annotation) else "empty"
     default = field.default
     if default is PydanticUndefined or default is None:
         return "none"

@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 OBJECTIVES = {
-    "dpo": "dpo_recipes.objectives.dpo:build_trainer",
+    "dpo": "dpo_recipes.objectives.dpo:OBJECTIVE",
 }
 
 DATA_FORMATS = {

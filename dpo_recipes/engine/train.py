@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_recipes import registry
 from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.engine.callbacks.baseline import BaselineCallback, answer_as_base
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
@@ -14,6 +13,7 @@ from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, i
 from dpo_recipes.engine.checkpoints.choice import check_base, digest_of_base, facts_of, find_start, take_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.distributed import DistributedContext
+from dpo_recipes.engine.dpo_trainer import build_trainer
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.probe import ProbeCallback
@@ -52,9 +52,10 @@ def prepare_trainer(  # noqa: PLR0913
 
     distributed = distributed or DistributedContext()
     arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, distributed, events, locate)
-    trainer = registry.load("objectives", recipe.objective.kind)(recipe, bundle, arguments, datasets, callbacks)
+    trainer = build_trainer(recipe, bundle, arguments, datasets, callbacks)
     trainer.remove_callback(PrinterCallback)
-    parameters = list(trainer.model.parameters())
+    model: Any = trainer.model
+    parameters = list(model.parameters())
     bundle.model_info["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
     bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()
     bundle.model_info["processes"] = distributed.describe()

@@ -14,6 +14,7 @@ from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.launch.files import configurations
+from dpo_recipes.objectives.dpo import DpoParams
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -34,6 +35,7 @@ class RunArguments:
 def dpo_config(recipe: Recipe, run: RunArguments) -> DPOConfig:
     """TRL 1.16's DPOConfig for a recipe; every value that has another default upstream is set."""
     objective = recipe.objective
+    assert isinstance(objective, DpoParams)
     return DPOConfig(
         **_training_arguments(recipe, run),
         beta=objective.beta,

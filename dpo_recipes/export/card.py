@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment
 
 from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -16,11 +17,10 @@ def render_card(recipe: Recipe, result: dict[str, Any], bundle: ModelBundle) -> 
     template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["code"] = lambda text: f"`{text}`"
-    losses = recipe.objective.loss_type
     return environment.from_string(template).render(
         recipe=recipe,
         result=result,
-        losses=losses if isinstance(losses, str) else " + ".join(losses),
+        objective=objective_of(recipe).title(recipe.objective),
         is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),
         gguf_file=bundle.location.gguf_file,
         quantization=recipe.model.quantization,

@@ -8,6 +8,8 @@ from dpo_recipes.evaluate.significance import interval_half_width, pairs_for_hal
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.fit.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.remark import Remark
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import RowCounts
 
 FEW_TRAIN_PAIRS = 300
 """Fewer than ten steps with Zephyr's batch of 32, and less than a third of what Amazon's guide recommends."""
@@ -17,17 +19,17 @@ HALF_WIDTH = 0.05
 """Recipes are often compared by differences of a few points of accuracy, which a wider interval cannot show."""
 DISAGREEMENT = 0.2
 """The assumed share of held-out pairs that two runs rank differently, for the smallest difference they can show."""
-BETA_RANGE = (0.001, 10.0)
 FEW_STEPS = 20
 LONG_WARMUP = 0.5
 
 
 def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:
-    """F790. Supervised fine-tuning, `loss_type: sft` alone, is not checked, because its usual rates differ."""
+    """F790, if the usual rates of the objective and the optimizer are known."""
     training = facts.recipe.training
     size = facts.trainable_parameters if facts.is_full else None
-    usual = usual_rates(training.optimizer, is_full=facts.is_full, num_parameters=size)
-    if usual is None or set(facts.losses) == {"sft"}:
+    rates = objective_of(facts.recipe).learning_rates(facts.recipe.objective)
+    usual = rates and usual_rates(rates, training.optimizer, is_full=facts.is_full, num_parameters=size)
+    if usual is None:
         return
     beyond = usual.factor_beyond(training.learning_rate)
     if abs(beyond) <= FAR * (1 + 1e-9):  # 2.5e-5 / 5e-6 is a little more than 5
@@ -124,22 +126,11 @@ def check_held_out(facts: JobFacts) -> Iterator[Remark]:
         )
 
 
-def check_beta(facts: JobFacts) -> Iterator[Remark]:
-    """F796, for the loss of the DPO paper only: in other losses `beta` has other units (in `ipo` it is tau)."""
-    beta = facts.recipe.objective.beta
-    low, high = BETA_RANGE
-    if "sigmoid" not in facts.losses or low <= beta <= high:
-        return
-    effect = (
-        "the model may drift far from the reference" if beta < low else "the model hardly moves away from the reference"
-    )
-    yield Remark(
-        ("objective", "beta"),
-        f"with a beta of {beta:g} {effect}",
-        "the loss is nearly zero at a margin of 2, when the answers' log-probabilities have moved apart by 2 / beta = "
-        + (f"{2 / beta:,.0f} nats" if beta < low else f"{2 / beta:.2g} nats"),
-        "start from `beta: 0.1`",
-    )
+def check_parameters(facts: JobFacts) -> Iterator[Remark]:
+    """F796: the advice of the objective on its own parameters."""
+    recipe = facts.recipe
+    for advice in objective_of(recipe).advise(recipe, RowCounts(facts.num_train_pairs)):
+        yield Remark(advice.at, advice.what, advice.why, advice.fix)
 
 
 def check_warmup(facts: JobFacts) -> Iterator[Remark]:

@@ -104,7 +104,7 @@ RULES = (
     AdviceRule(
         "F796",
         "beta-far-off",
-        checks.check_beta,
+        checks.check_parameters,
         "with the `sigmoid` loss, `beta` below 0.001 or above 10: tenfold beyond 0.01 to 1",
         "0.1 is the default of DPO; its paper tried 0.05 to 5, and Hugging Face 0.01 to 0.9",
         (DPO, PREF_TUNING),

@@ -29,12 +29,6 @@ class JobFacts:
         return self.recipe.model.adapter is None
 
     @property
-    def losses(self) -> tuple[str, ...]:
-        """The losses of the objective, of which there is mostly one."""
-        losses = self.recipe.objective.loss_type
-        return (losses,) if isinstance(losses, str) else tuple(losses)
-
-    @property
     def pairs_per_step(self) -> int:
         """The effective batch: pairs that one optimizer step sees."""
         training = self.recipe.training

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dpo_recipes.errors import RecipeError
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
-
-_OF_WHOLE_BATCHES = frozenset({"aot", "aot_unpaired", "sft"})
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,9 @@ def max_tokens(recipe: Recipe) -> int | None:
     It is also None for a loss that compares the pairs of a micro-batch with one another or takes a mean over all their
     tokens (TRL 1.16's `DPOTrainer._compute_loss`): other pairs in the micro-batch would make it another loss.
     """
-    losses = recipe.objective.loss_type
-    of_whole_batches = _OF_WHOLE_BATCHES.intersection([losses] if isinstance(losses, str) else losses)
-    return None if of_whole_batches else recipe.training.max_tokens_per_pass
+    objective = objective_of(recipe)
+    depends = objective.couples_batch(recipe.objective) or objective.averages_tokens(recipe.objective)
+    return None if depends else recipe.training.max_tokens_per_pass
 
 
 def batch_of(recipe: Recipe, num_processes: int = 1, num_nodes: int = 1) -> BatchPlan:

@@ -1,1 +1,28 @@
-"""Training objectives, one module for each. `registry.OBJECTIVES` lists them."""
+"""Training objectives, one module for each, and their common interface in `base`.
+
+`registry.OBJECTIVES` lists them. Other packages add theirs through the entry-point group `dpo_recipes.objectives`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpo_recipes import registry
+from dpo_recipes.objectives.base import Objective, ObjectiveParams
+
+DEFAULT_KIND = "dpo"
+
+
+def get_objective(kind: str) -> Objective:
+    """The objective of a kind. Raises `KeyError` if it does not exist."""
+    return registry.load("objectives", kind)
+
+
+def objective_of(recipe: Any) -> Objective:
+    """The objective of a recipe."""
+    return get_objective(recipe.objective.kind)
+
+
+def all_params() -> dict[str, type[ObjectiveParams]]:
+    """The class of the `objective` section for each kind, by kind in alphabetical order."""
+    return {kind: get_objective(kind).params for kind in registry.names("objectives")}

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe import device_checks, launch_checks, model_checks, source_checks
 from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.compose import Composed
@@ -142,38 +143,8 @@ def _check_jinja(template: str | Path, where: Where) -> Iterator[Finding]:
 
 
 def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R311 to R313: the loss and its settings do not fit together."""
-    objective = recipe.objective
-    losses = objective.loss_type if isinstance(objective.loss_type, list) else [objective.loss_type]
-    where = composed.where(("objective", "loss_type"))
-    if not losses:
-        yield Finding("R311", "`objective.loss_type` is an empty list", where, None, "name at least one loss")
-    weights = objective.loss_weights
-    if weights is not None and len(weights) != len(losses):
-        yield Finding(
-            "R311",
-            f"{len(weights)} loss_weights for {len(losses)} losses",
-            composed.where(("objective", "loss_weights")),
-            "each loss of `loss_type` needs one weight",
-            "give the same number of weights and losses, or remove `loss_weights`",
-        )
-    if "exo_pair" in losses and objective.label_smoothing == 0.0:
-        yield Finding(
-            "R312",
-            "`exo_pair` needs `label_smoothing` above 0",
-            where,
-            "the loss contains its logarithm (https://arxiv.org/abs/2402.00856)",
-            "add `label_smoothing: 1e-3`",
-        )
-    smoothed = {"sigmoid", "robust", "exo_pair"}
-    if objective.label_smoothing > 0.0 and not smoothed & set(losses):
-        yield Finding(
-            "R313",
-            f"`label_smoothing` has no effect with {', '.join(losses)}",
-            composed.where(("objective", "label_smoothing"), key=True),
-            "only sigmoid, robust and exo_pair use it",
-            "remove it, or choose one of these losses",
-        )
+    """The checks of the recipe's own objective."""
+    yield from objective_of(recipe).check(recipe, composed.where)
 
 
 def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:

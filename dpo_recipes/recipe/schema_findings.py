@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from functools import cache
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dpo_recipes.errors import Finding, Where, path_text
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema_fields import describe, field_names, first_kind, kinds_with, listed_fields, section_at
 
 _RANGE_WORDS = {
     "greater_than": ("more than", "gt"),
@@ -75,18 +74,18 @@ def _finding(place: DataPath, details: list[Any], composed: Composed) -> Finding
             "R206",
             f"`{name}` is {value!r}, but must be {words} {_number(details[0]['ctx'][key])}",
             where,
-            _description(place),
+            describe(place, composed.data),
             "choose a value in that range",
         )
     if kind in ("string_pattern_mismatch", "string_too_short", "too_short", "finite_number"):
         return Finding(
-            "R207", f"`{name}` cannot be {_shown(value)}", where, _description(place), _form_hint(details[0])
+            "R207", f"`{name}` cannot be {_shown(value)}", where, describe(place, composed.data), _form_hint(details[0])
         )
     return Finding(
         "R205",
         f"`{name}` must be {_expected(details[0])}, not {_shown(value)}",
         where,
-        _description(place),
+        describe(place, composed.data),
         _type_hint(details[0], value),
     )
 
@@ -100,33 +99,37 @@ def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
         "R205",
         f"`{path_text(place)}` must be {expected}, not {_shown(value)}",
         composed.where(place),
-        _description(place),
+        describe(place, composed.data),
         "write one of these",
     )
 
 
 def _unknown_key(place: DataPath, composed: Composed) -> Finding:
-    key, section = str(place[-1]), _section_class(place[:-1])
-    known = _field_names(section)
+    key, section = str(place[-1]), section_at(place[:-1], composed.data)
+    known = field_names(section)
     inside = f"in `{path_text(place[:-1])}`" if place[:-1] else "at the top of the recipe"
     why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
-    return Finding("R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known))
+    return Finding(
+        "R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known, place[:-1])
+    )
 
 
-def _key_hint(key: str, known: list[str]) -> str:
+def _key_hint(key: str, known: list[str], section: DataPath) -> str:
     if key == "<<":
         return "YAML 1.2 has no merge key: share values through `extends:`"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if near:
         return f"did you mean `{near[0]}`?"
+    if kinds := kinds_with(section, key):
+        return f"`{key}` belongs to `kind: {'` or `kind: '.join(kinds)}`"
     if key in FOREIGN_NAMES:
         return f"here it is `{FOREIGN_NAMES[key]}`"
-    elsewhere = [path_text((*place, name)) for place, name in _all_fields() if name == key]
+    elsewhere = [path_text((*place, name)) for place, name in listed_fields() if name == key]
     if elsewhere:
         return f"`{key}` belongs at `{elsewhere[0]}`"
-    near = difflib.get_close_matches(key, sorted({name for _, name in _all_fields()}), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(key, sorted({name for _, name in listed_fields()}), n=1, cutoff=0.8)
     if near:
-        return f"did you mean `{next(path_text((*p, n)) for p, n in _all_fields() if n == near[0])}`?"
+        return f"did you mean `{next(path_text((*p, n)) for p, n in listed_fields() if n == near[0])}`?"
     return "remove it"
 
 
@@ -136,13 +139,14 @@ def _missing(place: DataPath, composed: Composed) -> Finding:
     example = {
         "schema": "schema: 1",
         "name": "name: my-dpo",
-        "kind": "kind: dpo" if parent == ("objective",) else "kind: lora",
     }
+    if key == "kind":
+        example["kind"] = f"kind: {first_kind(parent)}"
     return Finding(
         "R202",
         what,
         composed.where(parent, key=True) if parent else Where(composed.file),
-        _description(place),
+        describe(place, composed.data),
         f"add `{example.get(key, key + ': ...')}`",
     )
 
@@ -229,54 +233,3 @@ def _shown(value: Any) -> str:
         return f"`{str(value).lower()}`"
     text = f"`{value}`" if isinstance(value, int | float) else f"`{value[:60]}`" if value else "an empty text"
     return f"the text {text}" if isinstance(value, str) and value else text
-
-
-# --- descriptions from the schema ------------------------------------------------------------------
-
-
-def _section_class(place: DataPath) -> type[BaseModel] | None:
-    section: type[BaseModel] | None = Recipe
-    for step in place:
-        if isinstance(step, int) or section is None:
-            continue
-        field = next((f for n, f in section.model_fields.items() if (f.alias or n) == step), None)
-        section = _model_in(field.annotation) if field else None
-    return section
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
-
-
-def _field_names(section: type[BaseModel] | None) -> list[str]:
-    return [field.alias or name for name, field in section.model_fields.items()] if section else []
-
-
-def _description(place: DataPath) -> str | None:
-    names = [step for step in place if isinstance(step, str)]
-    section = _section_class(tuple(names[:-1]))
-    field = (
-        next((f for n, f in section.model_fields.items() if (f.alias or n) == names[-1]), None)
-        if section and names
-        else None
-    )
-    return field.description if field else None
-
-
-@cache
-def _all_fields() -> list[tuple[DataPath, str]]:
-    """The fields of the whole recipe. They are cached, because listing them takes milliseconds and each unknown key
-    needs them."""
-    return list(all_fields())
-
-
-def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Iterable[tuple[DataPath, str]]:
-    """The place and key of every field of the schema; the place is that of its section."""
-    for name, field in section.model_fields.items():
-        key = field.alias or name
-        yield place, key
-        inner = _model_in(field.annotation)
-        if inner:
-            yield from all_fields(inner, (*place, key + "[]" if "list" in str(field.annotation) else key))

@@ -14,7 +14,8 @@ from dpo_recipes.error_codes import CODES
 from dpo_recipes.evaluate.significance import interval_half_width, smallest_difference
 from dpo_recipes.fit.advice import RULES, AdviceRule, JobFacts, advise
 from dpo_recipes.fit.advice_checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_PAIRS
-from dpo_recipes.fit.learning_rates import FULL, LORA, format_rate
+from dpo_recipes.fit.learning_rates import format_rate
+from dpo_recipes.objectives.base import PREFERENCE_RATES
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
 
@@ -76,7 +77,7 @@ def test_the_page_lists_exactly_the_rules() -> None:
 
 
 def test_the_page_has_the_rates_of_the_table() -> None:
-    for tuning, usual in (("every weight", FULL), ("LoRA", LORA)):
+    for tuning, usual in (("every weight", PREFERENCE_RATES.full), ("LoRA", PREFERENCE_RATES.lora)):
         assert (
             f"| {tuning} | {format_rate(usual.low)} to {format_rate(usual.high)} | {format_rate(usual.start)} |" in PAGE
         )

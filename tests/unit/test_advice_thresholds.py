@@ -9,6 +9,7 @@ from advice_jobs import FULL_TUNING, codes, make_facts, only
 
 from dpo_recipes.fit.advice import advise
 from dpo_recipes.fit.learning_rates import format_rate, usual_rates
+from dpo_recipes.objectives.base import PREFERENCE_RATES
 
 BIG = 7_000_000_000
 
@@ -58,7 +59,7 @@ def test_learning_rates(rate: float, sections: dict[str, Any], parameters: int |
 def test_the_suggested_rate_causes_no_warning() -> None:
     for optimizer in ("adamw_torch", "lion_8bit", "schedule_free_adamw", "rmsprop"):
         for is_full in (True, False):
-            usual = usual_rates(optimizer, is_full=is_full, num_parameters=BIG)
+            usual = usual_rates(PREFERENCE_RATES, optimizer, is_full=is_full, num_parameters=BIG)
             assert usual is not None
             assert usual.low < usual.start < usual.high
 

@@ -12,9 +12,10 @@ import pytest
 
 import dpo_recipes
 from dpo_recipes import registry
+from dpo_recipes.objectives import all_params
 from dpo_recipes.recipe.schema.data import Source
 from dpo_recipes.recipe.schema.launch import Launch
-from dpo_recipes.recipe.schema.objective import Dpo
+from dpo_recipes.recipe.schema_fields import kinds_of
 
 PACKAGE = Path(dpo_recipes.__file__).parent
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate"}
@@ -74,7 +75,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(table: str) -> None:
 @pytest.mark.parametrize(
     ("table", "choices"),
     [
-        ("objectives", get_args(Dpo.model_fields["kind"].annotation)),
+        ("objectives", [kind for params in all_params().values() for kind in kinds_of(params)]),
         ("launchers", [*get_args(Launch.model_fields["backend"].annotation)][1:]),
     ],
 )

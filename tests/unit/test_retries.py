@@ -28,6 +28,9 @@ output_dir: %s
 """
 
 
+_LOAD = workflow.registry.load
+
+
 class Machine:
     """GPUs that fail one attempt after the other, and what is started on them."""
 
@@ -38,7 +41,9 @@ class Machine:
     def count(self) -> int:
         return self.gpus[min(len(self.started), len(self.gpus) - 1)]
 
-    def launcher(self, _: str, name: str) -> Any:
+    def load(self, table: str, name: str) -> Any:
+        if table != "launchers":
+            return _LOAD(table, name)
         return lambda request: self.started.append((name, request.num_processes))
 
     def follow(self, _: Any, request: LaunchRequest, on_event: Any) -> None:
@@ -58,7 +63,7 @@ def _run(
     machine = Machine(gpus)
     monkeypatch.setattr(workflow, "count_gpus", machine.count)
     monkeypatch.setattr(choose, "count_gpus", machine.count)
-    monkeypatch.setattr(workflow.registry, "load", machine.launcher)
+    monkeypatch.setattr(workflow.registry, "load", machine.load)
     monkeypatch.setattr(workflow, "follow", machine.follow)
     monkeypatch.setattr(workflow, "prepare_launcher", lambda *_: None)
     monkeypatch.setattr(workflow, "command_of", lambda *_: ["worker"])

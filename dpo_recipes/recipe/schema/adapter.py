@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.section import Section
 
 AdapterInit = Literal["default", "gaussian", "pissa", "olora", "orthogonal", "loftq"]
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from dpo_recipes import registry
-from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.section import Section
 
 Overlong = Literal["drop", "truncate_prompt_start", "truncate_completion_end", "error"]
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.section import Section
 
 
 class Evaluation(Section):

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from dpo_recipes.recipe.schema.section import Section
 from dpo_recipes.recipe.schema.slurm import Slurm
+from dpo_recipes.section import Section
 
 Strategy = Literal["ddp", "fsdp", "deepspeed-zero1", "deepspeed-zero2", "deepspeed-zero3"]
 

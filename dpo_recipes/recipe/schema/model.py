@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
 from dpo_recipes.recipe.schema.quantization import Quantization
-from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.section import Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

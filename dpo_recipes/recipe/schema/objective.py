@@ -1,54 +1,63 @@
-"""The `objective` section: the loss that is minimized on the preference pairs."""
+"""The `objective` section, whose fields depend on its `kind`: each objective brings the class of its own parameters."""
 
-from typing import Literal
+from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Any
 
-from dpo_recipes.recipe.schema.section import Section
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
-DpoLoss = Literal[
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sft",
-    "sigmoid_norm",
-]
+from dpo_recipes import registry
+from dpo_recipes.objectives import DEFAULT_KIND, all_params, get_objective
+from dpo_recipes.objectives.base import ObjectiveParams
 
 
-class Dpo(Section):
-    """Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290) and its variants, as
-    implemented in TRL 1.16."""
+class _ByKind:
+    """Validates with the parameters of the objective that `kind` names; only its module is imported."""
 
-    kind: Literal["dpo"] = Field(description="The objective.")
-    beta: float = Field(
-        default=0.1,
-        gt=0.0,
-        description="How strongly the policy is kept near the reference: a higher value keeps it closer. Usual: 0.01 "
-        "to 0.5. For `ipo` it is tau of the paper.",
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _validate, serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        kinds = [params.model_json_schema(by_alias=True) for params in all_params().values()]
+        return kinds[0] if len(kinds) == 1 else {"oneOf": kinds}
+
+
+def _validate(value: Any) -> ObjectiveParams:
+    """The parameters of the kind that the mapping names. Raises `ValidationError` with paths inside the section."""
+    if isinstance(value, ObjectiveParams):
+        return value
+    if not isinstance(value, dict):
+        raise _error("model_type", (), value, {"class_name": "ObjectiveParams"})
+    kind = value.get("kind")
+    if "kind" not in value:
+        raise _error("missing", ("kind",), value)
+    if kind not in registry.OBJECTIVES and kind not in registry.names("objectives"):
+        expected = " or ".join(f"'{name}'" for name in registry.names("objectives"))
+        raise _error("literal_error", ("kind",), kind, {"expected": expected})
+    return get_objective(kind).params.model_validate(value)
+
+
+def _error(kind: Any, place: tuple[str, ...], value: Any, context: dict[str, Any] | None = None) -> ValidationError:
+    detail: Any = {"type": kind, "loc": place, "input": value, "ctx": context or {}}
+    return ValidationError.from_exception_data("objective", [detail])
+
+
+def _dump(value: ObjectiveParams, info: SerializationInfo) -> dict[str, Any]:
+    return value.model_dump(
+        mode=info.mode,
+        by_alias=info.by_alias,
+        exclude_unset=info.exclude_unset,
+        exclude_defaults=info.exclude_defaults,
+        exclude_none=info.exclude_none,
     )
-    loss_type: DpoLoss | list[DpoLoss] = Field(
-        default="sigmoid",
-        description="The loss: `sigmoid` is DPO as published, `ipo` https://arxiv.org/abs/2310.12036, `robust` "
-        "https://arxiv.org/abs/2403.00409, `apo_zero` and `apo_down` https://arxiv.org/abs/2408.06266; TRL's "
-        "documentation describes the others. The losses of a list are summed with `loss_weights`.",
-    )
-    loss_weights: list[float] | None = Field(
-        default=None, description="One weight for each loss of a `loss_type` list. Absent: every weight is 1."
-    )
-    label_smoothing: float = Field(
-        default=0.0,
-        ge=0.0,
-        lt=0.5,
-        description="The assumed share of flipped labels. Used by `sigmoid`, `robust` (0.1 in the paper) and "
-        "`exo_pair` (1e-3 in the paper).",
-    )
+
+
+Params = Annotated[ObjectiveParams, _ByKind()]
+
+
+def default_params() -> ObjectiveParams:
+    """The parameters of a recipe without an `objective` section."""
+    return _validate({"kind": DEFAULT_KIND})

@@ -10,9 +10,9 @@ from dpo_recipes.recipe.schema.evaluation import Evaluation
 from dpo_recipes.recipe.schema.launch import Launch
 from dpo_recipes.recipe.schema.machine import Hardware, Tracking
 from dpo_recipes.recipe.schema.model import Model
-from dpo_recipes.recipe.schema.objective import Dpo
-from dpo_recipes.recipe.schema.section import Section
+from dpo_recipes.recipe.schema.objective import Params, default_params
 from dpo_recipes.recipe.schema.training import Training
+from dpo_recipes.section import Section
 
 SCHEMA_VERSION = 1
 
@@ -47,7 +47,7 @@ class Recipe(Section):
         description="Variables for the chat template, such as {enable_thinking: false}. A row's own "
         "`chat_template_kwargs` override them.",
     )
-    objective: Dpo = Field(default_factory=lambda: Dpo(kind="dpo"), description="The loss and its settings.")
+    objective: Params = Field(default_factory=default_params, description="The loss and its settings.")
     training: Training = Field(default_factory=Training, description="Length, batch, optimizer and schedule.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Sample answers before and after training.")
     hardware: Hardware = Field(default_factory=Hardware, description="The device that the run is for.")

@@ -1,0 +1,229 @@
+"""The interface of an objective: its parameters, the rows that it learns from, its metrics, and its loss.
+
+An objective is one file in this package and one line in `registry.OBJECTIVES`. The other rooms ask it for everything
+that differs between objectives and never test for a `kind`. Nothing heavy is imported here or at the top of an
+objective's module, because every check of a recipe loads it: a loss imports torch when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from dpo_recipes.errors import Finding, Where
+from dpo_recipes.section import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dpo_recipes.recipe.schema import Recipe
+
+RowShape = Literal["pair", "labelled", "completion"]
+"""`pair`: a prompt with a chosen and a rejected answer. `labelled`: a prompt and one answer that is good or bad.
+`completion`: a prompt and one answer to imitate."""
+Head = Literal["causal_lm", "score"]
+"""`causal_lm`: the model predicts tokens. `score`: the model returns one number for a whole sequence."""
+ReferenceKind = Literal["none", "frozen", "live"]
+"""`none`: the loss needs no reference. `frozen`: the untouched base, whose values are computed once. `live`: a model
+that changes during training."""
+
+
+class Locate(Protocol):
+    """Returns the location of a path such as ("objective", "beta") in the recipe's file."""
+
+    def __call__(self, path: tuple[str | int, ...], *, key: bool = False) -> Where:
+        """The location of the value, or with `key` of its key."""
+        ...
+
+
+class ObjectiveParams(Section):
+    """The `objective` section of one kind. Subclasses add its parameters and document them."""
+
+    kind: Any = Field(description="The objective.")  # a Literal in each subclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of an objective, as evaluation, progress line, report and model card show it."""
+
+    key: str
+    """The name in metrics.jsonl; evaluations add the prefix `eval_` or `test_`."""
+    label: str
+    decimals: int = 3
+    is_share: bool = False
+    """Whether it is a share between 0 and 1, which is shown in percent."""
+    is_signed: bool = False
+    higher_is_better: bool | None = None
+    """None for a metric without a direction, such as a log-probability."""
+    is_shown_live: bool = False
+    """Whether the progress line shows it."""
+    base_value: float | None = None
+    """The value of the untouched base by definition, for example 0 for a margin over itself. None if it is measured."""
+
+
+LOSS = Metric("loss", "Loss", higher_is_better=False, is_shown_live=True)
+"""The metric that every objective has."""
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What one row costs: the sequences that share its prompt, and the positions that meet the head."""
+
+    num_answers: int
+    """Sequences of a row, each with the whole prompt: 2 for a pair, 1 for a completion."""
+    scores_prompt: bool = False
+    """Whether the language model's head also scores the tokens of the prompt."""
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """The usual range of learning rates for one way of tuning, and a rate in it to start from."""
+
+    low: float
+    high: float
+    start: float
+
+    def scaled(self, low_factor: float, high_factor: float) -> RateRange:
+        """The range for an optimizer that needs other rates. The start moves by the factors' geometric mean."""
+        start = self.start * (low_factor * high_factor) ** 0.5
+        return RateRange(self.low * low_factor, self.high * high_factor, float(f"{start:.0e}"))
+
+    def factor_beyond(self, rate: float) -> float:
+        """How many times a rate is above the range, or as a negative number below it; 0 inside."""
+        if rate > self.high:
+            return rate / self.high
+        return -self.low / rate if rate < self.low else 0.0
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """The usual learning rates of an objective with Adam. The comment beside each value names its sources."""
+
+    full: RateRange
+    """For full fine-tuning."""
+    lora: RateRange
+
+
+PREFERENCE_RATES = LearningRates(
+    # 7e-8 (Olmo 3, 32B), 2e-7 and 5e-7 (Tulu 3, 70B and 8B), 5e-7 (Zephyr), 7e-7 (Qwen2.5, 0.5B to 72B), 1e-6 (DPO's
+    # paper, TRL's default), 1e-5 (Llama 3).
+    full=RateRange(1e-7, 5e-6, 1e-6),
+    # LoRA takes some ten times as much (LoRA Without Regret, https://thinkingmachines.ai/blog/lora/): 5e-6 (Alignment
+    # Handbook's QLoRA), 1e-5 (TRL's advice), 1e-4 (TRL's advice of earlier releases).
+    lora=RateRange(5e-6, 2e-4, 1e-5),
+)
+"""The learning rates that preference optimization was seen to work with. Adam divides a gradient by its own size, so
+that `beta`, a factor of the loss, changes none of these."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A doubtful value: its path in the recipe, a description, the reason with a source, and a way out."""
+
+    code: str
+    at: tuple[str | int, ...]
+    what: str
+    why: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """The number of training rows of each class; None if the data have not been read."""
+
+    rows: int | None = None
+    desirable: int | None = None
+    undesirable: int | None = None
+
+
+@dataclass
+class Scores:
+    """What the engine computed for a micro-batch of B rows with K answers each. All tensors are float32.
+
+    Log-probabilities are sums over the trained tokens of an answer, in nats.
+    """
+
+    logps: Tensor | None = None
+    """[B, K] of the policy, with gradients; None for a model that returns scores."""
+    num_tokens: Tensor | None = None
+    """[B, K]: the trained tokens of each answer."""
+    reference_logps: Tensor | None = None
+    """[B, K]; None without a reference."""
+    prompt_logps: Tensor | None = None
+    """[B, K]: the policy's sums over the prompt's tokens, if `BatchShape.scores_prompt` is set."""
+    values: Tensor | None = None
+    """[B, K]: the numbers of a model that returns scores, with gradients."""
+    labels: Tensor | None = None
+    """[B] of bool for labelled rows."""
+    margins: Tensor | None = None
+    """[B]: the margin column of reward modelling; None if the data have none."""
+    weights: Tensor | None = None
+    """[B]: the weight of each row; None if all rows count alike."""
+    gather: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor)
+    """Returns a tensor's rows of all processes, for losses that compare rows with one another."""
+
+
+@dataclass
+class Loss:
+    """The loss of a micro-batch and its metrics."""
+
+    per_row: Tensor
+    """[B]; the engine takes the mean over the rows of an optimizer step, or the sum over `per_token`."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """By `Metric.key`: values that the engine averages over rows, [B] or fewer if a row has no value."""
+    num_tokens: Tensor | None = None
+    """If it is set, `per_row` holds sums over tokens, and the engine divides by the step's number of tokens."""
+
+
+class Objective:
+    """One objective. Subclasses set the class variables and override what differs from the defaults."""
+
+    kind: ClassVar[str]
+    params: ClassVar[type[ObjectiveParams]]
+    rows: ClassVar[RowShape]
+    head: ClassVar[Head] = "causal_lm"
+    metrics: ClassVar[tuple[Metric, ...]]
+    """The metrics in the order of the report; the first one is `LOSS`."""
+    best_metric: ClassVar[str] = "loss"
+    """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
+    trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
+    """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
+
+    def title(self, params: Any) -> str:
+        """The objective with its variant, for the model card and the report: "DPO (sigmoid)"."""
+        return self.kind.upper()
+
+    def reference(self, params: Any) -> ReferenceKind:
+        """Whether the loss compares the policy with a reference."""
+        return "none"
+
+    def couples_batch(self, params: Any) -> bool:
+        """Whether the loss of a row depends on the other rows of its micro-batch, which must then never change."""
+        return False
+
+    def averages_tokens(self, params: Any) -> bool:
+        """Whether the loss is a mean over the tokens of a micro-batch rather than over its rows."""
+        return False
+
+    def batch_shape(self, params: Any) -> BatchShape:
+        """What one row costs, for the prediction of memory and time."""
+        return BatchShape(2 if self.rows == "pair" else 1)
+
+    def learning_rates(self, params: Any) -> LearningRates | None:
+        """The usual learning rates, or None if they are unknown."""
+        return None
+
+    def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
+        """Yield findings about the parameters and about sections that do not fit the objective."""
+        yield from ()
+
+    def advise(self, recipe: Recipe, counts: RowCounts) -> Iterator[Advice]:
+        """Yield advice about values that are valid but unlikely to give a good result."""
+        yield from ()
+
+    def loss(self, params: Any, scores: Scores) -> Loss:
+        """The loss of a micro-batch. Only called by the default trainer."""
+        raise NotImplementedError(f"the objective `{self.kind}` brings a trainer of its own")

@@ -1,0 +1,113 @@
+"""Looks up sections and fields of the schema by their path in a recipe, for messages and the reference page."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from dpo_recipes.objectives import DEFAULT_KIND, all_params
+from dpo_recipes.objectives.base import ObjectiveParams
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.schema import Recipe
+
+
+def section_at(place: DataPath, data: Any) -> type[BaseModel] | None:
+    """The class of the section at a path. Where it depends on `kind`, the kind in the recipe's `data` decides."""
+    section: type[BaseModel] | None = Recipe
+    for step in place:
+        data = _step_into(data, step)
+        if isinstance(step, int) or section is None:
+            continue
+        found = field_of(section, step)
+        kind = data.get("kind") if isinstance(data, dict) else None
+        section = _of_kind(sections_in(found.annotation), kind) if found else None
+    return section
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The classes of sections in a field's type: several if the section depends on `kind`."""
+    if annotation is ObjectiveParams:
+        params = all_params()
+        return [params[DEFAULT_KIND], *(each for kind, each in params.items() if kind != DEFAULT_KIND)]
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [section for part in get_args(annotation) for section in sections_in(part)]
+
+
+def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """The values of `kind` that a section's class accepts; none if it has no such field."""
+    kind = section.model_fields.get("kind")
+    return get_args(kind.annotation) if kind and get_origin(kind.annotation) is Literal else ()
+
+
+def kinds_with(place: DataPath, key: str) -> list[str]:
+    """The kinds of the section at a path that have a field `key`."""
+    return [kind for section in _candidates(place) if key in field_names(section) for kind in kinds_of(section)]
+
+
+def first_kind(place: DataPath) -> str:
+    """The usual kind of the section at a path, for an example."""
+    return next(kind for section in _candidates(place) for kind in kinds_of(section))
+
+
+def field_of(section: type[BaseModel], key: str) -> FieldInfo | None:
+    """The field that a key names."""
+    return next((found for name, found in section.model_fields.items() if (found.alias or name) == key), None)
+
+
+def field_names(section: type[BaseModel] | None) -> list[str]:
+    """The keys of a section."""
+    return [found.alias or name for name, found in section.model_fields.items()] if section else []
+
+
+def describe(place: DataPath, data: Any) -> str | None:
+    """The description of the field at a path."""
+    names = [step for step in place if isinstance(step, str)]
+    if not names:
+        return None
+    last = max(position for position, step in enumerate(place) if isinstance(step, str))
+    section = section_at(place[:last], data)
+    found = field_of(section, names[-1]) if section else None
+    return found.description if found else None
+
+
+@cache
+def listed_fields() -> list[tuple[DataPath, str]]:
+    """The fields of the whole recipe. They are cached, because listing them takes milliseconds and each unknown key
+    needs them."""
+    return list(dict.fromkeys(all_fields()))
+
+
+def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Iterable[tuple[DataPath, str]]:
+    """The path and key of every field of the schema, of all kinds; the path is that of its section."""
+    for name, found in section.model_fields.items():
+        key = found.alias or name
+        yield place, key
+        for inner in sections_in(found.annotation):
+            yield from all_fields(inner, (*place, key + "[]" if "list" in str(found.annotation) else key))
+
+
+def _candidates(place: DataPath) -> list[type[BaseModel]]:
+    if not place or not isinstance(place[-1], str):
+        return []
+    parent = section_at(place[:-1], {})
+    found = field_of(parent, place[-1]) if parent else None
+    return sections_in(found.annotation) if found else []
+
+
+def _of_kind(sections: list[type[BaseModel]], kind: Any) -> type[BaseModel] | None:
+    named = (section for section in sections if kind in kinds_of(section))
+    return next(named, sections[0] if sections else None)
+
+
+def _step_into(data: Any, step: str | int) -> Any:
+    if isinstance(data, dict):
+        return data.get(step)
+    if isinstance(data, list) and isinstance(step, int) and step < len(data):
+        return data[step]
+    return None
