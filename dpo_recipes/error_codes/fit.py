@@ -19,7 +19,13 @@ CODES = {
         "warning: settings were changed to make the job fit",
         "`--fit` changed them. The effective batch is still the recipe's; the settings are in plan.json.",
     ),
-    # F79x: whether the job is worth running. docs/advice.md has thresholds and sources
+    # F78x, F79x: whether the job is worth running. docs/advice.md has thresholds and sources
+    "F780": entry(
+        "warning: good and bad answers out of balance",
+        "KTO's paper advises that weight x number of the good answers is 1 to 4/3 of that of the bad ones;",
+        "`desirable_weight` and `undesirable_weight` balance classes of different sizes. With one class only, the",
+        "model learns no contrast.",
+    ),
     "F790": entry(
         "warning: a learning rate far off",
         "Full fine-tuning on preferences uses 1e-7 to 5e-6, an adapter 5e-6 to 2e-4; Lion 3 to 10 times less,",

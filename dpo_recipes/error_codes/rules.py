@@ -48,7 +48,10 @@ CODES = {
     "R312": entry(
         "exo_pair without label smoothing", "The EXO loss takes the logarithm of label_smoothing; the paper uses 1e-3."
     ),
-    "R313": entry("label smoothing that does nothing", "Only sigmoid, robust and exo_pair read `label_smoothing`."),
+    "R313": entry(
+        "label smoothing that does nothing",
+        "Of DPO's losses only sigmoid, robust and exo_pair read `label_smoothing`, of CPO's and SimPO's only sigmoid.",
+    ),
     "R314": entry(
         "a setting that the device does not support",
         "A precision, quantization, attention or optimizer; docs/hardware.md has the rules with their sources.",
@@ -147,6 +150,15 @@ CODES = {
         "an adapter given as the base",
         "A folder with adapter_config.json has the weights of an adapter only. `model.path` is the base it was trained",
         "on, and `model.adapter.path` continues the adapter.",
+    ),
+    "R351": entry(
+        "a micro-batch of one row for a loss that compares rows",
+        "KTO compares each answer with the KL divergence from the reference, a mean over the rows of a micro-batch on",
+        "all processes. The mean of one row is too noisy; the authors advise 4 rows or more.",
+    ),
+    "R352": entry(
+        "weights that make every loss 0",
+        "KTO multiplies the losses of good answers by `desirable_weight`, those of bad ones by `undesirable_weight`.",
     ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some pairs."

@@ -150,10 +150,16 @@ class Scores:
     """[B, K] of the policy, with gradients; None for a model that returns scores."""
     num_tokens: Tensor | None = None
     """[B, K]: the trained tokens of each answer."""
+    entropies: Tensor | None = None
+    """[B, K]: sums of the policy's entropy over the trained tokens, in nats; None if the head does not return them."""
+    num_correct: Tensor | None = None
+    """[B, K]: the trained tokens that the policy ranks first; None if the head does not return them."""
     reference_logps: Tensor | None = None
     """[B, K]; None without a reference."""
     prompt_logps: Tensor | None = None
     """[B, K]: the policy's sums over the prompt's tokens, if `BatchShape.scores_prompt` is set."""
+    num_prompt_tokens: Tensor | None = None
+    """[B, K]: the tokens that `prompt_logps` sums over: all but the first one, which nothing predicts."""
     values: Tensor | None = None
     """[B, K]: the numbers of a model that returns scores, with gradients."""
     labels: Tensor | None = None
@@ -161,9 +167,13 @@ class Scores:
     margins: Tensor | None = None
     """[B]: the margin column of reward modelling; None if the data have none."""
     weights: Tensor | None = None
-    """[B]: the weight of each row; None if all rows count alike."""
+    """[B]: the weight of each row, which `weighted` applies; None if all rows count alike."""
     gather: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor)
     """Returns a tensor's rows of all processes, for losses that compare rows with one another."""
+
+    def weighted(self, per_row: Tensor) -> Tensor:
+        """The losses of the rows, multiplied by their weights."""
+        return per_row if self.weights is None else per_row * self.weights
 
 
 @dataclass
@@ -205,7 +215,13 @@ class Objective:
         return False
 
     def averages_tokens(self, params: Any) -> bool:
-        """Whether the loss is a mean over the tokens of a micro-batch rather than over its rows."""
+        """Whether the loss contains a mean over the tokens of a micro-batch, which must then never change. A loss with
+        `Loss.num_tokens` is a mean over the tokens of an optimizer step and does not need this."""
+        return False
+
+    def adds_mismatched_answer(self, params: Any) -> bool:
+        """Whether the engine adds to each labelled row the answer of another row, as `objectives.kto.mismatched_rows`
+        pairs them: `Scores` then has K = 2 answers, the row's own one and the mismatched one, with the same prompt."""
         return False
 
     def batch_shape(self, params: Any) -> BatchShape:

@@ -1,0 +1,257 @@
+"""KTO: learn from single answers that are labelled good or bad."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from dpo_recipes.errors import Finding
+from dpo_recipes.objectives.base import (
+    LOSS,
+    Advice,
+    BatchShape,
+    LearningRates,
+    Locate,
+    Loss,
+    Metric,
+    Objective,
+    ObjectiveParams,
+    RateRange,
+    ReferenceKind,
+    RowCounts,
+    Scores,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dpo_recipes.recipe.schema import Recipe
+
+
+class KtoParams(ObjectiveParams):
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306): learns from single
+    answers with a label, thumbs up or down. Pairs are split into a good and a bad answer each."""
+
+    kind: Literal["kto"] = Field(description="The objective.")
+    beta: float = Field(
+        default=0.1,
+        gt=0.0,
+        description="How strongly the policy is kept near the reference: a higher value keeps it closer. 0.1 in the "
+        "paper; usual: 0.01 to 0.5.",
+    )
+    loss_type: Literal["kto", "apo_zero_unpaired"] = Field(
+        default="kto",
+        description="`kto` compares the reward of an answer with the KL divergence from the reference, which is "
+        "estimated on answers to other prompts. `apo_zero_unpaired` compares it with 0, which takes half the time, for "
+        "data whose good answers are better than those of the model (https://arxiv.org/abs/2408.06266).",
+    )
+    desirable_weight: float = Field(
+        default=1.0,
+        ge=0.0,
+        description="The weight of the losses of good answers. The paper's advice: choose one of the two weights so "
+        "that weight × number of good answers is 1 to 4/3 of weight × number of bad answers.",
+    )
+    undesirable_weight: float = Field(default=1.0, ge=0.0, description="The weight of the losses of bad answers.")
+
+
+class Kto(Objective):
+    """Learns from labelled rows, with the untouched base as a frozen reference."""
+
+    kind = "kto"
+    params = KtoParams
+    rows = "labelled"
+    metrics = (
+        LOSS,
+        Metric("rewards/accuracies", "Reward accuracy", 1, is_share=True, higher_is_better=True, is_shown_live=True),
+        Metric(
+            "rewards/margins",
+            "Reward margin",
+            is_signed=True,
+            higher_is_better=True,
+            is_shown_live=True,
+            base_value=0.0,
+        ),
+        Metric("rewards/chosen", "Reward of good answers", is_signed=True, base_value=0.0),
+        Metric("rewards/rejected", "Reward of bad answers", is_signed=True, base_value=0.0),
+        Metric("kl", "KL divergence from the reference", base_value=0.0),
+        Metric("logps/chosen", "Log-probability of good answers", 1),
+        Metric("logps/rejected", "Log-probability of bad answers", 1),
+    )
+    """The keys are those of TRL's KTOTrainer, which logs no accuracy: here it is the share of answers whose reward is
+    on the right side of the KL estimate."""
+
+    def title(self, params: KtoParams) -> str:
+        """The objective with its variant."""
+        return "KTO" if params.loss_type == "kto" else "KTO (APO-zero, unpaired)"
+
+    def reference(self, params: KtoParams) -> ReferenceKind:
+        """The untouched base, whose log-probabilities are computed once."""
+        return "frozen"
+
+    def couples_batch(self, params: KtoParams) -> bool:
+        """The KL estimate is a mean over the micro-batch."""
+        return self.adds_mismatched_answer(params)
+
+    def adds_mismatched_answer(self, params: KtoParams) -> bool:
+        """The KL divergence is estimated on answers to other prompts; `apo_zero_unpaired` does not use it."""
+        return params.loss_type == "kto"
+
+    def batch_shape(self, params: KtoParams) -> BatchShape:
+        """The answer, and with it the mismatched one if the KL divergence is estimated."""
+        return BatchShape(2 if self.adds_mismatched_answer(params) else 1)
+
+    def learning_rates(self, params: KtoParams) -> LearningRates | None:
+        """The authors advise against rates outside 5e-7 to 5e-6."""
+        return KTO_RATES
+
+    def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
+        """R351: too few rows to estimate the KL divergence; R352: both weights are 0."""
+        params = recipe.objective
+        assert isinstance(params, KtoParams)
+        if self.couples_batch(params) and recipe.training.micro_batch_size == 1:
+            yield Finding(
+                "R351",
+                "KTO needs a `micro_batch_size` of 2 or more",
+                locate(("training", "micro_batch_size")),
+                "it estimates the KL divergence from the rows of a micro-batch, and one row gives no usable mean",
+                "raise `micro_batch_size` to 4 or more and lower `gradient_accumulation_steps`, or write `loss_type: "
+                "apo_zero_unpaired`, which needs no estimate",
+            )
+        if params.desirable_weight == params.undesirable_weight == 0.0:
+            yield Finding(
+                "R352",
+                "both weights are 0, so the loss is always 0",
+                locate(("objective", "desirable_weight")),
+                "`desirable_weight` multiplies the losses of good answers, `undesirable_weight` those of bad ones",
+                "give at least one of them a weight above 0; 1.0 is the default",
+            )
+
+    def advise(self, recipe: Recipe, counts: RowCounts) -> Iterator[Advice]:
+        """F780: weights that do not balance the classes, or a single class."""
+        params = recipe.objective
+        assert isinstance(params, KtoParams)
+        good, bad = counts.desirable, counts.undesirable
+        if good is None or bad is None or good + bad == 0:
+            return
+        if good == 0 or bad == 0:
+            yield _advise_one_class(good, bad)
+        elif params.desirable_weight > 0.0 and params.undesirable_weight > 0.0:
+            yield from _advise_weights(params, good, bad)
+
+    def loss(self, params: KtoParams, scores: Scores) -> Loss:
+        """Equations 7 and 8 of the paper; of APO's paper the unpaired form of equation 7.
+
+        `Scores` holds the row's own answer in column 0 and, for `kto`, the mismatched one in column 1.
+        """
+        import torch
+
+        assert scores.logps is not None
+        assert scores.reference_logps is not None
+        assert scores.labels is not None
+        ratios = scores.logps - scores.reference_logps
+        labels, own = scores.labels.bool(), ratios[:, 0]
+        kl = self._kl(params, scores, ratios)
+        signed = torch.where(labels, own - kl, kl - own)
+        weights = torch.where(labels, params.desirable_weight, params.undesirable_weight)
+        per_row = weights * (1 - torch.sigmoid(params.beta * signed))
+        return Loss(scores.weighted(per_row), _metrics(params.beta * own, scores.logps[:, 0], signed, labels, kl))
+
+    def _kl(self, params: KtoParams, scores: Scores, ratios: Tensor) -> Tensor:
+        """The mean log-ratio of the mismatched answers of all processes, at least 0, without gradients."""
+        if not self.adds_mismatched_answer(params):
+            return ratios.new_zeros(())
+        return scores.gather(ratios[:, 1].detach()).mean().clamp(min=0)
+
+
+def _metrics(rewards: Tensor, logps: Tensor, signed: Tensor, labels: Tensor, kl: Tensor) -> dict[str, Tensor]:
+    """Means by class have values for the rows of the class only, and the margin only if both classes are present."""
+    rewards, logps = rewards.detach(), logps.detach()
+    good, bad = rewards[labels], rewards[~labels]
+    margin = (good.mean() - bad.mean()).reshape(1) if len(good) and len(bad) else rewards[:0]
+    return {
+        "rewards/accuracies": (signed.detach() > 0).float(),
+        "rewards/margins": margin,
+        "rewards/chosen": good,
+        "rewards/rejected": bad,
+        "kl": kl.expand(len(labels)),
+        "logps/chosen": logps[labels],
+        "logps/rejected": logps[~labels],
+    }
+
+
+def _advise_one_class(good: int, bad: int) -> Advice:
+    present, absent = ("good", "bad") if good else ("bad", "good")
+    return Advice(
+        "F780",
+        ("data", "train"),
+        f"all {good + bad:,} training answers are {present}",
+        "KTO learns from the contrast of good and bad answers; with one class it can only raise or lower all of them",
+        f"add {absent} answers to `data.train`" + (", or write `objective: {kind: sft}`" if good else ""),
+    )
+
+
+def _advise_weights(params: KtoParams, good: int, bad: int) -> Iterator[Advice]:
+    low, high = WEIGHT_RATIOS
+    ratio = (params.desirable_weight * good) / (params.undesirable_weight * bad)
+    if low * (1 - _ROUNDING) <= ratio <= high * (1 + _ROUNDING):
+        return
+    # The weight of the smaller class is raised, so that the learning rate keeps its meaning for the larger one.
+    if ratio < low:
+        key, least, most = "desirable_weight", *(params.undesirable_weight * bad / good * each for each in (low, high))
+    else:
+        key, least, most = "undesirable_weight", *(params.desirable_weight * good / bad / each for each in (high, low))
+    yield Advice(
+        "F780",
+        ("objective", key),
+        f"the weights do not balance {good:,} good and {bad:,} bad answers",
+        f"weight × number of the good answers is {ratio:.2g} times that of the bad ones; the paper advises 1 to 4/3",
+        f"write `{key}: {least:.3g}`, at most {most:.3g}"
+        if ratio < low
+        else f"write `{key}: {most:.3g}`, at least {least:.3g}",
+    )
+
+
+def mismatched_rows(prompts: Sequence[Hashable], seed: int) -> list[int]:
+    """For each row the index of the row whose answer is its mismatched one, as a permutation of the rows.
+
+    No row is paired with itself, and none with a row of the same prompt unless one prompt has more than half of all
+    rows. The pairing depends on the rows and the seed alone, and not on batches or processes: TRL rotates the
+    answers within fixed blocks of rows, so that it cannot shuffle, and pairs a block's only row with itself.
+
+    Raises `ValueError` if there are fewer than two rows.
+    """
+    if len(prompts) < 2:
+        raise ValueError("a mismatched answer needs at least two rows")
+    by_prompt: dict[Hashable, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        by_prompt.setdefault(prompt, []).append(row)
+    groups, generator = list(by_prompt.values()), random.Random(seed)
+    for group in groups:
+        generator.shuffle(group)
+    generator.shuffle(groups)
+    order = [row for group in groups for row in group]
+    # A shift by the size of the largest group leaves every group, because the rows of a group are neighbours.
+    shift = max(map(len, groups)) if len(groups) > 1 else 1
+    partners = [0] * len(order)
+    for position, row in enumerate(order):
+        partners[row] = order[(position + shift) % len(order)]
+    return partners
+
+
+WEIGHT_RATIOS = (1.0, 4 / 3)
+"""The paper's range of weight × number of good answers over that of bad answers (Eq. 8, as TRL cites it)."""
+_ROUNDING = 0.02
+"""Weights are written with two decimals."""
+
+KTO_RATES = LearningRates(
+    # 5e-7 to 5e-6 (the authors' advice in TRL's documentation), at most 1e-6 with a beta of 0.1; 5e-6 (the authors'
+    # example for Llama 3, 8B), 1e-6 (TRL's default).
+    full=RateRange(5e-7, 5e-6, 1e-6),
+    # Some ten times as much (LoRA Without Regret, https://thinkingmachines.ai/blog/lora/).
+    lora=RateRange(5e-6, 2e-4, 1e-5),
+)
+
+OBJECTIVE = Kto()

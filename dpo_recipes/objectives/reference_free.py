@@ -1,0 +1,65 @@
+"""What ORPO, CPO and SimPO share: losses of pairs that contain the log-likelihood of the chosen answer and need no
+reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpo_recipes.objectives.base import LOSS, Metric, Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METRICS = (
+    LOSS,
+    Metric("rewards/accuracies", "Reward accuracy", 1, is_share=True, higher_is_better=True, is_shown_live=True),
+    Metric("rewards/margins", "Reward margin", is_signed=True, higher_is_better=True, is_shown_live=True),
+    Metric("rewards/chosen", "Reward of the chosen answer", is_signed=True),
+    Metric("rewards/rejected", "Reward of the rejected answer", is_signed=True),
+    Metric("logps/chosen", "Log-probability of the chosen answer", 2),
+    Metric("logps/rejected", "Log-probability of the rejected answer", 2),
+    Metric("nll_loss", "Negative log-likelihood of the chosen answer", higher_is_better=False),
+)
+"""The keys are those of TRL's trainers. The rewards of the untouched base are not 0, because nothing is subtracted."""
+
+
+def answer_logps(scores: Scores, *, per_token: bool) -> tuple[Tensor, Tensor]:
+    """[B] each: the log-probabilities of the chosen and of the rejected answers, as sums or per token."""
+    assert scores.logps is not None
+    logps = scores.logps
+    if per_token:
+        assert scores.num_tokens is not None
+        logps = logps / scores.num_tokens
+    return logps[:, 0], logps[:, 1]
+
+
+def chosen_nll(scores: Scores, *, with_prompt: bool = False) -> Tensor:
+    """[B]: the negative log-likelihood of the chosen answers; its mean over the rows is the mean over the tokens of
+    the micro-batch, as in the authors' code of ORPO and CPO."""
+    assert scores.logps is not None
+    assert scores.num_tokens is not None
+    sums, counts = scores.logps[:, 0], scores.num_tokens[:, 0]
+    if with_prompt:
+        assert scores.prompt_logps is not None
+        assert scores.num_prompt_tokens is not None
+        sums, counts = sums + scores.prompt_logps[:, 0], counts + scores.num_prompt_tokens[:, 0]
+    return token_mean(-sums, counts)
+
+
+def token_mean(sums: Tensor, counts: Tensor) -> Tensor:
+    """[B]: values whose mean over the rows is the mean over all tokens, from the sum and the number of tokens of each
+    row."""
+    return sums * (len(sums) / counts.sum().clamp(min=1))
+
+
+def reward_metrics(logps: tuple[Tensor, Tensor], rewards: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """The metrics of a pair's two log-probabilities and two rewards, [B] each."""
+    chosen, rejected = rewards[0].detach(), rewards[1].detach()
+    return {
+        "rewards/accuracies": (chosen > rejected).float(),
+        "rewards/margins": chosen - rejected,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "logps/chosen": logps[0].detach(),
+        "logps/rejected": logps[1].detach(),
+    }
