@@ -118,11 +118,11 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
     import torch
     import trl.trainer.dpo_trainer  # noqa: F401  (part of the loaded baseline)
 
+    from dpo_recipes.engine.context import TrainingContext
     from dpo_recipes.engine.train import prepare_trainer
     from dpo_recipes.model.build import build_model
     from dpo_recipes.model.sources import resolve_model
     from dpo_recipes.model.tokenizer import load_tokenizer
-    from dpo_recipes.run_dir import RunDirectory
 
     recipe = make_recipe(
         point["folder"], point["tuning"], point["length"], point["batch"],
@@ -138,7 +138,8 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
     peaks["loading"] = _peak(point["device"])
     pairs = make_pairs(bundle.policy.config.vocab_size, point["length"], 4 * point["batch"])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = prepare_trainer(recipe, bundle, RunDirectory(Path(folder)), {"train": pairs}, [])
+        context = TrainingContext(recipe, Path(folder) / "checkpoints", bundle.device, bundle.dtype)
+        trainer = prepare_trainer(bundle, context, {"train": pairs}, [])
         peaks["reference"] = _peak(point["device"])
         output = trainer.train()
         peaks["training"] = _peak(point["device"])

@@ -32,10 +32,12 @@ def load_model(recipe: Recipe) -> Any:
 
 def build_ours(recipe: Recipe, bundle: Any, pairs: Any, folder: Path) -> Any:
     """The worker's trainer; its reference pass runs here."""
+    from dpo_recipes.engine.context import TrainingContext
     from dpo_recipes.engine.train import prepare_trainer
-    from dpo_recipes.run_dir import RunDirectory
 
-    return prepare_trainer(recipe, bundle, RunDirectory(folder), {"train": pairs}, [])
+    return prepare_trainer(
+        bundle, TrainingContext(recipe, folder / "checkpoints", bundle.device, bundle.dtype), {"train": pairs}, []
+    )
 
 
 def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: bool) -> Any:
@@ -43,7 +45,8 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
     from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+    from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.dpo_trainer import dpo_config
 
     class PlainDPOTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -57,7 +60,7 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
             lengths = [len(row["prompt_ids"]) + max(len(row[name]) for name in answers) for row in pairs]
             return LengthGroupedSampler(recipe.training.micro_batch_size, lengths=lengths)
 
-    arguments = dpo_config(recipe, RunArguments(folder, bundle.device, bundle.dtype))
+    arguments = dpo_config(TrainingContext(recipe, folder, bundle.device, bundle.dtype))
     arguments.precompute_ref_log_probs = best
     # A GGUF base has no path from which TRL could load its reference; precomputed log-probabilities need no reference.
     is_full = bundle.adapter_config is None

@@ -143,14 +143,14 @@ def train_ours(
     """The objective's trainer as in the worker, with prefix sharing according to the recipe."""
     from datasets import Dataset
 
-    from dpo_recipes.engine.trainer_args import RunArguments
+    from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.engine_trainer import build_trainer
     from dpo_recipes.model.build import ModelBundle
-    from dpo_recipes.objectives.dpo import build_trainer
 
     bundle = ModelBundle(model, make_tokenizer(), adapter, "cpu", dtype, None, None)  # type: ignore[arg-type]
     datasets = {"train": Dataset.from_list(pairs), **{name: Dataset.from_list(rows) for name, rows in more.items()}}
     torch.manual_seed(1)  # an adapter is initialized at random
-    trainer = build_trainer(recipe, bundle, RunArguments(folder, "cpu", dtype), datasets, [])
+    trainer = build_trainer(bundle, TrainingContext(recipe, folder, "cpu", dtype), datasets, [])
     start = flat_weights(trainer.model).clone()
     trainer.train()
     return Trained(trainer, start)
@@ -163,7 +163,8 @@ def train_trls(
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+    from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.dpo_trainer import dpo_config
 
     class PlainDPOTrainer(DPOTrainer):
         """Skip tokenization, because the pairs are already token ids."""
@@ -175,7 +176,7 @@ def train_trls(
         torch.manual_seed(1)
         trainer = PlainDPOTrainer(
             model=model,
-            args=dpo_config(recipe, RunArguments(folder, "cpu", dtype)),
+            args=dpo_config(TrainingContext(recipe, folder, "cpu", dtype)),
             train_dataset=Dataset.from_list(pairs),
             eval_dataset=Dataset.from_list(more["eval"]) if more else None,
             processing_class=make_tokenizer(),

@@ -26,8 +26,6 @@ _STEPS, _KILLED_AFTER, _SAVED_EVERY = 8, 5, 2
 
 def run(context: Context) -> None:
     """Two calm runs and a killed one; record how far apart their weights are."""
-    import dpo_recipes.engine.train
-    import dpo_recipes.objectives.dpo  # noqa: F401  (loaded here once, for all forks)
 
     recipe = _in_a_fork(write_job, context)
     calm = [_calm(recipe, context.scratch / f"calm{number}") for number in range(2)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.rounds import (
@@ -14,8 +14,13 @@ from dpo_recipes.engine.rounds import (
     gather_uneven,
 )
 
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:  # a mixin: the trainer is the class after it
+    Trainer = object
 
-class ParallelBatches:
+
+class ParallelBatches(Trainer):
     """A mixin before a TRL trainer: batches come in rounds (engine/rounds.py), and each loss has the weight of its
     round. With one process nothing is changed.
 
@@ -30,7 +35,8 @@ class ParallelBatches:
     args: Any
     data_collator: Any
     gather_function: Any
-    _metrics: dict[str, dict[str, list[float]]]
+    _metrics: Any
+    """By mode, `train` or `eval`: the values of each metric since the last logged row, one for each micro-batch."""
 
     def gather_by_rows(self) -> None:
         """Gather results by the number of rows that each process really has."""

@@ -12,13 +12,12 @@ from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
 from dpo_recipes.engine.checkpoints.choice import check_base, digest_of_base, facts_of, find_start, take_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
+from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.distributed import DistributedContext
-from dpo_recipes.engine.dpo_trainer import build_trainer
+from dpo_recipes.engine.engine_trainer import EngineTrainer, build_trainer
 from dpo_recipes.engine.out_of_memory import train_within_memory
-from dpo_recipes.engine.pair_names import Locate
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
-from dpo_recipes.engine.trainer_args import RunArguments
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
@@ -36,29 +35,15 @@ class TrainResult:
     summary: dict[str, Any]
 
 
-def prepare_trainer(  # noqa: PLR0913
-    recipe: Recipe,
-    bundle: ModelBundle,
-    run: RunDirectory,
-    datasets: dict[str, Any],
-    callbacks: list[Any],
-    distributed: DistributedContext | None = None,
-    events: EventLog | None = None,
-    *,
-    locate: Locate | None = None,
-) -> Any:
-    """The objective's trainer. Adds trainable parameters and the kind of batches to the bundle's stack."""
-    from transformers import PrinterCallback
-
-    distributed = distributed or DistributedContext()
-    arguments = RunArguments(run.checkpoints, bundle.device, bundle.dtype, distributed, events, locate)
-    trainer = build_trainer(recipe, bundle, arguments, datasets, callbacks)
-    trainer.remove_callback(PrinterCallback)
-    model: Any = trainer.model
-    parameters = list(model.parameters())
+def prepare_trainer(
+    bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[Any]
+) -> EngineTrainer:
+    """The objective's trainer. Adds trainable parameters and the kind of batches to the bundle's model info."""
+    trainer = build_trainer(bundle, context, datasets, callbacks)
+    parameters = list(trainer.model.parameters())
     bundle.model_info["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
     bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()
-    bundle.model_info["processes"] = distributed.describe()
+    bundle.model_info["processes"] = context.distributed.describe()
     return trainer
 
 
@@ -114,19 +99,22 @@ def train(  # noqa: PLR0913
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [saving, metrics, DivergenceCallback(), probe]
-    trainer = prepare_trainer(recipe, bundle, run, datasets, callbacks, distributed, events, locate=tokenized.where)
-    probe.trainer = saving.trainer = trainer
-    trainer.checkpoint_state = saving
-    weights = distributed.share(digest_of_base(trainer, bundle))
-    check_base(start, weights)
-    trainer.checkpoints = CheckpointWriter(
+    writer = CheckpointWriter(
         run.checkpoints,
         recipe.checkpoints.save_total_limit,
-        facts_of(recipe, run, distributed, tokenized.key, weights),
+        facts_of(recipe, run, distributed, tokenized.key),
         distributed,
         best=start.best,
         damaged=start.damaged,
     )
+    context = TrainingContext(
+        recipe, run.checkpoints, bundle.device, bundle.dtype, distributed, events, tokenized.where, writer, saving
+    )
+    trainer = prepare_trainer(bundle, context, datasets, callbacks)
+    probe.trainer = saving.trainer = trainer
+    weights = distributed.share(digest_of_base(trainer, bundle))
+    check_base(start, weights)
+    writer.facts["base_weights"] = weights
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, distributed)
     if trainer.prefix_sharing.refusal:
         events.note(f"prefixes are not shared: {trainer.prefix_sharing.refusal}")

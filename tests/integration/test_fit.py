@@ -12,6 +12,7 @@ import torch
 from sharing import make_model, make_pairs
 from tiny import make_tokenizer, recipe_text, write_pairs
 
+from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 from dpo_recipes.errors import FitError
 from dpo_recipes.fit import check, target
 from dpo_recipes.fit.memory import estimate_memory
@@ -25,7 +26,6 @@ from dpo_recipes.fit.target import Target
 from dpo_recipes.fit.workload import assume_workload
 from dpo_recipes.hardware.profiles import profile
 from dpo_recipes.model.sources import ModelLocation
-from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
@@ -69,9 +69,9 @@ def measured_peak(model: Any, recipe: Recipe, pairs: Any, folder: Path) -> int:
     """Bytes that torch had allocated at the peak of a real micro-batch, over what it had before."""
     from torch.profiler import ProfilerActivity, profile
 
-    from dpo_recipes.engine.trainer_args import RunArguments
+    from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.engine_trainer import build_trainer
     from dpo_recipes.model.adapters import attach_adapter
-    from dpo_recipes.objectives.dpo import build_trainer
 
     class Bundle:
         policy = model
@@ -80,7 +80,7 @@ def measured_peak(model: Any, recipe: Recipe, pairs: Any, folder: Path) -> int:
         device = "cpu"
         model_info: dict[str, Any] = {}  # noqa: RUF012
 
-    trainer = build_trainer(recipe, Bundle(), RunArguments(folder, "cpu", "float32"), {"train": pairs}, [])  # pyright: ignore
+    trainer = build_trainer(Bundle(), TrainingContext(recipe, folder, "cpu", "float32"), {"train": pairs}, [])  # pyright: ignore
     if recipe.training.gradient_checkpointing:
         trainer.model.gradient_checkpointing_enable()
     batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[index] for index in range(3)]))
@@ -321,7 +321,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes every batch of more than some rows run out of memory from the third training batch on."""
 
     def install(rows: int) -> None:
-        from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
+        from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 
         seen = 0
         whole = PretokenizedDPOTrainer.compute_loss

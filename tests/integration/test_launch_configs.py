@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.distributed import DistributedContext
-from dpo_recipes.engine.trainer_args import RunArguments, dpo_config
+from dpo_recipes.engine.dpo_trainer import dpo_config
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.launch import accelerate as accelerate_launcher
 from dpo_recipes.launch.batch import BatchPlan
@@ -74,7 +75,7 @@ def test_transformers_and_accelerate_read_the_fsdp_configuration(tmp_path: Path)
     given = recipe({"gradient_checkpointing": True}, offload="all", fsdp={"reshard_after_forward": False})
     launch = LaunchPlan(BatchPlan(2, 1, 2, 4), "fsdp")
     arguments = dpo_config(
-        given, RunArguments(tmp_path, "cpu", "float32", distributed=DistributedContext(launch=launch))
+        TrainingContext(given, tmp_path, "cpu", "float32", distributed=DistributedContext(launch=launch))
     )
     plugin = FullyShardedDataParallelPlugin(**arguments._process_fsdp_args())
     assert plugin.fsdp_version == 2
@@ -146,7 +147,7 @@ def test_transformers_agrees_with_the_deepspeed_configuration(tmp_path: Path, mo
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
     given = recipe({"micro_batch_size": 2, "gradient_accumulation_steps": 4})
-    plain = dpo_config(given, RunArguments(tmp_path, "cpu", "float32"))
+    plain = dpo_config(TrainingContext(given, tmp_path, "cpu", "float32"))
     config = HfTrainerDeepSpeedConfig(
         json.loads(json.dumps(deepspeed_config(given, "deepspeed-zero2", ONE, "float32")))
     )

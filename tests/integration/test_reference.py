@@ -298,7 +298,7 @@ def test_it_goes_on_after_a_kill_from_what_was_written_last(monkeypatch: pytest.
 def test_other_numbers_of_processes_share_what_there_is() -> None:
     model = make_model()
     for rank in (0, 1):
-        of_two: Any = DistributedContext(Rank(rank=rank, num_processes=2))
+        of_two: Any = DistributedContext(Rank(index=rank, num_processes=2))
         object.__setattr__(of_two, "share", lambda value: reference_parts.Logps(len(PAIRS)))
         with pytest.raises(Ended):
             Referee(model, ends_in=1, processes=of_two).compute()

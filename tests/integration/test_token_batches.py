@@ -14,9 +14,9 @@ import torch
 from tiny import recipe_text
 
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
+from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 from dpo_recipes.engine.prefix_sharing import PrefixSharing
 from dpo_recipes.errors import EXIT_RESUMABLE
-from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
 
 Work = Callable[..., Any]
 # Not `entropy` and its like: these are means over the tokens of a micro-batch, and then over micro-batches. Nor how

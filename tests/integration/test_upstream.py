@@ -19,10 +19,10 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine import varlen
 from dpo_recipes.engine.attention import KEYWORD
+from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.versions import checkpointing_argument
-from dpo_recipes.objectives.dpo import PretokenizedDPOTrainer
-from dpo_recipes.recipe.schema.objective import DpoLoss
+from dpo_recipes.objectives.dpo import DpoLoss
 from dpo_recipes.recipe.schema.training import Training
 
 

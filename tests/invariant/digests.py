@@ -57,8 +57,6 @@ def main() -> int:
     parser.add_argument("--compare", type=Path)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    import dpo_recipes.engine.train
-    import dpo_recipes.objectives.dpo  # noqa: F401  (loaded here once, for all forks)
 
     with tempfile.TemporaryDirectory() as name:
         found = {job: digest_of(Path(name) / job.replace(" ", "-"), **settings) for job, settings in JOBS.items()}

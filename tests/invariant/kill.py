@@ -162,8 +162,6 @@ def main() -> int:
     parser.add_argument("--adapter", choices=["lora", "full"], default="lora")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    import dpo_recipes.engine.train
-    import dpo_recipes.objectives.dpo  # noqa: F401  (loaded here once, for all forks)
 
     draw = random.Random(options.seed)
     moments, seen = all_moments(draw), Counter[str]()

@@ -133,7 +133,7 @@ def test_a_bad_byte_late_in_a_large_file_is_found_fast(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), "compressed with gzip"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "compressed with gzip"),
         ("a.csv", b"PK\x03\x04" + bytes(50), "an Excel workbook"),
         ("a.csv", b"PAR1" + bytes(50), "a Parquet file"),
         ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),

@@ -78,14 +78,11 @@ def decided_before(run: RunDirectory) -> Decided | None:
     return Decided(facts["strategy"], facts["num_processes"], facts["training"])
 
 
-def facts_of(
-    recipe: Recipe, run: RunDirectory, distributed: DistributedContext, data: str, weights: dict[str, str] | None
-) -> dict[str, Any]:
+def facts_of(recipe: Recipe, run: RunDirectory, distributed: DistributedContext, data: str) -> dict[str, Any]:
     """The facts for the manifest of each checkpoint: what it was made of and how."""
     given, training = read_recipe(run), recipe.training.model_dump()
     return {
         "data": data,
-        "base_weights": weights,
         "recipe": content_key(identity(given)) if given else None,
         "strategy": distributed.strategy,
         "num_processes": distributed.num_processes,

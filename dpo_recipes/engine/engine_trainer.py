@@ -1,0 +1,175 @@
+"""What all trainers of the engine have in common, and how one is built for a recipe's objective."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
+from dpo_recipes.engine.callbacks.progress import ReferenceProgress
+from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
+from dpo_recipes.engine.context import TrainingContext
+from dpo_recipes.engine.fsdp import reshard, shard_policy
+from dpo_recipes.engine.head import prepare_head
+from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
+from dpo_recipes.engine.probe import cuda_devices
+from dpo_recipes.engine.reference import try_one_pair
+from dpo_recipes.engine.token_batches import TokenBatches
+from dpo_recipes.engine.warm_up import begin_above_zero
+from dpo_recipes.errors import Interrupted
+from dpo_recipes.evaluate.metrics import name_as_test
+from dpo_recipes.model.build import ModelBundle
+
+
+class EngineTrainer(TokenBatches):
+    """A mixin before a trainer of transformers or TRL: batches, checkpoints, evaluations and schedule of the engine.
+
+    `_prepare_input`, `_run_epoch`, `_save_checkpoint`, `_save` and `_evaluate` are private in transformers;
+    tests/integration/test_upstream.py fails when they move.
+    """
+
+    def __init__(
+        self, bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any],
+        callbacks: list[TrainerCallback], **upstream: Any,
+    ) -> None:  # fmt: skip
+        self.context = context
+        self.distributed = context.distributed
+        self.max_tokens = context.max_tokens
+        self.locate = context.locate
+        self.reference_progress = ReferenceProgress(context.events)
+        self.reference_known: dict[str, bool] = {}
+        """For each split, whether the cache had its reference log-probabilities."""
+        self.reference_weights: str | None = None
+        """A digest of the weights that the reference was computed with."""
+        self.reference_computation: dict[str, Any] | None = None
+        """Everything else that the reference's values depend on."""
+        training = context.recipe.training
+        # Each pass gathers sharded weights in all processes, so all must divide a batch into as many passes.
+        most = None if self.distributed.shards_weights else training.max_tokens_per_pass
+        self.prefix_sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
+        if context.events is not None:
+            self.prefix_sharing.on_message = context.events.note
+        self._check_longest(datasets)
+        held_out = {name: rows for name, rows in datasets.items() if name != "train"}
+        super().__init__(
+            model=bundle.policy,
+            train_dataset=datasets["train"],
+            eval_dataset=held_out or None,
+            processing_class=bundle.tokenizer,
+            callbacks=callbacks,
+            **upstream,
+        )
+        self.gather_by_rows()
+        self.remove_callback(PrinterCallback)
+        # TRL 1.16 converts an adapter on a quantized base to bfloat16, in which updates of usual size are rounded away.
+        model: Any = self.model
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        self._prepare(datasets)
+        # Evaluations during training would otherwise include the test rows.
+        prepared: Any = self.eval_dataset or {}
+        self.eval_dataset, self.test_dataset = prepared.get("eval"), prepared.get("test")
+
+    def _check_longest(self, datasets: dict[str, Any]) -> None:
+        most = self.context.recipe.training.max_tokens_per_pass
+        check_longest_pair(datasets, most, shares=self.prefix_sharing.is_active, locate=self.locate)
+
+    def _prepare(self, datasets: dict[str, Any]) -> None:
+        """Compute the reference if the objective has one, verify prefix sharing, and shard the model."""
+        self.prepare_reference()
+        if self.distributed.shards_weights:
+            try_one_pair(self)
+        else:
+            # If the reference was cached, no batch has been computed yet. Autocast is needed because modules that are
+            # trained whole have 32 bits, and the base 16.
+            with self.accelerator.autocast():
+                self.prefix_sharing.verify()
+        self._check_longest(datasets)  # the trial may have switched sharing off
+        if self.is_fsdp_enabled:
+            reshard(shard_policy(self))
+
+    def prepare_reference(self) -> None:
+        """Add what the reference computes to all rows; an objective without a reference needs nothing."""
+
+    @property
+    def checkpoints(self) -> CheckpointWriter:
+        """The writer of checkpoints."""
+        assert self.context.writer is not None, "a trainer that is only measured writes no checkpoints"
+        return self.context.writer
+
+    @property
+    def checkpoint_state(self) -> CheckpointCallback:
+        """The callback that decides when a checkpoint is written."""
+        assert self.context.checkpoint_state is not None, "a trainer that is only measured writes no checkpoints"
+        return self.context.checkpoint_state
+
+    def _prepare_input(self, data: Any) -> Any:
+        # Under DeepSpeed, transformers 5.23 would round floating-point inputs to the model's precision. These inputs
+        # are the reference's log-probabilities, sums over whole answers: bfloat16 represents -300 in steps of 2.
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create transformers' schedule, with a warm-up in which no step has a rate of 0."""
+        if self.lr_scheduler is None:
+            super().create_scheduler(num_training_steps, optimizer)
+            begin_above_zero(self.lr_scheduler, self.args.get_warmup_steps(num_training_steps))
+        return self.lr_scheduler
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers 5.23 checks only after a step whether training is finished: a run that resumes from a checkpoint
+        # of its last step, within an epoch, would do another step.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Bypasses TRL's method, which writes its own model card for each checkpoint.
+        write = partial(Trainer._save_checkpoint, self, model, trial)
+        state = self.checkpoint_state
+        self.checkpoints.save(self, write, state.take_state(), state.take_facts())
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Saves only weights: a run that resumes has tokenizer and arguments from its recipe. If tokens were added, peft
+        # would save both embedding matrices whole; the new rows are part of the adapter (model/adapters.py).
+        model: Any = self.model
+        rows_only = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and restore the random state: the number of evaluations does not affect training."""
+        with torch.random.fork_rng(devices=cuda_devices()):
+            return super().evaluate(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # Called only after a step; `evaluate` also runs for the base and for an evaluation that was missed.
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except Interrupted:
+            self._metrics["eval"].clear()
+            self.checkpoint_state.leave_evaluation(self.control)
+            return {}
+
+    def evaluate_test(self) -> dict[str, float]:
+        """The metrics on the test rows, with names that start with `test_`."""
+        held_out, self.eval_dataset = self.eval_dataset, self.test_dataset
+        try:
+            return name_as_test(self.evaluate(metric_key_prefix="test"))
+        finally:
+            self.eval_dataset = held_out
+
+
+def build_trainer(
+    bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[TrainerCallback]
+) -> Any:
+    """The trainer of the recipe's objective, with the reference of all rows computed.
+
+    Raises `RunError` T606 (prefix sharing is on and the model does not support it), T607 (a row exceeds the token
+    budget of a pass) and T608 (the reference is NaN or infinite).
+    """
+    prepare_head(bundle.device)
+    module, _, attribute = context.objective.trainer.partition(":")
+    return getattr(import_module(module), attribute)(bundle, context, datasets, callbacks)
