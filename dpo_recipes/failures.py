@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 from dpo_recipes.errors import Finding, causes, is_no_space, is_out_of_memory
+from dpo_recipes.launch.batch import smaller_batch_fix
 from dpo_recipes.launch.ranks import LOST_EACH_OTHER, known_ranks
+from dpo_recipes.objectives import fixed_micro_batch_reason
+from dpo_recipes.resume import read_recipe
 from dpo_recipes.run_dir import RunDirectory
 
 _LOST = (
@@ -34,9 +37,7 @@ def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
                 "T603",
                 "the run is out of memory",
                 why=text.splitlines()[0] + _prediction(run),
-                fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve "
-                "`max_tokens_per_pass`; then "
-                "`gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` does this automatically",
+                fix=less_memory_fix(run),
             )
         if len(known_ranks(run)) > 1 and any(sign in text for sign in _LOST):
             return Finding(
@@ -47,6 +48,20 @@ def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
                 "long, raise `launch.timeout_minutes`",
             )
     return None
+
+
+def less_memory_fix(run: RunDirectory) -> str:
+    """Changes by which a run that is out of memory needs less, the cheapest first."""
+    recipe = read_recipe(run)
+    if recipe is not None and fixed_micro_batch_reason(recipe):
+        return (
+            "write `gradient_checkpointing: true`, a smaller optimizer state, or a smaller `data.max_length`; or "
+            f"{smaller_batch_fix(recipe)}. `--fit` changes checkpointing and optimizer, but not the micro-batch"
+        )
+    return (
+        f"{smaller_batch_fix(recipe)}; then `gradient_checkpointing: true`; then a smaller `data.max_length`. `--fit` "
+        "does this automatically"
+    )
 
 
 def _prediction(run: RunDirectory) -> str:

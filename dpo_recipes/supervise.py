@@ -18,6 +18,7 @@ from typing import Any
 from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
+from dpo_recipes.failures import less_memory_fix
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
 from dpo_recipes.launch.job import Job, LaunchRequest
 from dpo_recipes.launch.ranks import (
@@ -192,8 +193,7 @@ def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = Fal
             "T603",
             "the system ended the run because memory ran out",
             why=f"the kernel killed {_who(rank, run)}",
-            fix="halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve "
-            "`max_tokens_per_pass`; `--fit` does this automatically",
+            fix=less_memory_fix(run),
         )
     if shutil.disk_usage(run.path).free < _NO_SPACE_BYTES:
         return RunError.of(
@@ -278,8 +278,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
             "T605",
             f"{_who(rank, run)} was killed (SIGKILL)",
             why="by a person, or by the system because memory ran out; " + _where_it_goes_on(run),
-            fix="run the recipe again. When memory is short: halve `training.micro_batch_size` and double "
-            "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
+            fix=f"run the recipe again. When memory is short: {less_memory_fix(run)}",
         )
     waited = _collective_timeout(run)
     if waited is not None:

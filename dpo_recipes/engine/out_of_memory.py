@@ -1,4 +1,7 @@
-"""Resumes training after running out of memory, from the last step, with a smaller micro-batch and the same batch."""
+"""Resumes training after running out of memory, from the last step, with a smaller micro-batch and the same batch.
+
+A micro-batch that the loss depends on is never made smaller: the error of the failed step is raised.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from dpo_recipes.engine.counts import Counts, restore, snapshot
 from dpo_recipes.errors import causes, is_out_of_memory
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import divisors
+from dpo_recipes.objectives import fixed_micro_batch_reason
 
 
 def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any:
@@ -77,8 +81,10 @@ class StepMark(TrainerCallback):
 
 
 def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
-    """Set the next smaller micro-batch with the same effective batch, and return a description of it, or None if the
-    micro-batch is already one pair."""
+    """A function that sets the next smaller micro-batch with the same effective batch and returns a description of it.
+    None if the micro-batch is already one pair, or if another one would change the loss."""
+    if fixed_micro_batch_reason(trainer.context.recipe):
+        return None
     if trainer.max_tokens is not None:
         longest = int(pair_lengths(trainer.train_dataset).sum(axis=1).max())
         budget = max(longest, trainer.max_tokens // 2)

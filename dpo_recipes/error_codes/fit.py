@@ -8,7 +8,8 @@ CODES = {
         "the job does not fit",
         "The predicted peak exceeds the device's memory, even if the prediction is 10 % too high.",
         "The error names changes that would make it fit; `--fit` (or `hardware: {fit: true}`) makes the cheapest",
-        "one that keeps the effective batch. docs/memory.md says how accurate predictions are.",
+        "one that keeps the effective batch. It keeps the micro-batch if the loss depends on it, such as `aot`'s.",
+        "docs/memory.md says how accurate predictions are.",
     ),
     "F702": entry(
         "warning: it may not fit",

@@ -122,6 +122,7 @@ CODES = {
     "R340": entry(
         "processes that do not divide the batch",
         "A step uses the number of pairs in the recipe, with any number of processes: each computes an equal share.",
+        "If the loss depends on the micro-batch, the share consists of whole micro-batches.",
     ),
     "R341": entry("processes that do not divide among the nodes", "Every node starts the same number."),
     "R342": entry(
@@ -168,4 +169,9 @@ CODES = {
         "Axolotl's chatml.* and llama3.* formats name a template too. Here they only define the columns.",
     ),
     "R393": entry("warning: doubtful on this device", "It works, with the drawback that the warning names."),
+    "R394": entry(
+        "warning: micro-batches keep their number of pairs",
+        "`max_tokens_per_pass` fills micro-batches by tokens, but not those of a loss that compares their rows or",
+        "averages over their tokens. Their backbone passes still have at most that many tokens.",
+    ),
 }

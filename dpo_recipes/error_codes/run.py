@@ -13,7 +13,8 @@ CODES = {
     "T603": entry(
         "out of memory",
         "Halve the micro-batch and double the accumulation: the result stays the same. Then",
-        "gradient checkpointing, a shorter max_length, a LoRA adapter instead of full fine-tuning.",
+        "gradient checkpointing, a shorter max_length, a LoRA adapter instead of full fine-tuning. If the loss",
+        "compares the rows of a micro-batch or averages over its tokens, a smaller micro-batch gives other results.",
     ),
     "T604": entry(
         "the loss is not a number",

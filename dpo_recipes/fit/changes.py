@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_recipes.launch.batch import divisors, max_tokens
+from dpo_recipes.objectives import fixed_micro_batch_reason, objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 Settings = dict[str, Any]
@@ -23,6 +24,8 @@ class Change:
     peak_bytes: int
     step_s: float
     fits: bool
+    is_same_job: bool
+    """Whether the result is the same or nearly so, so that `--fit` may decide it without the person."""
 
     def to_json(self) -> dict[str, Any]:
         """The change as plain data."""
@@ -93,8 +96,9 @@ def find_changes(recipe: Recipe, try_: Try, *, is_cuda: bool) -> Iterator[Change
         yield change
         if change.fits:
             return
+    yield from _other_losses(recipe, try_, leanest)
     for settings, price in _other_jobs(recipe, is_cuda=is_cuda):
-        yield _change(recipe, try_, {**leanest, **settings}, price)
+        yield _change(recipe, try_, {**leanest, **settings}, price, is_same_job=False)
 
 
 def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
@@ -110,22 +114,28 @@ def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
 
 
 def _smaller_micro_batches(recipe: Recipe) -> list[Settings]:
-    """Settings of micro-batches with the same effective batch, from the recipe's down to the smallest. A token budget
-    is halved down to the longest pair; a number of pairs takes every size that divides the pairs of a step."""
-    training, most = recipe.training, max_tokens(recipe)
+    """Settings of micro-batches with the same effective batch and result, from the recipe's down to the smallest. A
+    token budget is halved down to the longest pair; a number of pairs takes every size that divides the pairs of a
+    step. A micro-batch that the loss depends on has no smaller one."""
+    if fixed_micro_batch_reason(recipe):
+        return [{}]
+    most = max_tokens(recipe)
     if most is not None:
         least = min(most, 2 * recipe.data.max_length)
         budgets = [most]
         while budgets[-1] > least:
             budgets.append(max(least, budgets[-1] // 2))
         return [{} if budget == most else {"training.max_tokens_per_pass": budget} for budget in budgets]
+    return [{}, *_smaller_sizes(recipe)]
+
+
+def _smaller_sizes(recipe: Recipe) -> list[Settings]:
+    """Settings of micro-batches with fewer pairs and the same effective batch, the largest first."""
+    training = recipe.training
     total = training.micro_batch_size * training.gradient_accumulation_steps
-    sizes = divisors(total, training.micro_batch_size)
     return [
-        {}
-        if size == training.micro_batch_size
-        else {"training.micro_batch_size": size, "training.gradient_accumulation_steps": total // size}
-        for size in sizes
+        {"training.micro_batch_size": size, "training.gradient_accumulation_steps": total // size}
+        for size in divisors(total, training.micro_batch_size - 1)
     ]
 
 
@@ -135,6 +145,22 @@ def _checkpointing(recipe: Recipe, wanted: bool) -> Settings:
 
 def _leanest(recipe: Recipe) -> Settings:
     return {**_smaller_micro_batches(recipe)[-1], **_checkpointing(recipe, True)}
+
+
+def _other_losses(recipe: Recipe, try_: Try, leanest: Settings) -> Iterator[Change]:
+    """The largest smaller micro-batch that fits, or the smallest, if the loss depends on the micro-batch."""
+    reason = fixed_micro_batch_reason(recipe)
+    if reason is None:
+        return
+    # A loss that compares rows needs two of them.
+    least = 2 if objective_of(recipe).couples_batch(recipe.objective) else 1
+    smaller = [size for size in _smaller_sizes(recipe) if size["training.micro_batch_size"] >= least]
+    for settings in smaller:
+        price = f"other results: {reason}"
+        change = _change(recipe, try_, {**leanest, **settings}, price, is_same_job=False)
+        if change.fits or settings is smaller[-1]:
+            yield change
+            return
 
 
 def _other_jobs(recipe: Recipe, *, is_cuda: bool) -> Iterator[tuple[Settings, str]]:
@@ -151,6 +177,6 @@ def _other_jobs(recipe: Recipe, *, is_cuda: bool) -> Iterator[tuple[Settings, st
         yield {"data.max_length": length}, "longer pairs are dropped or cut, as `data.overlong` says"
 
 
-def _change(recipe: Recipe, try_: Try, settings: Settings, price: str) -> Change:
+def _change(recipe: Recipe, try_: Try, settings: Settings, price: str, *, is_same_job: bool = True) -> Change:
     outcome = try_(apply(recipe, settings))
-    return Change(settings, price, outcome.peak_bytes, outcome.step_s, outcome.fits)
+    return Change(settings, price, outcome.peak_bytes, outcome.step_s, outcome.fits, is_same_job)

@@ -12,6 +12,7 @@ from dpo_recipes.fit.strategy import choose_strategy
 from dpo_recipes.fit.target import this_machine
 from dpo_recipes.fit.workload import Workload
 from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.objectives import fixed_micro_batch_reason
 from dpo_recipes.recipe.schema import Recipe
 
 DOUBT = 0.10
@@ -98,8 +99,11 @@ def _refused(plan: JobPlan) -> Finding:
     fitting = next((change for change in plan.changes if change.fits), None)
     fix = f"`dpo-recipe plan {plan.recipe.name}` shows all parts; a smaller base or a larger device is needed"
     if fitting is not None:
-        fix = f"{describe_settings(plan, fitting)} ({fitting.price}); `--fit` makes such changes automatically"
-    return Finding("F701", "the run does not fit into memory", why=_numbers(plan), fix=fix)
+        automatic = "makes such changes automatically" if fitting.is_same_job else "leaves such changes to you"
+        fix = f"{describe_settings(plan, fitting)} ({fitting.price}); `--fit` {automatic}"
+    reason = fixed_micro_batch_reason(plan.recipe)
+    kept = f"; `--fit` cannot lower `micro_batch_size`, because {reason}" if reason else ""
+    return Finding("F701", "the run does not fit into memory", why=_numbers(plan) + kept, fix=fix)
 
 
 def _close(plan: JobPlan) -> Finding:

@@ -136,7 +136,7 @@ class Planner:
     def fit(self, plan: JobPlan) -> tuple[Recipe, Change | None]:
         """The recipe with the cheapest change that makes it fit and keeps it the same job, and that change. If no such
         change is enough, the unchanged recipe and None."""
-        change = next((change for change in plan.changes if change.fits and not changes_job(change)), None)
+        change = next((change for change in plan.changes if change.fits and change.is_same_job), None)
         return (plan.recipe, None) if change is None else (apply(plan.recipe, change.settings), change)
 
     def _variant(self, recipe: Recipe) -> tuple[MetaModel, Weights]:
@@ -161,11 +161,6 @@ class Planner:
         passes = batch_of(recipe).pairs_per_step / len(typical)
         step_s = simulate(meta_model, Batch.of(*typical.T), self._rates).seconds * passes
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)
-
-
-def changes_job(change: Change) -> bool:
-    """Whether a change makes it another job, which only the person may decide."""
-    return any(not path.startswith("training.") for path in change.settings)
 
 
 def facts_of(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives import fixed_micro_batch_reason
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -71,6 +71,13 @@ def effective_batch(recipe: Recipe) -> int:
     return training.micro_batch_size * training.gradient_accumulation_steps * (1 if meant == "auto" else meant)
 
 
+def divisible_parts(recipe: Recipe) -> int:
+    """The number of parts of a step that processes can share equally: its pairs, or its micro-batches if another
+    micro-batch would change the loss."""
+    total = effective_batch(recipe)
+    return total if fixed_micro_batch_reason(recipe) is None else total // recipe.training.micro_batch_size
+
+
 def divisors(total: int, most: int) -> list[int]:
     """The whole numbers up to `most` that divide a number of pairs, the largest first."""
     return [number for number in range(most, 0, -1) if total % number == 0]
@@ -81,15 +88,15 @@ def count_processes(
 ) -> tuple[int, int]:
     """The numbers of processes and nodes, from the command line or else the recipe.
 
-    `auto` is one process for each GPU of each node, as far as they divide the effective batch, and one for a node
+    `auto` is one process for each GPU of each node, as far as they divide the parts of a step, and one for a node
     without GPUs. Raises `RecipeError` R341 if nodes would have different numbers of processes.
     """
     nodes = num_nodes or recipe.launch.num_nodes
     processes = num_processes or recipe.launch.num_processes
     if processes == "auto":
         most = num_gpus if num_gpus and recipe.hardware.device in ("auto", "cuda") else 1
-        total = effective_batch(recipe)
-        processes = nodes * (most if total % nodes else divisors(total // nodes, most)[0])
+        parts = divisible_parts(recipe)
+        processes = nodes * (most if parts % nodes else divisors(parts // nodes, most)[0])
     if processes % nodes:
         raise uneven_nodes(processes, nodes)
     return processes, nodes
@@ -98,13 +105,12 @@ def count_processes(
 def plan_batch(recipe: Recipe, num_processes: int, num_nodes: int = 1) -> BatchPlan:
     """The recipe's effective batch, divided over the processes.
 
-    The micro-batch is the recipe's, or the largest smaller one that divides the share of a process. Raises
-    `RecipeError` R340 if the processes do not divide the effective batch.
+    The micro-batch is the recipe's, or the largest smaller one that divides the share of a process; a micro-batch that
+    the loss depends on stays as it is. Raises `RecipeError` R340 if the processes do not divide the step.
     """
-    total = effective_batch(recipe)
-    if total % num_processes:
+    if divisible_parts(recipe) % num_processes:
         raise _indivisible(recipe, num_processes)
-    share = total // num_processes
+    share = effective_batch(recipe) // num_processes
     micro = divisors(share, min(recipe.training.micro_batch_size, share))[0]
     return BatchPlan(num_processes, num_nodes, micro, share // micro, max_tokens(recipe))
 
@@ -121,12 +127,9 @@ def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
 def max_tokens(recipe: Recipe) -> int | None:
     """The token budget of a micro-batch, or None if micro-batches have a fixed number of pairs.
 
-    It is also None for a loss that compares the pairs of a micro-batch with one another or takes a mean over all their
-    tokens (TRL 1.16's `DPOTrainer._compute_loss`): other pairs in the micro-batch would make it another loss.
+    It is also None if other pairs in the micro-batch would change the loss.
     """
-    objective = objective_of(recipe)
-    depends = objective.couples_batch(recipe.objective) or objective.averages_tokens(recipe.objective)
-    return None if depends else recipe.training.max_tokens_per_pass
+    return recipe.training.max_tokens_per_pass if fixed_micro_batch_reason(recipe) is None else None
 
 
 def batch_of(recipe: Recipe, num_processes: int = 1, num_nodes: int = 1) -> BatchPlan:
@@ -147,17 +150,43 @@ def uneven_nodes(num_processes: int, num_nodes: int) -> RecipeError:
     )
 
 
+def smaller_batch_fix(recipe: Recipe | None) -> str:
+    """How a smaller micro-batch reduces memory. The recipe may be unknown."""
+    reason = fixed_micro_batch_reason(recipe) if recipe is not None else None
+    if reason is None:
+        return (
+            "halve `training.micro_batch_size` and double `gradient_accumulation_steps`, or halve `max_tokens_per_pass`"
+        )
+    return (
+        "write a smaller `training.micro_batch_size` and a larger `gradient_accumulation_steps` into the recipe, which "
+        f"gives other results, because {reason}"
+    )
+
+
 def _indivisible(recipe: Recipe, num_processes: int) -> RecipeError:
-    training, total = recipe.training, effective_batch(recipe)
-    below = divisors(total, num_processes)[0]
-    above = min((count for count in divisors(total, total) if count > num_processes), default=None)
+    training, parts, reason = recipe.training, divisible_parts(recipe), fixed_micro_batch_reason(recipe)
+    below = divisors(parts, num_processes)[0]
+    above = min((count for count in divisors(parts, parts) if count > num_processes), default=None)
     counts = f"{below} or {above}" if above else f"{below}"
-    step = training.micro_batch_size * (1 if recipe.launch.num_processes == "auto" else recipe.launch.num_processes)
-    accumulation = next(n for n in range(training.gradient_accumulation_steps, 10**9) if step * n % num_processes == 0)
+    meant = 1 if recipe.launch.num_processes == "auto" else recipe.launch.num_processes
+    unit = meant * (training.micro_batch_size if reason is None else 1)
+    accumulation = next(n for n in range(training.gradient_accumulation_steps, 10**9) if unit * n % num_processes == 0)
+    fix = (
+        f"take {counts} processes (`--num-processes`), or `--set training.gradient_accumulation_steps={accumulation}`, "
+        f"which makes it {training.micro_batch_size * meant * accumulation} pairs a step"
+    )
+    if reason is None:
+        return RecipeError.of(
+            "R340",
+            f"{num_processes} processes do not divide the {parts} pairs of a step",
+            why="each process computes the same number of pairs, and a step must use as many as the recipe says",
+            fix=fix,
+        )
+    batches = "the only micro-batch" if parts == 1 else f"the {parts} micro-batches"
     return RecipeError.of(
         "R340",
-        f"{num_processes} processes do not divide the {total} pairs of a step",
-        why="each process computes the same number of pairs, and a step must use as many as the recipe says",
-        fix=f"take {counts} processes (`--num-processes`), or `--set training.gradient_accumulation_steps="
-        f"{accumulation}`, which makes it {step * accumulation} pairs a step",
+        f"{num_processes} processes do not divide {batches} of a step",
+        why=f"each process computes the same number of whole micro-batches of {training.micro_batch_size} pairs, "
+        f"because {reason}",
+        fix=f"{fix}; a smaller `micro_batch_size` in the recipe gives other results",
     )

@@ -11,7 +11,7 @@ from typing import Any
 from dpo_recipes import registry
 from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.hardware.machine import gpu_names
-from dpo_recipes.launch.batch import BatchPlan, count_processes, divisors, effective_batch, plan_batch, with_batch
+from dpo_recipes.launch.batch import BatchPlan, count_processes, divisible_parts, divisors, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
@@ -42,14 +42,14 @@ def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int
     """The flags to start a job again that first had `num_processes` processes.
 
     If neither recipe nor command line gives a number, GPUs of this machine that have failed meanwhile are left out: the
-    job uses the largest number of the others that divides the effective batch. `strategy` is the one in use:
+    job uses the largest number of the others that divides the parts of a step. `strategy` is the one in use:
     DeepSpeed's checkpoints need the same number of processes, and FSDP's need FSDP and therefore more than one process.
     """
     flags, num_gpus = flags or LaunchFlags(), count_gpus()
     is_elsewhere = recipe.launch.backend == "slurm" or (flags.num_nodes or recipe.launch.num_nodes) > 1
     if _is_given(recipe, flags) or is_elsewhere or strategy in SAVES_PIECES or num_gpus >= num_processes:
         return flags
-    left = divisors(effective_batch(recipe), num_gpus)
+    left = divisors(divisible_parts(recipe), num_gpus)
     return replace(flags, num_processes=left[0]) if left and (left[0] > 1 or strategy != "fsdp") else flags
 
 
@@ -77,8 +77,10 @@ def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus
     if _is_given(recipe, flags) or idle <= 0 or recipe.hardware.device not in ("auto", "cuda"):
         return None
     where = " of each node" if batch.num_nodes > 1 else ""
+    parts = divisible_parts(recipe)
+    what = f"{parts} pairs" if parts == batch.pairs_per_step else f"{parts} micro-batches"
     return (
-        f"{idle} of {num_gpus} GPUs{where} are left out: the {batch.pairs_per_step} pairs of a step are not divisible "
+        f"{idle} of {num_gpus} GPUs{where} are left out: the {what} of a step are not divisible "
         f"by {num_gpus * batch.num_nodes} (`training.gradient_accumulation_steps` changes them)"
     )
 

@@ -119,6 +119,7 @@ class SlurmJob:
 
     def __init__(self, request: LaunchRequest, number: int) -> None:
         self._run: RunDirectory = request.run
+        self._recipe = request.recipe
         self._folder = launch_folder(request.run)
         self._on_message = request.on_message
         self._number = str(number)
@@ -199,7 +200,7 @@ class SlurmJob:
         if view.state != "FAILED":
             if self._asked_to_stop and view.state in ("CANCELLED", "PREEMPTED"):
                 return EXIT_INTERRUPTED if self._worker_said("error") else -signal.SIGINT
-            raise ended_badly(view, self._run.log)
+            raise ended_badly(view, self._run.log, self._recipe)
         if view.exit_code == EXIT_RUN_NOT_VISIBLE or not self._worker_said("stage"):
             if self._asked_to_stop:
                 return -signal.SIGINT

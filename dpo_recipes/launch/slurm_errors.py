@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dpo_recipes.errors import RunError
+from dpo_recipes.launch.batch import smaller_batch_fix
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE
 from dpo_recipes.launch.slurm_state import JobView
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
 # Phrases in the output of sbatch, with a way out; the first match counts.
@@ -65,7 +67,7 @@ def silent_worker(view: JobView, run: RunDirectory) -> RunError:
     )
 
 
-def ended_badly(view: JobView, log: Path) -> RunError:
+def ended_badly(view: JobView, log: Path, recipe: Recipe | None = None) -> RunError:
     """T633 to T636: SLURM ended the job."""
     where = f"on {view.nodes}" if view.nodes not in ("", "(null)") else "before it had a node"
     said = f"SLURM says {view.state}, {where}; the last output is in {log}"
@@ -82,8 +84,7 @@ def ended_badly(view: JobView, log: Path) -> RunError:
             "T634",
             "the job used more memory than it had requested",
             why=said + "; this is CPU memory, not the GPU's",
-            fix="raise `launch.slurm.memory`; on a CPU also halve `training.micro_batch_size` and double "
-            "`gradient_accumulation_steps`, or halve `max_tokens_per_pass`",
+            fix=f"raise `launch.slurm.memory`; on a CPU also {smaller_batch_fix(recipe)}",
         )
     if view.state in ("NODE_FAIL", "BOOT_FAIL"):
         return RunError.of("T635", "a node of the job failed", why=said, fix=again)

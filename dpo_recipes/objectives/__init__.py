@@ -26,3 +26,13 @@ def objective_of(recipe: Any) -> Objective:
 def all_params() -> dict[str, type[ObjectiveParams]]:
     """The class of the `objective` section for each kind, by kind in alphabetical order."""
     return {kind: get_objective(kind).params for kind in registry.names("objectives")}
+
+
+def fixed_micro_batch_reason(recipe: Any) -> str | None:
+    """Why another micro-batch would change the loss of a recipe; None if it would not."""
+    objective, params = objective_of(recipe), recipe.objective
+    if objective.couples_batch(params):
+        return f"the loss of {objective.title(params)} compares the rows of a micro-batch with one another"
+    if objective.averages_tokens(params):
+        return f"the loss of {objective.title(params)} is a mean over the tokens of a micro-batch"
+    return None

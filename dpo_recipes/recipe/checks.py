@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
-from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives import fixed_micro_batch_reason, objective_of
 from dpo_recipes.recipe import device_checks, launch_checks, model_checks, source_checks
 from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.compose import Composed
@@ -147,6 +147,21 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     yield from objective_of(recipe).check(recipe, composed.where)
 
 
+def check_token_budget(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R394: the micro-batches of a loss that depends on them are not filled by tokens."""
+    training, reason = recipe.training, fixed_micro_batch_reason(recipe)
+    if training.max_tokens_per_pass is not None and reason is not None:
+        yield Finding(
+            "R394",
+            f"micro-batches have {training.micro_batch_size} pairs each, and are not filled up to "
+            f"{training.max_tokens_per_pass:,} tokens",
+            composed.where(("training", "max_tokens_per_pass"), key=True),
+            f"{reason}; only its passes through the model are divided by tokens",
+            "choose `micro_batch_size` by memory, or remove `max_tokens_per_pass`",
+            "warning",
+        )
+
+
 def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R316: the library of a requested tracker is not installed."""
     for index, name in enumerate(recipe.tracking.report_to):
@@ -166,6 +181,7 @@ RULES: tuple[Rule, ...] = (
     *source_checks.RULES,
     check_chat_template,
     check_objective,
+    check_token_budget,
     *device_checks.RULES,
     *launch_checks.RULES,
     check_tracking,

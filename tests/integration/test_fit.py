@@ -355,6 +355,52 @@ def test_out_of_memory_under_fit_goes_on_with_the_same_steps(
     assert [row["step"] for row in logged(outcome) if "loss" in row] == [1, 2, 3]
 
 
+COMPARES = "objective={kind: dpo, loss_type: aot}"
+
+
+def test_fit_keeps_a_micro_batch_that_the_loss_depends_on(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe_text(tiny_model, pairs).replace("micro_batch_size: 2", "micro_batch_size: 8")
+    whole = work(text, COMPARES)
+    predicted = json.loads(whole.run.plan.read_text())["prediction"]
+    monkeypatch.setattr(target, "free_memory_bytes", lambda kind: predicted["peak_bytes"] - 2**18)
+    outcome = work(text, COMPARES, "hardware.fit=true")
+    assert outcome.exit_code == 0
+    (changed,) = (e["finding"] for e in outcome.events if e["event"] == "finding" and e["finding"]["code"] == "F703")
+    assert changed["what"] == "changed to make the run fit: `training.gradient_checkpointing: true`"
+    found, expected = ([row["loss"] for row in logged(run) if "loss" in row] for run in (outcome, whole))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_fit_names_the_micro_batch_that_only_a_person_may_lower(
+    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe_text(tiny_model, pairs).replace("micro_batch_size: 2", "micro_batch_size: 8")
+    lean = work(text, COMPARES, "training.gradient_checkpointing=true")
+    predicted = json.loads(lean.run.plan.read_text())["prediction"]
+    monkeypatch.setattr(target, "free_memory_bytes", lambda kind: predicted["peak_bytes"] - 2**18)
+    monkeypatch.setattr(check, "DOUBT", 0.0)
+    outcome = work(text, COMPARES, "hardware.fit=true")
+    assert outcome.codes == ["F701"]
+    finding = outcome.events[-1]["findings"][0]
+    assert "`--fit` cannot lower `micro_batch_size`, because the loss of DPO (aot) compares the rows" in finding["why"]
+    assert "--set training.micro_batch_size=4 --set training.gradient_accumulation_steps=4" in finding["fix"]
+    assert "`--fit` leaves such changes to you" in finding["fix"]
+
+
+def test_out_of_memory_ends_a_run_whose_loss_depends_on_the_micro_batch(
+    work: Work, tiny_model: Path, pairs: Path, short_of_memory: Callable[[int], None]
+) -> None:
+    short_of_memory(2)
+    outcome = work(recipe_text(tiny_model, pairs), COMPARES, "hardware.fit=true")
+    assert outcome.codes == ["T603"]
+    finding = outcome.events[-1]["findings"][0]
+    assert "which gives other results, because the loss of DPO (aot) compares the rows" in finding["fix"]
+    assert "but not the micro-batch" in finding["fix"]
+    assert not any("resuming with" in event.get("text", "") for event in outcome.events)
+
+
 def test_out_of_memory_in_the_optimizer_leaves_no_checkpoint_of_a_half_step(
     work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ import pytest
 from processes import Run, Runner, assert_same_steps, assert_same_weights, base_answers
 
 from dpo_recipes.engine.checkpoints.folder import newest_first
-from dpo_recipes.errors import DpoRecipeError, Interrupted
+from dpo_recipes.errors import DpoRecipeError, Interrupted, RecipeError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,15 @@ def test_two_processes_share_passes_that_are_filled_by_tokens(run: Runner, alone
     assert_same_steps(alone, other)
     assert other.read("launch.json")["max_tokens"] == 80
     assert other.result["pairs_per_second"] > 0
+
+
+def test_two_processes_compare_the_rows_of_the_same_micro_batches(run: Runner) -> None:
+    loss = "objective={kind: dpo, loss_type: aot}"
+    alone, both = (run(count, loss) for count in (1, 2))
+    assert_same_steps(alone, both)
+    with pytest.raises(RecipeError, match="do not divide the only micro-batch") as caught:
+        run(2, loss, "training.micro_batch_size=4", "training.gradient_accumulation_steps=1")
+    assert caught.value.findings[0].code == "R340"
 
 
 def test_accumulation_makes_up_for_the_second_process_and_it_is_said(both: Run) -> None:

@@ -175,6 +175,32 @@ def test_no_8_bit_optimizer_is_proposed_where_it_does_not_run() -> None:
     assert not any("model.quantization" in change.settings for change in changes)
 
 
+@pytest.mark.parametrize("loss", ["aot", "sft"])
+def test_a_micro_batch_that_the_loss_depends_on_is_only_changed_by_a_person(loss: str) -> None:
+    given = apply(recipe(), {"objective.loss_type": loss})
+    changes = list(find_changes(given, Memory(6.0), is_cuda=True))
+    assert [change.settings for change in changes] == [{"training.gradient_checkpointing": True}]
+    memory = Memory(4.4)  # 8 pairs with checkpointing and an 8-bit optimizer take 5 GiB, 4 pairs 3
+    changes = list(find_changes(given, memory, is_cuda=True))
+    leanest = {"training.gradient_checkpointing": True, "training.optimizer": "adamw_8bit"}
+    assert changes[0].settings == leanest
+    assert not changes[0].fits
+    smaller = changes[1]
+    assert smaller.settings == {
+        **leanest, "training.micro_batch_size": 4, "training.gradient_accumulation_steps": 4
+    }  # fmt: skip
+    assert (smaller.fits, smaller.is_same_job) == (True, False)
+    assert "the loss of DPO" in smaller.price
+    assert all(change.settings.get("training.micro_batch_size", 8) == 8 for change in changes if change.is_same_job)
+
+
+@pytest.mark.parametrize(("loss", "least"), [("aot", 2), ("sft", 1)])
+def test_no_loss_that_compares_rows_is_left_with_a_single_one(loss: str, least: int) -> None:
+    changes = find_changes(apply(recipe(), {"objective.loss_type": loss}), Memory(0.1), is_cuda=True)
+    sizes = [change.settings.get("training.micro_batch_size") for change in changes]
+    assert [size for size in sizes if size is not None] == [least]
+
+
 @pytest.mark.parametrize(
     ("meant", "processes", "written"),
     [

@@ -61,3 +61,19 @@ def test_steps_are_those_of_one_process(num_pairs: int, processes: int, micro: i
                     assert batch.round.sizes[rank] == len(batch)
                     seen.append(list(batch))
     assert seen == alone
+
+
+@pytest.mark.parametrize("num_pairs", [7, 12, 13, 41])
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_the_micro_batches_are_those_of_one_process_in_the_same_order(num_pairs: int, processes: int) -> None:
+    """The k-th micro-batch of an epoch has the same pairs for any number of processes, also the last and shorter one.
+
+    A loss that compares the rows of a micro-batch depends on it."""
+    alone = _batches(num_pairs, 4)
+    rounds = Rounds(num_pairs, 4, 2, processes)
+    of_rank = [list(shard_batches(alone, rounds, rank)) for rank in range(processes)]
+    in_order = [of_rank[k % processes][k // processes] for k in range(len(alone))]
+    assert in_order == alone
+    weights = [batches[-1].round.weight_of(rank) for rank, batches in enumerate(of_rank)]
+    idle = len(rounds) * processes - len(alone)
+    assert [weight == 0.0 for weight in weights] == [rank >= processes - idle for rank in range(processes)]

@@ -192,6 +192,17 @@ def test_all_schema_findings_come_at_once_in_the_order_of_the_file(write: Write)
     assert found == [("R205", 4), ("R206", 10), ("R205", 12), ("R203", 13)]
 
 
+def test_a_token_budget_does_not_fill_micro_batches_that_the_loss_depends_on(check: Check) -> None:
+    budget = "training.max_tokens_per_pass=2048"
+    assert check(budget).warnings == ()
+    for loss in ("aot", "[sigmoid, sft]"):
+        (warning,) = check(budget, f"objective={{kind: dpo, loss_type: {loss}}}").warnings
+        assert (warning.code, warning.severity) == ("R394", "warning")
+        assert warning.what.startswith("micro-batches have 2 pairs each")
+        assert warning.where is not None
+        assert warning.where.text == budget
+
+
 def test_findings_of_all_rules_come_together_and_warnings_come_last(write: Write) -> None:
     text = MINIMAL.replace("owner/pairs", "none.jsonl").replace("  eval: {fraction: 0.1}\n", "")
     text = "chat_template: nosuch\n" + text

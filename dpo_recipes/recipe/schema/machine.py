@@ -23,8 +23,8 @@ class Hardware(Section):
         default=None,
         description="Absent: a run that clearly does not fit the device's memory is refused before its base is "
         "loaded. true: micro-batch, checkpointing and the optimizer's precision are changed until it fits, and "
-        "changed again if the run is still out of memory; the effective batch does not change. false: memory is not "
-        "checked (docs/memory.md).",
+        "changed again if the run is still out of memory; the effective batch does not change, nor does a micro-batch "
+        "that the loss depends on. false: memory is not checked (docs/memory.md).",
     )
 
 

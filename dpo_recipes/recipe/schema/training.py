@@ -51,7 +51,8 @@ class Training(Section):
         default=2,
         ge=1,
         description="Pairs that go through the model at once on one device; each has two sequences. If memory is "
-        "short, lower it and raise `gradient_accumulation_steps` by the same factor.",
+        "short, lower it and raise `gradient_accumulation_steps` by the same factor: the result stays the same, unless "
+        "the loss compares the pairs of a micro-batch (`aot`) or averages over its tokens (`sft`).",
     )
     gradient_accumulation_steps: int = Field(
         default=8, ge=1, description="Micro-batches whose gradients are accumulated for one optimizer step."
@@ -109,9 +110,9 @@ class Training(Section):
         "with `micro_batch_size` pairs: many short pairs go through the model together, and long pairs need no more "
         "memory. The pairs of an optimizer step and its loss stay the same. Reference passes and evaluations are "
         "divided in the same way, unless the weights are sharded across processes. Without prefix sharing, padding "
-        "counts. The losses `aot`, `aot_unpaired` and `sft` are computed over whole micro-batches of "
-        "`micro_batch_size` pairs; these are divided into passes, which bounds memory together with "
-        "`gradient_checkpointing`.",
+        "counts. A loss that compares the pairs of a micro-batch or averages over its tokens, such as `aot` "
+        "and `sft`, is computed over whole micro-batches of `micro_batch_size` pairs; these are divided into passes, "
+        "which bounds memory together with `gradient_checkpointing`.",
     )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two lines of metrics.jsonl.")
     eval_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = Field(
