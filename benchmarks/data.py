@@ -80,6 +80,7 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
     from dpo_recipes.data.report import SplitReport
     from dpo_recipes.data.store import RowFile
     from dpo_recipes.data.tokenize import Tokenizer, write_split
+    from dpo_recipes.engine.dpo_collator import trl_columns
     from dpo_recipes.recipe.schema.data import Data, Source
 
     disable_caching()
@@ -123,10 +124,9 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
                 started = time.perf_counter()
                 made[name] = run()
                 walls[name].append(time.perf_counter() - started)
-        ids = {
-            name: [list(dataset[column]) for column in ("prompt_ids", "chosen_ids", "rejected_ids")]
-            for name, dataset in made.items()
-        }
+        columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+        made["dpo-recipe"] = made["dpo-recipe"].map(trl_columns, remove_columns=made["dpo-recipe"].column_names)
+        ids = {name: [list(dataset[column]) for column in columns] for name, dataset in made.items()}
         equal = all(value == ids["dpo-recipe"] for value in ids.values())
     rates = {name: round(len(plain) / statistics.median(seconds), 1) for name, seconds in walls.items()}
     return {

@@ -56,11 +56,17 @@ def build_recipe(point: dict[str, int], base: Path) -> Recipe:
     })  # fmt: skip
 
 
-def make_pairs(point: dict[str, int]) -> list[dict[str, list[int]]]:
+def make_pairs(point: dict[str, int]) -> list[dict[str, Any]]:
     """Random tokens."""
     draw = random.Random(0)
-    sizes = {"prompt_ids": point["prompt"], "chosen_ids": point["answer"], "rejected_ids": point["answer"]}
-    return [{k: [draw.randrange(2, 16_000) for _ in range(n)] for k, n in sizes.items()} for _ in range(point["pairs"])]
+
+    def ids(count: int) -> list[int]:
+        return [draw.randrange(2, 16_000) for _ in range(count)]
+
+    return [
+        {"prompt_ids": ids(point["prompt"]), "answer_ids": [ids(point["answer"]) for _ in range(2)]}
+        for _ in range(point["pairs"])
+    ]
 
 
 def measure_point(point: dict[str, int]) -> dict[str, Any]:

@@ -95,9 +95,10 @@ def save_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
 
 
-def pair_sizes(length: int) -> dict[str, int]:
-    """The number of tokens in the parts of a pair: its longer sequence has `length` tokens, half of them prompt."""
-    return {"prompt_ids": length // 2, "chosen_ids": length - length // 2, "rejected_ids": length // 3}
+def pair_sizes(length: int) -> tuple[int, int, int]:
+    """The number of tokens in prompt, chosen and rejected answer of a pair: its longer sequence has `length` tokens,
+    half of them prompt."""
+    return length // 2, length - length // 2, length // 3
 
 
 def make_pairs(vocab_size: int, length: int, count: int) -> Any:
@@ -107,10 +108,8 @@ def make_pairs(vocab_size: int, length: int, count: int) -> Any:
     from datasets import Dataset
 
     draw = random.Random(0)
-    sizes = pair_sizes(length)
-    return Dataset.from_dict(
-        {name: [[draw.randrange(2, vocab_size) for _ in range(n)] for _ in range(count)] for name, n in sizes.items()}
-    )
+    pairs = [[[draw.randrange(2, vocab_size) for _ in range(n)] for n in pair_sizes(length)] for _ in range(count)]
+    return Dataset.from_list([{"prompt_ids": prompt, "answer_ids": answers} for prompt, *answers in pairs])
 
 
 def measure(point: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
         recipe.model.dtype
     )
     sizes = pair_sizes(point["length"])
-    batch = Batch.of(*([size] * point["batch"] for size in sizes.values()))
+    batch = Batch.of(*([size] * point["batch"] for size in sizes))
     weights = weigh(meta_model, meta_model.meta_model())
     return estimate_memory(meta_model, weights, batch, Rates(1e11, 1e10), Sharding()).to_json()
 

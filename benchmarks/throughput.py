@@ -64,14 +64,16 @@ def build_recipe(options: argparse.Namespace) -> Recipe:
     })  # fmt: skip
 
 
-def tokenized(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, list[int]]]:
+def tokenized(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The pairs for the steps of one epoch, the same for all sides."""
     needed = options.steps * options.batch
     if options.data in SYNTHETIC:
         prompt, answer = SYNTHETIC[options.data]
         draw = random.Random(0)
-        lengths = {"prompt_ids": prompt, "chosen_ids": answer, "rejected_ids": answer}
-        return [{k: [draw.randrange(100, 40_000) for _ in range(n)] for k, n in lengths.items()} for _ in range(needed)]
+        pairs = [
+            [[draw.randrange(100, 40_000) for _ in range(n)] for n in (prompt, answer, answer)] for _ in range(needed)
+        ]
+        return [{"prompt_ids": prompt_ids, "answer_ids": answer_ids} for prompt_ids, *answer_ids in pairs]
     from dpo_recipes.pairs import prepare_pairs
 
     pairs = prepare_pairs(recipe, lambda *_: None, trust_remote_code=False).splits.pairs("train")

@@ -42,10 +42,12 @@ def build_ours(recipe: Recipe, bundle: Any, pairs: Any, folder: Path) -> Any:
 
 def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: bool) -> Any:
     """TRL's own trainer on pairs of token ids."""
+    from datasets import Dataset
     from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl.trainer.dpo_trainer import DPOTrainer
 
     from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.dpo_collator import trl_columns
     from dpo_recipes.engine.dpo_trainer import dpo_config
 
     class PlainDPOTrainer(DPOTrainer):
@@ -56,8 +58,7 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
             """Upstream, `group_by_length` measures `input_ids`, which pairs do not have; this is the same sampler."""
             if not best:
                 return super()._get_train_sampler(train_dataset)
-            answers = ("chosen_ids", "rejected_ids")
-            lengths = [len(row["prompt_ids"]) + max(len(row[name]) for name in answers) for row in pairs]
+            lengths = [len(row["prompt_ids"]) + max(map(len, row["answer_ids"])) for row in pairs]
             return LengthGroupedSampler(recipe.training.micro_batch_size, lengths=lengths)
 
     arguments = dpo_config(TrainingContext(recipe, folder, bundle.device, bundle.dtype))
@@ -68,7 +69,7 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
         model=bundle.policy,
         ref_model=copy.deepcopy(bundle.policy) if is_full and not best else None,
         args=arguments,
-        train_dataset=pairs,
+        train_dataset=Dataset.from_list(list(map(trl_columns, pairs))),
         processing_class=bundle.tokenizer,
         peft_config=bundle.adapter_config,
     )

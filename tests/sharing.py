@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from tiny import make_tokenizer
 
+from dpo_recipes.data.fit_length import TokenizedRow
+
 METRICS = (
     "loss", "grad_norm", "entropy", "num_tokens", "logits/chosen", "logits/rejected", "mean_token_accuracy",
     "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
@@ -69,21 +71,26 @@ def make_pairs(
     equal_answers: bool = False,
     max_length: int | None = None,
     width: int = 380,
-) -> list[dict[str, list[int]]]:
+) -> list[dict[str, Any]]:
     """Pairs of random ids; lengths of prompts, answers and shared beginnings are sampled from those given."""
     draw = random.Random(0)
 
     def ids(length: int) -> list[int]:
         return [draw.randrange(3, width) for _ in range(length)]
 
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for _ in range(count):
         prompt, start = ids(draw.choice(prompts)), ids(draw.choice(same_starts))
         length = draw.choice(answers)
         chosen, rejected = start + ids(length), start + ids(length if equal_answers else draw.choice(answers))
         room = max(1, (max_length or 1000) - len(prompt))
-        pairs.append({"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]})
+        pairs.append({"prompt_ids": prompt, "answer_ids": [chosen[:room], rejected[:room]]})
     return pairs
+
+
+def tokenized(prompt: list[int], *answers: list[int], context: tuple[list[int], ...] = ()) -> TokenizedRow:
+    """A row of token ids, by default without context."""
+    return TokenizedRow(prompt, answers, context or tuple([] for _ in answers))
 
 
 @dataclass
@@ -164,6 +171,7 @@ def train_trls(
     from trl.trainer.dpo_trainer import DPOTrainer
 
     from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.dpo_collator import trl_columns
     from dpo_recipes.engine.dpo_trainer import dpo_config
 
     class PlainDPOTrainer(DPOTrainer):
@@ -177,8 +185,8 @@ def train_trls(
         trainer = PlainDPOTrainer(
             model=model,
             args=dpo_config(TrainingContext(recipe, folder, "cpu", dtype)),
-            train_dataset=Dataset.from_list(pairs),
-            eval_dataset=Dataset.from_list(more["eval"]) if more else None,
+            train_dataset=Dataset.from_list(list(map(trl_columns, pairs))),
+            eval_dataset=Dataset.from_list(list(map(trl_columns, more["eval"]))) if more else None,
             processing_class=make_tokenizer(),
             peft_config=adapter,
         )

@@ -106,7 +106,7 @@ def _batch(context: Context, device: Any) -> dict[str, Any]:
     count, longest, vocab = (3, 24, 256) if context.is_tiny else (8, 384, 32000)
     rows, _ = pair_source.read_pairs(count, vocab, longest=longest)
     random.Random(0).shuffle(rows)
-    texts = [row["prompt_ids"] + row[answer] for answer in ("chosen_ids", "rejected_ids") for row in rows]
+    texts = [row["prompt_ids"] + row["answer_ids"][number] for number in (0, 1) for row in rows]
     starts = torch.tensor([len(row["prompt_ids"]) for row in rows] * 2)
     ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
     mask = pad_sequence([torch.ones(len(text), dtype=torch.long) for text in texts], batch_first=True)

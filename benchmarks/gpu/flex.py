@@ -50,8 +50,8 @@ def _packings(context: Context) -> tuple[Any, tuple[int, int]]:
     from dpo_recipes.engine.packing import PairLengths, pack
 
     rows, _ = pair_source.read_pairs(2 if context.is_tiny else 16, 32000, longest=12 if context.is_tiny else None)
-    prompt, chosen, rejected = (tuple(len(row[name]) for row in rows) for name in pair_source.COLUMNS)
-    whole = [tuple(p + a for p, a in zip(prompt, answers, strict=True)) for answers in (chosen, rejected)]
+    prompt = tuple(len(row["prompt_ids"]) for row in rows)
+    whole = [tuple(len(row["prompt_ids"] + row["answer_ids"][number]) for row in rows) for number in (0, 1)]
     lengths = PairLengths(prompt, whole[0], whole[1], max(map(max, whole)))
     packing = pack(lengths, range(len(rows)), torch.device(context.device.kind))
     return packing, (2 * len(rows), lengths.width)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
@@ -25,12 +26,11 @@ CARRIED = HERE / "carried"
 """What travels beside the repository: wheels and ids; ignored by git."""
 PAIRS = CARRIED / "pairs.json.gz"
 LENGTHS = HERE / "lengths.json"
-COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-Pairs = list[dict[str, list[int]]]
+Pairs = list[dict[str, Any]]
 
 
 def read_pairs(count: int, vocab_size: int, *, longest: int | None = None) -> tuple[Pairs, str]:
-    """Pairs of ids below `vocab_size`, each column truncated to `longest`, and a description of their source.
+    """Pairs of ids below `vocab_size`, each text truncated to `longest`, and a description of their source.
 
     If `count` exceeds the available pairs, they repeat."""
     if PAIRS.exists():
@@ -38,17 +38,24 @@ def read_pairs(count: int, vocab_size: int, *, longest: int | None = None) -> tu
     else:
         rows, source = _draw(vocab_size), "random ids of hh-rlhf's lengths"
     chosen = itertools.islice(itertools.cycle(rows), count)
-    pairs = [{name: [token % vocab_size for token in row[name][:longest]] for name in COLUMNS} for row in chosen]
-    return pairs, source
+    pairs = [[[token % vocab_size for token in ids[:longest]] for ids in texts] for texts in map(texts_of, chosen)]
+    return list(map(_pair, pairs)), source
+
+
+def texts_of(pair: dict[str, Any]) -> list[list[int]]:
+    """The ids of prompt, chosen and rejected answer."""
+    return [pair["prompt_ids"], *pair["answer_ids"]]
+
+
+def _pair(texts: list[list[int]]) -> dict[str, Any]:
+    prompt, *answers = texts
+    return {"prompt_ids": prompt, "answer_ids": answers}
 
 
 def _draw(vocab_size: int) -> Pairs:
     draw = random.Random(0)
     lengths = json.loads(LENGTHS.read_text())["lengths"]
-    return [
-        {name: [draw.randrange(vocab_size) for _ in range(n)] for name, n in zip(COLUMNS, row, strict=True)}
-        for row in lengths
-    ]
+    return [_pair([[draw.randrange(vocab_size) for _ in range(n)] for n in row]) for row in lengths]
 
 
 def main() -> None:
@@ -70,12 +77,12 @@ def main() -> None:
             max_length=512, epochs=1, checkpointing=False,
         )  # fmt: skip
         rows = throughput.tokenized(throughput.build_recipe(job), job)
-    pairs = [{name: row[name] for name in COLUMNS} for row in rows]
+    pairs = [_pair(texts_of(row)) for row in rows]
     CARRIED.mkdir(exist_ok=True)
     PAIRS.write_bytes(gzip.compress(json.dumps(pairs, separators=(",", ":")).encode(), mtime=0))
     print(f"{len(pairs)} pairs, {PAIRS.stat().st_size / 2**20:.1f} MiB: {PAIRS}")
     if options.lengths:
-        lengths = [[len(pair[name]) for name in COLUMNS] for pair in pairs]
+        lengths = [list(map(len, texts_of(pair))) for pair in pairs]
         described = "tokens of prompt, chosen and rejected answer: pairs of hh-rlhf, drawn at random"
         rows = ",\n  ".join(json.dumps(row) for row in lengths)
         LENGTHS.write_text(f'{{"about": {json.dumps(described)},\n "lengths": [\n  {rows}]}}\n')

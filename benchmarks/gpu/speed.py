@@ -89,7 +89,7 @@ def _per_pair(rows: list[Any], bundle: Any, measured: dict[str, Any], context: C
     each distinct token once forward and backward, without the reference."""
     from dpo_recipes.engine.speed import flops_per_token
 
-    distinct = sum(len(row[name]) for row in rows for name in pair_source.COLUMNS) / len(rows)
+    distinct = sum(len(ids) for row in rows for ids in pair_source.texts_of(row)) / len(rows)
     flops = flops_per_token(bundle.policy, bundle.model_info["total_parameters"], measured["trainable"])
     done = flops * distinct * measured["training_pairs_per_second"]
     known = context.results.read().get("device", {}).get("matmul_flops")

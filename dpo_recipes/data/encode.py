@@ -29,10 +29,10 @@ class Encoded:
 
     prompt_ids: list[int]
     answer_ids: tuple[list[int], ...]
+    answer_context: tuple[list[int], ...]
+    """The context of each answer as a flat list of starts and ends of runs, as indices in the answer's ids."""
     lost_prompt_ids: int = 0
     """The number of ids at the end of the prompt that not all answers continue; they become part of the answers."""
-    answer_context: tuple[list[int], ...] = ([], [])
-    """The context of each answer as a flat list of starts and ends of runs, as indices in the answer's ids."""
 
 
 class Encoder:
@@ -100,7 +100,10 @@ class Encoder:
 def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]]) -> Encoded:
     shared = min(_common_prefix(prompt_end, end) for end in answer_ends)
     return Encoded(
-        head + prompt_end[:shared], tuple(end[shared:] for end in answer_ends), lost_prompt_ids=len(prompt_end) - shared
+        head + prompt_end[:shared],
+        tuple(end[shared:] for end in answer_ends),
+        answer_context=tuple([] for _ in answer_ends),
+        lost_prompt_ids=len(prompt_end) - shared,
     )
 
 

@@ -1,8 +1,8 @@
-"""Truncates pairs to the maximum length in training."""
+"""Truncates tokenized rows to the maximum length in training."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from dpo_recipes.data.lengths import count_runs
 from dpo_recipes.data.report import SplitReport
@@ -11,68 +11,67 @@ from dpo_recipes.recipe.schema.data import Overlong
 
 
 @dataclass(frozen=True)
-class TokenizedPair:
-    """Token ids of one preference: the model sees prompt + chosen and prompt + rejected."""
+class TokenizedRow:
+    """Token ids of one row: the model sees the prompt with each of the answers."""
 
     prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-    chosen_context: list[int] = field(default_factory=list)
-    """Runs of `chosen_ids` that are context and not trained on, as a flat list of starts and ends."""
-    rejected_context: list[int] = field(default_factory=list)
+    answer_ids: tuple[list[int], ...]
+    answer_context: tuple[list[int], ...]
+    """For each answer, the runs of its tokens that are context and not trained on, as a flat list of starts and
+    ends."""
 
     @property
     def length(self) -> int:
-        """The tokens of the longer of the two sequences."""
-        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+        """The tokens of the longest sequence."""
+        return len(self.prompt_ids) + max(map(len, self.answer_ids))
 
     @property
-    def lengths(self) -> tuple[int, int, int]:
-        """The tokens of prompt, chosen and rejected."""
-        return len(self.prompt_ids), len(self.chosen_ids), len(self.rejected_ids)
+    def lengths(self) -> tuple[int, ...]:
+        """The tokens of the prompt and of each answer."""
+        return len(self.prompt_ids), *map(len, self.answer_ids)
 
     @property
     def num_context(self) -> int:
-        """The number of tokens of both answers that are not trained on."""
-        return count_runs(self.chosen_context) + count_runs(self.rejected_context)
+        """The number of tokens of all answers that are not trained on."""
+        return sum(map(count_runs, self.answer_context))
 
 
 def fit(
-    pair: TokenizedPair,
+    row: TokenizedRow,
     where: str,
     max_length: int,
     overlong: Overlong,
     report: SplitReport,
     *,
     keep_first: int | None = None,
-) -> TokenizedPair | None:
-    """The pair truncated to `max_length`, or None if it is dropped.
+) -> TokenizedRow | None:
+    """The row truncated to `max_length`, or None if it is dropped.
 
     A first token `keep_first`, the beginning-of-sequence token, is kept if the start of the prompt is truncated. Raises
-    `DataError` D408 for a too long pair with `overlong: error`.
+    `DataError` D408 for a too long row with `overlong: error`.
     """
-    if not pair.prompt_ids or not pair.chosen_ids or not pair.rejected_ids:
+    if not all(row.lengths):
         report.drop("empty_after_template", where)
         return None
-    if pair.length <= max_length:
-        return pair
+    if row.length <= max_length:
+        return row
     if overlong == "error":
         raise DataError.of(
             "D408",
-            f"{where} has {pair.length} tokens, more than max_length {max_length}",
+            f"{where} has {row.length} tokens, more than max_length {max_length}",
             why="`data.overlong` is `error`",
             fix="raise `data.max_length`, or choose `overlong: drop`",
         )
-    excess = pair.length - max_length
-    start = pair.prompt_ids[:1] if pair.prompt_ids[0] == keep_first else []
-    if overlong == "truncate_prompt_start" and excess + len(start) < len(pair.prompt_ids):
+    excess = row.length - max_length
+    start = row.prompt_ids[:1] if row.prompt_ids[0] == keep_first else []
+    if overlong == "truncate_prompt_start" and excess + len(start) < len(row.prompt_ids):
         report.cut("prompt_start")
-        return replace(pair, prompt_ids=[*start, *pair.prompt_ids[excess + len(start) :]])
-    room = max_length - len(pair.prompt_ids)
+        return replace(row, prompt_ids=[*start, *row.prompt_ids[excess + len(start) :]])
+    room = max_length - len(row.prompt_ids)
     if overlong == "truncate_completion_end" and room > 0:
         report.cut("completion_end")
-        contexts = (_first(runs, room) for runs in (pair.chosen_context, pair.rejected_context))
-        return TokenizedPair(pair.prompt_ids, pair.chosen_ids[:room], pair.rejected_ids[:room], *contexts)
+        answers = tuple(ids[:room] for ids in row.answer_ids)
+        return TokenizedRow(row.prompt_ids, answers, tuple(_first(runs, room) for runs in row.answer_context))
     report.drop("overlong", where)
     return None
 

@@ -1,4 +1,4 @@
-"""Computes lengths of many pairs at once, as arrays of shape [rows, 3] with tokens of prompt, chosen and rejected."""
+"""Computes lengths of many rows at once, as arrays of shape [rows, 1 + K]: tokens of the prompt and of K answers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Any
 import numpy as np
 
 
-def pair_lengths(dataset: Any) -> np.ndarray:
-    """Tokens of prompt, chosen and rejected of tokenized pairs (a `datasets.Dataset`), of shape [rows, 3].
+def row_lengths(dataset: Any) -> np.ndarray:
+    """Tokens of the prompt and of each of the K answers of tokenized rows (a `datasets.Dataset`), of shape
+    [rows, 1 + K].
 
-    Only the offsets are read, not the tokens.
+    Only the offsets are read, not the tokens. All rows have the same number of answers.
     """
-    from pyarrow.compute import list_value_length  # pyright: ignore[reportAttributeAccessIssue]
+    table = dataset.select_columns(["prompt_ids", "answer_ids"]).with_format("arrow")[:]
+    return table_lengths(table)
 
-    table = dataset.with_format("arrow")[:]
-    columns = [list_value_length(table.column(f"{part}_ids")).to_numpy() for part in ("prompt", "chosen", "rejected")]
-    return np.stack(columns, axis=1).astype(np.int64)
+
+def table_lengths(table: Any) -> np.ndarray:
+    """`row_lengths` of an Arrow table with at least one row."""
+    from pyarrow.compute import list_flatten, list_value_length  # pyright: ignore[reportAttributeAccessIssue]
+
+    prompts = list_value_length(table.column("prompt_ids")).to_numpy()
+    answers = list_value_length(list_flatten(table.column("answer_ids"))).to_numpy()
+    return np.column_stack([prompts, answers.reshape(len(prompts), -1)]).astype(np.int64)
 
 
 def trained_lengths(dataset: Any) -> np.ndarray:
-    """Tokens of the chosen and the rejected answer that are trained on, of shape [rows, 2]: all except context."""
-    counts = pair_lengths(dataset)[:, 1:]
-    if "chosen_context" in dataset.column_names:
-        columns = dataset.select_columns(["chosen_context", "rejected_context"])
-        counts = counts - np.array([[count_runs(runs) for runs in row.values()] for row in columns])
+    """Tokens of each answer that are trained on, of shape [rows, K]: all except context."""
+    counts = row_lengths(dataset)[:, 1:]
+    if "answer_context" in dataset.column_names:
+        contexts = dataset.select_columns(["answer_context"])["answer_context"]
+        counts = counts - np.array([list(map(count_runs, of_answers)) for of_answers in contexts])
     return counts
 
 
@@ -34,11 +41,17 @@ def count_runs(runs: Sequence[int]) -> int:
     return sum(runs[1::2]) - sum(runs[::2])
 
 
+_NAMES = {1: ("completion",), 2: ("chosen", "rejected")}
+"""The names of the answers of a row, by their number."""
+
+
 def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns by name, and `pair`, the length of the longer of a pair's two sequences, which `max_length`
-    limits."""
-    prompt, chosen, rejected = lengths.T
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "pair": prompt + np.maximum(chosen, rejected)}
+    """The columns by name, and the length of the longest sequence of a row, which `max_length` limits: `pair` for pairs
+    and `row` for rows with one answer."""
+    prompt, answers = lengths[:, 0], lengths[:, 1:]
+    names = _NAMES[answers.shape[1]]
+    whole = "pair" if len(names) == 2 else "row"
+    return {"prompt": prompt, **dict(zip(names, answers.T, strict=True)), whole: prompt + answers.max(axis=1)}
 
 
 def distributions(lengths: np.ndarray) -> dict[str, dict[str, float]]:

@@ -44,6 +44,11 @@ class PreferenceRow:
     """Whether a template has already rendered the texts. The prompt and each answer are then one message, whose content
     is tokenized unchanged, without a template and without an added end of turn."""
 
+    @property
+    def answers(self) -> tuple[list[Message], ...]:
+        """The chosen and the rejected answer."""
+        return self.chosen, self.rejected
+
 
 @dataclass(frozen=True)
 class LabelledRow:
@@ -55,6 +60,11 @@ class LabelledRow:
     where: str
     tools: list[Any] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> tuple[list[Message], ...]:
+        """The one answer."""
+        return (self.completion,)
 
 
 Row = PreferenceRow | LabelledRow

@@ -17,7 +17,7 @@ import numpy as np
 from dpo_recipes.cache import content_key, get_or_build
 from dpo_recipes.data.checks.rows import CODES_OF_CONTENT, RowChecks
 from dpo_recipes.data.encode import Encoded, Encoder, Texts
-from dpo_recipes.data.fit_length import TokenizedPair, fit
+from dpo_recipes.data.fit_length import TokenizedRow, fit
 from dpo_recipes.data.lengths import distributions
 from dpo_recipes.data.prepare import PreferenceSplits
 from dpo_recipes.data.render import render_row
@@ -29,11 +29,16 @@ from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.run_dir import write_json
 
-TOKENS_VERSION = 5
+TOKENS_VERSION = 6
 """Increased when the same rows produce other files than before, so that older cache entries are not used."""
-PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
-CONTEXT_COLUMNS = ("chosen_context", "rejected_context")
-"""Runs of an answer's tokens that are not trained on, as a flat list of starts and ends; empty for one turn."""
+PROMPT, ANSWERS = "prompt_ids", "answer_ids"
+"""The columns of the token ids of a row: of its prompt, and of each of its answers. The chosen answer of a pair comes
+before the rejected one."""
+CONTEXT = "answer_context"
+"""The column of the runs of each answer's tokens that are not trained on, as a flat list of starts and ends; empty for
+an answer of one turn."""
+ROW = "row"
+"""The column of a row's index in its split."""
 _BATCH = 256
 _REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
 """The reason of rows that cannot be rendered, by the code of the error."""
@@ -41,26 +46,27 @@ _REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
 
 @dataclass
 class TokenizedSplits:
-    """The token ids of each split that is not empty, as a `datasets.Dataset` with PAIR_COLUMNS and the row's index."""
+    """The token ids of each split that is not empty, as a `datasets.Dataset` with the columns PROMPT, ANSWERS, CONTEXT
+    and ROW."""
 
     datasets: dict[str, Any]
     rows: dict[str, RowFile]
     reports: dict[str, SplitReport]
     lengths: dict[str, np.ndarray]
-    """Tokens of prompt, chosen and rejected of every row before truncation, of shape [rows, 3]; zeros for a row that
-    the template refused."""
+    """Tokens of the prompt and of each of the K answers of every row before truncation, of shape [rows, 1 + K]; zeros
+    for a row that the template refused."""
     warnings: list[Finding]
     """Findings about the rows, including errors if these are not raised."""
     key: str
     is_cached: bool = False
 
     def pairs(self, split: str) -> Any:
-        """The columns of a split for the trainer, and the index of each pair's row, for errors that name it.
+        """The columns of a split for the trainer, and the index of each row, for errors that name it.
 
-        CONTEXT_COLUMNS are only included if an answer of the split has context.
+        The column CONTEXT is only included if an answer of the split has context.
         """
-        context = CONTEXT_COLUMNS if self.reports[split].masked_pairs else ()
-        return self.datasets[split].select_columns([*PAIR_COLUMNS, *context, "row"])
+        context = [CONTEXT] if self.reports[split].masked_pairs else []
+        return self.datasets[split].select_columns([PROMPT, ANSWERS, *context, ROW])
 
     def where(self, split: str, place: int) -> str:
         """The location of a row in its source: `pairs.jsonl:12`."""
@@ -68,7 +74,7 @@ class TokenizedSplits:
 
     def row(self, split: str, index: int) -> PreferenceRow:
         """The row of a pair."""
-        row = self.rows[split][int(self.datasets[split][index]["row"])]
+        row = self.rows[split][int(self.datasets[split][index][ROW])]
         if not isinstance(row, PreferenceRow):
             raise TypeError(f"{row.where} is not a preference")
         return row
@@ -145,8 +151,8 @@ def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Ren
     write_json(folder / "report.json", {"splits": {name: asdict(report) for name, report in reports.items()}})
 
 
-Fitted = tuple[int, TokenizedPair, TokenizedPair | None]
-"""The index of a row, its whole pair, and the truncated pair, or None if the row is dropped."""
+Fitted = tuple[int, TokenizedRow, TokenizedRow | None]
+"""The index of a row, its whole tokens, and the truncated ones, or None if the row is dropped."""
 _Rendered = tuple[int, PreferenceRow, Texts]
 
 
@@ -163,29 +169,29 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitReport) -> None:
-    """Tokenize rows into an Arrow file of pairs, and write the rows' lengths before truncation into a file beside it.
+    """Tokenize rows into an Arrow file, and write the rows' lengths before truncation into a file beside it.
 
     Fills `report`. Raises `DataError` D408, D409, D420, D429, D430.
     """
     import pyarrow as pa
 
     ids = pa.list_(pa.int32())
-    columns = (*PAIR_COLUMNS, *CONTEXT_COLUMNS)
-    schema = pa.schema([*((name, ids) for name in columns), ("row", pa.int64())])
+    schema = pa.schema({PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids), ROW: pa.int64()})
     lengths: list[np.ndarray] = []
-    uncut = np.zeros((len(rows), len(PAIR_COLUMNS)), np.int32)
+    uncut = np.zeros((len(rows), 1 + len(rows[0].answers)), np.int32)
     with _no_garbage_collection(), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for batch in tokenize.batches(rows, report):
             gc.collect(0)  # templates create a few cycles; collect them before this batch moves to an older generation
-            kept: list[tuple[int, TokenizedPair]] = []
+            kept: list[tuple[int, TokenizedRow]] = []
             for place, whole, fitted in batch:
                 uncut[place] = whole.lengths
                 if fitted is not None:
                     kept.append((place, fitted))
                     report.mask(fitted.num_context)
-            lengths.append(np.array([pair.lengths for _, pair in kept], np.int32).reshape(-1, len(PAIR_COLUMNS)))
-            arrays = [pa.array([getattr(pair, name) for _, pair in kept], ids) for name in columns]
-            writer.write_batch(pa.record_batch([*arrays, pa.array([place for place, _ in kept], pa.int64())], schema))
+            lengths.append(np.array([row.lengths for _, row in kept], np.int32).reshape(-1, uncut.shape[1]))
+            columns = {name: [getattr(row, name) for _, row in kept] for name in (PROMPT, ANSWERS, CONTEXT)}
+            columns[ROW] = [place for place, _ in kept]
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, schema))
     np.save(path.with_suffix(".lengths.npy"), uncut)
     _summarize(np.concatenate(lengths), report, tokenize.checks)
 
@@ -203,12 +209,13 @@ def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> N
         found = checks.findings()
         equal = [finding for finding in found if finding.code == "D430"]
         raise DataError(*(equal or [all_dropped, *(finding for finding in found if finding.code == "D491")]))
-    report.tokens = int(lengths.sum(axis=0, dtype=np.int64) @ np.array([2, 1, 1]))
+    prompts, answers = int(lengths[:, 0].sum(dtype=np.int64)), int(lengths[:, 1:].sum(dtype=np.int64))
+    report.tokens = prompts * (lengths.shape[1] - 1) + answers
     report.lengths = distributions(lengths)
 
 
 class Tokenizer:
-    """Converts rows to pairs of token ids that fit `max_length`."""
+    """Converts rows to token ids that fit `max_length`."""
 
     def __init__(self, encoder: Encoder, renderer: Renderer, checks: RowChecks, data: Data) -> None:
         self._bos = encoder.bos_token_id
@@ -243,12 +250,12 @@ class Tokenizer:
         batch: list[Fitted] = []
         for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
             self.checks.look(place, row, texts, encoded)
-            pair = TokenizedPair(encoded.prompt_ids, *encoded.answer_ids, *encoded.answer_context)
-            fitted = fit(pair, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
-            if fitted is not None and self.checks.is_equal(row.where, pair, fitted):
+            whole = TokenizedRow(encoded.prompt_ids, encoded.answer_ids, encoded.answer_context)
+            fitted = fit(whole, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
+            if fitted is not None and self.checks.is_equal(row.where, whole, fitted):
                 report.drop("equal_tokens", row.where)
                 fitted = None
-            batch.append((place, pair, fitted))
+            batch.append((place, whole, fitted))
         return batch
 
     def encode(self, rows: Sequence[PreferenceRow]) -> Iterator[tuple[Texts, Encoded]]:

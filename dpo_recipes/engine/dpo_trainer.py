@@ -11,18 +11,18 @@ from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from dpo_recipes.data.tokenize import CONTEXT_COLUMNS
-from dpo_recipes.engine.answer_context import ContextCollator
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.context import TrainingContext
+from dpo_recipes.engine.dpo_collator import DpoCollator
 from dpo_recipes.engine.engine_trainer import EngineTrainer
-from dpo_recipes.engine.reference import add_reference
+from dpo_recipes.engine.reference import REFERENCE, add_reference
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives.dpo import DpoParams, losses_of
 
 
 class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
-    """TRL 1.16's DPOTrainer without its dataset preparation: the columns are prompt_ids, chosen_ids, rejected_ids.
+    """TRL 1.16's DPOTrainer without its dataset preparation: the collator reads the columns of tokenized rows.
 
     `_prepare_dataset`, `_precompute_ref_logps` and `_set_signature_columns_if_needed` are private upstream;
     tests/integration/test_upstream.py fails when they move.
@@ -43,7 +43,7 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
 
     def prepare_reference(self) -> None:
         """Add the reference log-probabilities to all pairs."""
-        self.data_collator = ContextCollator(self.data_collator)
+        self.data_collator = DpoCollator(self.data_collator)
         self.train_dataset = self._with_reference("train", self.train_dataset)
         held_out: Any = self.eval_dataset or {}
         self.eval_dataset = {name: self._with_reference(name, pairs) for name, pairs in held_out.items()} or None
@@ -59,9 +59,7 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
         return dataset  # `prepare_reference` adds them when the trainer is complete
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if CONTEXT_COLUMNS[0] not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, *CONTEXT_COLUMNS]
+        self._signature_columns = [PROMPT, ANSWERS, CONTEXT, REFERENCE]
 
 
 def dpo_config(context: TrainingContext) -> DPOConfig:

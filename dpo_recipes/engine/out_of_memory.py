@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.checkpoints.folder import PREFIX
 from dpo_recipes.engine.counts import Counts, restore, snapshot
 from dpo_recipes.errors import causes, is_out_of_memory
@@ -86,7 +86,7 @@ def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
     if fixed_micro_batch_reason(trainer.context.recipe):
         return None
     if trainer.max_tokens is not None:
-        longest = int(pair_lengths(trainer.train_dataset).sum(axis=1).max())
+        longest = int(row_lengths(trainer.train_dataset).sum(axis=1).max())
         budget = max(longest, trainer.max_tokens // 2)
         return partial(_change_budget, trainer, budget) if budget < trainer.max_tokens else None
     args = trainer.args

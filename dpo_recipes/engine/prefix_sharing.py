@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.attention import compute_packed, register
 from dpo_recipes.engine.packing import (
     PairLengths,
@@ -221,8 +221,9 @@ def check_longest_pair(
     if max_tokens is None:
         return
     for split, pairs in datasets.items():
-        prompt, chosen, rejected = pair_lengths(pairs).T
-        distinct, padded = prompt + chosen + rejected, 2 * (prompt + np.maximum(chosen, rejected))
+        lengths = row_lengths(pairs)
+        prompt, answers = lengths[:, 0], lengths[:, 1:]
+        distinct, padded = lengths.sum(axis=1), answers.shape[1] * (prompt + answers.max(axis=1))
         tokens = np.where(shares & (distinct <= WORTH_PACKING * padded), distinct, padded)
         too_long = np.flatnonzero(tokens > max_tokens)
         if len(too_long):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.counts import restore, snapshot
 from dpo_recipes.engine.token_batches import as_lengths, fullest
 from dpo_recipes.events import EventLog
@@ -44,7 +44,7 @@ class ProbeCallback(TrainerCallback):
 
 def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
     """The pairs with the most tokens, collated as the trainer does it."""
-    lengths = pair_lengths(pairs)
+    lengths = row_lengths(pairs)
     longest = np.argsort(-lengths.sum(axis=1), kind="stable")[:size]
     if trainer.max_tokens is not None:
         pairs_in_step = size * trainer.distributed.num_processes  # any process may get the pass with the most pairs

@@ -1,4 +1,4 @@
-"""Computes the log-probabilities of the reference once for each pair, and caches them by content.
+"""Computes the log-probabilities of the reference once for each row, and caches them by content.
 
 They depend only on the reference's weights, the token ids and the precision. Later epochs, resumed runs, and trials of
 a sweep over learning rates, losses or adapters find them in the cache. An interrupted pass keeps its values
@@ -21,9 +21,11 @@ import peft
 import torch
 import transformers
 import trl
+from datasets import List, Value
 
 from dpo_recipes.cache import cache_folder, content_key, file_digest, get_or_build, is_whole
-from dpo_recipes.data.tokenize import CONTEXT_COLUMNS
+from dpo_recipes.data.lengths import row_lengths
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.fsdp import shard_policy
@@ -31,35 +33,33 @@ from dpo_recipes.engine.pair_names import name_pair
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 
-_VERSION = 2
+_VERSION = 3
 """Increase this number when the computation changes, so that older cache entries are not used."""
 _FILE = "logps.npy"
-_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+REFERENCE = "reference_logps"
+"""The column of the reference's log-probabilities of a row's answers: sums over their trained tokens, in nats."""
 
 
-def add_reference(trainer: Any, pairs: Any, split: str) -> tuple[Any, bool]:
-    """The `pairs` of a split with the columns `ref_chosen_logps` and `ref_rejected_logps`, and whether they were
-    cached.
+def add_reference(trainer: Any, rows: Any, split: str) -> tuple[Any, bool]:
+    """The `rows` of a split with the column REFERENCE, and whether it was cached.
 
-    The values are sums over an answer's tokens, in nats. Several processes compute a share each, and the first one
-    writes the cache; its key does not depend on their number. Raises `RunError` T622 if the processes have different
-    pairs.
+    Several processes compute a share each, and the first one writes the cache; its key does not depend on their number.
+    Raises `RunError` T622 if the processes have different rows.
     """
     distributed = trainer.distributed
-    tokens = hash_pairs(pairs)
+    tokens = hash_rows(rows)
     if len(set(distributed.gather(tokens))) > 1:
         raise _other_pairs(distributed)
     key, known = distributed.share(_find(trainer, tokens) if distributed.is_main else None)
     parts = ReferenceParts(key, distributed.rank)
-    logps = None if known else reference_logps(trainer, pairs, split, parts)
-    chosen, rejected = distributed.share(_keep(key, logps) if distributed.is_main else None)
+    logps = None if known else reference_logps(trainer, rows, split, parts)
+    values = distributed.share(_keep(key, logps) if distributed.is_main else None)
     parts.remove()
-    with_chosen = pairs.add_column("ref_chosen_logps", chosen.tolist())
-    return with_chosen.add_column("ref_rejected_logps", rejected.tolist()), known
+    return rows.add_column(REFERENCE, list(values.T), feature=List(Value("float32"))), known
 
 
 def _find(trainer: Any, tokens: str) -> tuple[str, bool]:
-    """The key of the cache entry for some pairs, and whether the entry exists."""
+    """The key of the cache entry for some rows, and whether the entry exists."""
     if trainer.reference_computation is None:
         trainer.reference_computation = describe_computation(trainer)
     key = content_key(_VERSION, trainer.reference_computation, weights_of(trainer), tokens)
@@ -150,30 +150,32 @@ def weights_of(trainer: Any) -> str:
 
 
 @torch.no_grad()
-def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts) -> np.ndarray:
-    """[2, rows] in 32 bits: for each pair, the log-probabilities of the chosen and the rejected answer.
+def reference_logps(trainer: Any, rows: Any, split: str, parts: ReferenceParts) -> np.ndarray:
+    """[K, rows] in 32 bits: the log-probabilities of each of the K answers of each row.
 
-    Pairs are ordered by length and batched up to the tokens of an average micro-batch, so that no batch needs more
+    Rows are ordered by length and batched up to the tokens of an average micro-batch, so that no batch needs more
     memory than training. Batch i is computed by process i modulo the number of processes. With the same micro-batch,
     batches are the same after an interruption, and results are equal to the bit. Raises `RunError` T608.
     """
     model, distributed = reference_model(trainer), trainer.distributed
-    known = distributed.share(parts.read(len(pairs)) if distributed.is_main else None)
+    lengths = row_lengths(rows)
+    num_answers = lengths.shape[1] - 1
+    known = distributed.share(parts.read(num_answers, len(rows)) if distributed.is_main else None)
     logps = deepcopy(known)
     training = [module for module in model.modules() if module.training]
     model.eval()  # switches off the dropout of an adapter that is the reference
-    tokens = pair_tokens(pairs)
+    tokens = lengths.sum(axis=1)
     batches = batches_by_tokens(tokens, trainer.args.per_device_eval_batch_size)
-    missing = [rows for rows in batches if not known.is_known[rows].all()]
+    missing = [batch for batch in batches if not known.is_known[batch].all()]
     trainer.reference_progress.begin(split, int(tokens.sum()), int(tokens[known.is_known].sum()))
     try:
-        for rows, counts in share_of(missing, distributed.rank, distributed.num_processes):
-            of_rows = _logps(trainer, model, [pairs[row] for row in rows])
-            _check_finite(trainer, pairs, split, rows, of_rows)
+        for batch, counts in share_of(missing, distributed.rank, distributed.num_processes):
+            of_batch = _logps(trainer, model, [rows[row] for row in batch])
+            _check_finite(trainer, rows, split, batch, of_batch)
             if counts:
-                logps.add(rows, of_rows)
+                logps.add(batch, of_batch)
                 parts.keep(logps)
-                trainer.reference_progress.add(int(tokens[rows].sum()) * distributed.num_processes)
+                trainer.reference_progress.add(int(tokens[batch].sum()) * distributed.num_processes)
     except Interrupted:
         if logps.is_known.sum() > known.is_known.sum():
             raise interrupted("in the reference pass; its computed values are kept") from None
@@ -187,23 +189,23 @@ def reference_logps(trainer: Any, pairs: Any, split: str, parts: ReferenceParts)
     return np.where(known.is_known, known.values, total.reshape(known.values.shape))
 
 
-def _logps(trainer: Any, model: Any, pairs: list[Any]) -> np.ndarray:
-    """[2, rows]: the log-probabilities of one batch."""
-    batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in trainer.data_collator(pairs).items()}
+def _logps(trainer: Any, model: Any, rows: list[Any]) -> np.ndarray:
+    """[K, rows]: the log-probabilities of one batch, which the trainer computes as K tensors."""
+    batch = {name: tensor.to(trainer.accelerator.device) for name, tensor in trainer.data_collator(rows).items()}
     return torch.stack(trainer.compute_ref_log_probs(model, batch)).float().cpu().numpy()
 
 
-def _check_finite(trainer: Any, pairs: Any, split: str, rows: list[int], logps: np.ndarray) -> None:
+def _check_finite(trainer: Any, rows: Any, split: str, batch: list[int], logps: np.ndarray) -> None:
     """Raise `RunError` T608 if a value is NaN or infinite, before it is cached."""
     bad = np.flatnonzero(~np.isfinite(logps).all(axis=0))
     if not len(bad):
         return
-    chosen, rejected = logps[:, bad[0]]
+    values = ", ".join(map(str, logps[:, bad[0]]))
     raise RunError.of(
         "T608",
-        f"the reference returns NaN or infinity for {name_pair(pairs, rows[bad[0]], split, trainer.locate)}",
-        why=f"its log-probabilities are {chosen} (chosen) and {rejected} (rejected), and nothing was trained yet: "
-        "weights of the base are NaN, or its activations overflow",
+        f"the reference returns NaN or infinity for {name_pair(rows, batch[bad[0]], split, trainer.locate)}",
+        why=f"the log-probabilities of its answers are {values}, and nothing was trained yet: weights of the base are "
+        "NaN, or its activations overflow",
         fix="use `model.dtype: float32`; if it is already float32, the base's files are damaged",
     )
 
@@ -234,7 +236,7 @@ def reference_model(trainer: Any) -> Any:
 
 
 def try_one_pair(trainer: Any) -> None:
-    """Compute a pair with a sharded model, as the trial of prefix sharing if the reference was cached.
+    """Compute a row with a sharded model, as the trial of prefix sharing if the reference was cached.
 
     Only a whole forward pass of all processes can be this trial. Raises `RunError` T606.
     """
@@ -242,14 +244,12 @@ def try_one_pair(trainer: Any) -> None:
         _logps(trainer, reference_model(trainer), [trainer.train_dataset[0]])
 
 
-def pair_tokens(pairs: Any) -> np.ndarray:
-    """[rows]: the number of tokens of each pair, with its prompt counted once."""
-    return np.array([sum(len(pair[column]) for column in _COLUMNS) for pair in pairs])
+def batches_by_tokens(tokens: np.ndarray, rows_per_batch: int) -> list[list[int]]:
+    """Batches of rows, ordered by length, with at most the tokens of `rows_per_batch` average rows.
 
-
-def batches_by_tokens(tokens: np.ndarray, pairs_per_batch: int) -> list[list[int]]:
-    """Batches of rows, ordered by length, with at most the tokens of `pairs_per_batch` average pairs."""
-    budget = pairs_per_batch * float(tokens.mean())
+    `tokens`, [rows], counts the prompt of a row once.
+    """
+    budget = rows_per_batch * float(tokens.mean())
     batches: list[list[int]] = []
     total = 0
     for row in np.argsort(-tokens, kind="stable").tolist():  # longest first, so that a lack of memory shows at once
@@ -285,14 +285,15 @@ def _named(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield plain, tensor
 
 
-def hash_pairs(pairs: Any) -> str:
+def hash_rows(rows: Any) -> str:
     """A digest of all token ids in order, and of the untrained runs of tokens, if there are any."""
     digest = hashlib.blake2b(digest_size=20)
-    for pair in pairs:
-        for column in _COLUMNS:
-            digest.update(np.asarray([len(pair[column]), *pair[column]], dtype=np.int64).tobytes())
-        runs = [pair.get(column) or [] for column in CONTEXT_COLUMNS]
-        if any(runs):  # after -1, which is not a length, so that no token ids have the same bytes
-            numbers = [-1, *(number for of_answer in runs for number in (len(of_answer), *of_answer))]
+    for row in rows:
+        texts, contexts = (row[PROMPT], *row[ANSWERS]), row.get(CONTEXT) or []
+        digest.update(np.asarray([len(texts), *map(len, texts)], dtype=np.int64).tobytes())
+        for ids in texts:
+            digest.update(np.asarray(ids, dtype=np.int64).tobytes())
+        if any(contexts):  # after -1, which is not a length, so that no token ids have the same bytes
+            numbers = [-1, *(number for runs in contexts for number in (len(runs), *runs))]
             digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
     return digest.hexdigest()

@@ -24,24 +24,24 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 class Logps:
-    """Log-probabilities of some of a number of pairs."""
+    """Log-probabilities of some of a number of rows."""
 
-    def __init__(self, num_pairs: int) -> None:
-        self.values = np.zeros((2, num_pairs), dtype=np.float32)
-        """[2, pairs]: of the chosen and the rejected answers, in nats; 0 where unknown."""
-        self.is_known = np.zeros(num_pairs, dtype=bool)
-        """[pairs]."""
+    def __init__(self, num_answers: int, num_rows: int) -> None:
+        self.values = np.zeros((num_answers, num_rows), dtype=np.float32)
+        """[answers, rows], in nats; 0 where unknown."""
+        self.is_known = np.zeros(num_rows, dtype=bool)
+        """[rows]."""
 
-    def add(self, pairs: Sequence[int], values: np.ndarray) -> None:
-        """Set the values, [2, n], of n pairs."""
-        self.values[:, pairs] = values
-        self.is_known[pairs] = True
+    def add(self, rows: Sequence[int], values: np.ndarray) -> None:
+        """Set the values, [answers, n], of n rows."""
+        self.values[:, rows] = values
+        self.is_known[rows] = True
 
 
 class ReferenceParts:
     """The files of one pass, one for each process, in a folder beside the cache's entries.
 
-    They take a few bytes for each pair. What cannot be read or written is silently computed again.
+    They take a few bytes for each row. What cannot be read or written is silently computed again.
     """
 
     def __init__(self, key: str, rank: int) -> None:
@@ -50,15 +50,15 @@ class ReferenceParts:
         self._path = self._folder / f"{rank}-{secrets.token_hex(4)}{_SUFFIX}"
         self._kept_at = time.monotonic()
 
-    def read(self, num_pairs: int) -> Logps:
+    def read(self, num_answers: int, num_rows: int) -> Logps:
         """The results of all processes of earlier attempts, of any number."""
-        found = Logps(num_pairs)
+        found = Logps(num_answers, num_rows)
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             # The file is a zip: missing or damaged parts fail its checksums.
             with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 part = _load(path)
-                (pairs,) = part["is_known"].nonzero()
-                found.add(pairs.tolist(), part["values"][:, pairs])
+                (rows,) = part["is_known"].nonzero()
+                found.add(rows.tolist(), part["values"][:, rows])
         return found
 
     def keep(self, logps: Logps) -> None:

@@ -20,7 +20,7 @@ from accelerate.utils import DistributedType
 from torch.utils.data import BatchSampler, RandomSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from dpo_recipes.data.lengths import pair_lengths, trained_lengths
+from dpo_recipes.data.lengths import row_lengths, trained_lengths
 from dpo_recipes.engine.parallel import ParallelBatches
 from dpo_recipes.engine.prefix_sharing import is_worth_packing
 from dpo_recipes.engine.rounds import ROUND, RoundCollator, RowsOfRank
@@ -33,8 +33,8 @@ MOST_PADDED = 3
 The head gets hidden states in padded rows; a row of thousands of tokens must not pad a hundred short ones to its
 length.
 """
-Lengths = Sequence[tuple[int, int, int]]
-"""The number of tokens in prompt, chosen and rejected answer of each pair."""
+Lengths = Sequence[tuple[int, ...]]
+"""The number of tokens in the prompt and in each of the K answers of each row."""
 
 
 class _Filling:
@@ -46,12 +46,12 @@ class _Filling:
         self._shares = shares
         self._distinct = self._width = 0
 
-    def add(self, place: int, pair: tuple[int, int, int]) -> bool:
+    def add(self, place: int, lengths: tuple[int, ...]) -> bool:
         """Add a pair if it fits into the budget; the first one always does. Returns whether it was added."""
-        prompt, chosen, rejected = pair
-        distinct = self._distinct + prompt + chosen + rejected
-        width = max(self._width, prompt + max(chosen, rejected))
-        padded = 2 * (len(self.places) + 1) * width
+        prompt, *answers = lengths
+        distinct = self._distinct + sum(lengths)
+        width = max(self._width, prompt + max(answers))
+        padded = len(answers) * (len(self.places) + 1) * width
         computed = distinct if self._shares and is_worth_packing(distinct, padded) else padded
         if self.places and (computed > self._max_tokens or padded > MOST_PADDED * self._max_tokens):
             return False
@@ -88,8 +88,8 @@ def _longest_first(lengths: Lengths) -> list[int]:
 
 
 def as_lengths(array: Any) -> Lengths:
-    """The lengths of `data.lengths.pair_lengths`, [pairs, 3], as Python numbers."""
-    return [(int(prompt), int(chosen), int(rejected)) for prompt, chosen, rejected in array]
+    """The lengths of `data.lengths.row_lengths`, [rows, 1 + K], as Python numbers."""
+    return [tuple(lengths) for lengths in array.tolist()]
 
 
 def shard_passes(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool) -> list[list[int]]:
@@ -127,8 +127,9 @@ class Pass:
     sizes: tuple[int, ...]
     """The number of pairs of each process; 0 for a process without pairs, which computes a pair that does not count."""
     pairs_in_step: int
-    num_tokens: tuple[int, int]
-    """The number of trained tokens in the chosen and in the rejected answers of all processes."""
+    num_tokens: tuple[int, ...]
+    """The number of trained tokens in the answers of all processes: for pairs, in the chosen and in the rejected
+    ones."""
     num_batches = 1
     """The weight of the pass in metrics before `TokenBatches` has weighted the step's passes."""
 
@@ -173,11 +174,11 @@ class StepSampler(BatchRebalanceSampler):
 
     def __init__(
         self, lengths: Lengths, pairs_per_step: int, max_tokens: int, num_processes: int, rank: int, *, shares: bool,
-        trained: Sequence[tuple[int, int]] | None = None,
+        trained: Sequence[tuple[int, ...]] | None = None,
     ) -> None:  # fmt: skip
         self.lengths = lengths
-        self.trained = trained or [(chosen, rejected) for _, chosen, rejected in lengths]
-        """The number of tokens of both answers in the loss; by default all tokens."""
+        self.trained = trained or [answers for _, *answers in lengths]
+        """The number of tokens of each answer in the loss; by default all tokens."""
         self.pairs_per_step = pairs_per_step
         self.max_tokens = max_tokens
         self.num_processes = num_processes
@@ -205,12 +206,11 @@ class StepSampler(BatchRebalanceSampler):
         indices.passes = []
         for number in range(len(passes) // self.num_processes):
             of_all = passes[number * self.num_processes : (number + 1) * self.num_processes]
-            chosen, rejected = (
-                sum(self.trained[pairs[place]][part] for pass_ in of_all for place in pass_) for part in (0, 1)
-            )
+            trained = zip(*(self.trained[pairs[place]] for pass_ in of_all for place in pass_), strict=True)
+            num_tokens = tuple(map(sum, trained))
             own = [pairs[place] for place in of_all[self.rank]] or pairs[:1]
             indices += own
-            indices.passes += [Pass(number, tuple(map(len, of_all)), len(pairs), (chosen, rejected))] * len(own)
+            indices.passes += [Pass(number, tuple(map(len, of_all)), len(pairs), num_tokens)] * len(own)
         return indices
 
 
@@ -256,13 +256,13 @@ class TokenBatches(ParallelBatches):
         if self.max_tokens is None or not is_training:
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, *rest, **more)  # type: ignore[misc]
         sampler = StepSampler(
-            as_lengths(pair_lengths(dataset)),
+            as_lengths(row_lengths(dataset)),
             batch_size * self.distributed.num_processes,
             self.max_tokens,
             self.distributed.num_processes,
             self.distributed.rank,
             shares=self.shares,
-            trained=[(int(chosen), int(rejected)) for chosen, rejected in trained_lengths(dataset)],
+            trained=as_lengths(trained_lengths(dataset)),
         )
         rows = RowsOfStep(self._remove_unused_columns(dataset, description=description))
         collator = StepCollator(self.data_collator)

@@ -79,8 +79,7 @@ class SavedModelCheck:
         pairs = trainer.eval_dataset or trainer.test_dataset or trainer.train_dataset
         rows = [pairs[index] for index in range(min(_PAIRS, len(pairs)))]
         self.num_pairs = len(rows)
-        answers = ("chosen_ids", "rejected_ids")
-        self._texts = [(row["prompt_ids"] + row[name])[:_TOKENS] for row in rows for name in answers]
+        self._texts = [(row["prompt_ids"] + ids)[:_TOKENS] for row in rows for ids in row["answer_ids"]]
         self._trained = self._logits(trainer.model)
 
     @torch.no_grad()

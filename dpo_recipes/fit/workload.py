@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpo_recipes.data.lengths import pair_lengths
+from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.engine.prefix_sharing import check_longest_pair
 from dpo_recipes.engine.token_batches import as_lengths, fullest
@@ -98,7 +98,7 @@ def _together(recipe: Recipe, rows: Lengths, size: int, *, shares: bool) -> Leng
 
 def read_workload(datasets: dict[str, Any]) -> Workload:
     """The workload of tokenized splits (`TokenizedSplits.datasets`); reads lengths, not tokens."""
-    lengths = {name: pair_lengths(dataset) for name, dataset in datasets.items()}
+    lengths = {name: row_lengths(dataset) for name, dataset in datasets.items()}
     return Workload({name: len(rows) for name, rows in lengths.items()}, lengths)
 
 

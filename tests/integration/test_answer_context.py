@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sharing import Trained, make_model, make_pairs, recipe, train_ours
+from sharing import Trained, make_model, make_pairs, recipe, tokenized, train_ours
 from tiny import make_tokenizer
 
 from dpo_recipes.cli.data_text import DataText
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.encode import Encoder, context_runs
-from dpo_recipes.data.fit_length import TokenizedPair, fit
+from dpo_recipes.data.fit_length import fit
 from dpo_recipes.data.inspect.rows import show_rows
 from dpo_recipes.data.message import Message
 from dpo_recipes.data.prepare import load_preferences
@@ -25,9 +25,9 @@ from dpo_recipes.data.render import render_row
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import PreferenceRow
 from dpo_recipes.data.template import Renderer, read_template
-from dpo_recipes.data.tokenize import CONTEXT_COLUMNS, PAIR_COLUMNS, tokenize_splits
-from dpo_recipes.engine.answer_context import ContextCollator
-from dpo_recipes.engine.reference import hash_pairs
+from dpo_recipes.data.tokenize import tokenize_splits
+from dpo_recipes.engine.dpo_collator import DpoCollator
+from dpo_recipes.engine.reference import hash_rows
 from dpo_recipes.engine.token_batches import StepSampler
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, Source
@@ -158,9 +158,9 @@ def test_a_token_that_reaches_beyond_a_span_is_trained(trims: bool) -> None:
 
 
 def test_cutting_the_end_of_an_answer_cuts_its_context() -> None:
-    pair = TokenizedPair([1, 2], [3, 4, 5, 6, 7, 8], [9], [1, 3, 4, 5], [])
+    pair = tokenized([1, 2], [3, 4, 5, 6, 7, 8], [9], context=([1, 3, 4, 5], []))
     cut = fit(pair, "f:1", 4, "truncate_completion_end", SplitReport())
-    assert cut == TokenizedPair([1, 2], [3, 4], [9], [1, 2], [])
+    assert cut == tokenized([1, 2], [3, 4], [9], context=([1, 2], []))
     assert cut is not None
     assert cut.num_context == 1
     shorter = fit(pair, "f:1", 7, "truncate_prompt_start", SplitReport())
@@ -183,31 +183,31 @@ SINGLE = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "River
 def test_columns_and_counts(tmp_path: Path) -> None:
     mixed = split_of(tmp_path, [MULTI, SINGLE])
     pairs = mixed.pairs("train")
-    assert pairs.column_names == [*PAIR_COLUMNS, *CONTEXT_COLUMNS, "row"]
-    (start, stop), none = list(pairs["chosen_context"])
+    assert pairs.column_names == ["prompt_ids", "answer_ids", "answer_context", "row"]
+    ((start, stop), none), of_single = pairs["answer_context"]
     assert none == []
-    assert list(pairs["rejected_context"]) == [[], []]
+    assert of_single == [[], []]
     assert (mixed.reports["train"].masked_pairs, mixed.reports["train"].masked_tokens) == (1, stop - start)
     assert "answers of 1 pairs contain turns" in mixed.reports["train"].describe_losses()
     plain = split_of(tmp_path, [SINGLE])
-    assert plain.pairs("train").column_names == [*PAIR_COLUMNS, "row"]
+    assert plain.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
     assert not plain.reports["train"].has_losses
     everything = split_of(tmp_path, [MULTI, SINGLE], train_on_turns="all")
-    assert everything.pairs("train").column_names == [*PAIR_COLUMNS, "row"]
+    assert everything.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
     assert everything.key != mixed.key
 
 
 def with_context(pair: dict[str, Any], chosen: list[int], rejected: list[int]) -> dict[str, Any]:
-    return {**pair, "chosen_context": chosen, "rejected_context": rejected}
+    return {**pair, "answer_context": [chosen, rejected]}
 
 
-PAIR = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5, 6], "rejected_ids": [7, 8]}
+PAIR = {"prompt_ids": [1, 2], "answer_ids": [[3, 4, 5, 6], [7, 8]]}
 
 
 def test_the_batch_has_labels_for_the_model_s_own_words_only() -> None:
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    collate = ContextCollator(DataCollatorForPreference(pad_token_id=0))
+    collate = DpoCollator(DataCollatorForPreference(pad_token_id=0))
     plain = {**PAIR, "prompt_ids": [1]}
     batch = collate([with_context(PAIR, [1, 3], []), with_context(plain, [], [0, 1])])
     assert batch["completion_mask"].tolist() == [
@@ -222,8 +222,8 @@ def test_the_batch_has_labels_for_the_model_s_own_words_only() -> None:
 
 def test_the_reference_s_cache_tells_masks_apart_and_keeps_what_it_had() -> None:
     masks: list[tuple[list[int], list[int]]] = [([], []), ([1, 3], []), ([1, 2], []), ([], [1, 2]), ([1, 2], [1, 2])]
-    assert len({hash_pairs([with_context(PAIR, *runs)]) for runs in masks}) == len(masks)
-    assert hash_pairs([with_context(PAIR, [], [])]) == hash_pairs([PAIR])
+    assert len({hash_rows([with_context(PAIR, *runs)]) for runs in masks}) == len(masks)
+    assert hash_rows([with_context(PAIR, [], [])]) == hash_rows([PAIR])
 
 
 def test_metrics_of_passes_are_weighed_by_trained_tokens() -> None:
@@ -254,12 +254,12 @@ def sums_by_hand(model: Any, pairs: list[dict[str, Any]]) -> tuple[list[float], 
     """Sums of log-probabilities over the trained tokens of each answer, from the model's plain logits."""
     sums: tuple[list[float], list[float]] = ([], [])
     for pair in pairs:
-        for into, side in zip(sums, ("chosen", "rejected"), strict=True):
-            prompt, answer = pair["prompt_ids"], pair[f"{side}_ids"]
+        prompt = pair["prompt_ids"]
+        for into, answer, context in zip(sums, pair["answer_ids"], pair["answer_context"], strict=True):
             with torch.no_grad():
                 logits = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
             of_answer = logits[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])[:, 0].numpy()
-            into.append(float(of_answer[is_trained(len(answer), pair[f"{side}_context"])].sum()))
+            into.append(float(of_answer[is_trained(len(answer), context)].sum()))
     return sums
 
 
@@ -267,7 +267,7 @@ def test_the_loss_has_the_trained_tokens_and_no_others(tmp_path: Path) -> None:
     pairs = masked_pairs()
     sums = sums_by_hand(make_model(), pairs)
     trained = train(tmp_path, pairs, prefix_sharing="off")
-    reference = [trained.trainer.train_dataset[f"ref_{side}_logps"] for side in ("chosen", "rejected")]
+    reference = np.array(trained.trainer.train_dataset["reference_logps"]).T
     assert np.allclose(reference, sums, atol=1e-4)
     assert trained.rows[0]["logps/chosen"] == pytest.approx(np.mean(sums[0]), abs=1e-4)
     assert trained.rows[0]["logps/rejected"] == pytest.approx(np.mean(sums[1]), abs=1e-4)
@@ -284,10 +284,10 @@ def test_averages_over_an_answer_are_over_its_trained_tokens(tmp_path: Path) -> 
     before, after = sums_by_hand(make_model(), pairs), sums_by_hand(trained.trainer.model, pairs)
     ratios = [
         [
-            (a - b) / is_trained(len(p[f"{side}_ids"]), p[f"{side}_context"]).sum()
-            for a, b, p in zip(x, y, pairs, strict=True)
+            (a - b) / is_trained(len(p["answer_ids"][number]), p["answer_context"][number]).sum()
+            for a, b, p in zip(after[number], before[number], pairs, strict=True)
         ]
-        for side, x, y in zip(("chosen", "rejected"), after, before, strict=True)
+        for number in (0, 1)
     ]
     expected = np.mean((np.subtract(ratios[0], ratios[1]) - 1 / (2 * trained.trainer.beta)) ** 2)
     batch = trained.trainer.data_collator([trained.trainer.train_dataset[place] for place in range(4)])
@@ -311,12 +311,12 @@ def test_what_the_user_says_teaches_nothing(tmp_path: Path) -> None:
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     (pair,) = masked_pairs()[:1]
-    batch = ContextCollator(DataCollatorForPreference(pad_token_id=0))([pair])
+    batch = DpoCollator(DataCollatorForPreference(pad_token_id=0))([pair])
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     first = len(pair["prompt_ids"])
     assert set(labels[0, first + 2 : first + 5].tolist()) == {-100}
-    assert labels[0, first + 5].item() == pair["chosen_ids"][5]
-    assert batch["input_ids"][0, first : first + 9].tolist() == pair["chosen_ids"][:9]
+    assert labels[0, first + 5].item() == pair["answer_ids"][0][5]
+    assert batch["input_ids"][0, first : first + 9].tolist() == pair["answer_ids"][0][:9]
 
 
 def test_context_is_shown_outside_the_brackets_of_what_is_trained_on(tmp_path: Path) -> None:

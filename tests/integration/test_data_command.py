@@ -20,7 +20,7 @@ from dpo_recipes.cli.data_text import DataText
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.inspect.rows import show_rows
 from dpo_recipes.data.prepare import load_preferences
-from dpo_recipes.data.tokenize import PAIR_COLUMNS, render_row, tokenize_splits
+from dpo_recipes.data.tokenize import render_row, tokenize_splits
 from dpo_recipes.errors import DataError, DpoRecipeError, RecipeError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 
@@ -154,9 +154,10 @@ def test_shown_rows_are_the_trainers_tokens(tmp_path: Path, overlong: Any, max_l
         texts = render_row(pairs.row("train", index), chat.renderer)
         for answer, text in zip((row.chosen, row.rejected), texts.answers, strict=True):
             assert "".join(piece.text for piece in [*row.prompt, *answer]) == text
-        for part, column in zip((row.prompt, row.chosen, row.rejected), PAIR_COLUMNS, strict=True):
-            kept = [number for piece in part if piece.mark != "cut" for number in piece.ids]
-            assert kept == pairs.datasets["train"][index][column]
+        tokens = pairs.datasets["train"][index]
+        columns = [tokens["prompt_ids"], *tokens["answer_ids"]]
+        for part, column in zip((row.prompt, row.chosen, row.rejected), columns, strict=True):
+            assert [number for piece in part if piece.mark != "cut" for number in piece.ids] == column
         assert {piece.mark for piece in row.prompt} <= {"prompt", "cut"}
         assert {piece.mark for piece in (*row.chosen, *row.rejected)} <= {"trained", "cut"}
         assert {piece.text for piece in (*row.prompt, *row.chosen) if piece.special} <= {"<|im_start|>", "<|im_end|>"}

@@ -202,7 +202,7 @@ def test_reasoning_is_one_thing_under_all_names(tokenize: Any, message: dict[str
     tokenizer = make_tokenizer()
     splits = tokenize([_chat([{"role": "assistant", **message}], _says("5"))], "qwen3", tokenizer=tokenizer)
     assert splits.warnings == []
-    assert "Two and two.\n</think>\n\n4" in tokenizer.decode(splits.pairs("train")[0]["chosen_ids"])
+    assert "Two and two.\n</think>\n\n4" in tokenizer.decode(splits.pairs("train")[0]["answer_ids"][0])
 
 
 def test_two_different_texts_of_reasoning_are_a_bad_row(tokenize: Any) -> None:

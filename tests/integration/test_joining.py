@@ -176,5 +176,5 @@ def test_processes_with_other_pairs_do_not_go_on(tmp_path: Path) -> None:
 
     trainer: Any = type("Trainer", (), {"distributed": Disagreeing(Rank(0, 2, 0, 2))})()
     with pytest.raises(RunError, match="different pairs") as caught:
-        add_reference(trainer, [{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}], "train")
+        add_reference(trainer, [{"prompt_ids": [1], "answer_ids": [[2], [3]]}], "train")
     assert _code(caught) == "T622"

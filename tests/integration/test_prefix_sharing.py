@@ -130,8 +130,9 @@ def test_reference_and_evaluation_are_shared_too(tmp_path: Path) -> None:
     job, held_out = recipe({"max_steps": 3}), make_pairs(8)
     ours = train_ours(tmp_path, make_model(), MIXED, job, lora(), eval=held_out)
     trls = train_trls(tmp_path, make_model(), MIXED, job, lora(), eval=held_out)
-    for name in ("ref_chosen_logps", "ref_rejected_logps"):
-        assert ours.trainer.train_dataset[name] == pytest.approx(trls.trainer.train_dataset[name], rel=1e-5)
+    reference = list(zip(*ours.trainer.train_dataset["reference_logps"], strict=True))
+    for name, of_answer in zip(("ref_chosen_logps", "ref_rejected_logps"), reference, strict=True):
+        assert of_answer == pytest.approx(tuple(trls.trainer.train_dataset[name]), rel=1e-5)
     counted = ours.trainer.prefix_sharing.measured
     before = counted.packed_batches
     mine, theirs = ours.trainer.evaluate(), trls.trainer.evaluate()
@@ -288,7 +289,7 @@ def test_an_answer_never_sees_the_other_answer_or_another_pair() -> None:
     model = make_model()
     share_prefixes(model, "on")
     pairs = make_pairs(3, prompts=(4,), answers=(5,), same_starts=(0,))
-    rows = [p["prompt_ids"] + p[answer] for answer in ("chosen_ids", "rejected_ids") for p in pairs]
+    rows = [p["prompt_ids"] + p["answer_ids"][number] for number in (0, 1) for p in pairs]
     ids = torch.tensor(rows)
     inputs: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(lambda *call: inputs.append(call[-1]))
@@ -353,8 +354,8 @@ def test_the_longest_pair_counts_as_it_is_computed() -> None:
     40 of both."""
     from datasets import Dataset
 
-    rows = [([5] * 60, [6] * 10, [7] * 20), ([], [6] * 20, [7] * 20)]
-    pairs = Dataset.from_list([dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), r, strict=True)) for r in rows])
+    rows = [([5] * 60, [[6] * 10, [7] * 20]), ([], [[6] * 20, [7] * 20])]
+    pairs = Dataset.from_list([{"prompt_ids": prompt, "answer_ids": answers} for prompt, answers in rows])
     for shares, tokens in ((True, 90), (False, 160)):
         check_longest_pair({"train": pairs}, tokens, shares=shares)
         with pytest.raises(RunError, match=f"pair 0 of `train` has {tokens} tokens"):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from sharing import lora, make_model, make_pairs, recipe, train_ours, train_trls
 
 from dpo_recipes.cache import cache_folder
@@ -24,13 +25,14 @@ from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.callbacks.stop import StopRequest
 from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.prefix_sharing import share_prefixes
-from dpo_recipes.engine.reference import batches_by_tokens, hash_pairs, pair_tokens, reference_logps
+from dpo_recipes.engine.reference import batches_by_tokens, hash_rows, reference_logps
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.ranks import Rank
 
 PAIRS = make_pairs(12)
+TOKENS = np.array([len(pair["prompt_ids"]) + sum(map(len, pair["answer_ids"])) for pair in PAIRS])
 JOB = {"max_steps": 1}
 
 
@@ -41,7 +43,11 @@ def _train(tmp_path: Path, pairs: Any = PAIRS, model: Any = None, adapter: Any =
 
 
 def _logps(trainer: Any) -> np.ndarray:
-    return np.array([trainer.train_dataset[name] for name in ("ref_chosen_logps", "ref_rejected_logps")])
+    """[2, rows], of our trainer or of TRL's."""
+    rows = trainer.train_dataset
+    if "reference_logps" in rows.column_names:
+        return np.array(rows["reference_logps"]).T
+    return np.array([rows["ref_chosen_logps"], rows["ref_rejected_logps"]])
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -90,13 +96,14 @@ def _other_order() -> dict[str, Any]:
 
 
 def _other_token() -> dict[str, Any]:
-    return {"pairs": [{**PAIRS[0], "chosen_ids": [5, *PAIRS[0]["chosen_ids"][1:]]}, *PAIRS[1:]]}
+    chosen, rejected = PAIRS[0]["answer_ids"]
+    return {"pairs": [{**PAIRS[0], "answer_ids": [[5, *chosen[1:]], rejected]}, *PAIRS[1:]]}
 
 
 def _other_boundary() -> dict[str, Any]:
     """The same ids in the same order, but one of the prompt's counts as part of the answers."""
     prompt = PAIRS[0]["prompt_ids"]
-    moved = {"prompt_ids": prompt[:-1], **{k: prompt[-1:] + PAIRS[0][k] for k in ("chosen_ids", "rejected_ids")}}
+    moved = {"prompt_ids": prompt[:-1], "answer_ids": [prompt[-1:] + ids for ids in PAIRS[0]["answer_ids"]]}
     return {"pairs": [moved, *PAIRS[1:]]}
 
 
@@ -191,7 +198,7 @@ class Referee:
 
     def compute(self) -> np.ndarray:
         trainer: Any = self
-        return reference_logps(trainer, PAIRS, "train", ReferenceParts("key", self.distributed.rank))
+        return reference_logps(trainer, Dataset.from_list(PAIRS), "train", ReferenceParts("key", self.distributed.rank))
 
 
 WHOLE = np.array([range(len(PAIRS)), [number / 2 for number in range(len(PAIRS))]])
@@ -200,7 +207,7 @@ WHOLE = np.array([range(len(PAIRS)), [number / 2 for number in range(len(PAIRS))
 def test_a_value_that_is_no_number_names_its_pair_and_is_not_kept() -> None:
     referee: Any = Referee(make_model())
     compute, referee.locate = referee.compute_ref_log_probs, lambda split, row: f"{split}.jsonl:{row}"
-    third = batches_by_tokens(pair_tokens(PAIRS), 2)[2]
+    third = batches_by_tokens(TOKENS, 2)[2]
 
     def overflow(of: Any, batch: Any) -> Any:
         chosen, rejected = compute(of, batch)
@@ -209,7 +216,7 @@ def test_a_value_that_is_no_number_names_its_pair_and_is_not_kept() -> None:
     referee.compute_ref_log_probs = overflow
     with pytest.raises(RunError, match=f"T608.*pair {third[-1]} of `train`"):
         referee.compute()
-    found = ReferenceParts("key", 0).read(len(PAIRS))
+    found = ReferenceParts("key", 0).read(2, len(PAIRS))
     assert sorted(found.is_known.nonzero()[0]) == sorted(pair for batch in referee.seen[:2] for pair in batch)
     assert np.isfinite(found.values).all()
     assert np.array_equal(Referee(make_model()).compute(), WHOLE)
@@ -274,8 +281,7 @@ def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
         assert {(event["event"], event["name"], event["detail"]) for event in told} == {("share", "reference", "train")}
         shares.append([event["done"] for event in told])
-    tokens = pair_tokens(PAIRS)
-    of_batches = [tokens[rows].sum() / tokens.sum() for rows in batches_by_tokens(tokens, 2)]
+    of_batches = [TOKENS[rows].sum() / TOKENS.sum() for rows in batches_by_tokens(TOKENS, 2)]
     assert shares[0] + shares[1] == pytest.approx(np.cumsum(of_batches), abs=1e-4)
 
 
@@ -292,18 +298,18 @@ def test_it_goes_on_after_a_kill_from_what_was_written_last(monkeypatch: pytest.
         Referee(model, ends_in=1).compute()
     last = Referee(model)
     assert np.array_equal(last.compute(), WHOLE)
-    assert len(last.seen) == len(batches_by_tokens(pair_tokens(PAIRS), 2)) - 2
+    assert len(last.seen) == len(batches_by_tokens(TOKENS, 2)) - 2
 
 
 def test_other_numbers_of_processes_share_what_there_is() -> None:
     model = make_model()
     for rank in (0, 1):
         of_two: Any = DistributedContext(Rank(index=rank, num_processes=2))
-        object.__setattr__(of_two, "share", lambda value: reference_parts.Logps(len(PAIRS)))
+        object.__setattr__(of_two, "share", lambda value: reference_parts.Logps(2, len(PAIRS)))
         with pytest.raises(Ended):
             Referee(model, ends_in=1, processes=of_two).compute()
-    first, second = batches_by_tokens(pair_tokens(PAIRS), 2)[:2]
-    found = ReferenceParts("key", 0).read(len(PAIRS))
+    first, second = batches_by_tokens(TOKENS, 2)[:2]
+    found = ReferenceParts("key", 0).read(2, len(PAIRS))
     assert found.is_known.nonzero()[0].tolist() == sorted(first + second)
     last = Referee(model)
     assert np.array_equal(last.compute(), WHOLE)
@@ -352,11 +358,7 @@ def test_batches_have_every_row_once_the_longest_first_and_no_more_tokens_than_a
     assert sorted(row for batch in batches for row in batch) == list(range(6))
 
 
-def test_tokens_of_a_pair_count_its_prompt_once() -> None:
-    assert pair_tokens([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]}]).tolist() == [5]
-
-
 def test_digests_tell_where_one_list_ends() -> None:
-    one = [{"prompt_ids": [1, 1], "chosen_ids": [1], "rejected_ids": [1]}]
-    other = [{"prompt_ids": [1], "chosen_ids": [1, 1], "rejected_ids": [1]}]
-    assert hash_pairs(one) != hash_pairs(other)
+    lists = [([1, 1], [[1], [1]]), ([1], [[1, 1], [1]]), ([1], [[1], [1, 1]]), ([1], [[1, 1, 1]]), ([1, 1, 1, 1], [[]])]
+    digests = {hash_rows([{"prompt_ids": prompt, "answer_ids": answers}]) for prompt, answers in lists}
+    assert len(digests) == len(lists)

@@ -39,7 +39,7 @@ def _fsdp2(model: Any) -> Any:
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor]:
     pairs = make_pairs(4)
-    rows = [torch.tensor(p["prompt_ids"] + p[answer]) for answer in ("chosen_ids", "rejected_ids") for p in pairs]
+    rows = [torch.tensor(p["prompt_ids"] + p["answer_ids"][number]) for number in (0, 1) for p in pairs]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return ids, torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sharing import tokenized
 from tiny import make_tokenizer
 
 from dpo_recipes import registry
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.checks.rows import RowChecks
 from dpo_recipes.data.encode import Encoder, Texts, can_cut_at_words, cutting_tokens
-from dpo_recipes.data.fit_length import TokenizedPair, fit
+from dpo_recipes.data.fit_length import fit
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow
@@ -26,7 +27,7 @@ from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 
 HH = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh_rlhf_harmless_base.jsonl.gz"
-Ids = list[tuple[list[int], list[int], list[int]]]
+Ids = list[tuple[list[int], ...]]
 
 
 def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> Ids:
@@ -273,7 +274,7 @@ def test_an_answer_ends_with_its_end_of_turn() -> None:
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
 
 
-PAIR = TokenizedPair([9, 1, 2, 3, 4, 5], [6, 7], [8])
+PAIR = tokenized([9, 1, 2, 3, 4, 5], [6, 7], [8])
 
 
 @pytest.mark.parametrize(
@@ -281,13 +282,13 @@ PAIR = TokenizedPair([9, 1, 2, 3, 4, 5], [6, 7], [8])
     [
         (8, "drop", None, PAIR),
         (7, "drop", None, None),
-        (6, "truncate_prompt_start", None, TokenizedPair([2, 3, 4, 5], [6, 7], [8])),
-        (6, "truncate_prompt_start", 9, TokenizedPair([9, 3, 4, 5], [6, 7], [8])),
-        (3, "truncate_prompt_start", None, TokenizedPair([5], [6, 7], [8])),
-        (4, "truncate_prompt_start", 9, TokenizedPair([9, 5], [6, 7], [8])),
+        (6, "truncate_prompt_start", None, tokenized([2, 3, 4, 5], [6, 7], [8])),
+        (6, "truncate_prompt_start", 9, tokenized([9, 3, 4, 5], [6, 7], [8])),
+        (3, "truncate_prompt_start", None, tokenized([5], [6, 7], [8])),
+        (4, "truncate_prompt_start", 9, tokenized([9, 5], [6, 7], [8])),
         (3, "truncate_prompt_start", 9, None),
         (2, "truncate_prompt_start", None, None),
-        (7, "truncate_completion_end", None, TokenizedPair([9, 1, 2, 3, 4, 5], [6], [8])),
+        (7, "truncate_completion_end", None, tokenized([9, 1, 2, 3, 4, 5], [6], [8])),
         (6, "truncate_completion_end", None, None),
     ],
 )
@@ -321,7 +322,7 @@ def test_splits_become_datasets_that_know_their_rows(tmp_path: Path) -> None:
     data = _data(_write(tmp_path / "p.jsonl", GOOD), eval=HeldOut(count=2), test=HeldOut(count=3), max_length=64)
     splits = _tokenize(data)
     assert {name: len(pairs) for name, pairs in splits.datasets.items()} == {"train": 3, "eval": 2, "test": 3}
-    assert splits.pairs("train").column_names == ["prompt_ids", "chosen_ids", "rejected_ids", "row"]
+    assert splits.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
     row = splits.row("test", 1)
     text = make_tokenizer().decode(splits.datasets["test"][1]["prompt_ids"])
     assert row.prompt[0]["content"] in text
@@ -466,4 +467,4 @@ def test_texts_that_are_rendered_already_are_noticed_or_passed_through(tmp_path:
     assert splits.warnings == []
     pair = splits.pairs("train")[0]
     tokenizer = make_tokenizer()
-    assert tokenizer.decode(pair["prompt_ids"] + pair["chosen_ids"]) == row["prompt"] + row["chosen"]
+    assert tokenizer.decode(pair["prompt_ids"] + pair["answer_ids"][0]) == row["prompt"] + row["chosen"]

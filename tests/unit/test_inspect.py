@@ -18,7 +18,7 @@ from dpo_recipes.data.inspect.lengths import (
 from dpo_recipes.data.inspect.texts import TextScan, letters_by_script, looks_garbled
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import PreferenceRow
-from dpo_recipes.data.tokenize import TokenizedPair, fit
+from dpo_recipes.data.tokenize import TokenizedRow, fit
 from dpo_recipes.report.bars import BOTTOM, LEFT, RIGHT, TOP, lay_out_bars
 
 
@@ -33,12 +33,12 @@ def test_other_limits_leave_what_cutting_leaves(way: Any, begins_with_bos: bool)
     lengths = _lengths(200)
     total = int((lengths @ [2, 1, 1]).sum())
     for line in what_lengths_do(lengths, 100, begins_with_bos=begins_with_bos):
-        pairs = [TokenizedPair([7] * p, [1] * c, [2] * r) for p, c, r in lengths.tolist()]
+        pairs = [TokenizedRow([7] * p, ([1] * c, [2] * r), ([], [])) for p, c, r in lengths.tolist()]
         first = 7 if begins_with_bos else None
         limit = line["max_length"]
         cut = [fit(pair, "", limit, way, SplitReport(), keep_first=first) for pair in pairs]
         kept = [pair for pair in cut if pair is not None]
-        tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in kept)
+        tokens = sum(2 * len(p.prompt_ids) + sum(map(len, p.answer_ids)) for p in kept)
         assert line["too_long"] == sum(pair.length > limit for pair in pairs)
         assert line[way] == {"pairs": len(kept), "share": round(tokens / total, 4)}
 

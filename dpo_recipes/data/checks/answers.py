@@ -10,7 +10,7 @@ import numpy as np
 
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.encode import Encoded, Texts
-from dpo_recipes.data.fit_length import TokenizedPair
+from dpo_recipes.data.fit_length import TokenizedRow
 from dpo_recipes.data.nulls import NULL_WORDS
 from dpo_recipes.data.rows import Message, PreferenceRow
 from dpo_recipes.errors import Finding
@@ -41,12 +41,13 @@ class AnswerChecks:
             self._notes.add("D431")
         self._directions.add(self._notes.place, texts)
 
-    def is_equal(self, where: str, pair: TokenizedPair, fitted: TokenizedPair) -> bool:
+    def is_equal(self, where: str, whole: TokenizedRow, fitted: TokenizedRow) -> bool:
         """Whether both answers of a pair have the same tokens after truncation to `max_length`; records such a pair."""
         self._equal.num_pairs += 1
-        if fitted.chosen_ids != fitted.rejected_ids:
+        chosen, rejected = fitted.answer_ids
+        if chosen != rejected:
             return False
-        self._equal.add(where, by_template=pair.chosen_ids == pair.rejected_ids)
+        self._equal.add(where, by_template=whole.answer_ids[0] == whole.answer_ids[1])
         return True
 
     def findings(self) -> Iterator[Finding]:

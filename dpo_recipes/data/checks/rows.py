@@ -11,7 +11,7 @@ from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.checks.reasoning import ReasoningChecks
 from dpo_recipes.data.checks.template import TemplateChecks
 from dpo_recipes.data.encode import Encoded, Texts
-from dpo_recipes.data.fit_length import TokenizedPair
+from dpo_recipes.data.fit_length import TokenizedRow
 from dpo_recipes.data.rows import PreferenceRow
 from dpo_recipes.data.template import Renderer
 from dpo_recipes.errors import Finding
@@ -41,9 +41,9 @@ class RowChecks:
         for part in self._parts:
             part.look(row, texts, encoded)
 
-    def is_equal(self, where: str, pair: TokenizedPair, fitted: TokenizedPair) -> bool:
+    def is_equal(self, where: str, whole: TokenizedRow, fitted: TokenizedRow) -> bool:
         """Whether both answers of a pair have the same tokens after truncation to `max_length`; records such a pair."""
-        return self._answers.is_equal(where, pair, fitted)
+        return self._answers.is_equal(where, whole, fitted)
 
     def findings(self) -> list[Finding]:
         """The findings for the rows so far, errors first."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpo_recipes.data.encode import Encoder
 from dpo_recipes.data.template import Renderer
-from dpo_recipes.data.tokenize import CONTEXT_COLUMNS, PAIR_COLUMNS, TokenizedSplits, render_row
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT, TokenizedSplits, render_row
 
 Mark = Literal["prompt", "trained", "context", "cut"]
 """`context` marks tokens of an answer that are read but not trained on, such as a question of the user in it."""
@@ -58,12 +58,12 @@ def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split:
         row = pairs.row(split, index)
         texts = render_row(row, renderer)
         (whole,) = encoder.encode([texts])
-        kept_prompt, *kept_answers = (dataset[index][name] for name in PAIR_COLUMNS)
-        prompt_marks = _prompt_marks(whole.prompt_ids, kept_prompt)
+        kept = dataset[index]
+        prompt_marks = _prompt_marks(whole.prompt_ids, kept[PROMPT])
         sides = []
-        contexts = (dataset[index][name] for name in CONTEXT_COLUMNS)
-        for text, answer, kept, context in zip(texts.answers, whole.answer_ids, kept_answers, contexts, strict=True):
-            marks: list[Mark] = [*prompt_marks, *_answer_marks(len(answer), len(kept), context)]
+        parts = zip(texts.answers, whole.answer_ids, kept[ANSWERS], kept[CONTEXT], strict=True)
+        for text, answer, kept_answer, context in parts:
+            marks: list[Mark] = [*prompt_marks, *_answer_marks(len(answer), len(kept_answer), context)]
             ids = [*whole.prompt_ids, *answer]
             pieces = list(_pieces(_token_texts(text, ids, tokenizer), ids, marks, special))
             sides.append(_divided(pieces, len(whole.prompt_ids)))

@@ -9,11 +9,11 @@ import numpy as np
 
 from dpo_recipes.data.inspect.lengths import compare_answers, describe_bias, histograms, what_lengths_do
 from dpo_recipes.data.inspect.texts import MAX_PLACES, Places, TextScan
-from dpo_recipes.data.lengths import distributions, named_lengths
+from dpo_recipes.data.lengths import distributions, named_lengths, table_lengths
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import PreferenceRow
 from dpo_recipes.data.split_dataset import SPLITS
-from dpo_recipes.data.tokenize import PAIR_COLUMNS, TokenizedSplits
+from dpo_recipes.data.tokenize import PROMPT, ROW, TokenizedSplits
 
 _BATCH = 1000
 _NUM_LONGEST = 5
@@ -88,12 +88,10 @@ class _Scan:
         self.texts = TextScan()
         kept, places = [], []
         for table in pairs.datasets[split].with_format("arrow").iter(_BATCH):
-            columns = [_ListColumn(table.column(name)) for name in PAIR_COLUMNS]
-            rows = table.column("row").to_numpy()
             if not places and bos_id is not None:
-                self.begins_with_bos = columns[0][0][:1].tolist() == [bos_id]
-            kept.append(np.stack([column.lengths for column in columns], axis=1))
-            places.append(rows)
+                self.begins_with_bos = table.column(PROMPT)[0].as_py()[:1] == [bos_id]
+            kept.append(table_lengths(table))
+            places.append(table.column(ROW).to_numpy())
         self.kept, self.places = np.concatenate(kept), np.concatenate(places)
         for row in self.rows.rows(self.places.tolist()):
             if isinstance(row, PreferenceRow):
@@ -102,19 +100,6 @@ class _Scan:
     def where(self, places: np.ndarray) -> tuple[str, ...]:
         """The locations in their sources of the first few of some rows; `places` are indices of kept rows."""
         return tuple(self.rows[int(self.places[at])].where for at in places[:MAX_PLACES])
-
-
-class _ListColumn:
-    """A column of token ids without a Python object for each of them."""
-
-    def __init__(self, column: Any) -> None:
-        array = column.combine_chunks()
-        self._offsets = array.offsets.to_numpy()
-        self._values = array.values.to_numpy()
-        self.lengths = np.diff(self._offsets).astype(np.int32)
-
-    def __getitem__(self, at: int) -> np.ndarray:
-        return self._values[self._offsets[at] : self._offsets[at + 1]]
 
 
 def _inspect(scan: _Scan, max_length: int, train_prompts: np.ndarray) -> SplitInspection:
