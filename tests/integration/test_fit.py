@@ -12,6 +12,7 @@ import torch
 from sharing import make_model, make_pairs
 from tiny import make_tokenizer, recipe_text, write_pairs
 
+from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 from dpo_recipes.errors import FitError
 from dpo_recipes.fit import check, target
@@ -117,7 +118,7 @@ def test_a_simulated_micro_batch_takes_what_a_real_one_takes(
     from datasets import Dataset
 
     pairs = Dataset.from_list(make_pairs(3, prompts=(40,), answers=(30,), same_starts=(0,)))
-    lengths = [[len(ids) for ids in pairs[f"{part}_ids"]] for part in ("prompt", "chosen", "rejected")]
+    lengths = row_lengths(pairs).T.tolist()
     meta_model = load_meta_model(recipe, location, "cpu", trust_remote_code=False)
     meta_model.config._attn_implementation = model.config._attn_implementation
     predicted = sum(simulate(meta_model, Batch.of(*lengths), RATES).peak)

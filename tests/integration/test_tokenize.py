@@ -19,6 +19,7 @@ from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.checks.rows import RowChecks
 from dpo_recipes.data.encode import Encoder, Texts, can_cut_at_words, cutting_tokens
 from dpo_recipes.data.fit_length import fit
+from dpo_recipes.data.lengths import row_lengths, trained_lengths
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow
@@ -468,3 +469,24 @@ def test_texts_that_are_rendered_already_are_noticed_or_passed_through(tmp_path:
     pair = splits.pairs("train")[0]
     tokenizer = make_tokenizer()
     assert tokenizer.decode(pair["prompt_ids"] + pair["answer_ids"][0]) == row["prompt"] + row["chosen"]
+
+
+@pytest.mark.parametrize("num_answers", [1, 2, 3])
+def test_lengths_of_rows_with_any_number_of_answers(num_answers: int) -> None:
+    """Answer k of row i has 10 * k + i tokens, of which the first one is context; the rows are in another order."""
+    from datasets import Dataset
+
+    answers = range(1, num_answers + 1)
+    rows = [
+        {
+            "prompt_ids": [1] * (i + 3),
+            "answer_ids": [[2] * (10 * k + i) for k in answers],
+            "answer_context": [[0, 1]] * num_answers,
+        }
+        for i in range(4)
+    ]
+    dataset = Dataset.from_list(rows).select([2, 0])
+    expected = [[i + 3, *(10 * k + i for k in answers)] for i in (2, 0)]
+    assert row_lengths(dataset).tolist() == expected
+    assert trained_lengths(dataset).tolist() == [[count - 1 for count in of_answers] for _, *of_answers in expected]
+    assert trained_lengths(dataset.remove_columns("answer_context")).tolist() == [counts[1:] for counts in expected]
