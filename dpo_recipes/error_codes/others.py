@@ -21,6 +21,7 @@ CODES = {
     "U404": entry(
         "an answer is missing", "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data."
     ),
+    "U405": entry("an unknown objective", "`dpo-recipe init --objective` takes a `kind` of docs/recipe.md."),
     "U420": entry(
         "an option that cannot be passed to sbatch",
         "`--slurm` and DPO_RECIPE_SLURM accept sbatch's long options, such as partition=gpu. Options that follow from",
