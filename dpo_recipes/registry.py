@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dpo_recipes.errors import RecipeError
+
 OBJECTIVES = {
     "dpo": "dpo_recipes.objectives.dpo:OBJECTIVE",
 }
@@ -97,12 +99,29 @@ def names(table: str) -> list[str]:
 
 
 def load(table: str, name: str) -> Any:
-    """The object behind `name`. Raises `KeyError` with the known names when there is none."""
-    reference = TABLES[table].get(name) or _outside(table).get(name)
-    if reference is None:
+    """The object behind `name`. Raises `KeyError` with the known names when there is none, and `RecipeError` R318 if it
+    is another package's and cannot be loaded."""
+    reference = TABLES[table].get(name)
+    if reference is not None:
+        module, _, attribute = reference.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    point = next((point for point in entry_points(group=f"dpo_recipes.{table}") if point.name == name), None)
+    if point is None:
         raise KeyError(f"no `{name}` in {table}; known: {', '.join(names(table))}")
-    module, _, attribute = reference.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return point.load()
+    except Exception as error:  # the package is not ours, and its import may raise anything
+        raise _not_loadable(table, point, error) from error
+
+
+def _not_loadable(table: str, point: Any, error: Exception) -> RecipeError:
+    package = point.dist.name if point.dist else "another package"
+    return RecipeError.of(
+        "R318",
+        f"`{point.name}` of {package} cannot be loaded",
+        why=f"its entry in `dpo_recipes.{table}` is {point.value}: {type(error).__name__}: {error}",
+        fix=f"repair, upgrade or uninstall {package}",
+    )
 
 
 def entry_points(group: str) -> Any:

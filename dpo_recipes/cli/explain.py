@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from dpo_recipes.cli.options import JsonOption
-from dpo_recipes.error_codes import CODES
 from dpo_recipes.errors import RecipeError
+from dpo_recipes.objectives import all_codes
 
 
 def explain(
@@ -18,9 +18,10 @@ def explain(
     json_: JsonOption = False,
 ) -> None:
     """Explain an error code, or list all of them."""
-    wanted = CODES if code is None else {code.upper(): CODES.get(code.upper())}
+    codes = all_codes()
+    wanted = codes if code is None else {code.upper(): codes.get(code.upper())}
     if code is not None and wanted[code.upper()] is None:
-        near = difflib.get_close_matches(code.upper(), CODES, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(code.upper(), codes, n=1, cutoff=0.4)
         raise RecipeError.of(
             "U403",
             f"there is no code {code}",
@@ -30,8 +31,8 @@ def explain(
     if json_:
         typer.echo(json.dumps({key: entry.__dict__ for key, entry in wanted.items() if entry}, indent=2))
     elif code is None:
-        for key, entry in CODES.items():
+        for key, entry in codes.items():
             typer.echo(f"{key}  {entry.title}")
     else:
-        entry = CODES[code.upper()]
+        entry = codes[code.upper()]
         typer.echo(f"{code.upper()}: {entry.title}\n\n{entry.text}")

@@ -67,6 +67,10 @@ CODES = {
         "A model that needs Python code from its repository runs that code on your",
         "machine. The recipe declares the need; only you, with --trust-remote-code, can allow it.",
     ),
+    "R318": entry(
+        "another package's entry that cannot be loaded",
+        "Other packages may add objectives and data formats through entry points. The import of this one failed.",
+    ),
     "R319": entry(
         "a filter with a syntax error",
         "`filter` compares columns of a row: score >= 4 and lang == 'en'. docs/data.md has the grammar.",

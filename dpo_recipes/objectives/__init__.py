@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from dpo_recipes import registry
+from dpo_recipes.error_codes import CODES, CodeEntry
 from dpo_recipes.objectives.base import Objective, ObjectiveParams
 
 DEFAULT_KIND = "dpo"
@@ -26,6 +27,12 @@ def objective_of(recipe: Any) -> Objective:
 def all_params() -> dict[str, type[ObjectiveParams]]:
     """The class of the `objective` section for each kind, by kind in alphabetical order."""
     return {kind: get_objective(kind).params for kind in registry.names("objectives")}
+
+
+def all_codes() -> dict[str, CodeEntry]:
+    """The explanation of each error code, with those of objectives of other packages."""
+    outside = (get_objective(kind).codes for kind in registry.names("objectives") if kind not in registry.OBJECTIVES)
+    return {**CODES, **{code: entry for codes in outside for code, entry in codes.items() if code not in CODES}}
 
 
 def fixed_micro_batch_reason(recipe: Any) -> str | None:

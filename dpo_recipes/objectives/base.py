@@ -19,6 +19,7 @@ from dpo_recipes.section import Section
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dpo_recipes.error_codes import CodeEntry
     from dpo_recipes.recipe.schema import Recipe
 
 RowShape = Literal["pair", "labelled", "completion"]
@@ -201,6 +202,9 @@ class Objective:
     """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
     """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
+    codes: ClassVar[Mapping[str, CodeEntry]] = {}
+    """For `dpo-recipe explain`: the error codes of an objective of another package. The first letter determines the
+    exit code (`errors.EXIT_CODE_BY_LETTER`). Ours are in `error_codes`."""
 
     def title(self, params: Any) -> str:
         """The objective with its variant, for the model card and the report: "DPO (sigmoid)"."""

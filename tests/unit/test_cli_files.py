@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dpo_recipes import registry
+from dpo_recipes.cli.new_recipe import ROW_HINTS
+from dpo_recipes.launch.batch import effective_batch
+from dpo_recipes.objectives import get_objective
 from dpo_recipes.recipe.load import load_file
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths, recipes_folder
@@ -99,6 +104,35 @@ def test_a_new_recipe_validates_without_a_warning(command: Command, tmp_path: Pa
     assert validated.warnings == ()
     assert (validated.recipe.name, validated.recipe.model.path) == ("job", "owner/model")
     assert (validated.recipe.model.adapter is None) == bool(flags)
+
+
+@pytest.mark.parametrize("flags", [[], ["--full"]], ids=["lora", "full"])
+@pytest.mark.parametrize("kind", registry.names("objectives"))
+def test_a_new_recipe_of_each_objective_validates(
+    command: Command, tmp_path: Path, kind: str, flags: list[str]
+) -> None:
+    done = command("init", "mine.yaml", *HUB, "--objective", kind, *flags)
+    assert done.returncode == 0, done.stderr
+    validated, objective = validate(tmp_path / "mine.yaml"), get_objective(kind)
+    assert validated.warnings == ()
+    recipe = validated.recipe
+    assert recipe.objective == objective.params.model_validate({"kind": kind})
+    rates = objective.learning_rates(recipe.objective)
+    if rates is not None:
+        assert recipe.training.learning_rate == (rates.full if flags else rates.lora).start
+    assert effective_batch(recipe) == 32
+    text = (tmp_path / "mine.yaml").read_text(encoding="utf-8")
+    for name in objective.params.model_fields:
+        assert re.search(rf"^  (# )?{name}:", text, re.MULTILINE), name
+    assert f"with {ROW_HINTS[objective.rows].columns};" in text
+
+
+def test_an_objective_that_is_unknown_is_answered_with_the_known_ones(command: Command, tmp_path: Path) -> None:
+    done = command("init", "mine.yaml", *HUB, "--objective", "dop")
+    assert done.returncode == 2
+    assert "error[U405]: there is no objective `dop`" in done.stderr
+    assert "did you mean `--objective dpo`?" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_new_recipe_is_named_after_its_file(command: Command, tmp_path: Path) -> None:

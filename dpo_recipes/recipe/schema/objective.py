@@ -21,8 +21,14 @@ class _ByKind:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        kinds = [params.model_json_schema(by_alias=True) for params in all_params().values()]
+        kinds = [handler(_core_schema(params)) for params in all_params().values()]
         return kinds[0] if len(kinds) == 1 else {"oneOf": kinds}
+
+
+def _core_schema(params: type[ObjectiveParams]) -> CoreSchema:
+    """A section's schema, which is built when it is first needed."""
+    params.model_rebuild()
+    return params.__pydantic_core_schema__
 
 
 def _validate(value: Any) -> ObjectiveParams:

@@ -1,0 +1,113 @@
+"""An objective of another package gets what our own get: checks with lines, hints, schema, reference and `init`."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from minimal import MINIMAL
+from outside import installed
+
+from dpo_recipes import registry
+from dpo_recipes.errors import RecipeError
+from dpo_recipes.recipe.json_schema import recipe_json_schema
+from dpo_recipes.recipe.load import load_text
+from dpo_recipes.recipe.validate import Validated, validate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Command = Callable[..., Any]
+Check = Callable[[str], Validated]
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path) -> Iterator[Path]:
+    with installed(tmp_path / "site") as folder:
+        yield folder
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Validates a recipe with an `objective` section."""
+
+    def run(objective: str) -> Validated:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(f"{MINIMAL}objective: {objective}\n", encoding="utf-8")
+        return validate(path)
+
+    return run
+
+
+def finding_of(check: Check, objective: str) -> Any:
+    with pytest.raises(RecipeError) as caught:
+        check(objective)
+    (finding,) = caught.value.findings
+    return finding
+
+
+def test_its_parameters_are_validated_and_have_defaults(check: Check) -> None:
+    params: Any = check("{kind: slic, per_token: true}").recipe.objective
+    assert type(params).__name__ == "SlicParams"
+    assert (params.kind, params.delta, params.per_token) == ("slic", 1.0, True)
+    assert finding_of(check, "{kind: slic, delta: -1}").code == "R206"
+
+
+def test_an_unknown_key_is_answered_with_its_own_keys(check: Check) -> None:
+    finding = finding_of(check, "{kind: slic, dleta: 2.0}")
+    assert (finding.code, finding.fix) == ("R203", "did you mean `delta`?")
+    assert finding.why == "`objective` takes kind, delta, per_token"
+    assert finding.where.text[finding.where.column - 1 :].startswith("dleta")
+
+
+def test_a_key_of_another_kind_is_recognized_in_both_directions(check: Check) -> None:
+    assert finding_of(check, "{kind: dpo, per_token: true}").fix == "`per_token` belongs to `kind: slic`"
+    assert "`kind: dpo`" in finding_of(check, "{kind: slic, loss_weights: [1.0]}").fix
+
+
+def test_a_misspelt_kind_is_answered_with_all_kinds(check: Check) -> None:
+    finding = finding_of(check, "{kind: silc}")
+    assert (finding.code, finding.fix) == ("R204", "did you mean `slic`?")
+    assert all(kind in finding.why for kind in registry.names("objectives"))
+
+
+def test_its_own_finding_has_a_line_and_an_explanation(check: Check, command: Command) -> None:
+    finding = finding_of(check, "{kind: slic, delta: 9.0, per_token: true}")
+    assert finding.code == "R901"
+    assert finding.where.text[finding.where.column - 1 :].startswith("9.0")
+    done = command("explain", "R901")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "R901: a delta that no pair reaches")
+
+
+def test_schema_and_reference_have_it() -> None:
+    schema = recipe_json_schema()
+    kinds = schema["properties"]["objective"]["oneOf"]
+    assert [kind["properties"]["kind"]["const"] for kind in kinds] == registry.names("objectives")
+    jsonschema.validate(load_text(f"{MINIMAL}objective: {{kind: slic, delta: 2.0}}\n", "recipe.yaml").data, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(load_text(f"{MINIMAL}objective: {{kind: slic, beta: 2.0}}\n", "recipe.yaml").data, schema)
+    page = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))["make_reference"]()
+    assert "## `objective` with `kind: slic`" in page
+    assert "| `delta` | number | `1.0` | The difference of log-probabilities" in page
+
+
+def test_a_new_recipe_starts_from_its_parameters(command: Command, tmp_path: Path) -> None:
+    done = command("init", "mine.yaml", "--objective", "slic", "--model", "owner/model", "--data", "owner/pairs")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "mine.yaml").read_text(encoding="utf-8")
+    assert "# Sequence likelihood calibration (SLiC-HF" in text
+    assert "  delta: 1.0\n" in text
+    assert validate(tmp_path / "mine.yaml").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"), [("import nosuch_library\n", "ModuleNotFoundError"), ("OTHER = 1\n", "AttributeError")]
+)
+def test_a_package_that_cannot_be_imported_is_named(check: Check, package: Path, broken: str, says: str) -> None:
+    (package / "slic_objective.py").write_text(broken, encoding="utf-8")
+    finding = finding_of(check, "{kind: slic}")
+    assert finding.code == "R318"
+    assert finding.what == "`slic` of slic-objective cannot be loaded"
+    assert says in finding.why
