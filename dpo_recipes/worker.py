@@ -209,7 +209,7 @@ class Worker:
 
     def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
         from dpo_recipes.engine.train import train
-        from dpo_recipes.evaluate.metrics import evaluate_pairs
+        from dpo_recipes.evaluate.metrics import evaluate_splits
         from dpo_recipes.evaluate.samples import Samples
 
         distributed, is_main = replace(self.distributed, launch=self.launch), self.rank.is_main
@@ -219,7 +219,7 @@ class Worker:
             reserve_bytes=self.reserve_bytes, distributed=distributed,
         )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
-        metrics = evaluate_pairs(trained.trainer)
+        metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)
         if is_main or distributed.shards_weights:
             samples.ask("tuned", trained.trainer.model, bundle)
         result = {**self._result(bundle, pairs, samples), **trained.summary}

@@ -18,9 +18,11 @@ from dpo_recipes.engine.engine_trainer import EngineTrainer, build_trainer
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
+from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.objectives import keep_best_metric, objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -31,7 +33,7 @@ class TrainResult:
 
     trainer: Any
     train_loss: float
-    base_metrics: dict[str, float]
+    base_metrics: Values
     summary: dict[str, Any]
 
 
@@ -84,7 +86,8 @@ def train(  # noqa: PLR0913
     checkpoint of other data), T617 (of another strategy) and T619 (of another base).
     """
     distributed = distributed or DistributedContext()
-    start = find_start(run, tokenized.key, distributed, events, keeps_best=recipe.checkpoints.keep_best)
+    best_metric = keep_best_metric(recipe)
+    start = find_start(run, tokenized.key, distributed, events, best_metric)
     if start.base and start.base.answers:
         samples.answers["base"] = start.base.answers
     elif distributed.is_main and not distributed.shards_weights:
@@ -93,9 +96,13 @@ def train(  # noqa: PLR0913
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
     events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
-    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed)
+    saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed, best_metric)
     metrics = MetricsCallback(
-        run.metrics if distributed.is_main else None, events, tokens_per_pair, start.metrics_bytes
+        run.metrics if distributed.is_main else None,
+        events,
+        objective_of(recipe).metrics,
+        tokens_per_pair,
+        start.metrics_bytes,
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [saving, metrics, DivergenceCallback(), probe]
@@ -132,8 +139,8 @@ def train(  # noqa: PLR0913
     if _end_training(trainer, saving.saved_step, stop, events, distributed):
         step = trainer.state.global_step
         raise interrupted(f"it stopped after step {step}; the checkpoint is in {run.checkpoints}")
-    if recipe.checkpoints.keep_best:
-        take_best(trainer, events)
+    if best_metric is not None:
+        take_best(trainer, best_metric, events)
     bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
     runtime_s = saving.earlier_s + output.metrics["train_runtime"]
     summary = {

@@ -165,6 +165,11 @@ CODES = {
         "weights that make every loss 0",
         "KTO multiplies the losses of good answers by `desirable_weight`, those of bad ones by `undesirable_weight`.",
     ),
+    "R355": entry(
+        "`keep_best` names no metric to choose by",
+        "`true` chooses by the objective's own metric. Another one is named by its key in metrics.jsonl, without",
+        "`eval_`, and must have a direction in which values are better.",
+    ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some pairs."
     ),

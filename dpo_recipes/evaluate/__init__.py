@@ -1,1 +1,1 @@
-"""How good the model is: metrics on held-out pairs, and answers before and after."""
+"""How good the model is: metrics on held-out rows, and answers before and after."""

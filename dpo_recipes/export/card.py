@@ -9,6 +9,7 @@ from jinja2 import Environment
 
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Metric
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -17,12 +18,23 @@ def render_card(recipe: Recipe, result: dict[str, Any], bundle: ModelBundle) -> 
     template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["code"] = lambda text: f"`{text}`"
+    objective = objective_of(recipe)
     return environment.from_string(template).render(
         recipe=recipe,
         result=result,
-        objective=objective_of(recipe).title(recipe.objective),
+        objective=objective,
+        title=objective.title(recipe.objective),
+        rows=[row for metric in objective.metrics if (row := _compare(metric, result))],
         is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),
         gguf_file=bundle.location.gguf_file,
         quantization=recipe.model.quantization,
         turn_ends=bundle.tokenizer.convert_ids_to_tokens(sorted(bundle.chat.end_ids)),
     )
+
+
+def _compare(metric: Metric, result: dict[str, Any]) -> dict[str, str] | None:
+    """A row of the table of results, or None for a metric that neither the base nor the tuned model has."""
+    base, tuned = (result[part].get(f"eval_{metric.key}") for part in ("base_metrics", "metrics"))
+    if base is None and tuned is None:
+        return None
+    return {"label": metric.label, "key": metric.key, "base": metric.format(base), "tuned": metric.format(tuned)}

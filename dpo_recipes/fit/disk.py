@@ -29,7 +29,7 @@ def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | No
     checkpoint = weights.trainable_bytes + state
     saving = recipe.checkpoints
     # The oldest one is removed only when the newest is complete.
-    kept = saving.save_total_limit + 1 + saving.keep_best if saving.save_steps or saving.save_minutes else 1
+    kept = saving.save_total_limit + 1 + bool(saving.keep_best) if saving.save_steps or saving.save_minutes else 1
     return {
         "base": stored_bytes(meta_model.location),
         "checkpoint": checkpoint,

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.error_codes import CODES, CodeEntry
-from dpo_recipes.objectives.base import Objective, ObjectiveParams
+from dpo_recipes.objectives.base import Metric, Objective, ObjectiveParams
 
 DEFAULT_KIND = "dpo"
 
@@ -22,6 +22,15 @@ def get_objective(kind: str) -> Objective:
 def objective_of(recipe: Any) -> Objective:
     """The objective of a recipe."""
     return get_objective(recipe.objective.kind)
+
+
+def keep_best_metric(recipe: Any) -> Metric | None:
+    """The metric by which `checkpoints.keep_best` chooses a model, or None if it is off. Raises `KeyError` if the
+    objective has no such metric, which validation reports."""
+    wanted, objective = recipe.checkpoints.keep_best, objective_of(recipe)
+    if wanted is False:
+        return None
+    return objective.metric(objective.best_metric if wanted is True else wanted)
 
 
 def all_params() -> dict[str, type[ObjectiveParams]]:

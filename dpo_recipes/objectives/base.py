@@ -7,6 +7,7 @@ objective's module, because every check of a recipe loads it: a loss imports tor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from dpo_recipes.errors import Finding, Where
+from dpo_recipes.formats import format_number, format_percent
 from dpo_recipes.section import Section
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 RowShape = Literal["pair", "labelled", "completion"]
 """`pair`: a prompt with a chosen and a rejected answer. `labelled`: a prompt and one answer that is good or bad.
 `completion`: a prompt and one answer to imitate."""
+_ROW_NOUNS = {"pair": "pair", "labelled": "labelled answer", "completion": "completion"}
 Head = Literal["causal_lm", "score"]
 """`causal_lm`: the model predicts tokens. `score`: the model returns one number for a whole sequence."""
 ReferenceKind = Literal["none", "frozen", "live"]
@@ -60,12 +63,44 @@ class Metric:
     higher_is_better: bool | None = None
     """None for a metric without a direction, such as a log-probability."""
     is_shown_live: bool = False
-    """Whether the progress line shows it."""
+    """Whether the progress line shows it. Reports also give it a chart and a place among the key numbers."""
     base_value: float | None = None
     """The value of the untouched base by definition, for example 0 for a margin over itself. None if it is measured."""
+    is_tied_at_base: bool = False
+    """Whether the base can only tie, because it is compared with itself, so that its value cannot be compared with
+    that of a tuned model."""
+    chance: float | None = None
+    """The value that guessing gives: a chart marks it, and the verdict compares with it."""
+    short_label: str = ""
+    """The name in the progress line. Empty: the label in lower case."""
+    description: str = ""
+    """What the value says, in sentences: the caption of its chart."""
+    chart: str = ""
+    """The title of a chart that several metrics share. Empty: a chart of its own if `is_shown_live` is set, or none."""
+
+    @property
+    def live_label(self) -> str:
+        """The name in the progress line."""
+        return self.short_label or self.label.lower()
+
+    def format(self, value: Any) -> str:
+        """A value as text, with this metric's decimals and sign or in percent; a dash for a missing value."""
+        if self.is_share:
+            return format_percent(value, self.decimals)
+        return format_number(value, self.decimals, signed=self.is_signed)
+
+    def is_better(self, value: float | None, than: float | None) -> bool:
+        """Whether a value is better than another one. A missing or non-finite value is never better, and any other
+        value is better than it. Only for a metric with a direction."""
+        assert self.higher_is_better is not None, f"`{self.key}` has no direction"
+        if value is None or not math.isfinite(value):
+            return False
+        if than is None or not math.isfinite(than):
+            return True
+        return value > than if self.higher_is_better else value < than
 
 
-LOSS = Metric("loss", "Loss", higher_is_better=False, is_shown_live=True)
+LOSS = Metric("loss", "Loss", higher_is_better=False, is_shown_live=True, description="Lower is better.")
 """The metric that every objective has."""
 
 
@@ -200,6 +235,8 @@ class Objective:
     """The metrics in the order of the report; the first one is `LOSS`."""
     best_metric: ClassVar[str] = "loss"
     """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
+    metrics_note: ClassVar[str] = ""
+    """What readers of a report or a model card must know about the metrics, in sentences."""
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
     """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
     codes: ClassVar[Mapping[str, CodeEntry]] = {}
@@ -209,6 +246,15 @@ class Objective:
     def title(self, params: Any) -> str:
         """The objective with its variant, for the model card and the report: "DPO (sigmoid)"."""
         return self.kind.upper()
+
+    @property
+    def row_noun(self) -> str:
+        """The name of a row, whose plural ends with an s: "pair"."""
+        return _ROW_NOUNS[self.rows]
+
+    def metric(self, key: str) -> Metric:
+        """The metric of a key. Raises `KeyError` if the objective has none of this key."""
+        return {metric.key: metric for metric in self.metrics}[key]
 
     def reference(self, params: Any) -> ReferenceKind:
         """Whether the loss compares the policy with a reference."""

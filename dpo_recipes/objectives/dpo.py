@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -14,11 +15,19 @@ from dpo_recipes.objectives.base import (
     Advice,
     LearningRates,
     Locate,
-    Metric,
     Objective,
     ObjectiveParams,
     ReferenceKind,
     RowCounts,
+)
+from dpo_recipes.objectives.pair_metrics import (
+    ACCURACY,
+    CHOSEN_LOGPS,
+    CHOSEN_REWARD,
+    IMPLICIT_REWARDS,
+    MARGIN,
+    REJECTED_LOGPS,
+    REJECTED_REWARD,
 )
 
 if TYPE_CHECKING:
@@ -86,20 +95,14 @@ class Dpo(Objective):
     best_metric = "loss"
     metrics = (
         LOSS,
-        Metric("rewards/accuracies", "Reward accuracy", 1, is_share=True, higher_is_better=True, is_shown_live=True),
-        Metric(
-            "rewards/margins",
-            "Reward margin",
-            is_signed=True,
-            higher_is_better=True,
-            is_shown_live=True,
-            base_value=0.0,
-        ),
-        Metric("rewards/chosen", "Reward of the chosen answer", is_signed=True, base_value=0.0),
-        Metric("rewards/rejected", "Reward of the rejected answer", is_signed=True, base_value=0.0),
-        Metric("logps/chosen", "Log-probability of the chosen answer", 1),
-        Metric("logps/rejected", "Log-probability of the rejected answer", 1),
+        replace(ACCURACY, is_tied_at_base=True),
+        replace(MARGIN, base_value=0.0),
+        replace(CHOSEN_REWARD, base_value=0.0),
+        replace(REJECTED_REWARD, base_value=0.0),
+        replace(CHOSEN_LOGPS, description=f"Summed over an answer's tokens. {CHOSEN_LOGPS.description}"),
+        REJECTED_LOGPS,
     )
+    metrics_note = IMPLICIT_REWARDS
 
     def title(self, params: DpoParams) -> str:
         """The objective with its losses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -23,6 +24,15 @@ from dpo_recipes.objectives.base import (
     ReferenceKind,
     RowCounts,
     Scores,
+)
+from dpo_recipes.objectives.pair_metrics import (
+    ACCURACY,
+    CHOSEN_LOGPS,
+    CHOSEN_REWARD,
+    IMPLICIT_REWARDS,
+    MARGIN,
+    REJECTED_LOGPS,
+    REJECTED_REWARD,
 )
 
 if TYPE_CHECKING:
@@ -65,23 +75,23 @@ class Kto(Objective):
     rows = "labelled"
     metrics = (
         LOSS,
-        Metric("rewards/accuracies", "Reward accuracy", 1, is_share=True, higher_is_better=True, is_shown_live=True),
-        Metric(
-            "rewards/margins",
-            "Reward margin",
-            is_signed=True,
-            higher_is_better=True,
-            is_shown_live=True,
-            base_value=0.0,
+        replace(
+            ACCURACY,
+            is_tied_at_base=True,
+            chance=None,  # it depends on the number of rows of each class
+            description="Share of answers whose reward is on the right side of the KL estimate.",
         ),
-        Metric("rewards/chosen", "Reward of good answers", is_signed=True, base_value=0.0),
-        Metric("rewards/rejected", "Reward of bad answers", is_signed=True, base_value=0.0),
+        replace(MARGIN, base_value=0.0, description="Mean reward of the good answers minus that of the bad ones."),
+        replace(CHOSEN_REWARD, label="Reward of good answers", base_value=0.0),
+        replace(REJECTED_REWARD, label="Reward of bad answers", base_value=0.0),
         Metric("kl", "KL divergence from the reference", base_value=0.0),
-        Metric("logps/chosen", "Log-probability of good answers", 1),
-        Metric("logps/rejected", "Log-probability of bad answers", 1),
+        replace(CHOSEN_LOGPS, label="Log-probability of good answers", description="Summed over an answer's tokens."),
+        replace(REJECTED_LOGPS, label="Log-probability of bad answers"),
     )
     """The keys are those of TRL's KTOTrainer, which logs no accuracy: here it is the share of answers whose reward is
     on the right side of the KL estimate."""
+
+    metrics_note = IMPLICIT_REWARDS
 
     def title(self, params: KtoParams) -> str:
         """The objective with its variant."""

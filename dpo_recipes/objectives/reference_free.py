@@ -3,21 +3,30 @@ reference."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dpo_recipes.objectives.base import LOSS, Metric, Scores
+from dpo_recipes.objectives.pair_metrics import (
+    ACCURACY,
+    CHOSEN_LOGPS,
+    CHOSEN_REWARD,
+    MARGIN,
+    REJECTED_LOGPS,
+    REJECTED_REWARD,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS = (
     LOSS,
-    Metric("rewards/accuracies", "Reward accuracy", 1, is_share=True, higher_is_better=True, is_shown_live=True),
-    Metric("rewards/margins", "Reward margin", is_signed=True, higher_is_better=True, is_shown_live=True),
-    Metric("rewards/chosen", "Reward of the chosen answer", is_signed=True),
-    Metric("rewards/rejected", "Reward of the rejected answer", is_signed=True),
-    Metric("logps/chosen", "Log-probability of the chosen answer", 2),
-    Metric("logps/rejected", "Log-probability of the rejected answer", 2),
+    ACCURACY,
+    MARGIN,
+    CHOSEN_REWARD,
+    REJECTED_REWARD,
+    replace(CHOSEN_LOGPS, decimals=2),
+    replace(REJECTED_LOGPS, decimals=2),
     Metric("nll_loss", "Negative log-likelihood of the chosen answer", higher_is_better=False),
 )
 """The keys are those of TRL's trainers. The rewards of the untouched base are not 0, because nothing is subtracted."""

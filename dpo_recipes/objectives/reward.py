@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from dpo_recipes.objectives.base import (
     RateRange,
     Scores,
 )
+from dpo_recipes.objectives.pair_metrics import ACCURACY, MARGIN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +53,14 @@ class Reward(Objective):
     best_metric = "accuracy"
     metrics = (
         LOSS,
-        Metric("accuracy", "Accuracy", 1, is_share=True, higher_is_better=True, is_shown_live=True),
-        Metric("margin", "Margin", is_signed=True, higher_is_better=True, is_shown_live=True),
+        replace(ACCURACY, key="accuracy", label="Accuracy"),
+        replace(MARGIN, key="margin", label="Margin"),
         Metric("mean_reward", "Mean reward", is_signed=True),
         Metric("min_reward", "Lowest reward of a micro-batch", is_signed=True),
         Metric("max_reward", "Highest reward of a micro-batch", is_signed=True),
     )
     """The keys are those of TRL's RewardTrainer."""
+    metrics_note = "The reward of an answer is the number that the model returns. The head of the base is untrained."
 
     def title(self, params: RewardParams) -> str:
         """The objective with its loss."""

@@ -41,6 +41,7 @@ class Sft(Objective):
             is_share=True,
             higher_is_better=True,
             is_shown_live=True,
+            description="Share of the answers' tokens that the model ranks first.",
         ),
         Metric("entropy", "Entropy per token"),
     )

@@ -162,6 +162,24 @@ def check_token_budget(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         )
 
 
+def check_keep_best(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R355: `keep_best` names a metric that the objective does not have, or one without a better direction."""
+    wanted, objective = recipe.checkpoints.keep_best, objective_of(recipe)
+    known = [metric.key for metric in objective.metrics if metric.higher_is_better is not None]
+    if isinstance(wanted, bool) or wanted in known:
+        return
+    has_no_direction = any(metric.key == wanted for metric in objective.metrics)
+    near = difflib.get_close_matches(wanted.removeprefix("eval_"), known if not has_no_direction else (), 1, 0.5)
+    yield Finding(
+        "R355",
+        f"no model can be chosen by `{wanted}`" if has_no_direction else f"unknown metric `{wanted}`",
+        composed.where(("checkpoints", "keep_best")),
+        ("neither a high nor a low value of it is better; " if has_no_direction else "")
+        + f"`{objective.kind}` chooses by one of {', '.join(known)}",
+        f"did you mean `{near[0]}`?" if near else f"choose one of these, or write true for `{objective.best_metric}`",
+    )
+
+
 def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R316: the library of a requested tracker is not installed."""
     for index, name in enumerate(recipe.tracking.report_to):
@@ -182,6 +200,7 @@ RULES: tuple[Rule, ...] = (
     check_chat_template,
     check_objective,
     check_token_budget,
+    check_keep_best,
     *device_checks.RULES,
     *launch_checks.RULES,
     check_tracking,

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dpo_recipes.formats import format_count
 from dpo_recipes.report.charts import Tick, nice_ticks
-from dpo_recipes.report.formats import format_count
 
 WIDTH, HEIGHT = 440, 226
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 432.0, 22.0, 186.0

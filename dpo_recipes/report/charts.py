@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dpo_recipes.report.formats import format_number
+from dpo_recipes.formats import format_number
 
 WIDTH, HEIGHT = 440, 238
 LEFT, TOP, BOTTOM = 50.0, 12.0, 214.0

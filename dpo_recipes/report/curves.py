@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dpo_recipes.formats import finite, format_percent, format_short
 from dpo_recipes.report.charts import (
     MAX_DRAWABLE,
     Chart,
@@ -13,7 +14,6 @@ from dpo_recipes.report.charts import (
     Series,
     lay_out_chart,
 )
-from dpo_recipes.report.formats import finite, format_percent, format_short
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.data.inspect.lengths import worth_showing
+from dpo_recipes.formats import format_count, format_number, format_percent
 from dpo_recipes.report.bars import BarChart, lay_out_bars
-from dpo_recipes.report.formats import format_count, format_number, format_percent
 from dpo_recipes.report.sections import Tile
 from dpo_recipes.report.templates import load_templates
 

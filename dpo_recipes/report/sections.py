@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_recipes.report.formats import (
+from dpo_recipes.formats import (
     NO_VALUE,
     finite,
     format_bytes,

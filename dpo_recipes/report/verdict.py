@@ -3,7 +3,7 @@
 from typing import Any
 
 from dpo_recipes.evaluate.significance import accuracy_interval
-from dpo_recipes.report.formats import (
+from dpo_recipes.formats import (
     diverged,
     finite,
     format_count,

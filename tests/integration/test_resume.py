@@ -249,7 +249,7 @@ def test_a_damaged_best_is_told(work: Work, tiny_model: Path, pairs: Path, stop_
     again = work(recipe, resume=True)
     assert again.exit_code == 0
     assert again.result["resumed_from_step"] == 7
-    assert "checkpoint-4, the best on held-out pairs, is damaged: adapter_model.safetensors has 3 bytes" in notes(again)
+    assert "checkpoint-4, the best one so far, is damaged: adapter_model.safetensors has 3 bytes" in notes(again)
 
 
 def test_rows_of_metrics_that_are_lost_are_told(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
@@ -354,4 +354,4 @@ def test_a_node_that_does_not_see_the_checkpoint_says_so(tmp_path: Path) -> None
     elsewhere = Checkpoint(tmp_path / "nosuch" / "checkpoint-3", 3, {"data": "abc"})
     processes = SimpleNamespace(is_main=False, share=lambda mine: (elsewhere, None, ()))
     with pytest.raises(RunError, match="T618"):
-        find_start(RunDirectory(tmp_path), "abc", SimpleNamespace(processes=processes), None, keeps_best=False)
+        find_start(RunDirectory(tmp_path), "abc", processes, None, None)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny import make_tokenizer, recipe_text, write_pairs
 
-from dpo_recipes.evaluate.metrics import METRICS
+from dpo_recipes.objectives.dpo import OBJECTIVE
 
 Work = Callable[..., "Outcome"]  # noqa: F821
+METRIC_KEYS = [metric.key for metric in OBJECTIVE.metrics]
 
 
 @pytest.fixture
@@ -46,7 +47,9 @@ def test_result_json_has_what_is_promised(work: Work, tiny_model: Path, pairs: P
     assert result["status"] == "finished"
     assert result["steps"] == 3
     assert (
-        {f"eval_{name}" for name in METRICS} | {"train_loss"} == set(result["metrics"]) == set(result["base_metrics"])
+        {f"eval_{name}" for name in METRIC_KEYS} | {"train_loss"}
+        == set(result["metrics"])
+        == set(result["base_metrics"])
     )
     assert result["base_metrics"]["eval_loss"] == pytest.approx(0.6931, abs=1e-4)
     assert result["metrics"]["eval_loss"] < result["base_metrics"]["eval_loss"]
@@ -152,7 +155,7 @@ def test_a_test_set_is_evaluated_before_and_after_and_not_in_between(work: Work,
     outcome = work(recipe_text(tiny_model, pairs), "data.test={count: 5}", "training.eval_steps=1")
     result = outcome.result
     assert (result["num_eval_pairs"], result["num_test_pairs"]) == (6, 5)
-    assert {f"test_{name}" for name in METRICS} <= set(result["metrics"])
+    assert {f"test_{name}" for name in METRIC_KEYS} <= set(result["metrics"])
     assert result["base_metrics"]["test_loss"] == pytest.approx(0.6931, abs=1e-4)
     assert result["metrics"]["test_loss"] < result["base_metrics"]["test_loss"]
     rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
@@ -230,5 +233,6 @@ def test_the_model_card_states_base_data_and_results(work: Work, tiny_model: Pat
     card = (outcome.run.path / "model" / "README.md").read_text()
     assert str(tiny_model) in card
     assert "pairs.jsonl" in card
-    assert f"{outcome.result['metrics']['eval_loss']:.4f}" in card
+    assert f"| Loss (`loss`) | 0.693 | {outcome.result['metrics']['eval_loss']:.3f} |" in card
+    assert "| Reward margin (`rewards/margins`) | 0.000 | +" in card
     assert "library_name: peft" in card

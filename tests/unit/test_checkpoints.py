@@ -80,7 +80,7 @@ def test_order_is_by_number_and_other_folders_do_not_count(make: Callable[..., P
 def test_the_last_and_the_best_are_kept(make: Callable[..., Path], tmp_path: Path) -> None:
     for step in range(1, 6):
         make(step, **({"is_best": True, "eval_loss": 0.5} if step == 2 else {}))
-    best, damaged = find_best(tmp_path, read(tmp_path / "checkpoint-5"))
+    best, damaged = find_best(tmp_path, read(tmp_path / "checkpoint-5"), "eval_loss")
     assert best is not None
     assert not damaged
     assert best.step == 2
@@ -93,7 +93,7 @@ def test_of_the_best_damage_is_told_and_the_one_before_is_taken(make: Callable[.
     for step in (2, 4, 5):
         make(step, **({"is_best": True, "eval_loss": 1 / step} if step < 5 else {}))
     (tmp_path / "checkpoint-4" / "weights.bin").write_bytes(b"cut")
-    best, damaged = find_best(tmp_path, read(tmp_path / "checkpoint-5"))
+    best, damaged = find_best(tmp_path, read(tmp_path / "checkpoint-5"), "eval_loss")
     assert best is not None
     assert best.step == 2
     assert "weights.bin has 3 bytes" in damaged["checkpoint-4"]

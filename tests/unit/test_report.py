@@ -7,6 +7,14 @@ from itertools import pairwise
 
 import pytest
 
+from dpo_recipes.formats import (
+    format_bytes,
+    format_duration,
+    format_number,
+    format_percent,
+    format_short,
+    format_time,
+)
 from dpo_recipes.report.charts import (
     BOTTOM,
     LABEL_GAP,
@@ -21,14 +29,6 @@ from dpo_recipes.report.charts import (
     thin_points,
 )
 from dpo_recipes.report.curves import draw_curves, read_points
-from dpo_recipes.report.formats import (
-    format_bytes,
-    format_duration,
-    format_number,
-    format_percent,
-    format_short,
-    format_time,
-)
 from dpo_recipes.report.html import render_report
 from dpo_recipes.report.sections import compare_models, describe_saved_model, list_findings, list_splits, list_tiles
 from dpo_recipes.report.verdict import write_verdict

@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dpo_recipes.engine.checkpoints.choice import BaseResults
 from dpo_recipes.engine.distributed import DistributedContext, check_wrapped
-from dpo_recipes.evaluate.metrics import evaluate_pairs
+from dpo_recipes.evaluate.metrics import Values, evaluate_base
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
@@ -23,7 +23,7 @@ def answer_as_base(samples: Samples, model: Any, bundle: ModelBundle, events: Ev
 
 
 class BaselineCallback(TrainerCallback):
-    """Checks the class of the wrapped model, and measures the untouched base on the held-out pairs.
+    """Checks the class of the wrapped model, and measures the untouched base on the held-out rows.
 
     A single process does that at once. Several processes must wait until training starts: accelerate 1.15 marks a model
     that was evaluated as prepared (`Accelerator.prepare_model`) and then trains it without DDP, each process alone.
@@ -48,7 +48,7 @@ class BaselineCallback(TrainerCallback):
         self.samples = samples
         self.bundle = bundle
         self.evaluates = evaluates and known is None
-        self.metrics = known.metrics if known else {}
+        self.metrics: Values = known.metrics if known else {}
         """Of the base."""
         self.waits = distributed.num_processes > 1 or distributed.strategy != "ddp"
         if not self.waits:
@@ -78,4 +78,4 @@ class BaselineCallback(TrainerCallback):
     def _evaluate(self) -> None:
         if self.evaluates:
             self.events.stage("base", "evaluating the untouched base")
-            self.metrics = evaluate_pairs(self.trainer)
+            self.metrics = evaluate_base(self.trainer, self.trainer.context.objective.metrics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from dpo_recipes.engine.checkpoints.choice import Start
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.events import EventLog
+from dpo_recipes.objectives.base import Metric
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 
 _LARGEST_SHARE = 0.05
@@ -39,6 +39,7 @@ class CheckpointCallback(TrainerCallback):
         events: EventLog,
         start: Start,
         distributed: DistributedContext,
+        best_metric: Metric | None = None,
     ) -> None:
         self.settings = settings
         self.stop = stop
@@ -58,9 +59,13 @@ class CheckpointCallback(TrainerCallback):
         self._began = self._last = time.monotonic()
         self._waiting = self._is_stopped = False
         self._is_evaluation_due = False
-        self._lowest_loss = math.inf if start.best is None else start.best.facts["eval_loss"]
-        self._best_loss: float | None = None
-        """Of the model that is to be saved, where it is the best so far."""
+        self.best_metric = best_metric
+        """The metric of `keep_best`, or None if it is off."""
+        self._best_name = f"eval_{best_metric.key}" if best_metric else ""
+        """The column of that metric, and the name of the fact that the best checkpoint's manifest has."""
+        self._best_value: float | None = None if start.best is None else start.best.facts[self._best_name]
+        self._value_to_save: float | None = None
+        """The value of the model that is to be saved if it is the best so far."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -76,7 +81,7 @@ class CheckpointCallback(TrainerCallback):
         self.earlier_s = earlier["trained_s"]
         if earlier["is_evaluation_due"]:
             self.trainer.evaluate()
-            if self._best_loss is not None:
+            if self._value_to_save is not None:
                 # transformers discards a request to save before the next step, and restores random states only then.
                 self.trainer._load_rng_state(str(self.checkpoint))
                 self.trainer._save_checkpoint(self.trainer.model, trial=None)
@@ -123,12 +128,12 @@ class CheckpointCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """With `keep_best`, save a model that is better than all before; all processes have the same held-out loss."""
-        loss = (metrics or {}).get("eval_loss")
-        if not self.settings.keep_best or loss is None or not state.global_step or not self.trainer.is_in_train:
+        """With `keep_best`, save a model that is better than all before; all processes have the same metrics."""
+        if self.best_metric is None or not state.global_step or not self.trainer.is_in_train:
             return
-        if loss < self._lowest_loss:
-            self._lowest_loss = self._best_loss = loss
+        value = (metrics or {}).get(self._best_name)
+        if self.best_metric.is_better(value, self._best_value):
+            self._best_value = self._value_to_save = value
             control.should_save = True
 
     def take_state(self) -> dict[str, Any]:
@@ -151,8 +156,8 @@ class CheckpointCallback(TrainerCallback):
 
     def take_facts(self) -> dict[str, Any]:
         """The facts for its manifest."""
-        loss, self._best_loss = self._best_loss, None
-        return {} if loss is None else {"is_best": True, "eval_loss": loss}
+        value, self._value_to_save = self._value_to_save, None
+        return {} if value is None else {"is_best": True, self._best_name: value}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Restart the clock. A step that was saved as the best one is not saved again at the end of its epoch."""

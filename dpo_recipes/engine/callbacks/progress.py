@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from dpo_recipes.engine.speed import SpeedMeter
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
+from dpo_recipes.objectives.base import Metric
 
 _ALIVE_EVERY_S = 5.0
 _SHARE_EVERY_S = 2.0
-_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "eval_loss", "eval_rewards/accuracies")
 
 
 class ReferenceProgress:
@@ -49,16 +50,26 @@ class ReferenceProgress:
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes each logged row to metrics.jsonl under TRL's names, and reports the progress to the parent."""
+    """Writes each logged row to metrics.jsonl under the trainer's names, and reports the progress to the parent."""
 
-    def __init__(self, path: Path | None, events: EventLog, tokens_per_pair: float, keep_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        events: EventLog,
+        metrics: Iterable[Metric],
+        tokens_per_pair: float,
+        keep_bytes: int = 0,
+    ) -> None:
         self.path = path
         """None in all processes but the first, which take part in counting but write nothing."""
         if path is not None and _keep_rows(path, keep_bytes) < keep_bytes:
             events.note(f"{path.name} has lost rows that were there when the checkpoint was written")
         self.events = events
         self.tokens_per_pair = tokens_per_pair
-        self.latest: dict[str, float] = {}
+        live = [metric.key for metric in metrics if metric.is_shown_live]
+        self.shown = (*live, *(f"eval_{key}" for key in live))
+        """The columns whose latest values are reported."""
+        self.latest: dict[str, float | None] = {}
         self.started = self._told = time.monotonic()
         self.first_step = 0
         self._step: dict[str, float] | None = None
@@ -131,7 +142,7 @@ class MetricsCallback(TrainerCallback):
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        self.latest = {**self.latest, **{name: row[name] for name in _SHOWN if name in row}}
+        self.latest = {**self.latest, **{name: row[name] for name in self.shown if name in row}}
         self._tell_step()
 
 

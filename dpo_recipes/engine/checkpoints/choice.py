@@ -14,9 +14,11 @@ from dpo_recipes.engine.checkpoints.folder import Checkpoint, find_best, find_ne
 from dpo_recipes.engine.checkpoints.loop_state import count_loop_states, read_loop_state
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.errors import RunError
+from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.events import EventLog
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.precision import describe_device
+from dpo_recipes.objectives.base import Metric
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.resume import identity, read_recipe
@@ -36,7 +38,7 @@ _DECIDED = (
 class BaseResults:
     """Measurements of the untouched base."""
 
-    metrics: dict[str, float]
+    metrics: Values
     answers: list[str]
     """Empty in a process that has generated no answers."""
 
@@ -53,7 +55,7 @@ class Start:
     base: BaseResults | None = None
     """Where it has been measured."""
     best: Checkpoint | None = None
-    """The best one on held-out pairs so far, with `keep_best`."""
+    """The best one so far by the metric of `keep_best`."""
     damaged: tuple[str, ...] = ()
     """Names of the checkpoints that were skipped."""
     base_weights: dict[str, str] | None = None
@@ -91,14 +93,15 @@ def facts_of(recipe: Recipe, run: RunDirectory, distributed: DistributedContext,
 
 
 def find_start(
-    run: RunDirectory, data: str, distributed: DistributedContext, events: EventLog, *, keeps_best: bool
+    run: RunDirectory, data: str, distributed: DistributedContext, events: EventLog, best_metric: Metric | None
 ) -> Start:
-    """The newest complete checkpoint, the same in all processes. Damaged ones are reported and skipped.
+    """The newest complete checkpoint, the same in all processes, and the best one by the metric of `keep_best`.
+    Damaged ones are reported and skipped.
 
     Raises `RunError` T616 if it was trained on other data, T617 if these processes cannot read it, and T618 if a
     machine cannot read its folder.
     """
-    found = _look(run.checkpoints, events, keeps_best=keeps_best) if distributed.is_main else None
+    found = _look(run.checkpoints, events, best_metric) if distributed.is_main else None
     checkpoint, best, damaged = distributed.share(found)
     if checkpoint is None:
         return Start(damaged=damaged)
@@ -157,16 +160,16 @@ def not_seen(what: Path | str) -> RunError:
 
 
 def _look(
-    folder: Path, events: EventLog, *, keeps_best: bool
+    folder: Path, events: EventLog, best_metric: Metric | None
 ) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
     remove_unfinished(folder)
     newest, damaged = find_newest(folder)
-    best, were_best = find_best(folder, newest) if keeps_best and newest else (None, {})
+    best, were_best = find_best(folder, newest, f"eval_{best_metric.key}") if best_metric and newest else (None, {})
     for name, damage in damaged.items():
         events.note(f"{name} is damaged and is not used: {damage}")
     for name, damage in were_best.items():
         what = f"the model of {best.path.name}" if best else "what comes"
-        events.note(f"{name}, the best on held-out pairs, is damaged: {damage}; {what} is the best from now on")
+        events.note(f"{name}, the best one so far, is damaged: {damage}; {what} is the best from now on")
     return newest, best, (*damaged, *were_best)
 
 
@@ -183,18 +186,19 @@ def _check_readable(checkpoint: Checkpoint, distributed: DistributedContext) -> 
     )
 
 
-def take_best(trainer: Any, events: EventLog) -> None:
-    """Load the weights of the best checkpoint into the trainer if they are better on held-out pairs than the last."""
-    rows = [row for row in trainer.state.log_history if row.get("step") == trainer.state.global_step]
+def take_best(trainer: Any, metric: Metric, events: EventLog) -> None:
+    """Load the weights of the best checkpoint into the trainer if the last step's are worse by the metric."""
+    name, step = f"eval_{metric.key}", trainer.state.global_step
+    rows = [row for row in trainer.state.log_history if row.get("step") == step]
     last = next((row for row in reversed(rows) if "eval_loss" in row), None) or trainer.evaluate()
     # One process looks it up: only that one writes manifests, and all must load the same weights.
     best = trainer.checkpoints.distributed.share(trainer.checkpoints.best)
-    if best is None or best.facts["eval_loss"] >= last["eval_loss"]:
+    if best is None or not metric.is_better(best.facts[name], last.get(name)):
         return
     trainer.state.best_model_checkpoint = str(best.path)
     trainer._load_best_model()
     trainer.state.log_history.clear()  # evaluations of the last step are not this model's
     events.note(
-        f"the model of step {best.step} is kept: its held-out loss is {best.facts['eval_loss']:.4f}, that of the "
-        f"last step {last['eval_loss']:.4f}",
+        f"the model of step {best.step} is kept: its held-out {metric.label.lower()} is "
+        f"{metric.format(best.facts[name])}, that of the last step {metric.format(last.get(name))}",
     )

@@ -34,7 +34,7 @@ class Checkpoint:
     path: Path
     step: int
     facts: dict[str, Any]
-    """The facts of its manifest: recipe, data, number of processes, held-out loss."""
+    """The facts of its manifest: recipe, data, number of processes, value of the metric that chooses the best."""
 
 
 def seal(written: Path, target: Path, facts: dict[str, Any]) -> Checkpoint:
@@ -96,13 +96,14 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
     return None, damaged
 
 
-def find_best(folder: Path, newest: Checkpoint) -> tuple[Checkpoint | None, dict[str, str]]:
-    """The whole checkpoint that was the best on held-out pairs when it was written, the last such one up to `newest`,
-    which is known to be whole; and by name what is wrong with each later one."""
+def find_best(folder: Path, newest: Checkpoint, metric: str) -> tuple[Checkpoint | None, dict[str, str]]:
+    """The complete checkpoint that was the best by a metric (`eval_<key>`) when it was written, the last such one up to
+    `newest`, which is known to be complete; and by name the damage of each later one."""
     damaged: dict[str, str] = {}
     for checkpoint in _read_all(folder):
         # Checksums come last: they read a whole checkpoint, and for most of them one line of the manifest is enough.
-        if checkpoint.step <= newest.step and checkpoint.facts.get("is_best"):
+        facts = checkpoint.facts
+        if checkpoint.step <= newest.step and facts.get("is_best") and metric in facts:
             damage = None if checkpoint == newest else find_damage(checkpoint.path)
             if damage is None:
                 return checkpoint, damaged

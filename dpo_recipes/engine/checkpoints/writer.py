@@ -36,7 +36,7 @@ class CheckpointWriter:
         """The facts about the run for each manifest."""
         self.distributed = distributed
         self.best = best
-        """The checkpoint with the lowest held-out loss, with `keep_best`. Only the first process updates it."""
+        """The best checkpoint so far by the metric of `keep_best`. Only the first process updates it."""
         self.damaged = set(damaged)
         """Names of damaged checkpoints, found when the run was resumed."""
         self.blocked_s = 0.0

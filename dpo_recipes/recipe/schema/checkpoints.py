@@ -25,8 +25,9 @@ class Checkpoints(Section):
         ge=1,
         description="The number of checkpoints to keep. An older one is removed after the newest has been read back.",
     )
-    keep_best: bool = Field(
+    keep_best: bool | str = Field(
         default=False,
-        description="Also keep the checkpoint with the lowest held-out loss among those that `training.eval_steps` "
-        "evaluates. Its model is saved at the end if the last one is worse.",
+        description="Also keep the best checkpoint among those that `training.eval_steps` evaluates, and save its "
+        "model at the end if the last one is worse. true: the best by the objective's own metric, which is the "
+        "held-out loss for `dpo`. The key of another metric, such as `rewards/margins`: the best by that one.",
     )
