@@ -169,11 +169,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = make_job(folder, options.adapter)
-        expected = outcome(disturbed(recipe, folder / "calm", draw, moments, 0, options.distributed)[0])
+        expected = outcome(disturbed(recipe, folder / "calm", draw, moments, 0, options.processes)[0])
         number = 0
         while seen.total() < options.kills:  # a run that was too quick for its killer does not count for much
             share = min(-(-options.kills // options.runs), options.kills - seen.total())
-            run, where = disturbed(recipe, folder / f"run{number}", draw, moments, share, options.distributed)
+            run, where = disturbed(recipe, folder / f"run{number}", draw, moments, share, options.processes)
             number += 1
             seen.update(where)
             found = outcome(run)
