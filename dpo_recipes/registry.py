@@ -73,10 +73,10 @@ MODEL_SOURCES = {
 }
 
 LAUNCHERS = {
-    "local": "dpo_recipes.launch.local:start",
-    "torchrun": "dpo_recipes.launch.torchrun:start",
-    "accelerate": "dpo_recipes.launch.accelerate:start",
-    "slurm": "dpo_recipes.launch.slurm:start",
+    "local": "dpo_recipes.launch.local:LAUNCHER",
+    "torchrun": "dpo_recipes.launch.torchrun:LAUNCHER",
+    "accelerate": "dpo_recipes.launch.accelerate:LAUNCHER",
+    "slurm": "dpo_recipes.launch.slurm:LAUNCHER",
 }
 
 JOB_FILES = {

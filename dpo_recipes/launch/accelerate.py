@@ -12,7 +12,7 @@ from dpo_recipes.errors import RecipeError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.files import launch_folder
 from dpo_recipes.launch.job import LaunchRequest, worker_arguments
-from dpo_recipes.launch.torchrun import TorchrunJob, meeting_place, start_agent
+from dpo_recipes.launch.torchrun import TorchrunLauncher, meeting_place
 from dpo_recipes.run_dir import write_text_atomically
 
 _NAME = "accelerate.yaml"
@@ -40,38 +40,37 @@ def accelerate_config(request: LaunchRequest) -> dict[str, Any]:
     return config
 
 
-def configuration(request: LaunchRequest) -> dict[str, dict[str, Any]]:
-    """The file that `prepare` writes: its name and its content."""
-    return {_NAME: accelerate_config(request)}
+class AccelerateLauncher(TorchrunLauncher):
+    """`accelerate launch`, which uses torchrun."""
 
+    def command(self, request: LaunchRequest) -> list[str]:
+        """`accelerate launch` with the worker, the same on every node."""
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(request))]
+        # accelerate 1.15 reads from the configuration file only what has no default on the command line.
+        meeting = ["--rdzv_backend", "c10d"] if request.num_nodes > 1 else []
+        return [*launcher, *meeting, *worker_arguments(request)]
 
-def prepare(request: LaunchRequest) -> None:
-    """Write the configuration. Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs,
-    accelerate 1.15 silently starts one process."""
-    if request.num_processes == request.num_nodes or not gpu_names():
-        raise RecipeError.of(
-            "R348",
-            "`backend: accelerate` needs several GPUs on a machine",
-            why="on CPUs `accelerate launch` always starts one process, and for one process it sets nothing up",
-            fix="write `backend: auto`, which uses torchrun, or run it on a machine with several GPUs",
-        )
-    path = _path(request)
-    path.parent.mkdir(exist_ok=True)
-    write_text_atomically(path, yaml.safe_dump(accelerate_config(request), sort_keys=False))
+    def configurations(self, request: LaunchRequest) -> dict[str, dict[str, Any]]:
+        """accelerate's configuration file. Raises `RecipeError` R347 if several nodes have no rendezvous."""
+        return {_NAME: accelerate_config(request)}
 
-
-def command(request: LaunchRequest) -> list[str]:
-    """The command that executes a prepared run directory, the same on every node. A person can run it too."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(request))]
-    # accelerate 1.15 reads from the configuration file only what has no default on the command line.
-    meeting = ["--rdzv_backend", "c10d"] if request.num_nodes > 1 else []
-    return [*launcher, *meeting, *worker_arguments(request)]
+    def prepare(self, request: LaunchRequest) -> None:
+        """Write the configuration. Raises `RecipeError` R348 without several GPUs: with a configuration for CPUs,
+        accelerate 1.15 silently starts one process."""
+        if request.num_processes == request.num_nodes or not gpu_names():
+            raise RecipeError.of(
+                "R348",
+                "`backend: accelerate` needs several GPUs on a machine",
+                why="on CPUs `accelerate launch` always starts one process, and for one process it sets nothing up",
+                fix="write `backend: auto`, which uses torchrun, or run it on a machine with several GPUs",
+            )
+        path = _path(request)
+        path.parent.mkdir(exist_ok=True)
+        write_text_atomically(path, yaml.safe_dump(accelerate_config(request), sort_keys=False))
 
 
 def _path(request: LaunchRequest) -> Path:
     return launch_folder(request.run) / _NAME
 
 
-def start(request: LaunchRequest) -> TorchrunJob:
-    """Start `accelerate launch`, which uses torchrun, in a session of its own."""
-    return start_agent(request, command)
+LAUNCHER = AccelerateLauncher()

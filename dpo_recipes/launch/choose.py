@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.batch import BatchPlan, count_processes, divisible_parts, divisors, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
-from dpo_recipes.launch.job import LaunchRequest
+from dpo_recipes.launch.job import Launcher, LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.run_dir import RunDirectory
@@ -46,7 +45,7 @@ def flags_of_retry(recipe: Recipe, flags: LaunchFlags | None, num_processes: int
     DeepSpeed's checkpoints need the same number of processes, and FSDP's need FSDP and therefore more than one process.
     """
     flags, num_gpus = flags or LaunchFlags(), count_gpus()
-    is_elsewhere = recipe.launch.backend == "slurm" or (flags.num_nodes or recipe.launch.num_nodes) > 1
+    is_elsewhere = _named_launcher(recipe).is_remote or (flags.num_nodes or recipe.launch.num_nodes) > 1
     if _is_given(recipe, flags) or is_elsewhere or strategy in SAVES_PIECES or num_gpus >= num_processes:
         return flags
     left = divisors(divisible_parts(recipe), num_gpus)
@@ -60,6 +59,8 @@ def _is_given(recipe: Recipe, flags: LaunchFlags) -> bool:
 
 def check_devices(recipe: Recipe, batch: BatchPlan, num_gpus: int) -> None:
     """Raise `RunError` M507 if a node has fewer GPUs than processes that need one."""
+    if not _named_launcher(recipe).checks_gpus(recipe):
+        return
     uses_gpus = recipe.hardware.device == "cuda" or (recipe.hardware.device == "auto" and num_gpus > 0)
     if uses_gpus and 1 < batch.processes_per_node > num_gpus:
         raise RunError.of(
@@ -123,31 +124,25 @@ def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, 
     request = LaunchRequest(
         recipe, RunDirectory(Path("RUN_DIR")), batch.num_processes, batch.num_nodes, rendezvous="HOST:29500"
     )
-    backend = choose_backend(recipe, batch)
-    files = {**_configuration_of(backend, request), **configurations(with_batch(recipe, batch), plan, dtype)}
-    return LaunchSketch(plan, command_of(backend, request), files)
+    launcher = launcher_of(choose_backend(recipe, batch))
+    files = {**launcher.configurations(request), **configurations(with_batch(recipe, batch), plan, dtype)}
+    return LaunchSketch(plan, launcher.command(request), files)
 
 
-def prepare_launcher(backend: str, request: LaunchRequest) -> None:
-    """Write the files that a launcher reads into the run directory, if there are any. Raises `RecipeError` R348."""
-    prepare = getattr(_module(backend), "prepare", None)
-    if prepare is not None:
-        prepare(request)
+def launcher_of(backend: str) -> Launcher:
+    """The launcher with a name of `registry.LAUNCHERS`."""
+    return registry.load("launchers", backend)
 
 
-def _configuration_of(backend: str, request: LaunchRequest) -> dict[str, dict[str, Any]]:
-    """The files that a launcher reads: names and contents."""
-    describe = getattr(_module(backend), "configuration", None)
-    return describe(request) if describe is not None else {}
+def _named_launcher(recipe: Recipe) -> Launcher:
+    """The launcher that the recipe names. The two between which `auto` chooses start on this machine alike."""
+    return launcher_of("torchrun" if recipe.launch.backend == "auto" else recipe.launch.backend)
 
 
-def command_of(backend: str, request: LaunchRequest) -> list[str]:
-    """The command by which a launcher executes a prepared run directory."""
-    return _module(backend).command(request)
-
-
-def _module(backend: str) -> Any:
-    return importlib.import_module(registry.load("launchers", backend).__module__)
+def num_gpus_of_node(recipe: Recipe) -> int:
+    """The GPUs that a recipe may use on each node."""
+    elsewhere = _named_launcher(recipe).num_gpus(recipe)
+    return count_gpus() if elsewhere is None else elsewhere
 
 
 def count_gpus() -> int:

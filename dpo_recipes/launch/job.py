@@ -1,4 +1,4 @@
-"""What all launchers have in common: the order that they execute, and the job that can be followed."""
+"""What all launchers have in common: the request that they execute, their interface, and the job that they start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from dpo_recipes.launch.parent import PARENT
 from dpo_recipes.launch.slurm_settings import SlurmSettings
@@ -39,7 +39,7 @@ class LaunchRequest:
 
 
 def worker_arguments(request: LaunchRequest) -> list[str]:
-    """The arguments that execute the order, for a Python interpreter or a launcher such as torchrun."""
+    """The arguments that execute a request, for a Python interpreter or a launcher such as torchrun."""
     flags = ["--trust-remote-code"] if request.trust_remote_code else []
     return ["-m", "dpo_recipes.worker", str(request.run.path), *flags]
 
@@ -77,6 +77,37 @@ class Job(Protocol):
     def kill(self) -> None:
         """End them now."""
         ...
+
+
+class Launcher:
+    """A way to start the workers of a run. Subclasses override what differs from a launcher on this machine."""
+
+    is_remote: ClassVar[bool] = False
+    """Whether the workers start on machines whose devices cannot be counted here."""
+
+    def num_gpus(self, recipe: Recipe) -> int | None:
+        """The GPUs that a recipe may use on each node, or None if those of this machine count."""
+        return None
+
+    def checks_gpus(self, recipe: Recipe) -> bool:
+        """Whether a node must have a GPU for each process, because a job cannot request more."""
+        return True
+
+    def command(self, request: LaunchRequest) -> list[str]:
+        """The command that executes a prepared run directory. A person can run it too."""
+        raise NotImplementedError
+
+    def configurations(self, request: LaunchRequest) -> dict[str, dict[str, Any]]:
+        """The files that `prepare` writes, by name."""
+        return {}
+
+    def prepare(self, request: LaunchRequest) -> None:
+        """Write the files that the launcher reads into the run directory. Raises `RecipeError` if it cannot start the
+        request."""
+
+    def start(self, request: LaunchRequest) -> Job:
+        """Start the workers."""
+        raise NotImplementedError
 
 
 class ProcessJob:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dpo_recipes.hardware.machine import gpu_names, num_cores
-from dpo_recipes.launch.job import LaunchRequest, ProcessJob, spawn, worker_arguments
+from dpo_recipes.launch.job import Launcher, LaunchRequest, ProcessJob, spawn, worker_arguments
 from dpo_recipes.recipe.schema import Recipe
 
 # glibc requests the memory of large tensors from the system for each use and returns it: on a CPU, page faults took
@@ -49,11 +49,6 @@ def cpu_allocator() -> dict[str, str]:
     return CPU_ALLOCATOR_LARGE_PAGES if has_large_pages else CPU_ALLOCATOR_SMALL_PAGES
 
 
-def command(request: LaunchRequest) -> list[str]:
-    """The command that executes a prepared run directory. A person can run it too."""
-    return [sys.executable, *worker_arguments(request)]
-
-
 def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str]:
     """This process's environment, with the variables that each worker of this recipe on a machine needs. A person's own
     settings of allocator and threads are kept."""
@@ -71,6 +66,16 @@ def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str
     return environment
 
 
-def start(request: LaunchRequest) -> ProcessJob:
-    """Start the worker."""
-    return ProcessJob(spawn(request, command(request), worker_environment(request.recipe)))
+class LocalLauncher(Launcher):
+    """One process of this machine, without a process group."""
+
+    def command(self, request: LaunchRequest) -> list[str]:
+        """The worker itself."""
+        return [sys.executable, *worker_arguments(request)]
+
+    def start(self, request: LaunchRequest) -> ProcessJob:
+        """Start the worker."""
+        return ProcessJob(spawn(request, self.command(request), worker_environment(request.recipe)))
+
+
+LAUNCHER = LocalLauncher()

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from dpo_recipes.errors import EXIT_INTERRUPTED, RunError
 from dpo_recipes.launch.files import launch_folder
-from dpo_recipes.launch.job import LaunchRequest
+from dpo_recipes.launch.job import Launcher, LaunchRequest
 from dpo_recipes.launch.slurm_errors import ended_badly, lost, refused, silent_worker
-from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script
+from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script, gpus_of_node
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, write_text_atomically
 
 _COMMANDS = ("sbatch", "scontrol", "scancel")
@@ -27,28 +28,55 @@ _ASK_SLURM_S = (1.0, 15.0)
 """SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 
 
-def command(request: LaunchRequest) -> list[str]:
-    """The command that submits a prepared run directory. A person can run it too."""
-    # Options are also given as arguments: they take precedence over SBATCH_ variables, lines of the script do not.
-    return ["sbatch", "--parsable", *request.slurm_settings.arguments(), str(_script_path(request.run))]
+class SlurmLauncher(Launcher):
+    """A job that is submitted to the queue of a cluster."""
+
+    is_remote = True
+
+    def num_gpus(self, recipe: Recipe) -> int:
+        """The GPUs of a node as the recipe describes it."""
+        return gpus_of_node(recipe)
+
+    def checks_gpus(self, recipe: Recipe) -> bool:
+        """Only if the recipe gives a number; otherwise the job requests a GPU for each process."""
+        return bool(recipe.launch.slurm.gpus_per_node)
+
+    def command(self, request: LaunchRequest) -> list[str]:
+        """The command that submits a prepared run directory."""
+        # Options are also given as arguments: they take precedence over SBATCH_ variables, lines of the script do not.
+        return ["sbatch", "--parsable", *request.slurm_settings.arguments(), str(_script_path(request.run))]
+
+    def start(self, request: LaunchRequest) -> SlurmJob:
+        """Write the script to `RUN/launch/job.sbatch` and submit it, or follow the job that an earlier command has
+        queued.
+
+        Raises `RunError` T630 and T631, the latter also if SLURM does not know the state of the earlier job."""
+        script, meant = _script_path(request.run), batch_script([request], request.slurm_settings)
+        earlier = script.read_text(encoding="utf-8") if script.exists() else None
+        number, _ = _find_job(request.run) or (None, None)
+        if number is not None and earlier == meant:
+            request.on_message(f"SLURM job {number} is already in the queue")
+            _stop_path(request.run, number).unlink(missing_ok=True)
+            return SlurmJob(request, number)
+        if number is not None:
+            _call("scancel", str(number))
+            request.on_message(f"SLURM job {number}, which had other settings, was removed from the queue")
+        script.parent.mkdir(exist_ok=True)
+        write_text_atomically(script, meant)
+        _check_commands(script)
+        return SlurmJob(request, self._submit(request, script))
+
+    def _submit(self, request: LaunchRequest, script: Path) -> int:
+        done = _call(*self.command(request))
+        number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
+        if done.returncode or number is None:
+            raise refused(done.stderr.strip() or done.stdout.strip(), script)
+        write_text_atomically(_number_path(request.run), number[1])
+        request.on_message(f"SLURM job {number[1]} from {script}")
+        return int(number[1])
 
 
-def start(request: LaunchRequest) -> SlurmJob:
-    """Write the script to `RUN/launch/job.sbatch` and submit it, or follow the job that an earlier command has queued.
-
-    Raises `RunError` T630 and T631, the latter also if SLURM does not know the state of the earlier job."""
-    script, meant = _script_path(request.run), batch_script([request], request.slurm_settings)
-    earlier = script.read_text(encoding="utf-8") if script.exists() else None
-    number, _ = _find_job(request.run) or (None, None)
-    if number is not None and earlier == meant:
-        request.on_message(f"SLURM job {number} is already in the queue")
-        _stop_path(request.run, number).unlink(missing_ok=True)
-        return SlurmJob(request, number)
-    if number is not None:
-        _call("scancel", str(number))
-        request.on_message(f"SLURM job {number}, which had other settings, was removed from the queue")
-    script.parent.mkdir(exist_ok=True)
-    write_text_atomically(script, meant)
+def _check_commands(script: Path) -> None:
     for name in _COMMANDS:
         if shutil.which(name) is None:
             raise RunError.of(
@@ -57,13 +85,6 @@ def start(request: LaunchRequest) -> SlurmJob:
                 why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
                 fix=f"log in to the cluster and run this there, or copy {script} to it",
             )
-    done = _call(*command(request))
-    number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
-    if done.returncode or number is None:
-        raise refused(done.stderr.strip() or done.stdout.strip(), script)
-    write_text_atomically(_number_path(request.run), number[1])
-    request.on_message(f"SLURM job {number[1]} from {script}")
-    return SlurmJob(request, int(number[1]))
 
 
 def is_executed(run: RunDirectory) -> bool:
@@ -243,3 +264,6 @@ def _call(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[s
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except (subprocess.TimeoutExpired, OSError) as error:
         return subprocess.CompletedProcess(command, 1, "", str(error))
+
+
+LAUNCHER = SlurmLauncher()

@@ -14,7 +14,7 @@ from dpo_recipes import __version__
 from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
 from dpo_recipes.hardware.profiles import profile
 from dpo_recipes.launch.job import LaunchRequest
-from dpo_recipes.launch.local import command, cpu_allocator
+from dpo_recipes.launch.local import LAUNCHER, cpu_allocator
 from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.recipe.schema import Recipe
 
@@ -191,7 +191,7 @@ def _case(index: int, request: LaunchRequest) -> str:
     return (
         f"{index})\n"
         f"    run={shlex.quote(str(request.run.path))}\n"
-        f"    command=({shlex.join(command(request))})\n"
+        f"    command=({shlex.join(LAUNCHER.command(request))})\n"
         f"    export WANDB_PROJECT={wandb} ;;"
     )
 

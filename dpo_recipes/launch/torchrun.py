@@ -7,11 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.launch.job import LaunchRequest, ProcessJob, spawn, worker_arguments
+from dpo_recipes.launch.job import Launcher, LaunchRequest, ProcessJob, spawn, worker_arguments
 from dpo_recipes.launch.local import worker_environment
 from dpo_recipes.launch.ranks import signal_processes
 from dpo_recipes.run_dir import RunDirectory
@@ -19,21 +18,20 @@ from dpo_recipes.run_dir import RunDirectory
 _EXIT_CODE = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 
 
-def command(request: LaunchRequest) -> list[str]:
-    """The command that executes a prepared run directory, the same on every node. A person can run it too.
+class TorchrunLauncher(Launcher):
+    """torch's own launcher. Its workers record their ids in the run directory."""
 
-    Raises `RecipeError` R347 if several nodes have no rendezvous.
-    """
-    return [
-        *(
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            f"--nproc-per-node={request.num_processes // request.num_nodes}",
-        ),
-        *_meeting(request),
-        *worker_arguments(request),
-    ]
+    def command(self, request: LaunchRequest) -> list[str]:
+        """torchrun with the worker, the same on every node. Raises `RecipeError` R347 if several nodes have no
+        rendezvous."""
+        per_node = request.num_processes // request.num_nodes
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={per_node}"]
+        return [*torchrun, *_meeting(request), *worker_arguments(request)]
+
+    def start(self, request: LaunchRequest) -> TorchrunJob:
+        """Start the launcher in a session of its own."""
+        begins_at = request.run.log.stat().st_size if request.run.log.exists() else 0
+        return TorchrunJob(spawn(request, self.command(request), environment(request)), request.run, begins_at)
 
 
 def _meeting(request: LaunchRequest) -> list[str]:
@@ -69,17 +67,6 @@ def meeting_place(request: LaunchRequest) -> str:
         fix="add `--rendezvous HOST:PORT` with the first node's name and a free port, or set MASTER_ADDR and "
         "MASTER_PORT",
     )
-
-
-def start(request: LaunchRequest) -> TorchrunJob:
-    """Start torchrun in a session of its own."""
-    return start_agent(request, command)
-
-
-def start_agent(request: LaunchRequest, make_command: Callable[[LaunchRequest], list[str]]) -> TorchrunJob:
-    """Start a launcher such as torchrun, whose workers record their ids in the run directory."""
-    begins_at = request.run.log.stat().st_size if request.run.log.exists() else 0
-    return TorchrunJob(spawn(request, make_command(request), environment(request)), request.run, begins_at)
 
 
 def environment(request: LaunchRequest) -> dict[str, str]:
@@ -128,3 +115,6 @@ def root_cause(log: Path, begins_at: int = 0) -> int | None:
         _, found, report = file.read().decode("utf-8", "replace").rpartition("Root Cause")
     match = _EXIT_CODE.search(report) if found else None
     return int(match[1]) if match else None
+
+
+LAUNCHER = TorchrunLauncher()

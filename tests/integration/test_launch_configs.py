@@ -107,7 +107,7 @@ def test_accelerate_reads_its_configuration(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
     request = LaunchRequest(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
     accelerate_launcher.prepare(request)
-    command = accelerate_launcher.command(request)
+    command = accelerate_launcher.LAUNCHER.command(request)
     config: Any = load_config_from_file(command[command.index("--config_file") + 1])
     assert (config.num_processes, config.num_machines, config.distributed_type.value) == (8, 2, "MULTI_GPU")
     assert command[-3:] == ["-m", "dpo_recipes.worker", str(tmp_path)]
@@ -122,7 +122,7 @@ def test_nodes_that_accelerate_starts_meet(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
     request = LaunchRequest(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
     accelerate_launcher.prepare(request)
-    words = accelerate_launcher.command(request)
+    words = accelerate_launcher.LAUNCHER.command(request)
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[3:]))
     prepare_multi_gpu_env(arguments)
     defaults = get_args_parser().parse_args(["script"])

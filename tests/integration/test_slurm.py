@@ -20,7 +20,7 @@ from slurm_cluster import INSTALL, SlurmCluster, missing_programs, running_clust
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.batch import count_processes
 from dpo_recipes.launch.job import LaunchRequest
-from dpo_recipes.launch.slurm import SlurmJob, start
+from dpo_recipes.launch.slurm import LAUNCHER, SlurmJob
 from dpo_recipes.launch.slurm_script import batch_script, gpus_of_node
 from dpo_recipes.launch.slurm_settings import SlurmSettings, read_slurm_settings
 from dpo_recipes.recipe.schema import Recipe
@@ -67,7 +67,7 @@ class Jobs:
     def start(
         self, behaviour: str, name: str = "run", slurm_settings: SlurmSettings | None = None, **launch: Any
     ) -> SlurmJob:
-        return start(self.request(behaviour, name, slurm_settings, **launch))
+        return LAUNCHER.start(self.request(behaviour, name, slurm_settings, **launch))
 
     def path(self, name: str) -> Path:
         return self.folder / "run" / name
@@ -225,7 +225,7 @@ def test_setup_lines_that_fail_are_named_with_their_words(jobs: Jobs) -> None:
 
 def test_a_run_directory_that_the_node_does_not_see(jobs: Jobs) -> None:
     request = jobs.request("exit 0", slurm_settings=read_slurm_settings(["begin=now+3"], None, {}))
-    job = start(request)
+    job = LAUNCHER.start(request)
     request.run.path.rename(jobs.folder / "elsewhere")
     with pytest.raises(RunError, match=r"T632[\s\S]*cannot read the run directory"):
         _end_of(job)

@@ -12,7 +12,7 @@ from dpo_recipes import workflow
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch import choose
 from dpo_recipes.launch.choose import LaunchFlags, flags_of_retry
-from dpo_recipes.launch.job import LaunchRequest
+from dpo_recipes.launch.job import Launcher, LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
 
 TEXT = """\
@@ -28,7 +28,17 @@ output_dir: %s
 """
 
 
-_LOAD = workflow.registry.load
+class _Recorder(Launcher):
+    """A launcher that starts nothing and notes what it was to start."""
+
+    def __init__(self, name: str, started: list[tuple[str, int]]) -> None:
+        self.name, self.started = name, started
+
+    def command(self, request: LaunchRequest) -> list[str]:
+        return ["worker"]
+
+    def start(self, request: LaunchRequest) -> Any:
+        self.started.append((self.name, request.num_processes))
 
 
 class Machine:
@@ -41,10 +51,8 @@ class Machine:
     def count(self) -> int:
         return self.gpus[min(len(self.started), len(self.gpus) - 1)]
 
-    def load(self, table: str, name: str) -> Any:
-        if table != "launchers":
-            return _LOAD(table, name)
-        return lambda request: self.started.append((name, request.num_processes))
+    def launcher_of(self, name: str) -> Launcher:
+        return _Recorder(name, self.started)
 
     def follow(self, _: Any, request: LaunchRequest, on_event: Any) -> None:
         if len(self.started) < len(self.gpus):
@@ -63,10 +71,8 @@ def _run(
     machine = Machine(gpus)
     monkeypatch.setattr(workflow, "count_gpus", machine.count)
     monkeypatch.setattr(choose, "count_gpus", machine.count)
-    monkeypatch.setattr(workflow.registry, "load", machine.load)
+    monkeypatch.setattr(workflow, "launcher_of", machine.launcher_of)
     monkeypatch.setattr(workflow, "follow", machine.follow)
-    monkeypatch.setattr(workflow, "prepare_launcher", lambda *_: None)
-    monkeypatch.setattr(workflow, "command_of", lambda *_: ["worker"])
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "job.yaml"
     path.write_text(TEXT % (processes, tmp_path / "runs"))

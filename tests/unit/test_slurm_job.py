@@ -10,7 +10,7 @@ import pytest
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.job import LaunchRequest
-from dpo_recipes.launch.slurm import command, is_executed, start
+from dpo_recipes.launch.slurm import LAUNCHER, is_executed
 from dpo_recipes.launch.slurm_errors import ended_badly, refused
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
 from dpo_recipes.recipe.schema import Recipe
@@ -99,15 +99,15 @@ def test_without_slurm_the_script_can_be_copied_elsewhere(
 ) -> None:
     monkeypatch.setenv("PATH", "/nosuch")
     with pytest.raises(RunError, match=r"T630[\s\S]*copy .*job.sbatch to it"):
-        start(launch_request)
-    assert Path(command(launch_request)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
+        LAUNCHER.start(launch_request)
+    assert Path(LAUNCHER.command(launch_request)[-1]).read_text(encoding="utf-8").startswith("#!/bin/bash")
 
 
 def test_a_cluster_that_adds_its_name_to_the_number(
     launch_request: LaunchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _stand_ins(tmp_path, monkeypatch, sbatch="echo '17;big'", scontrol=f"echo '{_shown('COMPLETED')}'")
-    assert start(launch_request).poll() == 0
+    assert LAUNCHER.start(launch_request).poll() == 0
 
 
 def test_a_job_that_is_in_the_queue_is_not_submitted_again(
@@ -120,10 +120,10 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{shown}'")
     said: list[str] = []
     first = replace(launch_request, on_message=said.append)
-    start(first)
-    start(first)
+    LAUNCHER.start(first)
+    LAUNCHER.start(first)
     assert said == [f"SLURM job 17 from {mine}", "SLURM job 17 is already in the queue"]
-    start(replace(first, num_processes=2))
+    LAUNCHER.start(replace(first, num_processes=2))
     removed = "SLURM job 17, which had other settings, was removed from the queue"
     assert said[2:] == [removed, f"SLURM job 17 from {mine}"]
     assert [line.split()[0] for line in (tmp_path / "called").read_text().splitlines()] == [
@@ -136,7 +136,7 @@ def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol=f"echo '{_shown('RUNNING')}'")
     assert not is_executed(launch_request.run), "a number that is another job's by now"
     _stand_ins(tmp_path, monkeypatch, **noted, scontrol="echo 'Unable to contact slurm controller' >&2; exit 1")
-    for ask in (lambda: is_executed(launch_request.run), lambda: start(first)):
+    for ask in (lambda: is_executed(launch_request.run), lambda: LAUNCHER.start(first)):
         with pytest.raises(RunError, match="T631"):
             ask()
     gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"

@@ -44,14 +44,14 @@ def request(tmp_path: Path, processes: int = 2, nodes: int = 1, **more: Any) -> 
 
 
 def test_one_machine_needs_no_meeting_place(tmp_path: Path) -> None:
-    assert torchrun.command(request(tmp_path, trust_remote_code=True)) == [
+    assert torchrun.LAUNCHER.command(request(tmp_path, trust_remote_code=True)) == [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
         *("-m", "dpo_recipes.worker", str(tmp_path), "--trust-remote-code"),
     ]
 
 
 def test_several_meet_where_the_command_says(tmp_path: Path) -> None:
-    command = torchrun.command(request(tmp_path, 8, 2, rendezvous="first:2900"))
+    command = torchrun.LAUNCHER.command(request(tmp_path, 8, 2, rendezvous="first:2900"))
     assert command[3:8] == [
         *("--nproc-per-node=4", "--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=first:2900"),
         f"--rdzv-id={recipe().name}",
@@ -61,21 +61,21 @@ def test_several_meet_where_the_command_says(tmp_path: Path) -> None:
 def test_or_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(RecipeError, match="--rendezvous HOST:PORT") as caught:
-        torchrun.command(request(tmp_path, 2, 2))
+        torchrun.LAUNCHER.command(request(tmp_path, 2, 2))
     assert caught.value.findings[0].code == "R347"
     monkeypatch.setenv("MASTER_ADDR", "first")
-    assert "--rdzv-endpoint=first:29500" in torchrun.command(request(tmp_path, 2, 2))
+    assert "--rdzv-endpoint=first:29500" in torchrun.LAUNCHER.command(request(tmp_path, 2, 2))
 
 
 @pytest.mark.parametrize("place", ["nowhere", "first:", ":29500", "first:0", "first:99999999", "first:port"])
 def test_what_is_no_place_to_meet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     with pytest.raises(RecipeError, match="must be HOST:PORT") as caught:
-        torchrun.command(request(tmp_path, 2, 2, rendezvous=place))
+        torchrun.LAUNCHER.command(request(tmp_path, 2, 2, rendezvous=place))
     assert caught.value.findings[0].code == "R347"
     monkeypatch.setenv("MASTER_ADDR", "first")
     monkeypatch.setenv("MASTER_PORT", "many")
     with pytest.raises(RecipeError, match="R347"):
-        torchrun.command(request(tmp_path, 2, 2))
+        torchrun.LAUNCHER.command(request(tmp_path, 2, 2))
 
 
 def test_cores_are_shared_out_but_a_persons_number_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,4 +230,4 @@ def test_the_reason_is_that_of_the_process_that_failed_first(tmp_path: Path) -> 
 
 
 def test_the_local_launcher_is_unchanged(tmp_path: Path) -> None:
-    assert local.command(request(tmp_path, 1))[1:] == ["-m", "dpo_recipes.worker", str(tmp_path)]
+    assert local.LAUNCHER.command(request(tmp_path, 1))[1:] == ["-m", "dpo_recipes.worker", str(tmp_path)]
