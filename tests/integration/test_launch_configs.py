@@ -106,7 +106,7 @@ def test_accelerate_reads_its_configuration(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
     request = LaunchRequest(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
-    accelerate_launcher.prepare(request)
+    accelerate_launcher.LAUNCHER.prepare(request)
     command = accelerate_launcher.LAUNCHER.command(request)
     config: Any = load_config_from_file(command[command.index("--config_file") + 1])
     assert (config.num_processes, config.num_machines, config.distributed_type.value) == (8, 2, "MULTI_GPU")
@@ -121,7 +121,7 @@ def test_nodes_that_accelerate_starts_meet(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(accelerate_launcher, "gpu_names", lambda: ["A40"] * 4)
     request = LaunchRequest(recipe(device="cuda"), RunDirectory(tmp_path), 8, 2, rendezvous="first:2900")
-    accelerate_launcher.prepare(request)
+    accelerate_launcher.LAUNCHER.prepare(request)
     words = accelerate_launcher.LAUNCHER.command(request)
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[3:]))
     prepare_multi_gpu_env(arguments)
@@ -138,7 +138,7 @@ def test_accelerate_is_refused_where_it_would_start_one_process(tmp_path: Path) 
     from dpo_recipes.errors import RecipeError
 
     with pytest.raises(RecipeError, match="backend: auto"):
-        accelerate_launcher.prepare(LaunchRequest(recipe(), RunDirectory(tmp_path), 2))
+        accelerate_launcher.LAUNCHER.prepare(LaunchRequest(recipe(), RunDirectory(tmp_path), 2))
 
 
 def test_transformers_agrees_with_the_deepspeed_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
