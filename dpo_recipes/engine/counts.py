@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dpo_recipes.engine.metric_counts import Snapshot
 from dpo_recipes.engine.prefix_sharing import Positions
 
 
@@ -15,28 +16,22 @@ from dpo_recipes.engine.prefix_sharing import Positions
 class Counts:
     """One process's counts since the start of training, and its losses and metrics since the last logged row.
 
-    `_tr_loss` is transformers 5.23's, `_metrics` and `_total_train_tokens` are TRL 1.16's;
-    tests/integration/test_upstream.py fails when they move.
+    `_tr_loss` is transformers 5.23's; tests/integration/test_upstream.py fails when it moves.
     """
 
     loss: torch.Tensor
     """The sum over micro-batches, on the device, because reading it would stall the device."""
-    metrics: dict[str, list[float]]
-    num_tokens: float
+    metrics: Snapshot
     positions: Positions
 
 
 def snapshot(trainer: Any) -> Counts:
     """A copy of the counts so far."""
-    metrics = {name: list(values) for name, values in trainer._metrics["train"].items()}
-    positions = copy(trainer.prefix_sharing.trained)
-    return Counts(trainer._tr_loss.clone(), metrics, trainer._total_train_tokens, positions)
+    return Counts(trainer._tr_loss.clone(), trainer.metric_counts.snapshot(), copy(trainer.prefix_sharing.trained))
 
 
 def restore(trainer: Any, counts: Counts) -> None:
     """Restore a trainer's counts in place, because other objects hold references to them."""
     trainer._tr_loss.copy_(counts.loss)
-    trainer._metrics["train"].clear()
-    trainer._metrics["train"].update({name: list(values) for name, values in counts.metrics.items()})
-    trainer._total_train_tokens = counts.num_tokens
+    trainer.metric_counts.restore(counts.metrics)
     vars(trainer.prefix_sharing.trained).update(vars(counts.positions))

@@ -15,6 +15,7 @@ from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.dpo_collator import DpoCollator
 from dpo_recipes.engine.engine_trainer import EngineTrainer
+from dpo_recipes.engine.metric_counts import TrlMetricCounts
 from dpo_recipes.engine.reference import REFERENCE, add_reference
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
@@ -31,6 +32,7 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     def __init__(
         self, bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[TrainerCallback]
     ) -> None:
+        self.metric_counts = TrlMetricCounts(self)
         with _no_reference_upstream():
             super().__init__(
                 bundle,

@@ -149,7 +149,7 @@ class EngineTrainer(TokenBatches):
         try:
             return super()._evaluate(*args, **kwargs)
         except Interrupted:
-            self._metrics["eval"].clear()
+            self.metric_counts.clear_evaluation()
             self.checkpoint_state.leave_evaluation(self.control)
             return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
+from dpo_recipes.engine.metric_counts import MetricCounts
 from dpo_recipes.engine.rounds import (
     ROUND,
     BatchesOfRank,
@@ -35,8 +36,7 @@ class ParallelBatches(Trainer):
     args: Any
     data_collator: Any
     gather_function: Any
-    _metrics: Any
-    """By mode, `train` or `eval`: the values of each metric since the last logged row, one for each micro-batch."""
+    metric_counts: MetricCounts
 
     def gather_by_rows(self) -> None:
         """Gather results by the number of rows that each process really has."""
@@ -54,14 +54,12 @@ class ParallelBatches(Trainer):
         loss = super().compute_loss(model, inputs, *rest, **more)  # type: ignore[misc]
         if self.round is None:
             return loss
-        self._count_each_batch("train" if self.model.training else "eval", self.round.num_batches)
-        return loss * self.round.weight_of(self.distributed.rank) if self.model.training else loss
+        self.metric_counts.repeat_last("train" if self.model.training else "eval", self.round.num_batches)
+        return loss * self._loss_weight() if self.model.training else loss
 
-    def _count_each_batch(self, mode: str, num_batches: int) -> None:
-        """TRL averages its metrics over calls. The metrics of a round count once for each of its micro-batches."""
-        for name, values in self._metrics[mode].items():
-            if name != "num_tokens":  # a sum, which is recorded once
-                values.extend([values[-1]] * (num_batches - 1))
+    def _loss_weight(self) -> float:
+        """The factor of this process's loss, a mean over the rows of its micro-batch."""
+        return self.round.weight_of(self.distributed.rank)
 
     def _get_dataloader(self: Any, dataset: Any, description: str, batch_size: int, *rest: Any, **more: Any) -> Any:
         if self.distributed.num_processes == 1:

@@ -276,7 +276,7 @@ class TokenBatches(ParallelBatches):
         passes = inputs.get(PASSES)
         if passes is None:
             return super().training_step(model, inputs, *rest, **more)  # type: ignore[misc]
-        before = {name: len(values) for name, values in self._metrics["train"].items()}
+        mark = self.metric_counts.mark()
         rounds = [batch[ROUND] for batch in passes]
         # The same rule as transformers' for its own micro-batches.
         exchanges_each = self.accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -290,22 +290,9 @@ class TokenBatches(ParallelBatches):
                 loss += super().training_step(model, batch, *rest, **more)  # type: ignore[misc]
             if not is_last:
                 self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
-        self._weigh_metrics(before, rounds)
+        num_batches = math.ceil(rounds[0].pairs_in_step / self.args.per_device_eval_batch_size)
+        self.metric_counts.weigh_since(mark, rounds, num_batches)
         return loss
-
-    def _weigh_metrics(self, before: dict[str, int], passes: list[Pass]) -> None:
-        """Replace the values of each metric in a step's passes by their mean over the step.
-
-        The mean is repeated once for each micro-batch that the step would otherwise have, because TRL averages over
-        micro-batches, also those of steps that are not full.
-        """
-        num_batches = math.ceil(passes[0].pairs_in_step / self.args.per_device_eval_batch_size)
-        for name, values in self._metrics["train"].items():
-            if name != "num_tokens":  # a running sum with a single value
-                start = before.get(name, 0)
-                weights = [pass_.weight_in(name) for pass_ in passes]
-                total = sum(value * weight for value, weight in zip(values[start:], weights, strict=True))
-                values[start:] = [total / sum(weights)] * num_batches
 
     def floating_point_ops(self: Any, inputs: dict[str, Any]) -> int:
         """The number of floating-point operations of all passes."""

@@ -8,7 +8,7 @@ objective's module, because every check of a recipe loads it: a loss imports tor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -62,6 +62,8 @@ class Metric:
     is_signed: bool = False
     higher_is_better: bool | None = None
     """None for a metric without a direction, such as a log-probability."""
+    is_per_token: bool = False
+    """Whether it is a mean over trained tokens rather than over rows."""
     is_shown_live: bool = False
     """Whether the progress line shows it. Reports also give it a chart and a place among the key numbers."""
     base_value: float | None = None
@@ -204,8 +206,6 @@ class Scores:
     """[B]: the margin column of reward modelling; None if the data have none."""
     weights: Tensor | None = None
     """[B]: the weight of each row, which `weighted` applies; None if all rows count alike."""
-    gather: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor)
-    """Returns a tensor's rows of all processes, for losses that compare rows with one another."""
 
     def weighted(self, per_row: Tensor) -> Tensor:
         """The losses of the rows, multiplied by their weights."""
@@ -217,11 +217,11 @@ class Loss:
     """The loss of a micro-batch and its metrics."""
 
     per_row: Tensor
-    """[B]; the engine takes the mean over the rows of an optimizer step, or the sum over `per_token`."""
+    """[B]; the engine takes the mean over the rows of an optimizer step, or with `Objective.loss_mean` `tokens` their
+    sum divided by the number of trained tokens of the step."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    """By `Metric.key`: values that the engine averages over rows, [B] or fewer if a row has no value."""
-    num_tokens: Tensor | None = None
-    """If it is set, `per_row` holds sums over tokens, and the engine divides by the step's number of tokens."""
+    """By `Metric.key`: values that the engine averages over rows, [B] or fewer if a row has no value. Values of a
+    `Metric` with `is_per_token` are sums over tokens."""
 
 
 class Objective:
@@ -235,8 +235,8 @@ class Objective:
     """The metrics in the order of the report; the first one is `LOSS`."""
     best_metric: ClassVar[str] = "loss"
     """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
-    metrics_note: ClassVar[str] = ""
-    """What readers of a report or a model card must know about the metrics, in sentences."""
+import math
+from collections.abc import Iterator, Mapping
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
     """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
     codes: ClassVar[Mapping[str, CodeEntry]] = {}
@@ -266,7 +266,7 @@ class Objective:
 
     def averages_tokens(self, params: Any) -> bool:
         """Whether the loss contains a mean over the tokens of a micro-batch, which must then never change. A loss with
-        `Loss.num_tokens` is a mean over the tokens of an optimizer step and does not need this."""
+        the `loss_mean` `tokens` is a mean over the tokens of an optimizer step and does not need this."""
         return False
 
     def adds_mismatched_answer(self, params: Any) -> bool:

@@ -170,10 +170,12 @@ class Kto(Objective):
         return Loss(scores.weighted(per_row), _metrics(params.beta * own, scores.logps[:, 0], signed, labels, kl))
 
     def _kl(self, params: KtoParams, scores: Scores, ratios: Tensor) -> Tensor:
-        """The mean log-ratio of the mismatched answers of all processes, at least 0, without gradients."""
+        """The mean log-ratio of the mismatched answers of the micro-batch, at least 0, without gradients.
+
+        Each process takes its own micro-batch, so that several processes compute what a single one computes."""
         if not self.adds_mismatched_answer(params):
             return ratios.new_zeros(())
-        return scores.gather(ratios[:, 1].detach()).mean().clamp(min=0)
+        return ratios[:, 1].detach().mean().clamp(min=0)
 
 
 def _metrics(rewards: Tensor, logps: Tensor, signed: Tensor, labels: Tensor, kl: Tensor) -> dict[str, Tensor]:

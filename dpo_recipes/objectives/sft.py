@@ -16,7 +16,6 @@ from dpo_recipes.objectives.base import (
     RateRange,
     Scores,
 )
-from dpo_recipes.objectives.reference_free import token_mean
 
 
 class SftParams(ObjectiveParams):
@@ -32,6 +31,8 @@ class Sft(Objective):
     kind = "sft"
     params = SftParams
     rows = "completion"
+    loss_mean = "tokens"
+    counts_tokens = True
     metrics = (
         LOSS,
         Metric(
@@ -40,10 +41,11 @@ class Sft(Objective):
             1,
             is_share=True,
             higher_is_better=True,
+            is_per_token=True,
             is_shown_live=True,
             description="Share of the answers' tokens that the model ranks first.",
         ),
-        Metric("entropy", "Entropy per token"),
+        Metric("entropy", "Entropy per token", is_per_token=True),
     )
     """The keys are those of TRL's SFTTrainer."""
 
@@ -55,12 +57,13 @@ class Sft(Objective):
         """The sums over tokens; the engine divides by the number of tokens of the optimizer step, so that neither the
         micro-batch nor the number of processes changes the loss."""
         assert scores.logps is not None
-        assert scores.num_tokens is not None
-        counts, metrics = scores.num_tokens[:, 0], {}
-        for key, sums in (("mean_token_accuracy", scores.num_correct), ("entropy", scores.entropies)):
-            if sums is not None:
-                metrics[key] = token_mean(sums[:, 0].detach(), counts)
-        return Loss(scores.weighted(-scores.logps[:, 0]), metrics, num_tokens=counts)
+        assert scores.num_correct is not None
+        assert scores.entropies is not None
+        metrics = {
+            "mean_token_accuracy": scores.num_correct[:, 0].detach(),
+            "entropy": scores.entropies[:, 0].detach(),
+        }
+        return Loss(scores.weighted(-scores.logps[:, 0]), metrics)
 
 
 SFT_RATES = LearningRates(

@@ -89,9 +89,9 @@ def make_scores(batch: Batch, answers: int, **others: Any) -> Scores:
     )
 
 
-def step_loss(loss: Loss) -> torch.Tensor:
-    """What the engine makes of a step with one micro-batch."""
-    return loss.per_row.mean() if loss.num_tokens is None else loss.per_row.sum() / loss.num_tokens.sum()
+def step_loss(loss: Loss, num_items: float | None = None) -> torch.Tensor:
+    """What the engine makes of a step with one micro-batch; `num_items` are the step's tokens for a mean over them."""
+    return loss.per_row.mean() if num_items is None else loss.per_row.sum() / num_items
 
 
 def assert_same(
@@ -101,9 +101,12 @@ def assert_same(
     their_metrics: dict[str, float],
     leaf: torch.Tensor,
     without: set[str] | None = None,
+    num_items: float | None = None,
+    num_trained: float = 1.0,
 ) -> None:
-    """The same loss, gradients and metrics; TRL's metrics named `without` are not compared."""
-    mine = step_loss(ours)
+    """The same loss, gradients and metrics; TRL's metrics named `without` are not compared. Metrics per token are sums
+    over the `num_trained` tokens of the micro-batch."""
+    mine = step_loss(ours, num_items)
     torch.testing.assert_close(mine, theirs, rtol=RTOL, atol=ATOL)
     (my_gradient,) = torch.autograd.grad(mine, leaf, retain_graph=True)
     (their_gradient,) = torch.autograd.grad(theirs, leaf)
@@ -114,8 +117,11 @@ def assert_same(
     assert not any(values.requires_grad for values in ours.metrics.values())
     compared = keys & set(their_metrics) - (without or set())
     assert compared
+    per_token = {metric.key for metric in objective.metrics if metric.is_per_token}
     for key in compared:
-        assert ours.metrics[key].mean().item() == pytest.approx(their_metrics[key], rel=RTOL, abs=ATOL), key
+        values = ours.metrics[key]
+        mean = values.sum() / num_trained if key in per_token else values.mean()
+        assert mean.item() == pytest.approx(their_metrics[key], rel=RTOL, abs=ATOL), key
 
 
 def pair_trainer(trainer_class: Any, batch: Batch, **attributes: Any) -> tuple[torch.Tensor, dict[str, float]]:
@@ -293,27 +299,6 @@ def test_the_kl_estimate_of_kto_has_no_gradient() -> None:
     assert gradient is None or not gradient.any()
 
 
-def test_the_kl_estimate_of_kto_is_a_mean_over_all_processes() -> None:
-    """Two processes have the loss of one with all rows."""
-    _, _, scores = kto_scores(MIXED, -3.0)
-    params, half = kto.KtoParams(kind="kto"), len(MIXED) // 2
-    assert scores.logps is not None
-    assert scores.reference_logps is not None
-    assert scores.labels is not None
-    all_ratios = (scores.logps - scores.reference_logps)[:, 1].detach()
-    parts = [
-        Scores(
-            logps=scores.logps[rows],
-            reference_logps=scores.reference_logps[rows],
-            labels=scores.labels[rows],
-            gather=lambda _: all_ratios,
-        )
-        for rows in (slice(0, half), slice(half, None))
-    ]
-    together = torch.cat([kto.OBJECTIVE.loss(params, part).per_row for part in parts])
-    torch.testing.assert_close(together, kto.OBJECTIVE.loss(params, scores).per_row)
-
-
 def test_the_accuracy_of_kto_is_the_share_on_the_right_side_of_the_kl_estimate() -> None:
     """A KL estimate of 1: of the good answers only that of 3 is above it, of the bad ones only that of 0.5 below."""
     reference = torch.zeros(4, 2)
@@ -343,10 +328,8 @@ def test_sft(num_items: int | None) -> None:
     theirs = trainer.compute_loss(lambda **_: outputs, {"labels": batch.labels}, num_items_in_batch=num_items)
     metrics = {key: values[-1] for key, values in trainer._metrics["eval"].items()}
     ours = objective.loss(sft.SftParams(kind="sft"), make_scores(batch, 1))
-    assert ours.num_tokens is not None
-    if num_items:
-        ours.num_tokens = torch.tensor(float(num_items))
-    assert_same(objective, ours, theirs, metrics, batch.logits)
+    trained = float(mask.sum())
+    assert_same(objective, ours, theirs, metrics, batch.logits, num_items=num_items or trained, num_trained=trained)
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.01, 0.5])
@@ -394,12 +377,10 @@ def test_a_micro_batch_changes_the_loss_exactly_if_the_objective_says_so(objecti
     answers. An objective that couples rows or averages tokens must keep its micro-batch."""
     params = objective.params(kind=objective.kind)
     scores = any_scores(objective)
-    whole = step_loss(objective.loss(params, scores))
-    parts = [objective.loss(params, _rows(scores, rows)) for rows in (slice(0, 1), slice(1, None))]
-    if parts[0].num_tokens is None:
-        split = torch.cat([part.per_row for part in parts]).mean()
-    else:
-        split = sum(part.per_row.sum() for part in parts) / sum(part.num_tokens.sum() for part in parts)  # type: ignore[union-attr]
+    num_items = 7.0 if objective.loss_mean == "tokens" else None
+    whole = step_loss(objective.loss(params, scores), num_items)
+    parts = [objective.loss(params, _rows(scores, rows)).per_row for rows in (slice(0, 1), slice(1, None))]
+    split = torch.cat(parts).mean() if num_items is None else torch.cat(parts).sum() / num_items
     depends = objective.couples_batch(params) or objective.averages_tokens(params)
     assert torch.isclose(whole, split, rtol=1e-5) != depends
 

@@ -28,7 +28,6 @@ def save_loop_state(trainer: Any, folder: Path, more: dict[str, Any]) -> None:
         "total_loss": trainer._total_loss_scalar,
         "last_logged": trainer._globalstep_last_logged,
         "metrics": counts.metrics,
-        "num_tokens": counts.num_tokens,
         "positions": asdict(counts.positions),
         **more,
     }
@@ -42,7 +41,7 @@ def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
     """
     state = read_loop_state(folder, trainer.args.process_index, trainer.args.world_size)
     positions = Positions(**state["positions"])
-    restore(trainer, Counts(torch.tensor(state["loss"]), state["metrics"], state["num_tokens"], positions))
+    restore(trainer, Counts(torch.tensor(state["loss"]), state["metrics"], positions))
     trainer._total_loss_scalar = state["total_loss"]
     trainer._globalstep_last_logged = state["last_logged"]
     trainer._initial_global_step = 0

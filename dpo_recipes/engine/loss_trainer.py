@@ -1,0 +1,273 @@
+"""The trainer of every objective that states its loss as a function of the answers' log-probabilities or values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from trl.models import get_act_offloading_ctx_manager
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import add_fused_lm_head, use_adapter
+
+from dpo_recipes.engine.answer_collator import ROW_COLUMNS, SEQUENCE_COLUMNS, AnswerCollator
+from dpo_recipes.engine.context import TrainingContext
+from dpo_recipes.engine.engine_trainer import EngineTrainer
+from dpo_recipes.engine.metric_counts import RowMetricCounts
+from dpo_recipes.engine.reference import add_reference, weights_of
+from dpo_recipes.engine.token_batches import PASSES
+from dpo_recipes.engine.trainer_args import training_arguments
+from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores
+
+_NOT_OF_THE_MODEL = {"completion_mask", *ROW_COLUMNS}
+
+
+class ObjectiveTrainer(Trainer):
+    """Computes `Scores` with a model, and the loss and metrics that an objective derives from them.
+
+    The model's head is TRL 1.16's fused one: it returns the log-probabilities of the labelled tokens and never holds
+    the logits of a whole batch.
+    """
+
+    ref_model = None  # the reference is the untouched base, whose values are computed before training
+    ld_alpha = None  # sums of log-probabilities are not desensitized to the length
+    _precompute_engine: Any = None
+    round: Any
+    distributed: Any
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: TrainingArguments,
+        objective: Objective,
+        params: ObjectiveParams,
+        peft_config: PeftConfig | None,
+        activation_offloading: bool,
+        processing_class: Any,
+        **upstream: Any,
+    ) -> None:
+        set_seed(args.seed)  # an adapter is initialized at random
+        self.objective, self.params = objective, params
+        self.num_answers = objective.batch_shape(params).num_answers
+        pad = processing_class.pad_token_id
+        pad = processing_class.eos_token_id if pad is None else pad
+        model.config.get_text_config().pad_token_id = model.generation_config.pad_token_id = pad
+        needs_reference = objective.reference(params) != "none"
+        model = with_adapter(model, peft_config, args, keeps_reference=needs_reference)
+        super().__init__(
+            model=model, args=args, data_collator=AnswerCollator(pad), processing_class=processing_class, **upstream
+        )
+        self.loss_is_scaled_for_ga = objective.loss_mean == "tokens"
+        names = [metric.key for metric in objective.metrics]
+        self.metric_counts = RowMetricCounts(names, self.accelerator)
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        if objective.head == "causal_lm":
+            more = ("entropy", "is_top1") if objective.counts_tokens else ()
+            add_fused_lm_head(base, outputs=("log_probs", *more))
+        config = model.config.get_text_config()
+        # The coefficient of the balancing loss over the experts, as TRL's trainers add it; 0 for a model without it.
+        self.router_coefficient: float = (
+            getattr(config, "router_aux_loss_coef", 0.0) if hasattr(config, "output_router_logits") else 0.0
+        )
+        self.offloading: Any = get_act_offloading_ctx_manager(model=model) if activation_offloading else nullcontext()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            self._signature_columns = [*SEQUENCE_COLUMNS, *ROW_COLUMNS]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """transformers' step, with activations offloaded if the recipe says so."""
+        with self.offloading:
+            return super().training_step(*args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a micro-batch. Adds its metrics to the counts."""
+        scores, router_loss = self.scores(model, inputs)
+        loss = self.objective.loss(self.params, scores)
+        self._count(loss, scores, inputs["attention_mask"])
+        if self.objective.loss_mean == "rows":
+            value = loss.per_row.mean()
+        elif num_items_in_batch is None:  # an evaluation, or a trial outside the training loop
+            value = loss.per_row.sum() / num_trained(scores).clamp(min=1)
+        else:
+            # Gradients are averaged over processes, and the number of items is that of all processes.
+            value = loss.per_row.sum() * self.accelerator.num_processes / num_items_in_batch
+        if router_loss is not None:
+            value = value + self.router_coefficient * router_loss
+        return (value, {}) if return_outputs else value
+
+    def scores(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Scores, torch.Tensor | None]:
+        """What the model computes of a micro-batch, and the balancing loss over its experts, if it has any."""
+        of_model = {name: value for name, value in inputs.items() if name not in _NOT_OF_THE_MODEL}
+        of_model["use_cache"] = False
+        scores = Scores(
+            reference_logps=inputs.get("reference_logps"),
+            labels=inputs.get("label"),
+            margins=inputs.get("margin"),
+            weights=inputs.get("weight"),
+        )
+        if self.objective.head == "score":
+            scores.values = self._by_answer(model(**of_model).logits.float().squeeze(-1))
+            return scores, None
+        if self.router_coefficient:
+            of_model["output_router_logits"] = True
+        trained = inputs["completion_mask"]
+        real = inputs["attention_mask"]
+        scores_prompt = self.objective.batch_shape(self.params).scores_prompt
+        labels = inputs["input_ids"].masked_fill((real if scores_prompt else trained) == 0, -100)
+        outputs = model(**of_model, labels=labels, fused_lm_head=True)
+        trained = trained[:, 1:]
+        logps = self._of_tokens(outputs.log_probs, trained)
+        scores.num_tokens = self._by_answer(trained.sum(1))
+        if scores_prompt:
+            prompt = real[:, 1:] - trained
+            scores.prompt_logps = self._by_answer((logps * prompt).sum(1))
+            scores.num_prompt_tokens = self._by_answer(prompt.sum(1))
+            logps = logps * trained
+        scores.logps = self._by_answer(logps.sum(1))
+        if self.objective.counts_tokens:
+            scores.entropies = self._by_answer((self._of_tokens(outputs.entropy, trained) * trained).sum(1))
+            scores.num_correct = self._by_answer((self._of_tokens(outputs.is_top1, trained) * trained).sum(1))
+        return scores, outputs.aux_loss
+
+    def _of_tokens(self, values: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:
+        """The values of real tokens: a learned prompt of peft comes before them."""
+        return values[:, -trained.shape[1] :]
+
+    def _by_answer(self, values: torch.Tensor) -> torch.Tensor:
+        """[K·B] → [B, K] in 32 bits."""
+        return values.float().reshape(self.num_answers, -1).T
+
+    def _count(self, loss: Loss, scores: Scores, mask: torch.Tensor) -> None:
+        mode = "train" if self.model.training else "eval"
+        values: dict[str, tuple[torch.Tensor, torch.Tensor | int]] = {}
+        is_counted = self.round is None or self.round.sizes[self.distributed.rank] > 0
+        if is_counted:
+            per_token = {metric.key for metric in self.objective.metrics if metric.is_per_token}
+            for name, of_rows in loss.metrics.items():
+                count = num_trained(scores) if name in per_token else len(of_rows)
+                values[name] = of_rows.detach().sum(), count
+            if self.objective.loss_mean == "tokens":
+                values["loss"] = loss.per_row.detach().sum(), num_trained(scores)
+        self.metric_counts.add(mode, values, int(mask.sum()) if is_counted else 0)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The trained tokens of an optimizer step in all processes, for a loss that is their mean."""
+        if self.objective.loss_mean == "rows":
+            return None
+        passes = [part for batch in batch_samples for part in batch.get(PASSES, [batch])]
+        own = sum(self._num_own_tokens(part) for part in passes)
+        return self.accelerator.reduce(torch.tensor(own, device=device, dtype=torch.float32), reduction="sum")
+
+    def _num_own_tokens(self, inputs: Mapping[str, Any]) -> int:
+        """The trained tokens of a micro-batch of this process; 0 for one that does not count."""
+        from dpo_recipes.engine.rounds import ROUND
+
+        is_counted = ROUND not in inputs or inputs[ROUND].sizes[self.distributed.rank] > 0
+        return int(inputs["completion_mask"][:, 1:].sum()) if is_counted else 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the metrics since the last row."""
+        mode = "train" if self.model.training else "eval"
+        means = self.metric_counts.take_means(mode)
+        if mode == "train":
+            means.pop("loss", None)  # transformers' own is the mean over optimizer steps
+        # In place, because `evaluate` returns this dictionary.
+        logs.update({f"eval_{name}": value for name, value in means.items()} if mode == "eval" else means)
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor, None, None]:
+        """The loss of a batch of an evaluation. Metrics are counted by `compute_loss`."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+        """K tensors [B]: the reference's log-probabilities of a batch, with the policy's adapter switched off."""
+        adapter: Any = nullcontext()
+        policy: Any = self.accelerator.unwrap_model(self.model)
+        if isinstance(policy, PeftModel):
+            adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
+        checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), checkpointing, adapter, self.accelerator.autocast():
+            scores, _ = self.scores(model, inputs)
+        assert scores.logps is not None
+        return tuple(scores.logps.T)
+
+
+def num_trained(scores: Scores) -> torch.Tensor:
+    """The trained tokens of a micro-batch."""
+    assert scores.num_tokens is not None
+    return scores.num_tokens.sum()
+
+
+def with_adapter(
+    model: Any, peft_config: PeftConfig | None, args: TrainingArguments, *, keeps_reference: bool
+) -> Any:
+    """The model with a new adapter, or a continued one with a frozen copy as its reference, as in TRL 1.16."""
+    if peft_config is not None:
+        is_quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+        plugin = args.deepspeed_plugin
+        # ZeRO-3 gathers parameters of one type only (https://github.com/huggingface/trl/issues/6089).
+        in_one_type = plugin is not None and plugin.zero_stage == 3 and not is_quantized
+        model = get_peft_model(model, peft_config, **({"autocast_adapter_dtype": False} if in_one_type else {}))
+    elif isinstance(model, PeftModel) and keeps_reference:
+        model.add_adapter("ref", model.peft_config["default"])
+        for name, parameter in model.named_parameters():
+            if ".default." in name:
+                model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
+    if isinstance(model, PeftModel) and args.gradient_checkpointing:
+        plugin = args.deepspeed_plugin
+        if plugin is not None and plugin.zero_stage == 3:  # https://github.com/huggingface/trl/issues/2514
+            args.gradient_checkpointing_kwargs = {**(args.gradient_checkpointing_kwargs or {}), "use_reentrant": True}
+        # transformers does not enable it for adapters (https://github.com/huggingface/transformers/issues/42489).
+        model.enable_input_require_grads()
+    return model
+
+
+class LossTrainer(EngineTrainer, ObjectiveTrainer):
+    """The engine's trainer of an objective: batches, sharing and checkpoints of the engine, loss of the objective."""
+
+    def __init__(
+        self, bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[TrainerCallback]
+    ) -> None:
+        super().__init__(
+            bundle,
+            context,
+            datasets,
+            callbacks,
+            args=TrainingArguments(**training_arguments(context)),
+            objective=context.objective,
+            params=context.recipe.objective,
+            peft_config=bundle.adapter_config,
+            activation_offloading=context.recipe.training.activation_offloading,
+        )
+
+    def _loss_weight(self) -> float:
+        # A sum over tokens has been divided by the tokens of the step already.
+        if self.objective.loss_mean == "tokens":
+            return float(self.round.sizes[self.distributed.rank] > 0)
+        return super()._loss_weight()
+
+    def prepare_reference(self) -> None:
+        """Add the log-probabilities of the reference to all rows if the objective compares with one."""
+        if self.objective.reference(self.params) == "none":
+            if self.distributed.is_main:  # a resumed run compares the digest
+                weights_of(self)
+            return
+        self.train_dataset = self._with_reference("train", self.train_dataset)
+        held_out: Any = self.eval_dataset or {}
+        self.eval_dataset = {name: self._with_reference(name, rows) for name, rows in held_out.items()} or None
+
+    def _with_reference(self, name: str, rows: Any) -> Any:
+        rows, self.reference_known[name] = add_reference(self, rows, name)
+        return rows
