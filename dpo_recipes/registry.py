@@ -12,7 +12,10 @@ from typing import Any
 from dpo_recipes.errors import RecipeError
 
 OBJECTIVES = {
+    "cpo": "dpo_recipes.objectives.cpo:CPO",
     "dpo": "dpo_recipes.objectives.dpo:OBJECTIVE",
+    "orpo": "dpo_recipes.objectives.orpo:OBJECTIVE",
+    "simpo": "dpo_recipes.objectives.cpo:SIMPO",
 }
 
 DATA_FORMATS = {
