@@ -80,7 +80,7 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
     from dpo_recipes.data.report import SplitReport
     from dpo_recipes.data.store import RowFile
     from dpo_recipes.data.tokenize import Tokenizer, write_split
-    from dpo_recipes.engine.dpo_collator import trl_columns
+    from dpo_recipes.engine.collators import trl_columns
     from dpo_recipes.recipe.schema.data import Data, Source
 
     disable_caching()

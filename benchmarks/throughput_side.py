@@ -46,8 +46,8 @@ def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: b
     from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    from dpo_recipes.engine.collators import trl_columns
     from dpo_recipes.engine.context import TrainingContext
-    from dpo_recipes.engine.dpo_collator import trl_columns
     from dpo_recipes.engine.dpo_trainer import dpo_config
 
     class PlainDPOTrainer(DPOTrainer):

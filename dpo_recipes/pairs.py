@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_recipes.data.chat_template import Chat, apply_template
+from dpo_recipes.data.mismatched import add_mismatched_answers
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.tokenize import TokenizedSplits, tokenize_splits
 from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -44,4 +46,6 @@ def prepare_pairs(
     splits = tokenize_splits(
         rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=raise_errors
     )
+    if objective_of(recipe).adds_mismatched_answer(recipe.objective):
+        splits = add_mismatched_answers(splits, recipe.training.seed, recipe.data.max_length)
     return PreparedPairs(splits, tokenizer, chat, location)

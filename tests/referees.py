@@ -117,7 +117,8 @@ def _kto(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter
 
     class Pretokenized(_Pretokenized, KTOTrainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return Trainer._get_train_sampler(self, train_dataset)  # TRL's does not shuffle
+            self.args.train_sampling_strategy = "random"  # TRL's pairing of answers rules out shuffling
+            return Trainer._get_train_sampler(self, train_dataset)
 
     data = Dataset.from_list([
         {"prompt_ids": row["prompt_ids"], "completion_ids": row["answer_ids"][0],
@@ -125,7 +126,7 @@ def _kto(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter
         for row in rows
     ])  # fmt: skip
     config = KTOConfig(
-        **arguments,
+        **{**arguments, "train_sampling_strategy": "sequential"},
         beta=params.beta,
         loss_type=params.loss_type,
         desirable_weight=params.desirable_weight,
@@ -133,9 +134,7 @@ def _kto(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter
         max_length=None,
         precompute_ref_log_probs=True,
     )
-    return Pretokenized(
-        model, args=config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter
-    )
+    return Pretokenized(model, args=config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter)
 
 
 def _reward(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter: Any) -> Any:
@@ -155,6 +154,4 @@ def _reward(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adap
     config = RewardConfig(
         **arguments, max_length=None, center_rewards_coefficient=params.center_rewards_coefficient or None
     )
-    return Pretokenized(
-        model, config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter
-    )
+    return Pretokenized(model, config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter)

@@ -170,8 +170,8 @@ def train_trls(
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    from dpo_recipes.engine.collators import trl_columns
     from dpo_recipes.engine.context import TrainingContext
-    from dpo_recipes.engine.dpo_collator import trl_columns
     from dpo_recipes.engine.dpo_trainer import dpo_config
 
     class PlainDPOTrainer(DPOTrainer):

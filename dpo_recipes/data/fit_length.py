@@ -71,12 +71,12 @@ def fit(
     if overlong == "truncate_completion_end" and room > 0:
         report.cut("completion_end")
         answers = tuple(ids[:room] for ids in row.answer_ids)
-        return TokenizedRow(row.prompt_ids, answers, tuple(_first(runs, room) for runs in row.answer_context))
+        return TokenizedRow(row.prompt_ids, answers, tuple(first_runs(runs, room) for runs in row.answer_context))
     report.drop("overlong", where)
     return None
 
 
-def _first(runs: list[int], count: int) -> list[int]:
+def first_runs(runs: list[int], count: int) -> list[int]:
     """The parts of runs within the first `count` tokens."""
     kept = sum(start < count for start in runs[::2])
     return [min(place, count) for place in runs[: 2 * kept]]

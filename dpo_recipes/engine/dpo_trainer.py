@@ -12,8 +12,8 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
+from dpo_recipes.engine.collators import DpoCollator
 from dpo_recipes.engine.context import TrainingContext
-from dpo_recipes.engine.dpo_collator import DpoCollator
 from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.metric_counts import TrlMetricCounts
 from dpo_recipes.engine.reference import REFERENCE, add_reference

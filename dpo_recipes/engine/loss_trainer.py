@@ -13,11 +13,13 @@ from trl.models import get_act_offloading_ctx_manager
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
-from dpo_recipes.engine.answer_collator import ROW_COLUMNS, SEQUENCE_COLUMNS, AnswerCollator
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
+from dpo_recipes.engine.collators import ROW_COLUMNS, AnswerCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.metric_counts import RowMetricCounts
-from dpo_recipes.engine.reference import add_reference, weights_of
+from dpo_recipes.engine.reference import REFERENCE, add_reference, weights_of
+from dpo_recipes.engine.rounds import ROUND
 from dpo_recipes.engine.token_batches import PASSES
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
@@ -78,7 +80,7 @@ class ObjectiveTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
-            self._signature_columns = [*SEQUENCE_COLUMNS, *ROW_COLUMNS]
+            self._signature_columns = [PROMPT, ANSWERS, CONTEXT, *ROW_COLUMNS]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """transformers' step, with activations offloaded if the recipe says so."""
@@ -108,7 +110,7 @@ class ObjectiveTrainer(Trainer):
         of_model = {name: value for name, value in inputs.items() if name not in _NOT_OF_THE_MODEL}
         of_model["use_cache"] = False
         scores = Scores(
-            reference_logps=inputs.get("reference_logps"),
+            reference_logps=inputs.get(REFERENCE),
             labels=inputs.get("label"),
             margins=inputs.get("margin"),
             weights=inputs.get("weight"),
@@ -168,8 +170,6 @@ class ObjectiveTrainer(Trainer):
 
     def _num_own_tokens(self, inputs: Mapping[str, Any]) -> int:
         """The trained tokens of a micro-batch of this process; 0 for one that does not count."""
-        from dpo_recipes.engine.rounds import ROUND
-
         is_counted = ROUND not in inputs or inputs[ROUND].sizes[self.distributed.rank] > 0
         return int(inputs["completion_mask"][:, 1:].sum()) if is_counted else 0
 
@@ -210,9 +210,7 @@ def num_trained(scores: Scores) -> torch.Tensor:
     return scores.num_tokens.sum()
 
 
-def with_adapter(
-    model: Any, peft_config: PeftConfig | None, args: TrainingArguments, *, keeps_reference: bool
-) -> Any:
+def with_adapter(model: Any, peft_config: PeftConfig | None, args: TrainingArguments, *, keeps_reference: bool) -> Any:
     """The model with a new adapter, or a continued one with a frozen copy as its reference, as in TRL 1.16."""
     if peft_config is not None:
         is_quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)

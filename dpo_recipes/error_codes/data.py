@@ -107,6 +107,11 @@ CODES = {
         "A prompt or an answer is `null`, `None`, `nan`, `N/A`, `undefined` or a similar word. An error if all rows",
         "are affected.",
     ),
+    "D436": entry(
+        "a single row for KTO",
+        "KTO estimates a KL divergence from the answers of other rows, so each split needs at least two rows.",
+        "`loss_type: apo_zero_unpaired` needs no estimate.",
+    ),
     "D440": entry(
         "warning: images, videos or audio that the model never sees",
         "A column such as `images` is not empty, or texts contain `<image>`. The model only reads text and would learn",

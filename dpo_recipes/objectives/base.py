@@ -235,8 +235,10 @@ class Objective:
     """The metrics in the order of the report; the first one is `LOSS`."""
     best_metric: ClassVar[str] = "loss"
     """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
-import math
-from collections.abc import Iterator, Mapping
+    loss_mean: ClassVar[Literal["rows", "tokens"]] = "rows"
+    """What the loss of an optimizer step is a mean over. With `tokens`, `Loss.per_row` holds sums over tokens."""
+    counts_tokens: ClassVar[bool] = False
+    """Whether the head also computes `Scores.entropies` and `Scores.num_correct`."""
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
     """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
     codes: ClassVar[Mapping[str, CodeEntry]] = {}
@@ -270,8 +272,8 @@ from collections.abc import Iterator, Mapping
         return False
 
     def adds_mismatched_answer(self, params: Any) -> bool:
-        """Whether the engine adds to each labelled row the answer of another row, as `objectives.kto.mismatched_rows`
-        pairs them: `Scores` then has K = 2 answers, the row's own one and the mismatched one, with the same prompt."""
+        """Whether each labelled row also gets the answer of another row (`data.mismatched`): `Scores` then has K = 2
+        answers, the row's own one and the mismatched one, with the same prompt."""
         return False
 
     def batch_shape(self, params: Any) -> BatchShape:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -224,33 +223,6 @@ def _advise_weights(params: KtoParams, good: int, bad: int) -> Iterator[Advice]:
         if ratio < low
         else f"write `{key}: {most:.3g}`, at least {least:.3g}",
     )
-
-
-def mismatched_rows(prompts: Sequence[Hashable], seed: int) -> list[int]:
-    """For each row the index of the row whose answer is its mismatched one, as a permutation of the rows.
-
-    No row is paired with itself, and none with a row of the same prompt unless one prompt has more than half of all
-    rows. The pairing depends on the rows and the seed alone, and not on batches or processes: TRL rotates the
-    answers within fixed blocks of rows, so that it cannot shuffle, and pairs a block's only row with itself.
-
-    Raises `ValueError` if there are fewer than two rows.
-    """
-    if len(prompts) < 2:
-        raise ValueError("a mismatched answer needs at least two rows")
-    by_prompt: dict[Hashable, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        by_prompt.setdefault(prompt, []).append(row)
-    groups, generator = list(by_prompt.values()), random.Random(seed)
-    for group in groups:
-        generator.shuffle(group)
-    generator.shuffle(groups)
-    order = [row for group in groups for row in group]
-    # A shift by the size of the largest group leaves every group, because the rows of a group are neighbours.
-    shift = max(map(len, groups)) if len(groups) > 1 else 1
-    partners = [0] * len(order)
-    for position, row in enumerate(order):
-        partners[row] = order[(position + shift) % len(order)]
-    return partners
 
 
 WEIGHT_RATIOS = (1.0, 4 / 3)

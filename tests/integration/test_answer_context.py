@@ -26,7 +26,7 @@ from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import PreferenceRow
 from dpo_recipes.data.template import Renderer, read_template
 from dpo_recipes.data.tokenize import tokenize_splits
-from dpo_recipes.engine.dpo_collator import DpoCollator
+from dpo_recipes.engine.collators import DpoCollator
 from dpo_recipes.engine.reference import hash_rows
 from dpo_recipes.engine.token_batches import StepSampler
 from dpo_recipes.errors import DataError

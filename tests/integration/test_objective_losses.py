@@ -100,6 +100,7 @@ def assert_same(
     theirs: torch.Tensor,
     their_metrics: dict[str, float],
     leaf: torch.Tensor,
+    *,
     without: set[str] | None = None,
     num_items: float | None = None,
     num_trained: float = 1.0,
@@ -190,7 +191,7 @@ def test_cpo(loss_type: Any, smoothing: float, beta: float, cpo_alpha: float) ->
     }
     theirs, metrics = pair_trainer(CPOTrainer, batch, alpha=0.0, **shared)
     ours = objective.loss(cpo.CpoParams(kind="cpo", **shared), make_scores(batch, 2))
-    assert_same(objective, ours, theirs, metrics, batch.logits, set() if cpo_alpha else {"nll_loss"})
+    assert_same(objective, ours, theirs, metrics, batch.logits, without=set() if cpo_alpha else {"nll_loss"})
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, -0.5])
@@ -202,7 +203,7 @@ def test_simpo(cpo_alpha: float, beta: float, gamma: float, smoothing: float, al
     shared = {"beta": beta, "label_smoothing": smoothing, "cpo_alpha": cpo_alpha, "alpha": alpha}
     theirs, metrics = pair_trainer(CPOTrainer, batch, loss_type="simpo", simpo_gamma=gamma, **shared)
     ours = objective.loss(cpo.SimpoParams(kind="simpo", gamma=gamma, **shared), make_scores(batch, 2))
-    assert_same(objective, ours, theirs, metrics, batch.logits, set() if cpo_alpha else {"nll_loss"})
+    assert_same(objective, ours, theirs, metrics, batch.logits, without=set() if cpo_alpha else {"nll_loss"})
 
 
 def test_simpo_has_no_log_likelihood_by_default() -> None:

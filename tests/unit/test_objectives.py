@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dpo_recipes.data.mismatched import mismatched_rows
 from dpo_recipes.errors import Finding, Where
 from dpo_recipes.objectives import cpo, dpo, kto, orpo, reward, sft
 from dpo_recipes.objectives.base import LOSS, Advice, Objective, RowCounts
@@ -198,7 +199,7 @@ def test_a_single_class_is_reported() -> None:
     ],
 )
 def test_a_mismatched_answer_is_one_to_another_prompt(prompts: list[Any], seed: int) -> None:
-    partners = kto.mismatched_rows(prompts, seed)
+    partners = mismatched_rows(prompts, seed)
     assert sorted(partners) == list(range(len(prompts)))
     assert all(prompts[row] != prompts[partner] for row, partner in enumerate(partners))
 
@@ -207,7 +208,7 @@ def test_a_mismatched_answer_is_one_to_another_prompt(prompts: list[Any], seed: 
 def test_a_prompt_with_most_rows_is_still_never_paired_with_the_same_row(prompts: list[str]) -> None:
     """As many rows as possible get the answer of another prompt: both those of the others and as many of the first."""
     for seed in range(5):
-        partners = kto.mismatched_rows(prompts, seed)
+        partners = mismatched_rows(prompts, seed)
         assert sorted(partners) == list(range(len(prompts)))
         assert all(row != partner for row, partner in enumerate(partners))
         mismatched = sum(prompts[row] != prompts[partner] for row, partner in enumerate(partners))
@@ -216,7 +217,7 @@ def test_a_prompt_with_most_rows_is_still_never_paired_with_the_same_row(prompts
 
 def test_the_pairing_depends_on_the_seed_and_needs_two_rows() -> None:
     prompts = list(range(50))
-    assert kto.mismatched_rows(prompts, 1) == kto.mismatched_rows(prompts, 1)
-    assert kto.mismatched_rows(prompts, 1) != kto.mismatched_rows(prompts, 2)
+    assert mismatched_rows(prompts, 1) == mismatched_rows(prompts, 1)
+    assert mismatched_rows(prompts, 1) != mismatched_rows(prompts, 2)
     with pytest.raises(ValueError, match="at least two rows"):
-        kto.mismatched_rows(["a"], 1)
+        mismatched_rows(["a"], 1)

@@ -1,4 +1,4 @@
-"""Makes the batches of TRL's DPOTrainer from tokenized rows, and masks tokens that are not trained on."""
+"""Makes the batches of trainers from tokenized rows, and masks tokens that are not trained on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.reference import REFERENCE
+
+ROW_COLUMNS = {"label": torch.bool, "weight": torch.float32, "margin": torch.float32, REFERENCE: torch.float32}
+"""Columns with a value for each row, and the types of their tensors. REFERENCE has a value for each answer."""
+
+
+@dataclass(frozen=True)
+class AnswerCollator:
+    """Collates B rows of K answers to K·B sequences, padded on the right: the first answers of all rows, then the
+    second ones, and so on.
+
+    `completion_mask` is 1 for tokens of an answer that are trained on: not for the prompt, padding, and turns of the
+    user or a tool within an answer.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """The tensors of some rows: `input_ids`, `attention_mask` and `completion_mask` are [K·B, L], each of
+        ROW_COLUMNS is [B] or [B, K]."""
+        sequences = [(row[PROMPT], ids) for answers in zip(*(row[ANSWERS] for row in rows), strict=True)
+                     for row, ids in zip(rows, answers, strict=True)]  # fmt: skip
+        ids = [torch.tensor([*prompt, *answer]) for prompt, answer in sequences]
+        batch = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(sequence) for sequence in ids], batch_first=True),
+            "completion_mask": pad_sequence(
+                [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer in sequences], batch_first=True
+            ),
+        }
+        mask_context(batch["completion_mask"], rows)
+        of_rows = {name: dtype for name, dtype in ROW_COLUMNS.items() if name in rows[0]}
+        return batch | {name: torch.tensor([row[name] for row in rows], dtype=dtype) for name, dtype in of_rows.items()}
 
 
 @dataclass(frozen=True)
