@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from trl.models import get_act_offloading_ctx_manager
+from trl.models.activation_offloading import get_act_offloading_ctx_manager
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
@@ -38,6 +38,8 @@ class ObjectiveTrainer(Trainer):
     ref_model = None  # the reference is the untouched base, whose values are computed before training
     ld_alpha = None  # sums of log-probabilities are not desensitized to the length
     _precompute_engine: Any = None
+    model: Any
+    args: Any
     round: Any
     distributed: Any
 
@@ -67,7 +69,7 @@ class ObjectiveTrainer(Trainer):
         self.loss_is_scaled_for_ga = objective.loss_mean == "tokens"
         names = [metric.key for metric in objective.metrics]
         self.metric_counts = RowMetricCounts(names, self.accelerator)
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         if objective.head == "causal_lm":
             more = ("entropy", "is_top1") if objective.counts_tokens else ()
             add_fused_lm_head(base, outputs=("log_probs", *more))
@@ -210,14 +212,14 @@ def num_trained(scores: Scores) -> torch.Tensor:
     return scores.num_tokens.sum()
 
 
-def with_adapter(model: Any, peft_config: PeftConfig | None, args: TrainingArguments, *, keeps_reference: bool) -> Any:
+def with_adapter(model: Any, peft_config: PeftConfig | None, args: Any, *, keeps_reference: bool) -> Any:
     """The model with a new adapter, or a continued one with a frozen copy as its reference, as in TRL 1.16."""
     if peft_config is not None:
         is_quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
         plugin = args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only (https://github.com/huggingface/trl/issues/6089).
         in_one_type = plugin is not None and plugin.zero_stage == 3 and not is_quantized
-        model = get_peft_model(model, peft_config, **({"autocast_adapter_dtype": False} if in_one_type else {}))
+        model = get_peft_model(model, peft_config, autocast_adapter_dtype=not in_one_type)
     elif isinstance(model, PeftModel) and keeps_reference:
         model.add_adapter("ref", model.peft_config["default"])
         for name, parameter in model.named_parameters():
@@ -226,7 +228,7 @@ def with_adapter(model: Any, peft_config: PeftConfig | None, args: TrainingArgum
     if isinstance(model, PeftModel) and args.gradient_checkpointing:
         plugin = args.deepspeed_plugin
         if plugin is not None and plugin.zero_stage == 3:  # https://github.com/huggingface/trl/issues/2514
-            args.gradient_checkpointing_kwargs = {**(args.gradient_checkpointing_kwargs or {}), "use_reentrant": True}
+            args.gradient_checkpointing_kwargs = dict(args.gradient_checkpointing_kwargs or {}, use_reentrant=True)
         # transformers does not enable it for adapters (https://github.com/huggingface/transformers/issues/42489).
         model.enable_input_require_grads()
     return model
