@@ -235,6 +235,8 @@ class Objective:
     """The metrics in the order of the report; the first one is `LOSS`."""
     best_metric: ClassVar[str] = "loss"
     """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
+    metrics_note: ClassVar[str] = ""
+    """What readers of a report or a model card must know about the metrics, in sentences."""
     loss_mean: ClassVar[Literal["rows", "tokens"]] = "rows"
     """What the loss of an optimizer step is a mean over. With `tokens`, `Loss.per_row` holds sums over tokens."""
     counts_tokens: ClassVar[bool] = False
