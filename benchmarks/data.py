@@ -89,7 +89,7 @@ def compare(pairs: Path, reference: str, template: str, repeats: int) -> dict[st
     chat = apply_template(tokenizer, template, add_special_tokens=False)
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(data, Path(folder))
-        plain = [{"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected} for r in RowFile(rows)]
+        plain = [{"prompt": r.prompt, "chosen": r.answers[0], "rejected": r.answers[1]} for r in RowFile(rows)]
         conversations = Dataset.from_list(plain)
 
         class Arguments:

@@ -17,9 +17,8 @@ from dpo_recipes.errors import Finding
 
 _BAR_WIDTH = 40
 _CUT_SHOWN = 120  # shown characters of a longer truncated text, half at each end
-_PARTS = ("prompt", "chosen", "rejected")
 _WAYS = ("drop", "truncate_prompt_start", "truncate_completion_end")
-_STYLES = {"prompt": "dim", "chosen": "green", "rejected": "yellow", "cut": "red strike"}
+_STYLES = {"prompt": "dim", "chosen": "green", "completion": "green", "rejected": "yellow", "cut": "red strike"}
 
 
 class DataText:
@@ -55,7 +54,9 @@ class DataText:
             self._row(row)
 
     def _split(self, name: str, split: dict[str, Any]) -> None:
-        self._line(f"{name}: {split['rows_kept']:,} pairs, {split['tokens']:,} tokens in both sequences", "bold")
+        *parts, whole = split["lengths"]
+        of_answers = " in both sequences" if len(parts) > 2 else ""
+        self._line(f"{name}: {split['rows_kept']:,} {whole}s, {split['tokens']:,} tokens{of_answers}", "bold")
         self._line(f"  {'rows':<9} " + " -> ".join(f"{step['step']} {step['rows']:,}" for step in split["steps"]))
         for source in split["sources"]:
             if source["unread"]:
@@ -65,18 +66,19 @@ class DataText:
             self._line(f"  {'dropped':<9} {reason} {count:,}{_places(split['examples'].get(reason, ()))}")
         for part, count in split["truncated"].items():
             self._line(f"  {'truncated':<9} {part} {count:,}")
-        if split["masked_pairs"]:
-            self._line(
-                f"  {'masked':<9} {split['masked_tokens']:,} tokens in the answers of {split['masked_pairs']:,} pairs: "
-                "turns of the user or a tool, which are not trained on"
-            )
+        if split["desirable"] is not None:
+            self._line(f"  {'labels':<9} {split['desirable']:,} good answers, {split['undesirable']:,} bad ones")
+        if split["masked_rows"]:
+            answers = f"{split['masked_tokens']:,} tokens in the answers of {split['masked_rows']:,} {whole}s"
+            self._line(f"  {'masked':<9} {answers}: turns of the user or a tool, which are not trained on")
         self._lengths(split)
-        self._limits(split["at_max_length"])
-        self._longest(split["longest"])
+        self._limits(split["at_max_length"], f"{whole}s")
+        self._longest(split["longest"], [*parts, whole])
         self._look(split)
 
     def _lengths(self, split: dict[str, Any]) -> None:
         columns = ("mean", "median", "p95", "p99", "max")
+        *parts, whole = split["lengths"]
         self._line()
         self._line(f"  {'tokens':<24}" + "".join(f"{column:>8}" for column in columns))
         for name, values in split["lengths"].items():
@@ -85,12 +87,14 @@ class DataText:
             if values != split["lengths"][name]:
                 self._line(f"  {name + ', untruncated':<24}" + "".join(f"{values[c]:>8,}" for c in columns))
         self._line()
-        for name in _PARTS:
+        for name in parts:
             histogram = split["histograms"][name]
             spark = self._sparkline(histogram)
-            self._line(f"  {name:<9} {histogram['edges'][0]:>5,} |{spark}| {histogram['max']:,} tokens")
+            self._line(f"  {name:<10}{histogram['edges'][0]:>5,} |{spark}| {histogram['max']:,} tokens")
         limit = next(line["max_length"] for line in split["at_max_length"] if line["is_recipe"])
-        self._bars(split["histograms"]["pair"], limit)
+        self._line()
+        self._line(f"  tokens of a {whole} before truncation")
+        self._bars(split["histograms"][whole], limit)
 
     def _sparkline(self, histogram: dict[str, Any]) -> str:
         most = max(histogram["counts"])
@@ -98,8 +102,6 @@ class DataText:
         return "".join(self._spark[-(-count * levels // most)] if count else " " for count in histogram["counts"])
 
     def _bars(self, histogram: dict[str, Any], limit: int) -> None:
-        self._line()
-        self._line("  tokens of a pair before truncation")
         edges, most = histogram["edges"], max(histogram["counts"])
         for at, count in enumerate(histogram["counts"]):
             is_last = at + 1 == len(edges)
@@ -110,35 +112,32 @@ class DataText:
             mark = f"  <- max_length {limit:,}" if holds_limit else ""
             self._line(f"  {bounds:>13} {bar}{' ' * bool(bar)}{count:,}{mark}")
 
-    def _limits(self, lines: list[dict[str, Any]]) -> None:
+    def _limits(self, lines: list[dict[str, Any]], unit: str) -> None:
         self._line()
         self._line(f"  {'':<27}" + "".join(f"{way:>26}" for way in _WAYS))
-        self._line(f"  {'max_length':<12}{'too long':>15}" + f"{'pairs   tokens':>26}" * len(_WAYS))
+        self._line(f"  {'max_length':<12}{'too long':>15}" + f"{unit + '   tokens':>26}" * len(_WAYS))
         for line in worth_showing(lines):
-            total = line["drop"]["pairs"] + line["too_long"]
+            total = line["drop"][unit] + line["too_long"]
             too_long = f"{line['too_long']:,} ({line['too_long'] / total:.1%})"
-            left = "".join(f"{line[way]['pairs']:>17,}{line[way]['share']:>9.1%}" for way in _WAYS)
+            left = "".join(f"{line[way][unit]:>17,}{line[way]['share']:>9.1%}" for way in _WAYS)
             name = f"{line['max_length']:,}{' (here)' if line['is_recipe'] else ''}"
             self._line(f"  {name:<12}{too_long:>15}{left}")
 
-    def _longest(self, rows: list[dict[str, Any]]) -> None:
+    def _longest(self, rows: list[dict[str, Any]], names: list[str]) -> None:
         width = max(20, *(len(row["where"]) for row in rows))
         self._line()
-        self._line(f"  {'longest rows':<{width}}" + "".join(f"{name:>9}" for name in (*_PARTS, "pair")))
+        self._line(f"  {'longest rows':<{width}}" + "".join(f"{name:>11}" for name in names))
         for row in rows:
-            numbers = "".join(f"{row[name]:>9,}" for name in (*_PARTS, "pair"))
+            numbers = "".join(f"{row[name]:>11,}" for name in names)
             self._line(f"  {row['where']:<{width}}{numbers}  {row['fate']}")
 
     def _look(self, split: dict[str, Any]) -> None:
-        answers, prompts = split["answers"], split["prompts"]
+        prompts, unit = split["prompts"], "pairs" if "pair" in split["lengths"] else "rows"
         scripts = ", ".join(f"{name} {counts['letters']:,}" for name, counts in split["scripts"].items())
         num_shared = prompts["shared_with_train"]
-        shared = f"; pairs whose prompt is also in train: {num_shared:,}" if num_shared else ""
+        shared = f"; {unit} whose prompt is also in train: {num_shared:,}" if num_shared else ""
         self._line()
-        self._line(
-            f"  answers   chosen {answers['chosen_mean']:,} tokens on average, rejected {answers['rejected_mean']:,}; "
-            f"chosen is longer in {answers['chosen_longer']:.0%} of pairs, rejected in {answers['rejected_longer']:.0%}"
-        )
+        self._line(f"  answers   {_compare(split['answers'])}")
         self._line(f"  prompts   {prompts['distinct']:,} distinct{shared}")
         self._line(f"  letters   {scripts or 'none'}")
         for observation in split["observations"]:
@@ -159,11 +158,12 @@ class DataText:
             f"{part} {row['tokens'][part]:,}"
             + f" ({row['context'][part]:,} not trained on)" * bool(row["context"][part])
             + f" (truncated {row['cut'][part]:,})" * bool(row["cut"][part])
-            for part in _PARTS
+            for part in row["tokens"]
         )
+        label = "" if row["label"] is None else f", {'good' if row['label'] else 'bad'} answer"
         self._line()
-        self._line(f"{row['split']}, {row['where']}: tokens of {counts}", "bold")
-        for part in _PARTS:
+        self._line(f"{row['split']}, {row['where']}{label}: tokens of {counts}", "bold")
+        for part in row["tokens"]:
             self._line(f"--- {part}", "bold")
             self._console.print(self._tokens(part, row[part]))
 
@@ -203,6 +203,16 @@ class DataText:
         if not text.isascii() or not text.isprintable():
             text = "".join(map(_visible, text))
         return text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+
+
+def _compare(answers: dict[str, float]) -> str:
+    """The mean lengths of the answers, and for pairs how often either is longer."""
+    if "completion_mean" in answers:
+        return f"{answers['completion_mean']:,} tokens on average"
+    return (
+        f"chosen {answers['chosen_mean']:,} tokens on average, rejected {answers['rejected_mean']:,}; chosen is longer "
+        f"in {answers['chosen_longer']:.0%} of pairs, rejected in {answers['rejected_longer']:.0%}"
+    )
 
 
 def _places(places: Iterable[str]) -> str:

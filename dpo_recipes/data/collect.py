@@ -16,7 +16,7 @@ from dpo_recipes.data.column_use import ColumnUse, ReadColumns
 from dpo_recipes.data.column_warnings import column_warnings
 from dpo_recipes.data.detect import SAMPLE_ROWS, choose_format
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import BadRow, PreferenceRow, Row, SourceRow
+from dpo_recipes.data.rows import BadRow, Row, SourceRow
 from dpo_recipes.data.sources import Renamer, filtered, read_rows
 from dpo_recipes.data.split import prompt_hash, top_rows
 from dpo_recipes.data.store import RowWriter
@@ -212,11 +212,9 @@ def _selected(source: Source, places: np.ndarray, index: RowIndex, report: Split
 
 
 def _row_hash(row: Row) -> int:
-    """A 64-bit hash of everything in a row that the model would see."""
-    answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion, row.label]
-    text = json.dumps(
-        [row.prompt, answers, row.tools, row.template_kwargs, getattr(row, "rendered", False)], sort_keys=True
-    )
+    """A 64-bit hash of everything in a row that affects training."""
+    seen = [row.prompt, row.answers, row.label, row.weight, row.tools, row.template_kwargs, row.rendered]
+    text = json.dumps(seen, sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -234,5 +232,4 @@ def _too_many_bad_rows(bad: _BadRows, num_rows: int) -> DataError:
 
 def answer_texts(row: Row) -> str:
     """All texts of a row, for comparing rows by their words."""
-    answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion]
-    return "\n".join(message["content"] for part in (row.prompt, *answers) for message in part)
+    return "\n".join(message["content"] for message in row.messages)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from dpo_recipes.data.formats.dialogue import holds_turns
-from dpo_recipes.data.rows import PreferenceRow, Row, SourceRow
+from dpo_recipes.data.rows import Row, SourceRow
 from dpo_recipes.data.structured_text import is_text_list
 from dpo_recipes.recipe.column_map import parse_column
 from dpo_recipes.recipe.row_filter import parse
@@ -127,7 +127,7 @@ class ColumnUse:
         `raw` is the row in its source, `read` the format's columns that were read, and `made` the converted rows.
         """
         self.rows += 1
-        texts = [text for row in made for text in _texts(row)]
+        texts = [message["content"] for row in made for message in row.messages]
         unread, score_pairs = self._unread_of(tuple(raw.columns), frozenset(read))
         for name in unread:
             self._note(name, raw.columns[name], raw.where, texts)
@@ -137,9 +137,9 @@ class ColumnUse:
                 self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
         if any(_PLACEHOLDER.search(text) for text in texts if "<" in text):
             self.placeholders.add(raw.where)
-        if made and isinstance(made[0], PreferenceRow) and _lists_texts(made[0]):
+        if made and _lists_texts(made[0]):
             self.text_lists.add(raw.where)
-        if made and not getattr(made[0], "rendered", False) and any(holds_turns(text) for text in texts):
+        if made and not made[0].rendered and any(holds_turns(text) for text in texts):
             self.turns.add(raw.where)
 
     def to_json(self) -> dict[str, Any]:
@@ -253,11 +253,7 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(part)
 
 
-def _lists_texts(row: PreferenceRow) -> bool:
-    question, *answers = (part[-1]["content"] for part in (row.prompt, row.chosen, row.rejected))
-    return is_text_list(question) or all(map(is_text_list, answers))
-
-
-def _texts(row: Row) -> list[str]:
-    answers = [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else [row.completion]
-    return [message["content"] for part in (row.prompt, *answers) for message in part]
+def _lists_texts(row: Row) -> bool:
+    """Whether a prompt, or each of several answers, is a list of texts; a single answer may well be one."""
+    question, *answers = (part[-1]["content"] for part in (row.prompt, *row.answers))
+    return is_text_list(question) or (len(answers) > 1 and all(map(is_text_list, answers)))

@@ -19,6 +19,10 @@ class TokenizedRow:
     answer_context: tuple[list[int], ...]
     """For each answer, the runs of its tokens that are context and not trained on, as a flat list of starts and
     ends."""
+    label: bool | None = None
+    """Whether the one answer of a labelled row is good."""
+    weight: float | None = None
+    """The factor of the row's loss."""
 
     @property
     def length(self) -> int:
@@ -71,7 +75,9 @@ def fit(
     if overlong == "truncate_completion_end" and room > 0:
         report.cut("completion_end")
         answers = tuple(ids[:room] for ids in row.answer_ids)
-        return TokenizedRow(row.prompt_ids, answers, tuple(first_runs(runs, room) for runs in row.answer_context))
+        return replace(
+            row, answer_ids=answers, answer_context=tuple(first_runs(runs, room) for runs in row.answer_context)
+        )
     report.drop("overlong", where)
     return None
 

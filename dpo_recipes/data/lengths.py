@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dpo_recipes.data.rows import answer_names
+
 
 def row_lengths(dataset: Any) -> np.ndarray:
     """Tokens of the prompt and of each of the K answers of tokenized rows (a `datasets.Dataset`), of shape
@@ -41,15 +43,11 @@ def count_runs(runs: Sequence[int]) -> int:
     return sum(runs[1::2]) - sum(runs[::2])
 
 
-_NAMES = {1: ("completion",), 2: ("chosen", "rejected")}
-"""The names of the answers of a row, by their number."""
-
-
 def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns by name, and the length of the longest sequence of a row, which `max_length` limits: `pair` for pairs
-    and `row` for rows with one answer."""
+    """The columns by name, and as the last value the length of the longest sequence of a row, which `max_length`
+    limits: `pair` for pairs and `row` for rows with one answer."""
     prompt, answers = lengths[:, 0], lengths[:, 1:]
-    names = _NAMES[answers.shape[1]]
+    names = answer_names(answers.shape[1])
     whole = "pair" if len(names) == 2 else "row"
     return {"prompt": prompt, **dict(zip(names, answers.T, strict=True)), whole: prompt + answers.max(axis=1)}
 

@@ -21,7 +21,7 @@ from dpo_recipes.errors import Finding
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 from dpo_recipes.run_dir import write_json
 
-ROWS_VERSION = 9
+ROWS_VERSION = 10
 """Increased when the same sources produce other rows than before, so that older cache entries are not used."""
 _SHAPES_NO_ROWS = {"max_length", "overlong", "train_on_turns"}
 

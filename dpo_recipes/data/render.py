@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from dpo_recipes.data.context import TurnsNotFound, find_context
 from dpo_recipes.data.encode import Texts
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.data.template import Renderer, TemplateFailed
 from dpo_recipes.errors import DataError
 
 
-def render_row(row: PreferenceRow, renderer: Renderer, *, finds_context: bool = False) -> Texts:
+def render_row(row: Row, renderer: Renderer, *, finds_context: bool = False) -> Texts:
     """The texts of a row's prompt and answers as the model reads them.
 
     With `finds_context`, turns of the user or a tool in the answers are located. Raises `DataError` D420 if the
@@ -20,11 +20,10 @@ def render_row(row: PreferenceRow, renderer: Renderer, *, finds_context: bool = 
     """
     if row.rendered:
         prompt = _joined(row.prompt)
-        return Texts(prompt, (prompt + _joined(row.chosen), prompt + _joined(row.rejected)))
+        return Texts(prompt, tuple(prompt + _joined(answer) for answer in row.answers))
     try:
         answers = tuple(
-            renderer.render([*row.prompt, *answer], tools=row.tools, **row.template_kwargs)
-            for answer in (row.chosen, row.rejected)
+            renderer.render([*row.prompt, *answer], tools=row.tools, **row.template_kwargs) for answer in row.answers
         )
         texts = Texts(render_prompt(row, renderer), answers)
     except TemplateFailed as error:
@@ -34,12 +33,13 @@ def render_row(row: PreferenceRow, renderer: Renderer, *, finds_context: bool = 
             why=str(error),
             fix="choose another `chat_template`, or correct the messages that it refuses",
         ) from error
-    return _with_context(row, texts, renderer) if finds_context and len(row.chosen) + len(row.rejected) > 2 else texts
+    has_turns = any(len(answer) > 1 for answer in row.answers)
+    return _with_context(row, texts, renderer) if finds_context and has_turns else texts
 
 
-def _with_context(row: PreferenceRow, texts: Texts, renderer: Renderer) -> Texts:
+def _with_context(row: Row, texts: Texts, renderer: Renderer) -> Texts:
     extras = {"tools": row.tools, **row.template_kwargs}
-    answers = zip((row.chosen, row.rejected), texts.answers, strict=True)
+    answers = zip(row.answers, texts.answers, strict=True)
     try:
         spans = tuple(find_context(row.prompt, answer, text, renderer, extras) for answer, text in answers)
     except TurnsNotFound as error:
@@ -53,22 +53,22 @@ def _with_context(row: PreferenceRow, texts: Texts, renderer: Renderer) -> Texts
     return replace(texts, context=spans)
 
 
-def render_prompt(row: PreferenceRow, renderer: Renderer) -> str:
+def render_prompt(row: Row, renderer: Renderer) -> str:
     """The rendered prompt, with the generation prompt. Raises `TemplateFailed`."""
     if row.rendered:
         return _joined(row.prompt)
     return renderer.render(row.prompt, add_generation_prompt=True, tools=row.tools, **row.template_kwargs)
 
 
-def messages_in_texts(row: PreferenceRow, texts: Texts) -> Iterator[tuple[Sequence[Message], str]]:
+def messages_in_texts(row: Row, texts: Texts) -> Iterator[tuple[Sequence[Message], str]]:
     """The messages of a row with the rendered text that should contain them.
 
-    The messages of the prompt are only yielded once if both texts start with the prompt.
+    The messages of the prompt are only yielded once if all texts start with the prompt.
     """
     is_shared = all(text.startswith(texts.prompt) for text in texts.answers)
     if is_shared:
         yield row.prompt, texts.prompt
-    for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
+    for text, answer in zip(texts.answers, row.answers, strict=True):
         yield answer if is_shared else [*row.prompt, *answer], text
 
 

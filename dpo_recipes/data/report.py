@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpo_recipes.objectives.base import RowShape
+
 
 @dataclass
 class SplitReport:
@@ -13,6 +15,7 @@ class SplitReport:
     Tokenizing fills in `tokens`, `truncated`, `lengths` and `findings`.
     """
 
+    shape: RowShape = "pair"
     rows_in: int = 0
     rows_kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -21,11 +24,11 @@ class SplitReport:
     steps: list[dict[str, Any]] = field(default_factory=list)
     """The number of rows after each step, in order: `{"step": "filter", "rows": 1800}`."""
     tokens: int = 0
-    """The total tokens of prompt + chosen and prompt + rejected, as the trainer sees them."""
+    """The total tokens of the prompts with each of their answers, as the trainer sees them."""
     truncated: dict[str, int] = field(default_factory=dict)
-    """The number of pairs that were truncated to `max_length`, by part: `prompt_start` or `completion_end`."""
-    masked_pairs: int = 0
-    """The number of pairs whose answers contain turns of the user or a tool; see `data.train_on_turns`."""
+    """The number of rows that were truncated to `max_length`, by part: `prompt_start` or `completion_end`."""
+    masked_rows: int = 0
+    """The number of rows whose answers contain turns of the user or a tool; see `data.train_on_turns`."""
     masked_tokens: int = 0
     """The number of tokens in answers that are not trained on."""
     lengths: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -33,6 +36,14 @@ class SplitReport:
     """The path, format and rows of each source, and `unread`: its unread columns with the number of rows in which they
     are not empty."""
     findings: list[dict[str, Any]] = field(default_factory=list)
+    desirable: int | None = None
+    """The number of kept rows with a good answer; None without labels."""
+    undesirable: int | None = None
+
+    @property
+    def unit(self) -> str:
+        """`pairs` or `rows`: what the split consists of."""
+        return "pairs" if self.shape == "pair" else "rows"
 
     def drop(self, reason: str, where: str | None = None, count: int = 1) -> None:
         """Count rows as dropped."""
@@ -44,30 +55,36 @@ class SplitReport:
             places.append(where)
 
     def cut(self, where: str) -> None:
-        """Count one pair as truncated."""
+        """Count one row as truncated."""
         self.truncated[where] = self.truncated.get(where, 0) + 1
 
     def mask(self, tokens: int) -> None:
-        """Count the tokens of one pair's answers that are not trained on."""
-        self.masked_pairs += tokens > 0
+        """Count the tokens of one row's answers that are not trained on."""
+        self.masked_rows += tokens > 0
         self.masked_tokens += tokens
+
+    def count_label(self, label: bool | None) -> None:
+        """Count the label of a kept row; rows without labels are not counted."""
+        if label is not None:
+            self.desirable = (self.desirable or 0) + label
+            self.undesirable = (self.undesirable or 0) + (not label)
 
     @property
     def has_losses(self) -> bool:
         """Whether any rows were dropped, truncated or masked."""
-        return bool(self.dropped or self.truncated or self.masked_pairs)
+        return bool(self.dropped or self.truncated or self.masked_rows)
 
     def step(self, name: str, rows: int) -> None:
         """Record the number of rows after a step."""
         self.steps.append({"step": name, "rows": rows})
 
     def describe_losses(self) -> str:
-        """One line with the number of kept pairs, and of dropped, truncated and masked ones by reason."""
+        """One line with the number of kept rows, and of dropped, truncated and masked ones by reason."""
         dropped = [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
         cut = [f"{count:,} truncated ({where.replace('_', ' ')})" for where, count in self.truncated.items()]
         masked = (
-            f"answers of {self.masked_pairs:,} pairs contain turns of the user or a tool, which are not trained on "
-            f"({self.masked_tokens:,} tokens masked)"
+            f"answers of {self.masked_rows:,} {self.unit} contain turns of the user or a tool, which are not trained "
+            f"on ({self.masked_tokens:,} tokens masked)"
         )
-        masks = [masked] if self.masked_pairs else []
-        return "; ".join([f"{self.rows_kept:,} of {self.rows_in:,} pairs kept", *dropped, *cut, *masks])
+        masks = [masked] if self.masked_rows else []
+        return "; ".join([f"{self.rows_kept:,} of {self.rows_in:,} {self.unit} kept", *dropped, *cut, *masks])

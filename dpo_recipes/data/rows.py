@@ -1,9 +1,10 @@
-"""The row types that all data formats produce, and the checks that build them."""
+"""The row that all data formats produce, and the checks that build them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 from dpo_recipes.data.message import BadRow, Message
@@ -29,13 +30,20 @@ class SourceRow:
 
 
 @dataclass(frozen=True)
-class PreferenceRow:
-    """One prompt and two answers. An answer is a list of messages, usually a single one of the assistant."""
+class Row:
+    """One prompt and its answers. An answer is a list of messages, usually a single one of the assistant.
+
+    A pair has two answers, the chosen one before the rejected one. Other rows have one answer; a labelled row says
+    whether it is good.
+    """
 
     prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
+    answers: tuple[list[Message], ...]
     where: str
+    label: bool | None = None
+    """Whether the one answer of a labelled row is good. None for other rows."""
+    weight: float | None = None
+    """The factor of the row's loss. None counts as 1."""
     tools: list[Any] | None = None
     """The JSON schemas of the functions that the template offers to the model."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -45,29 +53,14 @@ class PreferenceRow:
     is tokenized unchanged, without a template and without an added end of turn."""
 
     @property
-    def answers(self) -> tuple[list[Message], ...]:
-        """The chosen and the rejected answer."""
-        return self.chosen, self.rejected
+    def messages(self) -> Iterator[Message]:
+        """All messages, those of the prompt first."""
+        return chain(self.prompt, *self.answers)
 
 
-@dataclass(frozen=True)
-class LabelledRow:
-    """One prompt and one answer that is labelled good (true) or bad, for KTO."""
-
-    prompt: list[Message]
-    completion: list[Message]
-    label: bool
-    where: str
-    tools: list[Any] | None = None
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def answers(self) -> tuple[list[Message], ...]:
-        """The one answer."""
-        return (self.completion,)
-
-
-Row = PreferenceRow | LabelledRow
+def answer_names(num_answers: int) -> tuple[str, ...]:
+    """The names of the answers of a row, in their order."""
+    return ("chosen", "rejected") if num_answers == 2 else ("completion",)
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ def clean_tree(value: Any, column: str) -> Any:
 
 def preference(
     prompt: list[Message], chosen: list[Message], rejected: list[Message], row: SourceRow, **extras: Any
-) -> PreferenceRow:
+) -> Row:
     """A checked preference: its roles are in order and its answers differ. Raises `BadRow`.
 
     `prompt` is empty if only the conversations contain it. `divide_conversations` then finds it.
@@ -160,7 +153,7 @@ def preference(
     check_answer_end(rejected, "rejected")
     prompt, chosen, rejected = divide_conversations(prompt, chosen, rejected)
     check_prompt(prompt)
-    return PreferenceRow(prompt, chosen, rejected, row.where, **{**template_extras(row), **extras})
+    return Row(prompt, (chosen, rejected), row.where, **{**template_extras(row), **extras})
 
 
 def labelled(
@@ -171,7 +164,7 @@ def labelled(
     *,
     label_column: str = "label",
     **extras: Any,
-) -> LabelledRow:
+) -> Row:
     """A checked answer with its label, which is true or 1, or false, 0 or -1. Raises `BadRow`."""
     if completion[: len(prompt)] == prompt:
         completion = completion[len(prompt) :]
@@ -183,7 +176,7 @@ def labelled(
         label = {"true": 1, "1": 1, "false": 0, "0": 0, "-1": -1}.get(label.strip().lower(), label)
     if not isinstance(label, bool | int | float) or label not in (1, 0, -1):
         raise BadRow("bad_label", f"`{label_column}` is {label!r:.60}, neither true nor false")
-    return LabelledRow(prompt, completion, label == 1, row.where, **{**template_extras(row), **extras})
+    return Row(prompt, (completion,), row.where, label == 1, **{**template_extras(row), **extras})
 
 
 def template_extras(row: SourceRow) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import IO, Any, overload
 
 import numpy as np
 
-from dpo_recipes.data.rows import LabelledRow, PreferenceRow, Row
+from dpo_recipes.data.rows import Row
 
 
 class RowWriter:
@@ -81,16 +81,19 @@ class RowFile(Sequence[Row]):
             self._file.close()
 
 
+_DEFAULTS: dict[str, Any] = {"template_kwargs": {}, "rendered": False}
+
+
 def encode_row(row: Row) -> bytes:
-    """A row as one line of JSON, without empty fields."""
-    plain = {name: value for name, value in vars(row).items() if value not in (None, {}, False) or name == "label"}
+    """A row as one line of JSON, without fields that have their default value."""
+    plain = {name: value for name, value in vars(row).items() if value is not None and value != _DEFAULTS.get(name)}
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def decode_row(line: bytes) -> Row:
     """The row in one line that `encode_row` wrote."""
     plain: dict[str, Any] = json.loads(line)
-    return LabelledRow(**plain) if "label" in plain else PreferenceRow(**plain)
+    return Row(**{**plain, "answers": tuple(plain["answers"])})
 
 
 def _scan(path: Path) -> np.ndarray:

@@ -22,7 +22,7 @@ from dpo_recipes.data.lengths import distributions
 from dpo_recipes.data.prepare import PreferenceSplits
 from dpo_recipes.data.render import render_row
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.rows import Row
 from dpo_recipes.data.store import RowFile
 from dpo_recipes.data.template import Renderer
 from dpo_recipes.errors import DataError, Finding
@@ -37,6 +37,10 @@ before the rejected one."""
 CONTEXT = "answer_context"
 """The column of the runs of each answer's tokens that are not trained on, as a flat list of starts and ends; empty for
 an answer of one turn."""
+LABEL = "label"
+"""The column that says whether the answer of a labelled row is good; absent for other rows."""
+WEIGHT = "weight"
+"""The column of the factor of a row's loss; absent if no source has weights."""
 ROW = "row"
 """The column of a row's index in its split."""
 _BATCH = 256
@@ -46,8 +50,8 @@ _REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
 
 @dataclass
 class TokenizedSplits:
-    """The token ids of each split that is not empty, as a `datasets.Dataset` with the columns PROMPT, ANSWERS, CONTEXT
-    and ROW."""
+    """The token ids of each split that is not empty, as a `datasets.Dataset` with the columns PROMPT, ANSWERS, CONTEXT,
+    ROW, LABEL for labelled rows, and WEIGHT if a source has weights."""
 
     datasets: dict[str, Any]
     rows: dict[str, RowFile]
@@ -65,19 +69,18 @@ class TokenizedSplits:
 
         The column CONTEXT is only included if an answer of the split has context.
         """
-        context = [CONTEXT] if self.reports[split].masked_pairs else []
-        return self.datasets[split].select_columns([PROMPT, ANSWERS, *context, ROW])
+        context = [CONTEXT] if self.reports[split].masked_rows else []
+        dataset = self.datasets[split]
+        extras = [name for name in (LABEL, WEIGHT) if name in dataset.column_names]
+        return dataset.select_columns([PROMPT, ANSWERS, *context, *extras, ROW])
 
     def where(self, split: str, place: int) -> str:
         """The location of a row in its source: `pairs.jsonl:12`."""
         return self.rows[split][place].where
 
-    def row(self, split: str, index: int) -> PreferenceRow:
-        """The row of a pair."""
-        row = self.rows[split][int(self.datasets[split][index][ROW])]
-        if not isinstance(row, PreferenceRow):
-            raise TypeError(f"{row.where} is not a preference")
-        return row
+    def row(self, split: str, index: int) -> Row:
+        """The row at an index of a split's dataset."""
+        return self.rows[split][int(self.datasets[split][index][ROW])]
 
 
 def tokenize_splits(
@@ -153,7 +156,7 @@ def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Ren
 
 Fitted = tuple[int, TokenizedRow, TokenizedRow | None]
 """The index of a row, its whole tokens, and the truncated ones, or None if the row is dropped."""
-_Rendered = tuple[int, PreferenceRow, Texts]
+_Rendered = tuple[int, Row, Texts]
 
 
 @contextmanager
@@ -175,8 +178,7 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
     """
     import pyarrow as pa
 
-    ids = pa.list_(pa.int32())
-    schema = pa.schema({PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids), ROW: pa.int64()})
+    schema = _schema(rows[0])
     lengths: list[np.ndarray] = []
     uncut = np.zeros((len(rows), 1 + len(rows[0].answers)), np.int32)
     with _no_garbage_collection(), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -188,12 +190,23 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
                 if fitted is not None:
                     kept.append((place, fitted))
                     report.mask(fitted.num_context)
+                    report.count_label(fitted.label)
             lengths.append(np.array([row.lengths for _, row in kept], np.int32).reshape(-1, uncut.shape[1]))
-            columns = {name: [getattr(row, name) for _, row in kept] for name in (PROMPT, ANSWERS, CONTEXT)}
+            columns = {name: [getattr(row, name) for _, row in kept] for name in schema.names if name != ROW}
             columns[ROW] = [place for place, _ in kept]
             writer.write_batch(pa.RecordBatch.from_pydict(columns, schema))
     np.save(path.with_suffix(".lengths.npy"), uncut)
     _summarize(np.concatenate(lengths), report, tokenize.checks)
+
+
+def _schema(row: Row) -> Any:
+    """The schema of a split with rows like `row`."""
+    import pyarrow as pa
+
+    ids = pa.list_(pa.int32())
+    label = {LABEL: pa.bool_()} if row.label is not None else {}
+    weight = {WEIGHT: pa.float32()} if row.weight is not None else {}
+    return pa.schema({PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids), **label, **weight, ROW: pa.int64()})
 
 
 def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> None:
@@ -250,7 +263,9 @@ class Tokenizer:
         batch: list[Fitted] = []
         for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
             self.checks.look(place, row, texts, encoded)
-            whole = TokenizedRow(encoded.prompt_ids, encoded.answer_ids, encoded.answer_context)
+            whole = TokenizedRow(
+                encoded.prompt_ids, encoded.answer_ids, encoded.answer_context, label=row.label, weight=row.weight
+            )
             fitted = fit(whole, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
             if fitted is not None and self.checks.is_equal(row.where, whole, fitted):
                 report.drop("equal_tokens", row.where)
@@ -258,12 +273,12 @@ class Tokenizer:
             batch.append((place, whole, fitted))
         return batch
 
-    def encode(self, rows: Sequence[PreferenceRow]) -> Iterator[tuple[Texts, Encoded]]:
+    def encode(self, rows: Sequence[Row]) -> Iterator[tuple[Texts, Encoded]]:
         """The rendered texts and ids of rows, before truncation. Raises `DataError` D420."""
         texts = [render_row(row, self._renderer) for row in rows]
         yield from zip(texts, self._encoder.encode(texts), strict=True)
 
-    def _texts(self, row: PreferenceRow, report: SplitReport) -> Texts | None:
+    def _texts(self, row: Row, report: SplitReport) -> Texts | None:
         """The rendered texts of a row, or None if it cannot be rendered and the recipe allows to drop it."""
         try:
             return render_row(row, self._renderer, finds_context=self._data.train_on_turns == "assistant")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dpo_recipes.data.render import render_prompt
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row, answer_names
 from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema.evaluation import Evaluation
@@ -22,7 +22,7 @@ _BATCH = 8
 class Samples:
     """A few prompts and the answers that each version of the model gave to them."""
 
-    rows: list[PreferenceRow]
+    rows: list[Row]
     max_new_tokens: int
     answers: dict[str, list[str]] = field(default_factory=dict)
 
@@ -41,13 +41,12 @@ class Samples:
         self.answers[version] = generate_answers(model, bundle, prompts, self.max_new_tokens)
 
     def side_by_side(self) -> list[dict[str, str]]:
-        """One object for each prompt, with the answers of each version and the two answers in the data."""
+        """One object for each prompt, with the answers of each version and those in the data by their names."""
         return [
             {
                 "prompt": _as_text(row.prompt),
                 **{version: answers[index] for version, answers in self.answers.items()},
-                "chosen": _as_text(row.chosen),
-                "rejected": _as_text(row.rejected),
+                **dict(zip(answer_names(len(row.answers)), map(_as_text, row.answers), strict=True)),
             }
             for index, row in enumerate(self.rows)
         ]

@@ -140,11 +140,11 @@ def describe_saved_model(saved: dict[str, Any] | None) -> str:
 
 
 def list_samples(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The samples with their four texts, each with its number of words (None if not made)."""
+    """The samples with their texts, each with its number of words (None if not made)."""
     samples = []
     for sample in result.get("samples") or []:
         texts = {}
-        for part in ("prompt", "base", "tuned", "chosen", "rejected"):
+        for part in ("prompt", "base", "tuned", "chosen", "rejected", "completion"):
             text = sample.get(part)
             texts[part] = None if text is None else str(text)
         words = {part: len(text.split()) for part, text in texts.items() if text is not None}

@@ -23,7 +23,7 @@ from dpo_recipes.data.message import Message
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.render import render_row
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.rows import Row
 from dpo_recipes.data.template import Renderer, read_template
 from dpo_recipes.data.tokenize import tokenize_splits
 from dpo_recipes.engine.collators import DpoCollator
@@ -45,7 +45,7 @@ CALL: Message = {
 ASKED = says("user", "Name a tree.")
 TALK = [says("assistant", "The oak."), says("user", "Are you sure?"), says("assistant", "Yes.")]
 SHORT = [says("assistant", "No.")]
-ROW = PreferenceRow([ASKED], TALK, SHORT, "f:1")
+ROW = Row([ASKED], (TALK, SHORT), "f:1")
 
 
 def renderer_of(template: str, text: str | None = None) -> Renderer:
@@ -54,7 +54,7 @@ def renderer_of(template: str, text: str | None = None) -> Renderer:
     return Renderer(read_template(template, text, template), {"bos_token": "<s>", "eos_token": "</s>"})
 
 
-def marked(row: PreferenceRow, renderer: Renderer) -> list[str]:
+def marked(row: Row, renderer: Renderer) -> list[str]:
     """Both answers' texts behind the prompt, with brackets around their context."""
     texts = render_row(row, renderer, finds_context=True)
     shown = []
@@ -187,7 +187,7 @@ def test_columns_and_counts(tmp_path: Path) -> None:
     ((start, stop), none), of_single = pairs["answer_context"]
     assert none == []
     assert of_single == [[], []]
-    assert (mixed.reports["train"].masked_pairs, mixed.reports["train"].masked_tokens) == (1, stop - start)
+    assert (mixed.reports["train"].masked_rows, mixed.reports["train"].masked_tokens) == (1, stop - start)
     assert "answers of 1 pairs contain turns" in mixed.reports["train"].describe_losses()
     plain = split_of(tmp_path, [SINGLE])
     assert plain.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
@@ -322,7 +322,7 @@ def test_what_the_user_says_teaches_nothing(tmp_path: Path) -> None:
 def test_context_is_shown_outside_the_brackets_of_what_is_trained_on(tmp_path: Path) -> None:
     pairs, tokenizer = split_of(tmp_path, [MULTI]), make_tokenizer()
     (row,) = show_rows(pairs, tokenizer, renderer_of("chatml"), "train", 1)
-    assert "".join(piece.text for piece in row.chosen if piece.mark == "context").startswith(
+    assert "".join(piece.text for piece in row.parts["chosen"] if piece.mark == "context").startswith(
         "<|im_start|>user\nAre you"
     )
     assert row.to_json()["context"]["chosen"] == pairs.reports["train"].masked_tokens

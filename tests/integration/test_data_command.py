@@ -152,15 +152,16 @@ def test_shown_rows_are_the_trainers_tokens(tmp_path: Path, overlong: Any, max_l
     assert len(rows) == len(pairs.datasets["train"]) > 10
     for index, row in enumerate(rows):
         texts = render_row(pairs.row("train", index), chat.renderer)
-        for answer, text in zip((row.chosen, row.rejected), texts.answers, strict=True):
-            assert "".join(piece.text for piece in [*row.prompt, *answer]) == text
+        prompt, *answers = row.parts.values()
+        for answer, text in zip(answers, texts.answers, strict=True):
+            assert "".join(piece.text for piece in [*prompt, *answer]) == text
         tokens = pairs.datasets["train"][index]
         columns = [tokens["prompt_ids"], *tokens["answer_ids"]]
-        for part, column in zip((row.prompt, row.chosen, row.rejected), columns, strict=True):
+        for part, column in zip(row.parts.values(), columns, strict=True):
             assert [number for piece in part if piece.mark != "cut" for number in piece.ids] == column
-        assert {piece.mark for piece in row.prompt} <= {"prompt", "cut"}
-        assert {piece.mark for piece in (*row.chosen, *row.rejected)} <= {"trained", "cut"}
-        assert {piece.text for piece in (*row.prompt, *row.chosen) if piece.special} <= {"<|im_start|>", "<|im_end|>"}
+        assert {piece.mark for piece in prompt} <= {"prompt", "cut"}
+        assert {piece.mark for answer in answers for piece in answer} <= {"trained", "cut"}
+        assert {piece.text for piece in (*prompt, *answers[0]) if piece.special} <= {"<|im_start|>", "<|im_end|>"}
 
 
 def test_shown_rows_are_spread_over_the_split(recipe: Path) -> None:

@@ -22,7 +22,7 @@ from dpo_recipes.data.fit_length import fit
 from dpo_recipes.data.lengths import row_lengths, trained_lengths
 from dpo_recipes.data.prepare import load_preferences
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow
+from dpo_recipes.data.rows import BadRow, Row, SourceRow
 from dpo_recipes.data.tokenize import Tokenizer, tokenize_splits
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
@@ -31,7 +31,7 @@ HH = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh_rlhf_harmless
 Ids = list[tuple[list[int], ...]]
 
 
-def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> Ids:
+def _trl_ids(rows: list[Row], tokenizer: Any) -> Ids:
     """What DPOTrainer._prepare_dataset of TRL 1.16 makes of conversational rows."""
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -39,14 +39,14 @@ def _trl_ids(rows: list[PreferenceRow], tokenizer: Any) -> Ids:
     class Arguments:
         dataset_num_proc, max_length, truncation_mode = None, None, "keep_start"
 
-    dataset = Dataset.from_list([{"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected} for r in rows])
+    dataset = Dataset.from_list([{"prompt": r.prompt, "chosen": r.answers[0], "rejected": r.answers[1]} for r in rows])
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer._tokenizer = tokenizer
     made = trainer._prepare_dataset(dataset, tokenizer, Arguments(), "train")  # type: ignore[arg-type]
     return list(zip(made["prompt_ids"], made["chosen_ids"], made["rejected_ids"], strict=True))
 
 
-def _our_ids(rows: list[PreferenceRow], tokenizer: Any, template: str) -> Ids:
+def _our_ids(rows: list[Row], tokenizer: Any, template: str) -> Ids:
     chat = apply_template(tokenizer, template, add_special_tokens=False)
     checks, encoder = RowChecks(tokenizer, chat.renderer, "train", 512, str), Encoder(tokenizer, chat.template.text)
     encoded = [e for _, e in Tokenizer(encoder, chat.renderer, checks, _data("unused")).encode(rows)]
@@ -57,7 +57,7 @@ def _data(path: Path | str, **fields: Any) -> Data:
     return Data(train=[Source(path=str(path))], **fields)
 
 
-def _rows(count: int) -> list[PreferenceRow]:
+def _rows(count: int) -> list[Row]:
     words = [
         "What",
         "is",
@@ -80,10 +80,12 @@ def _rows(count: int) -> list[PreferenceRow]:
         "x",
     ]
     return [
-        PreferenceRow(
+        Row(
             [{"role": "user", "content": " ".join(words[i % 5 : i % 5 + 8])}],
-            [{"role": "assistant", "content": f"Lima {i}."}],
-            [{"role": "assistant", "content": f"Many {i} things, \n it depends."}],
+            (
+                [{"role": "assistant", "content": f"Lima {i}."}],
+                [{"role": "assistant", "content": f"Many {i} things, \n it depends."}],
+            ),
             f"row {i}",
         )
         for i in range(count)
@@ -91,7 +93,7 @@ def _rows(count: int) -> list[PreferenceRow]:
 
 
 @cache
-def _dialogues() -> list[PreferenceRow]:
+def _dialogues() -> list[Row]:
     """The real pairs, less the few that are none."""
     to_rows, rows = registry.load("data_formats", "hh_rlhf").to_rows, []
     with gzip.open(HH, "rt", encoding="utf-8") as file:

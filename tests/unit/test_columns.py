@@ -187,7 +187,7 @@ def test_formats_that_auto_never_chooses_are_suggested(tmp_path: Path, row: dict
 def test_a_verdict_that_is_mapped_decides(tmp_path: Path) -> None:
     row = {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1}
     splits = _load(tmp_path, row, columns={"winner": "better_response_id"})
-    assert [turn["content"] for turn in (*splits.train[0].chosen, *splits.train[0].rejected)] == ["b", "a"]
+    assert [turn["content"] for answer in splits.train[0].answers for turn in answer] == ["b", "a"]
     assert splits.warnings == []
 
 

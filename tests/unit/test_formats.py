@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes import registry
-from dpo_recipes.data.rows import BadRow, DataFormat, LabelledRow, PreferenceRow, Row, SourceRow
+from dpo_recipes.data.rows import BadRow, DataFormat, Row, SourceRow
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 FORMATS: dict[str, DataFormat] = {name: registry.load("data_formats", name) for name in registry.DATA_FORMATS}
@@ -39,12 +39,12 @@ TALKS = {"chosen": [USER, GOOD], "rejected": [USER, BAD]}
 H, A = "\n\nHuman: ", "\n\nAssistant:"
 
 
-def pair(prompt: list[Any], chosen: list[Any], rejected: list[Any], **extras: Any) -> PreferenceRow:
-    return PreferenceRow(prompt, chosen, rejected, "f:1", **extras)
+def pair(prompt: list[Any], chosen: list[Any], rejected: list[Any], **extras: Any) -> Row:
+    return Row(prompt, (chosen, rejected), "f:1", **extras)
 
 
-def single(prompt: list[Any], completion: list[Any], label: bool, **extras: Any) -> LabelledRow:
-    return LabelledRow(prompt, completion, label, "f:1", **extras)
+def single(prompt: list[Any], completion: list[Any], label: bool, **extras: Any) -> Row:
+    return Row(prompt, (completion,), "f:1", label, **extras)
 
 
 HI = pair([USER], [GOOD], [BAD])
@@ -877,7 +877,8 @@ def test_exactly_one_format_matches_a_row(name: str, columns: Columns, expected:
     assert FORMATS[name].matches(columns)
     if FORMATS[name].detect:
         assert detected(columns) == {name}
-    assert {type(row) for row in expected} == {PreferenceRow if FORMATS[name].kind == "pair" else LabelledRow}
+    shapes = {(len(row.answers), row.label is None) for row in expected}
+    assert shapes == {(2, True) if FORMATS[name].kind == "pair" else (1, False)}
 
 
 @pytest.mark.parametrize("columns", FOREIGN, ids=str)

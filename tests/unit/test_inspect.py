@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,33 @@ from dpo_recipes.data.inspect.lengths import (
 )
 from dpo_recipes.data.inspect.texts import TextScan, letters_by_script, looks_garbled
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.rows import Row
 from dpo_recipes.data.tokenize import TokenizedRow, fit
 from dpo_recipes.report.bars import BOTTOM, LEFT, RIGHT, TOP, lay_out_bars
 
 
-def _lengths(count: int, seed: int = 0, high: int = 300) -> np.ndarray:
-    return np.random.default_rng(seed).integers(1, high, (count, 3)).astype(np.int32)
+def _lengths(count: int, seed: int = 0, high: int = 300, num_answers: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, high, (count, 1 + num_answers)).astype(np.int32)
 
 
+@pytest.mark.parametrize("num_answers", [1, 2])
 @pytest.mark.parametrize("begins_with_bos", [False, True])
 @pytest.mark.parametrize("way", ["drop", "truncate_prompt_start", "truncate_completion_end"])
-def test_other_limits_leave_what_cutting_leaves(way: Any, begins_with_bos: bool) -> None:
-    """The arithmetic over all rows at once against `fit`, which cuts one pair at a time."""
-    lengths = _lengths(200)
-    total = int((lengths @ [2, 1, 1]).sum())
+def test_other_limits_leave_what_cutting_leaves(way: Any, begins_with_bos: bool, num_answers: int) -> None:
+    """The arithmetic over all rows at once against `fit`, which cuts one row at a time."""
+    lengths = _lengths(200, num_answers=num_answers)
+    total = int(num_answers * lengths[:, 0].sum() + lengths[:, 1:].sum())
     for line in what_lengths_do(lengths, 100, begins_with_bos=begins_with_bos):
-        pairs = [TokenizedRow([7] * p, ([1] * c, [2] * r), ([], [])) for p, c, r in lengths.tolist()]
+        contexts: tuple[list[int], ...] = tuple([] for _ in range(num_answers))
+        rows = [TokenizedRow([7] * p, tuple([1] * a for a in answers), contexts) for p, *answers in lengths.tolist()]
         first = 7 if begins_with_bos else None
         limit = line["max_length"]
-        cut = [fit(pair, "", limit, way, SplitReport(), keep_first=first) for pair in pairs]
-        kept = [pair for pair in cut if pair is not None]
-        tokens = sum(2 * len(p.prompt_ids) + sum(map(len, p.answer_ids)) for p in kept)
-        assert line["too_long"] == sum(pair.length > limit for pair in pairs)
-        assert line[way] == {"pairs": len(kept), "share": round(tokens / total, 4)}
+        cut = [fit(row, "", limit, way, SplitReport(), keep_first=first) for row in rows]
+        kept = [row for row in cut if row is not None]
+        tokens = sum(num_answers * len(row.prompt_ids) + sum(map(len, row.answer_ids)) for row in kept)
+        assert line["too_long"] == sum(row.length > limit for row in rows)
+        unit = "pairs" if num_answers == 2 else "rows"
+        assert line[way] == {unit: len(kept), "share": round(tokens / total, 4)}
 
 
 def test_limits_are_shown_up_to_one_that_is_enough() -> None:
@@ -49,8 +53,8 @@ def test_limits_are_shown_up_to_one_that_is_enough() -> None:
     assert [line["max_length"] for line in worth_showing(lines)] == [256, 600]
 
 
-@pytest.mark.parametrize("lengths", [_lengths(500), _lengths(1), np.full((9, 3), 5, np.int32)])
-def test_histograms_count_every_pair_once(lengths: np.ndarray) -> None:
+@pytest.mark.parametrize("lengths", [_lengths(500), _lengths(1), _lengths(50, num_answers=1), np.full((9, 3), 5)])
+def test_histograms_count_every_row_once(lengths: np.ndarray) -> None:
     for name, histogram in histograms(lengths).items():
         assert sum(histogram["counts"]) == len(lengths)
         assert len(histogram["edges"]) == len(histogram["counts"]) <= 18
@@ -120,11 +124,10 @@ def _windows(code: int) -> str:
     return chr(code) if char == "\ufffd" else char
 
 
-def _row(chosen: str, rejected: str = "No, never.", prompt: str = "Really?", where: str = "a:1") -> PreferenceRow:
-    return PreferenceRow(
+def _row(chosen: str, rejected: str = "No, never.", prompt: str = "Really?", where: str = "a:1") -> Row:
+    return Row(
         [{"role": "user", "content": prompt}],
-        [{"role": "assistant", "content": chosen}],
-        [{"role": "assistant", "content": rejected}],
+        ([{"role": "assistant", "content": chosen}], [{"role": "assistant", "content": rejected}]),
         where,
     )
 
@@ -143,7 +146,7 @@ def _row(chosen: str, rejected: str = "No, never.", prompt: str = "Really?", whe
         (_row("我不知道该怎么办。"), set()),
     ],
 )
-def test_peculiar_rows_are_noted(row: PreferenceRow, expected: set[str]) -> None:
+def test_peculiar_rows_are_noted(row: Row, expected: set[str]) -> None:
     scan = TextScan()
     scan.look(row)
     assert set(scan.seen) == expected
@@ -152,17 +155,25 @@ def test_peculiar_rows_are_noted(row: PreferenceRow, expected: set[str]) -> None
 def test_a_call_of_a_tool_is_an_answer() -> None:
     scan = TextScan()
     call: Any = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look_up"}}]}
-    scan.look(PreferenceRow([{"role": "user", "content": "Weather?"}], [call], [call], "a:1"))
+    scan.look(Row([{"role": "user", "content": "Weather?"}], ([call], [call]), "a:1"))
     assert not scan.seen
 
 
 def test_rows_are_told_apart_by_all_that_the_model_sees() -> None:
     scan = TextScan()
-    for row in (_row("A b"), _row("A b", where="a:2"), _row("A c"), _row("A b", prompt="Why?")):
+    rows = (_row("A b"), _row("A b", where="a:2"), _row("A c"), _row("A b", prompt="Why?"))
+    singles = [replace(rows[0], answers=rows[0].answers[:1], label=label) for label in (None, True, False)]
+    for row in (*rows, *singles):
         scan.look(row)
-    assert len(set(scan.pairs.tolist())) == 3
+    assert len(set(scan.rows.tolist())) == 6
     assert len(set(scan.prompts.tolist())) == 2
-    assert (scan.pairs[0], scan.prompts[0]) == (scan.pairs[1], scan.prompts[1])
+    assert (scan.rows[0], scan.prompts[0]) == (scan.rows[1], scan.prompts[1])
+
+
+def test_a_short_single_answer_is_noted() -> None:
+    scan = TextScan()
+    scan.look(Row([{"role": "user", "content": "Really?"}], ([{"role": "assistant", "content": "Yes"}],), "a:1"))
+    assert scan.seen.keys() == {"short_completion"}
 
 
 def test_only_the_first_places_are_kept() -> None:

@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
+from dpo_recipes.data.message import Message
 from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
 from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.rows import Row
+from dpo_recipes.data.store import RowFile, RowWriter
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Select, Source
+
+PROMPT: list[Message] = [{"role": "user", "content": "Name a tree."}]
+ANSWER: list[Message] = [{"role": "assistant", "content": "The oak."}]
 
 
 def _pair(number: int, **columns: Any) -> dict[str, Any]:
@@ -202,7 +208,7 @@ def test_ties_are_left_out_and_counted_without_an_error(tmp_path: Path) -> None:
         for n, w in enumerate(["a", "tie", "B"])
     ]
     splits = _load(_file(tmp_path, rows))
-    assert [row.chosen[0]["content"] for row in splits.train] == ["Yes.", "No."]
+    assert [row.answers[0][0]["content"] for row in splits.train] == ["Yes.", "No."]
     assert splits.reports["train"].dropped == {"tie": 1}
     assert splits.reports["train"].steps == [{"step": "read", "rows": 3}, {"step": "convert", "rows": 2}]
     with pytest.raises(DataError, match="every row was dropped"):
@@ -233,3 +239,19 @@ def test_the_steps_add_up(tmp_path: Path) -> None:
         {"step": "held out", "rows": 8},
         {"step": "limit", "rows": 5},
     ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row(PROMPT, (ANSWER, ANSWER * 2), "f:1"),
+        Row(PROMPT, (ANSWER,), "f:2", label=False, weight=0.0),
+        Row(PROMPT, (ANSWER,), "f:3", label=True, tools=[{"name": "look"}], template_kwargs={"thinks": True}),
+        Row(PROMPT, (ANSWER,), "f:4", rendered=True),
+    ],
+    ids=lambda row: row.where,
+)
+def test_a_stored_row_is_read_unchanged(row: Row, tmp_path: Path) -> None:
+    with RowWriter(tmp_path / "rows.jsonl") as writer:
+        writer.write(row)
+    assert list(RowFile(tmp_path / "rows.jsonl")) == [row]

@@ -13,7 +13,7 @@ from dpo_recipes.data.detect import choose_format
 from dpo_recipes.data.formats.roles import role_of
 from dpo_recipes.data.nulls import is_nothing, without_filled_nulls
 from dpo_recipes.data.prepare import load_preferences
-from dpo_recipes.data.rows import BadRow, PreferenceRow, SourceRow, tools_of
+from dpo_recipes.data.rows import BadRow, SourceRow, tools_of
 from dpo_recipes.data.sources import Renamer, read_rows
 from dpo_recipes.data.structured_text import check_is_text
 from dpo_recipes.errors import DataError
@@ -63,14 +63,14 @@ def test_json_of_messages_is_read_column_by_column(tmp_path: Path, as_json: tupl
     ]
     made = load(tmp_path / f"a{suffix}", rows)
     expected = asked(7) if "prompt" in as_json else asked(7)[1:]
-    assert (made[7].prompt, made[7].chosen, made[7].rejected) == (expected, said("good 7"), said("bad 7"))
+    assert (made[7].prompt, made[7].answers) == (expected, (said("good 7"), said("bad 7")))
 
 
 def test_json_conversations_beside_a_text_prompt_and_scores(tmp_path: Path) -> None:
     ask = {"role": "user", "content": "Q?"}
     row = {"prompt": "Q?", "chosen": json.dumps([ask, *said("a")]), "rejected": json.dumps([ask, *said("b")])}
     (made,) = load(tmp_path / "a.csv", [{**row, "score_chosen": "8.0", "score_rejected": "5.0"}])
-    assert (made.prompt, made.chosen, made.rejected) == ([ask], said("a"), said("b"))
+    assert (made.prompt, made.answers) == ([ask], (said("a"), said("b")))
 
 
 def test_json_of_messages_in_a_column_of_texts_is_a_bad_row(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_truncated_cell_is_reported() -> None:
 )
 def test_an_answer_that_is_json_or_code_may_be_trained_on(tmp_path: Path, text: str) -> None:
     (made,) = load(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": text, "rejected": "No."}])
-    assert made.chosen == said(text)
+    assert made.answers[0] == said(text)
     (made,) = load(tmp_path / "b.csv", [{"question": "q", "chosen": text, "rejected": "No."}], format="chatml.intel")
-    assert made.chosen == said(text)
+    assert made.answers[0] == said(text)
 
 
 def test_a_message_may_quote_messages(tmp_path: Path) -> None:
@@ -170,11 +170,11 @@ def test_columns_enter_json_text_and_lists(tmp_path: Path) -> None:
 
     columns = {"chosen": "good.messages", "rejected": "bad.messages", "tools": "good.tools"}
     (made,) = load(tmp_path / "a.jsonl", [{"good": talk("a"), "bad": talk("b")}], columns=columns)
-    assert (made.prompt, made.chosen, made.tools) == (asked(1), said("a"), [{"name": "f"}])
+    assert (made.prompt, made.answers[0], made.tools) == (asked(1), said("a"), [{"name": "f"}])
     columns = {"prompt": "{talk.0.content}: {talk.-1.content}", "chosen": "output.0", "rejected": "output.-1"}
     (made,) = load(tmp_path / "b.jsonl", [{"talk": asked(1), "output": ["a", "x", "b"]}], columns=columns)
     assert made.prompt[0]["content"] == "Be brief.: Question 1?"
-    assert (made.chosen, made.rejected) == (said("a"), said("b"))
+    assert made.answers == (said("a"), said("b"))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ ROWS = [
 
 
 def plain(rows: list[Any]) -> list[Any]:
-    return [[row.prompt, row.chosen, row.rejected, row.tools, row.template_kwargs] for row in rows]
+    return [[row.prompt, row.answers, row.tools, row.template_kwargs] for row in rows]
 
 
 def test_rows_from_arrow_equal_those_of_json_lines(tmp_path: Path) -> None:
@@ -306,7 +306,6 @@ def test_nulls_that_a_filter_or_a_mapping_asks_for_are_there(tmp_path: Path) -> 
         path=str(tmp_path / "a.parquet"), filter="meta.lang == null", columns={"prompt": "{meta.lang}{prompt}"}
     )
     (made,) = load_preferences(Data(train=[source]), seed=0).train
-    assert isinstance(made, PreferenceRow)
     assert made.prompt[0]["content"] == "q1"
 
 
@@ -314,7 +313,7 @@ def test_nulls_in_json_lines_are_kept(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "chat_template_kwargs": {"today": None}, "chosen": call("weather", city=None)}]
     (made,) = load(tmp_path / "a.jsonl", rows)
     assert made.template_kwargs == {"today": None}
-    assert made.chosen[0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+    assert made.answers[0][0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
 
 
 def test_nulls_of_a_schema() -> None:
@@ -372,8 +371,7 @@ def test_conversations_that_begin_with_a_greeting_need_no_prompt() -> None:
     }
     data_format = choose_format(Source(path="p.jsonl"), [SourceRow(sides, "p.jsonl:1")])
     (row,) = data_format.to_rows(SourceRow(sides, "p.jsonl:1"))
-    assert isinstance(row, PreferenceRow)
-    assert (row.prompt, row.chosen[0]["content"]) == (talk, "Oak.")
+    assert (row.prompt, row.answers[0][0]["content"]) == (talk, "Oak.")
 
 
 def test_role_names_may_be_chinese() -> None:
@@ -419,7 +417,7 @@ def test_messages_with_other_keys_name_them(tmp_path: Path, message: dict[str, s
 def test_the_winner_may_be_the_name_of_a_model(tmp_path: Path) -> None:
     row = {"prompt": "q", "response_a": "x", "response_b": "y", "model_a": "llama-2", "model_b": "gpt-4"}
     (made,) = load(tmp_path / "a.jsonl", [{**row, "winner": "gpt-4"}])
-    assert (made.chosen[0]["content"], made.rejected[0]["content"]) == ("y", "x")
+    assert [answer[0]["content"] for answer in made.answers] == ["y", "x"]
     assert "names neither" in faults(tmp_path / "b.jsonl", [{**row, "model_a": "gpt-4", "winner": "gpt-4"}])[0]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dpo_recipes import registry
 from dpo_recipes.data.message import BadRow, Message
-from dpo_recipes.data.rows import PreferenceRow, SourceRow
+from dpo_recipes.data.rows import SourceRow
 from dpo_recipes.data.turns import divide_conversations
 
 
@@ -144,5 +144,4 @@ def test_every_format_that_takes_conversations_finds_the_whole_prompt(
     if "input" in columns:
         columns["input"] = {"messages": [says("user", asked)]}
     (made,) = registry.load("data_formats", name).to_rows(SourceRow(columns, "f:1"))
-    assert isinstance(made, PreferenceRow)
-    assert (made.prompt, made.chosen, made.rejected) == ([SYSTEM, *SHARED], [GOOD], [BAD])
+    assert (made.prompt, made.answers) == ([SYSTEM, *SHARED], ([GOOD], [BAD]))

@@ -12,7 +12,7 @@ from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.encode import Encoded, Texts
 from dpo_recipes.data.fit_length import TokenizedRow
 from dpo_recipes.data.nulls import NULL_WORDS
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row, answer_names
 from dpo_recipes.errors import Finding
 
 _NULL_WORDS = NULL_WORDS | {"na", "nil", "undefined", "[]", "{}", '""'}
@@ -31,18 +31,20 @@ class AnswerChecks:
         self._directions = _Directions()
         self._equal = _EqualAnswers(notes.split, template, max_length)
 
-    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+    def look(self, row: Row, texts: Texts, encoded: Encoded) -> None:
         """Record the faults of one row's texts."""
-        for name in ("prompt", "chosen", "rejected"):
-            if (word := _null_word(getattr(row, name))) is not None:
+        for name, messages in zip(("prompt", *answer_names(len(row.answers))), (row.prompt, *row.answers), strict=True):
+            if (word := _null_word(messages)) is not None:
                 self._notes.add("D433", f"`{name}` is `{word}`")
         asked = row.prompt[-1]["content"].strip() if row.prompt[-1]["role"] == "user" else ""
-        if _repeats(asked, row.chosen[0]["content"], row.rejected[0]["content"]):
+        if _repeats(asked, [answer[0]["content"] for answer in row.answers]):
             self._notes.add("D431")
-        self._directions.add(self._notes.place, texts)
+        self._directions.add(self._notes.place, texts, row.label)
 
     def is_equal(self, where: str, whole: TokenizedRow, fitted: TokenizedRow) -> bool:
         """Whether both answers of a pair have the same tokens after truncation to `max_length`; records such a pair."""
+        if len(fitted.answer_ids) != 2:
+            return False
         self._equal.num_pairs += 1
         chosen, rejected = fitted.answer_ids
         if chosen != rejected:
@@ -60,7 +62,7 @@ class AnswerChecks:
                 "D431",
                 "answers repeat their prompt",
                 why="the model would learn to repeat the question before it answers",
-                fix="remove the prompt from `chosen` and `rejected`; if it belongs there, `accept_advice: [D431]`",
+                fix="remove the prompt from the answers; if it belongs there, `accept_advice: [D431]`",
                 error="everywhere",
             )
         if (finding := self._directions.finding(notes)) is not None:
@@ -84,12 +86,13 @@ def _null_word(messages: Sequence[Message]) -> str | None:
     return None
 
 
-def _repeats(asked: str, chosen: str, rejected: str) -> bool:
-    """Whether an answer starts with the question, or both contain it. If it is short, both must start with it."""
-    begins = [answer.lstrip().startswith(asked) for answer in (chosen, rejected)]
+def _repeats(asked: str, answers: Sequence[str]) -> bool:
+    """Whether an answer starts with the question, or both answers of a pair contain it. If it is short, all answers
+    must start with it."""
+    begins = [answer.lstrip().startswith(asked) for answer in answers]
     if len(asked) < _MIN_REPEATED_CHARS:
         return all(begins) and len(asked.split()) >= _MIN_REPEATED_WORDS
-    return any(begins) or (asked in chosen and asked in rejected)
+    return any(begins) or (len(answers) > 1 and all(asked in answer for answer in answers))
 
 
 @dataclass
@@ -135,18 +138,24 @@ class _EqualAnswers:
 
 @dataclass
 class _Directions:
-    """Records which answer each pair prefers, in 16 bytes a row."""
+    """Records which answer each pair prefers, and the label of each labelled row, in 16 bytes a row."""
 
     keys: array = field(default_factory=lambda: array("Q"))
-    """63 hash bits of the prompt and both answers, in any order, and one bit for which of them is chosen."""
+    """63 hash bits of the prompt and the answers, in any order, and one bit for which of them is chosen or whether the
+    only one is good."""
     places: array = field(default_factory=lambda: array("Q"))
+    are_labels: bool = False
 
-    def add(self, place: int, texts: Texts) -> None:
-        chosen, rejected = (hash(text) for text in texts.answers)
-        if chosen != rejected:
-            pair = hash((hash(texts.prompt), min(chosen, rejected), max(chosen, rejected)))
-            self.keys.append(((pair << 1) | (chosen < rejected)) & 0xFFFF_FFFF_FFFF_FFFF)
-            self.places.append(place)
+    def add(self, place: int, texts: Texts, label: bool | None) -> None:
+        first, *others = (hash(text) for text in texts.answers)
+        second = others[0] if others else None
+        self.are_labels = label is not None
+        if first == second or (second is None and label is None):
+            return
+        low, high, direction = (first, first, label) if second is None else (*sorted((first, second)), first < second)
+        answers = hash((hash(texts.prompt), low, high))
+        self.keys.append(((answers << 1) | bool(direction)) & 0xFFFF_FFFF_FFFF_FFFF)
+        self.places.append(place)
 
     def finding(self, notes: Notes) -> Finding | None:
         keys = np.frombuffer(self.keys, np.uint64) if self.keys else np.empty(0, np.uint64)
@@ -158,10 +167,13 @@ class _Directions:
         first = contradicting[0]
         other = next(at for at in contradicting if keys[at] == keys[first] ^ np.uint64(1))
         seen = f"the first are {notes.locate(self.places[first])} and {notes.locate(self.places[other])}"
+        who, why = "pairs", "one row prefers the answer that another row rejects, with the same prompt and answers"
+        if self.are_labels:
+            who, why = "labels", "the same answer to the same prompt is good in one row and bad in another one"
         return Finding(
             "D432",
-            f"pairs contradict each other: {len(contradicting):,} of {notes.num_rows:,} rows ({notes.split}), {seen}",
-            why="one row prefers the answer that another row rejects, with the same prompt and the same two answers",
+            f"{who} contradict each other: {len(contradicting):,} of {notes.num_rows:,} rows ({notes.split}), {seen}",
+            why=why,
             fix="keep one of them, for example by score or by the number of votes, and remove the other; "
             "if both are intended, `accept_advice: [D432]`",
             severity="error" if len(contradicting) == notes.num_rows else "warning",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpo_recipes.data.encode import Texts, common_text
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.data.template import Renderer, TemplateFailed
 
 _ASKED, _ANSWERED, _ASKED_AGAIN = "first question", "first answer", "second question"
@@ -48,7 +48,7 @@ def probe_generation_prompt(renderer: Renderer, end_marks: Sequence[str]) -> Gen
     return GenerationPrompt(header=before_answer.removeprefix(after_question).strip())
 
 
-def why_lost(row: PreferenceRow, texts: Texts, renderer: Renderer) -> tuple[str, str]:
+def why_lost(row: Row, texts: Texts, renderer: Renderer) -> tuple[str, str]:
     """What differs between the end of a row's prompt and the text with an answer, and why."""
     shared, answer = min((common_text([texts.prompt, text]), text) for text in texts.answers)
     if shared == texts.prompt:
@@ -70,7 +70,7 @@ def why_lost(row: PreferenceRow, texts: Texts, renderer: Renderer) -> tuple[str,
     )
 
 
-def _without_generation_prompt(row: PreferenceRow, texts: Texts, renderer: Renderer) -> str:
+def _without_generation_prompt(row: Row, texts: Texts, renderer: Renderer) -> str:
     """The part of the prompt that is the same without the generation prompt."""
     try:
         plain = renderer.render(row.prompt, tools=row.tools, **row.template_kwargs)

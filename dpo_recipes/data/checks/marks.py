@@ -9,7 +9,7 @@ from typing import Any
 
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.encode import Encoded, Texts
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.data.template import EOS, Template
 from dpo_recipes.errors import Finding
 
@@ -77,7 +77,7 @@ class MarkChecks:
         self._finder = MarkFinder((special | set(_TURN_MARKS)) - {"<think>", "</think>"})
         self._ends = end_marks(tokenizer, template)
 
-    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+    def look(self, row: Row, texts: Texts, encoded: Encoded) -> None:
         """Record the marks in one row's texts."""
         if row.rendered:
             return
@@ -88,7 +88,7 @@ class MarkChecks:
         if (mark := _asks(row.prompt[-1]["content"])) and not texts.prompt.rstrip().endswith(mark):
             self._notes.add("D425", mark)
             return
-        for text, answer in zip(texts.answers, (row.chosen, row.rejected), strict=True):
+        for text, answer in zip(texts.answers, row.answers, strict=True):
             for message in answer:
                 if (mark := self._inner_mark(message) or self._open_thought(message)) is not None:
                     self._notes.add("D494", mark)

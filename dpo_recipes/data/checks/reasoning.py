@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.encode import Encoded, Texts
 from dpo_recipes.data.render import messages_in_texts
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.data.template import Template
 from dpo_recipes.errors import Finding
 
@@ -42,7 +42,7 @@ class ReasoningChecks:
         self._notes = notes
         self._template = template
 
-    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+    def look(self, row: Row, texts: Texts, encoded: Encoded) -> None:
         """Record the messages of one row whose reasoning is not in the rendered text."""
         if row.rendered:
             return
@@ -52,7 +52,7 @@ class ReasoningChecks:
                     continue
                 reasoning = texts_of(message)[0]
                 if reasoning and reasoning not in text:
-                    is_trained = message is row.chosen[-1] or message is row.rejected[-1]
+                    is_trained = any(message is answer[-1] for answer in row.answers)
                     self._notes.add("D427" if is_trained else "D495", _name_of(message))
 
     def findings(self) -> Iterator[Finding]:

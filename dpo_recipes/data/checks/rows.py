@@ -12,7 +12,7 @@ from dpo_recipes.data.checks.reasoning import ReasoningChecks
 from dpo_recipes.data.checks.template import TemplateChecks
 from dpo_recipes.data.encode import Encoded, Texts
 from dpo_recipes.data.fit_length import TokenizedRow
-from dpo_recipes.data.rows import PreferenceRow
+from dpo_recipes.data.rows import Row
 from dpo_recipes.data.template import Renderer
 from dpo_recipes.errors import Finding
 
@@ -35,7 +35,7 @@ class RowChecks:
             self._answers,
         )
 
-    def look(self, place: int, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+    def look(self, place: int, row: Row, texts: Texts, encoded: Encoded) -> None:
         """Record the faults of the row at an index of the split, before truncation."""
         self._notes.next_row(place, row.where)
         for part in self._parts:

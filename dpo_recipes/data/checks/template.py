@@ -11,7 +11,7 @@ from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.checks.reasoning import texts_of
 from dpo_recipes.data.encode import Encoded, Texts
 from dpo_recipes.data.render import messages_in_texts
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.data.template import EOS, Renderer, Template
 from dpo_recipes.errors import Finding
 
@@ -35,7 +35,7 @@ class TemplateChecks:
         self._generation_prompt = probe_generation_prompt(renderer, end_marks(tokenizer, renderer.template))
         self._lost = "", ""
 
-    def look(self, row: PreferenceRow, texts: Texts, encoded: Encoded) -> None:
+    def look(self, row: Row, texts: Texts, encoded: Encoded) -> None:
         """Record the faults of one row."""
         ids = encoded.prompt_ids
         if self._bos is not None and ids[:2] == [self._bos, self._bos]:
@@ -55,7 +55,7 @@ class TemplateChecks:
         if not row.rendered:
             self._look_for_losses(row, texts)
 
-    def _look_for_losses(self, row: PreferenceRow, texts: Texts) -> None:
+    def _look_for_losses(self, row: Row, texts: Texts) -> None:
         for messages, text in messages_in_texts(row, texts):
             for message in messages:
                 if message["content"].strip() not in text and texts_of(message)[1] not in text:

@@ -27,7 +27,6 @@ from dpo_recipes.data.formats.ranked import EXAMPLE, from_best_two
 from dpo_recipes.data.formats.ranked import matches as matches_ranked
 from dpo_recipes.data.rows import (
     DataFormat,
-    PreferenceRow,
     Row,
     SourceRow,
     preference,
@@ -52,7 +51,7 @@ def from_texts(row: SourceRow, prompt: Sequence[str], chosen: Sequence[str], rej
     return [preference(asked, better, worse, row)]
 
 
-def from_conversations(row: SourceRow) -> list[PreferenceRow]:
+def from_conversations(row: SourceRow) -> list[Row]:
     """A preference from two whole conversations that start with the same turns. Raises `BadRow`.
 
     All turns are kept, whereas Axolotl's `chatml.argilla_chat` reads only the first question and answer.
@@ -61,7 +60,7 @@ def from_conversations(row: SourceRow) -> list[PreferenceRow]:
     return [preference([], chosen, rejected, row)]
 
 
-def from_ultra(row: SourceRow) -> list[PreferenceRow]:
+def from_ultra(row: SourceRow) -> list[Row]:
     """A preference from the text of a prompt and two conversations that contain it. Raises `BadRow`."""
     asked = user_text(row.columns.get("prompt"), "prompt")
     chosen, rejected = (message_list(row.columns.get(name), name) for name in ("chosen", "rejected"))
@@ -69,7 +68,7 @@ def from_ultra(row: SourceRow) -> list[PreferenceRow]:
     return [replace(made, prompt=with_system(made.prompt, row.columns))]
 
 
-def from_chat_template(row: SourceRow) -> list[PreferenceRow]:
+def from_chat_template(row: SourceRow) -> list[Row]:
     """A preference from `messages` and two answers. Raises `BadRow`.
 
     An answer that is a list keeps all its turns, whereas Axolotl reads only the last one.
@@ -80,7 +79,7 @@ def from_chat_template(row: SourceRow) -> list[PreferenceRow]:
     return [preference(prompt, chosen, rejected, row)]
 
 
-def from_passthrough(row: SourceRow) -> list[PreferenceRow]:
+def from_passthrough(row: SourceRow) -> list[Row]:
     """A preference of texts that a template has already rendered, unchanged. Raises `BadRow`.
 
     If there is no prompt, the common beginning of both texts is the prompt.

@@ -9,17 +9,17 @@ from functools import partial
 
 from dpo_recipes.data.formats.axolotl import EXTRAS
 from dpo_recipes.data.formats.messages import assistant_text, has, message_list, user_text, with_system
-from dpo_recipes.data.rows import BadRow, DataFormat, LabelledRow, SourceRow, labelled
+from dpo_recipes.data.rows import BadRow, DataFormat, Row, SourceRow, labelled
 
 
-def from_texts(row: SourceRow, prompt: str) -> list[LabelledRow]:
+def from_texts(row: SourceRow, prompt: str) -> list[Row]:
     """One labelled answer from the prompt's column and `completion`. Raises `BadRow`."""
     asked = with_system([user_text(row.columns.get(prompt), prompt)], row.columns)
     answer = assistant_text(row.columns.get("completion"), "completion")
     return [labelled(asked, [answer], row.columns.get("label"), row)]
 
 
-def from_conversation(row: SourceRow) -> list[LabelledRow]:
+def from_conversation(row: SourceRow) -> list[Row]:
     """The last message of the conversation in `completion`, labelled. Raises `BadRow`."""
     *prompt, answer = message_list(row.columns.get("completion"), "completion")
     if not prompt:

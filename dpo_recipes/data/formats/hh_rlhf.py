@@ -16,7 +16,7 @@ from dpo_recipes.data.formats.dialogue import (
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
-    PreferenceRow,
+    Row,
     SourceRow,
     preference,
     text_of,
@@ -28,7 +28,7 @@ def matches_hh_rlhf(columns: Mapping[str, Any]) -> bool:
     return is_whole_dialogue(columns.get("chosen")) and is_whole_dialogue(columns.get("rejected"))
 
 
-def from_hh_rlhf(row: SourceRow) -> list[PreferenceRow]:
+def from_hh_rlhf(row: SourceRow) -> list[Row]:
     """A preference from two dialogues that start with the same turns. Raises `BadRow`."""
     chosen, rejected = (parse_dialogue(row.columns.get(name), name) for name in ("chosen", "rejected"))
     return [preference([], chosen, rejected, row)]
@@ -41,7 +41,7 @@ def matches_dahoas(columns: Mapping[str, Any]) -> bool:
     )
 
 
-def from_dahoas(row: SourceRow) -> list[PreferenceRow]:
+def from_dahoas(row: SourceRow) -> list[Row]:
     """A preference from a dialogue and two stripped answers. Raises `BadRow`.
 
     Turns of `Human:` within an answer become turns of the user. The column `response` repeats `chosen` in the source

@@ -11,7 +11,7 @@ from typing import Any
 
 from dpo_recipes.data.formats.messages import assistant_text, has, is_blank, user_text, with_system
 from dpo_recipes.data.message import BadRow
-from dpo_recipes.data.rows import DataFormat, PreferenceRow, SourceRow, preference, text_of
+from dpo_recipes.data.rows import DataFormat, Row, SourceRow, preference, text_of
 
 MIN_SHARED_CHARS = 10
 """The minimum length of a shared beginning in characters. With less, a row has two answers and no prompt."""
@@ -25,7 +25,7 @@ def matches(columns: Mapping[str, Any]) -> bool:
     return _num_shared(chosen, rejected) >= MIN_SHARED_CHARS
 
 
-def from_implicit_prompt(row: SourceRow) -> list[PreferenceRow]:
+def from_implicit_prompt(row: SourceRow) -> list[Row]:
     """A preference from two texts whose common beginning becomes the user's message. Raises `BadRow`."""
     prompt, chosen, rejected = split_texts(row.columns.get("chosen"), row.columns.get("rejected"))
     asked = with_system([user_text(prompt.strip(), "chosen")], row.columns)

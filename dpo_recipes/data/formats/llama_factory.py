@@ -24,9 +24,8 @@ from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
-    LabelledRow,
     Message,
-    PreferenceRow,
+    Row,
     SourceRow,
     decoded,
     labelled,
@@ -41,7 +40,7 @@ def matches_alpaca(columns: Mapping[str, Any]) -> bool:
     return has(columns, "instruction") and columns.get("prompt") is None and _are_texts(columns, "chosen", "rejected")
 
 
-def from_alpaca(row: SourceRow) -> list[PreferenceRow]:
+def from_alpaca(row: SourceRow) -> list[Row]:
     """A preference from an instruction and two answers. Raises `BadRow`."""
     chosen, rejected = (assistant_text(row.columns.get(name), name) for name in ("chosen", "rejected"))
     return [preference(_alpaca_prompt(row), [chosen], [rejected], row, tools=_tools(row))]
@@ -52,7 +51,7 @@ def matches_alpaca_kto(columns: Mapping[str, Any]) -> bool:
     return has(columns, "instruction", "output", "kto_tag")
 
 
-def from_alpaca_kto(row: SourceRow) -> list[LabelledRow]:
+def from_alpaca_kto(row: SourceRow) -> list[Row]:
     """One labelled answer from an instruction and its output. Raises `BadRow`."""
     output = [assistant_text(row.columns.get("output"), "output")]
     return [_tagged(_alpaca_prompt(row), output, row)]
@@ -63,7 +62,7 @@ def matches_sharegpt(columns: Mapping[str, Any]) -> bool:
     return is_messages(columns.get("conversations")) and has(columns, "chosen", "rejected")
 
 
-def from_sharegpt(row: SourceRow) -> list[PreferenceRow]:
+def from_sharegpt(row: SourceRow) -> list[Row]:
     """A preference from a conversation and two answers, each a turn, a list of turns or a text. Raises `BadRow`."""
     columns = row.columns
     prompt = with_system(message_list(columns.get("conversations"), "conversations"), columns)
@@ -77,7 +76,7 @@ def matches_sharegpt_pair(columns: Mapping[str, Any]) -> bool:
     return is_messages(turns) and any(_side(turn) for turn in turns)
 
 
-def from_sharegpt_pair(row: SourceRow) -> list[PreferenceRow]:
+def from_sharegpt_pair(row: SourceRow) -> list[Row]:
     """A preference from a conversation that ends with the turns of `chosen_gpt` and `rejected_gpt`. Raises `BadRow`.
 
     If the conversation has earlier pairs, their chosen turns are part of the prompt and their rejected ones left out.
@@ -103,7 +102,7 @@ def matches_sharegpt_kto(columns: Mapping[str, Any]) -> bool:
     return is_messages(columns.get("conversations")) and has(columns, "kto_tag")
 
 
-def from_sharegpt_kto(row: SourceRow) -> list[LabelledRow]:
+def from_sharegpt_kto(row: SourceRow) -> list[Row]:
     """The last turn of a conversation, labelled. Raises `BadRow`."""
     *prompt, answer = message_list(row.columns.get("conversations"), "conversations")
     if not prompt:
@@ -162,7 +161,7 @@ def _tools(row: SourceRow) -> list[Any] | None:
     return tools and [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
 
 
-def _tagged(prompt: list[Message], answer: list[Message], row: SourceRow) -> LabelledRow:
+def _tagged(prompt: list[Message], answer: list[Message], row: SourceRow) -> Row:
     return labelled(prompt, answer, row.columns.get("kto_tag"), row, label_column="kto_tag", tools=_tools(row))
 
 
@@ -171,7 +170,7 @@ def matches_chosen_messages(columns: Mapping[str, Any]) -> bool:
     return all(is_messages(columns.get(name)) for name in ("chosen_messages", "rejected_messages"))
 
 
-def from_chosen_messages(row: SourceRow) -> list[PreferenceRow]:
+def from_chosen_messages(row: SourceRow) -> list[Row]:
     """A preference from two conversations that start with the same turns. Raises `BadRow`."""
     names = ("chosen_messages", "rejected_messages")
     chosen, rejected = (with_system(message_list(row.columns.get(name), name), row.columns) for name in names)

@@ -22,9 +22,8 @@ from dpo_recipes.data.formats.messages import (
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
-    LabelledRow,
     Message,
-    PreferenceRow,
+    Row,
     SourceRow,
     labelled,
     preference,
@@ -37,7 +36,7 @@ def matches_ms_swift(columns: Mapping[str, Any]) -> bool:
     return rejected is not None and is_messages(columns.get("messages"))
 
 
-def from_ms_swift(row: SourceRow) -> list[PreferenceRow]:
+def from_ms_swift(row: SourceRow) -> list[Row]:
     """A preference of the end of `messages` over `rejected_response`, or over the end of `rejected_messages`.
 
     `rejected_response` replaces everything after the last message of a user or tool. Each text of a list is a rejected
@@ -56,7 +55,7 @@ def matches_ms_swift_kto(columns: Mapping[str, Any]) -> bool:
     return is_messages(columns.get("messages")) and has(columns, "label") and not has(columns, "prompt", "completion")
 
 
-def from_ms_swift_kto(row: SourceRow) -> list[LabelledRow]:
+def from_ms_swift_kto(row: SourceRow) -> list[Row]:
     """The last answer with its label. Raises `BadRow`."""
     prompt, answer = _split_last_answer(conversation(row, "messages"))
     return [labelled(prompt, answer, row.columns.get("label"), row)]
@@ -80,7 +79,7 @@ def matches_ms_swift_query(columns: Mapping[str, Any]) -> bool:
     return has(columns, "query", "response", "rejected_response") and not has(columns, "messages")
 
 
-def from_ms_swift_query(row: SourceRow) -> list[PreferenceRow]:
+def from_ms_swift_query(row: SourceRow) -> list[Row]:
     """A preference from the `history` and `query`, and two answers. Raises `BadRow`."""
     columns = row.columns
     asked = [*history_of(columns.get("history")), user_text(columns.get("query"), "query")]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpo_recipes.data.formats.messages import has, is_messages, message_list
-from dpo_recipes.data.rows import BadRow, DataFormat, PreferenceRow, SourceRow, decoded, preference, tools_of
+from dpo_recipes.data.rows import BadRow, DataFormat, Row, SourceRow, decoded, preference, tools_of
 
 
 def matches(columns: Mapping[str, Any]) -> bool:
@@ -22,7 +22,7 @@ def matches(columns: Mapping[str, Any]) -> bool:
     )
 
 
-def from_openai(row: SourceRow) -> list[PreferenceRow]:
+def from_openai(row: SourceRow) -> list[Row]:
     """A preference from one row. Raises `BadRow`. `parallel_tool_calls` is a setting of the API and is not read."""
     prompt = decoded(row.columns.get("input"))
     if not isinstance(prompt, Mapping):

@@ -17,7 +17,7 @@ from dpo_recipes.data.formats.messages import (
     number_of,
     with_system,
 )
-from dpo_recipes.data.rows import BadRow, DataFormat, Message, PreferenceRow, SourceRow, decoded, preference
+from dpo_recipes.data.rows import BadRow, DataFormat, Message, Row, SourceRow, decoded, preference
 
 
 def matches(columns: Mapping[str, Any]) -> bool:
@@ -28,13 +28,13 @@ def matches(columns: Mapping[str, Any]) -> bool:
     return all(isinstance(answer, Mapping) and {"answer", "rank"} <= set(answer) for answer in answers)
 
 
-def from_ranked(row: SourceRow) -> list[PreferenceRow]:
+def from_ranked(row: SourceRow) -> list[Row]:
     """A preference of the best answer over each answer of a lower rank, in the order of ranks. Raises `BadRow`."""
     best, *worse = ranked_answers(row)
     return [preference(_prompt(row), [best], [answer], row) for answer in worse]
 
 
-def from_best_two(row: SourceRow) -> list[PreferenceRow]:
+def from_best_two(row: SourceRow) -> list[Row]:
     """A preference of the best answer over the next one. Raises `BadRow`."""
     best, second, *_ = ranked_answers(row)
     return [preference(_prompt(row), [best], [second], row)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpo_recipes.data.formats.messages import assistant_text, has, message_list, number_of
 from dpo_recipes.data.formats.trl import TEMPLATE_COLUMNS, from_preference, holds_preference
-from dpo_recipes.data.rows import BadRow, DataFormat, Message, PreferenceRow, SourceRow, preference, text_of
+from dpo_recipes.data.rows import BadRow, DataFormat, Message, Row, SourceRow, preference, text_of
 
 _TURN = "\n<extra_id_1>"
 _ROLES = {"Assistant": "assistant", "User": "user"}
@@ -18,7 +18,7 @@ def matches_ultrafeedback(columns: Mapping[str, Any]) -> bool:
     return holds_preference(columns) and has(columns, "score_chosen", "score_rejected")
 
 
-def from_ultrafeedback(row: SourceRow) -> list[PreferenceRow]:
+def from_ultrafeedback(row: SourceRow) -> list[Row]:
     """A preference whose scores agree with it.
 
     Raises `BadRow`: `tied_scores` if the scores are equal, `swapped_scores` if that of `rejected` is higher, and
@@ -38,7 +38,7 @@ def matches_helpsteer3(columns: Mapping[str, Any]) -> bool:
     return has(columns, "context", "response1", "response2", "overall_preference")
 
 
-def from_helpsteer3(row: SourceRow) -> list[PreferenceRow]:
+def from_helpsteer3(row: SourceRow) -> list[Row]:
     """A preference by the sign of `overall_preference`. Raises `BadRow`, with `tie` if it is 0."""
     context = message_list(row.columns.get("context"), "context")
     return [_by_sign(row, context, ("response1", "response2"), "overall_preference")]
@@ -49,13 +49,13 @@ def matches_helpsteer2(columns: Mapping[str, Any]) -> bool:
     return has(columns, "prompt", "response_1", "response_2", "preference_strength")
 
 
-def from_helpsteer2(row: SourceRow) -> list[PreferenceRow]:
+def from_helpsteer2(row: SourceRow) -> list[Row]:
     """A preference by the sign of `preference_strength`. Raises `BadRow`, with `tie` if it is 0."""
     prompt = _turns(text_of(row.columns.get("prompt"), "prompt"))
     return [_by_sign(row, prompt, ("response_1", "response_2"), "preference_strength")]
 
 
-def _by_sign(row: SourceRow, prompt: list[Message], responses: tuple[str, str], column: str) -> PreferenceRow:
+def _by_sign(row: SourceRow, prompt: list[Message], responses: tuple[str, str], column: str) -> Row:
     strength = number_of(row.columns.get(column), column)
     if not -3 <= strength <= 3:
         raise BadRow("bad_number", f"`{column}` is {strength:g}, not between -3 and 3")

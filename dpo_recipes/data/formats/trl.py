@@ -22,8 +22,7 @@ from dpo_recipes.data.formats.roles import role_key, role_of
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
-    LabelledRow,
-    PreferenceRow,
+    Row,
     SourceRow,
     decoded,
     labelled,
@@ -59,7 +58,7 @@ def _is_conversation(value: Any) -> bool:
     return any(key and role_of(message[key]) != "assistant" for key, message in zip(keys, messages, strict=True))
 
 
-def from_preference(row: SourceRow) -> list[PreferenceRow]:
+def from_preference(row: SourceRow) -> list[Row]:
     """The preferences from one row, one for each pair of answers. Raises `BadRow`.
 
     If there is no prompt, it consists of the turns that both conversations share. A text in the column `system` is put
@@ -92,7 +91,7 @@ def matches_unpaired(columns: Mapping[str, Any]) -> bool:
     return has(columns, "prompt", "completion", "label")
 
 
-def from_unpaired(row: SourceRow) -> list[LabelledRow]:
+def from_unpaired(row: SourceRow) -> list[Row]:
     """One labelled answer from one row. Raises `BadRow`."""
     columns = decoded_together(row.columns, ("prompt", "completion"))
     prompt = messages_of(columns["prompt"], "prompt", "user")

@@ -17,7 +17,7 @@ from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
     Message,
-    PreferenceRow,
+    Row,
     SourceRow,
     preference,
 )
@@ -40,7 +40,7 @@ def matches_winner(columns: Mapping[str, Any]) -> bool:
     )
 
 
-def from_winner(row: SourceRow) -> list[PreferenceRow]:
+def from_winner(row: SourceRow) -> list[Row]:
     """A preference of the answer that won. Raises `BadRow`, with `tie` if neither answer is better."""
     columns = row.columns
     names = _names(columns, "response") or _names(columns, "conversation")

@@ -1,4 +1,4 @@
-"""Statistics of the lengths of pairs: histograms, the effect of other limits, and which answer is longer."""
+"""Statistics of the lengths of rows: histograms, the effect of other limits, and which answer is longer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpo_recipes.data.lengths import named_lengths
+from dpo_recipes.data.rows import answer_names
 
 USUAL_LENGTHS = (256, 512, 1024, 2048, 4096)
 _MAX_BINS = 16
@@ -17,16 +18,17 @@ _STRONG_BIAS = 0.65
 
 
 def histograms(lengths: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Histograms, in tokens, of prompts, answers, pairs, and the `difference` (chosen minus rejected).
+    """Histograms, in tokens, of all `named_lengths`, and for pairs of the `difference` (chosen minus rejected).
 
     `edges` are round numbers. A bin has the values from its edge up to, but not including, the next edge. The first and
     last bins include all values beyond them, down to `min` and up to `max`, so that a few outliers do not flatten the
-    others. Chosen and rejected have the same edges.
+    others. Answers have the same edges.
     """
     named = named_lengths(lengths)
-    named["difference"] = named["chosen"] - named["rejected"]
-    answers = np.concatenate([named["chosen"], named["rejected"]])
-    ranges = {name: answers if name in ("chosen", "rejected") else values for name, values in named.items()}
+    names, answers = answer_names(lengths.shape[1] - 1), lengths[:, 1:]
+    if len(names) == 2:
+        named["difference"] = answers[:, 0] - answers[:, 1]
+    ranges = {name: answers.ravel() if name in names else values for name, values in named.items()}
     return {name: _histogram(values, ranges[name]) for name, values in named.items()}
 
 
@@ -52,52 +54,58 @@ def _edges(values: np.ndarray) -> list[int]:
 def what_lengths_do(lengths: np.ndarray, max_length: int, *, begins_with_bos: bool) -> list[dict[str, Any]]:
     """For the recipe's `max_length` and others: the number of too long pairs, and the result of each `overlong`.
 
-    Computes the same as `fit_length.fit`, for all rows at once. `pairs` is the number of kept pairs and `share` the
-    share of kept tokens. `begins_with_bos` says that prompts start with a token that truncation keeps.
+    Computes the same as `fit_length.fit`, for all rows at once. `pairs` (`rows` if these have one answer) is the number
+    of kept rows and `share` the share of kept tokens. `begins_with_bos` says that prompts start with a token that
+    truncation keeps.
     """
     named = named_lengths(lengths)
-    prompt, chosen, rejected, pair = named.values()
-    total = int((2 * prompt + chosen + rejected).sum())
+    *_, unit = named
+    prompt, answers = lengths[:, 0].astype(np.int64), lengths[:, 1:]
+    whole = answers.shape[1] * prompt + answers.sum(axis=1)
+    total = int(whole.sum())
     tried = sorted({*USUAL_LENGTHS, max_length // 2, max_length, max_length * 2})
     lines = []
     for limit in tried:
-        excess = pair - limit
+        excess = named[unit] - limit
         fits, room = excess <= 0, limit - prompt
         prompt_cut = fits | (excess + begins_with_bos < prompt)
-        whole = 2 * prompt + chosen + rejected
         left = {
             "drop": (fits, whole),
-            "truncate_prompt_start": (prompt_cut, whole - 2 * np.maximum(excess, 0)),
+            "truncate_prompt_start": (prompt_cut, whole - answers.shape[1] * np.maximum(excess, 0)),
             "truncate_completion_end": (
                 fits | (room > 0),
-                2 * prompt + np.minimum(chosen, room) + np.minimum(rejected, room),
+                answers.shape[1] * prompt + np.minimum(answers, room[:, None]).sum(axis=1),
             ),
         }
         line: dict[str, Any] = {"max_length": limit, "is_recipe": limit == max_length, "too_long": int((~fits).sum())}
         for name, (kept, tokens) in left.items():
             share = round(float(tokens[kept].sum() / total), 4) if total else 0.0
-            line[name] = {"pairs": int(kept.sum()), "share": share}
+            line[name] = {f"{unit}s": int(kept.sum()), "share": share}
         lines.append(line)
     return lines
 
 
 def compare_answers(lengths: np.ndarray) -> dict[str, float]:
-    """The mean tokens of both answers, and the shares of pairs in which either is longer."""
-    named = named_lengths(lengths)
-    chosen, rejected = named["chosen"], named["rejected"]
+    """The mean tokens of each answer, and for pairs the shares in which either is longer."""
+    answers = dict(zip(answer_names(lengths.shape[1] - 1), lengths[:, 1:].T, strict=True))
+    means = {f"{name}_mean": round(float(counts.mean()), 1) for name, counts in answers.items()}
+    if len(answers) == 1:
+        return means
+    chosen, rejected = answers.values()
     return {
-        "chosen_mean": round(float(chosen.mean()), 1),
-        "rejected_mean": round(float(rejected.mean()), 1),
+        **means,
         "chosen_longer": round(float((chosen > rejected).mean()), 4),
         "rejected_longer": round(float((chosen < rejected).mean()), 4),
     }
 
 
 def describe_bias(answers: Mapping[str, float], num_pairs: int) -> str | None:
-    """A warning if one answer is longer so often that a model may learn length instead of quality, else None.
+    """A warning if one answer of pairs is longer so often that a model may learn length instead of quality, else None.
 
     The least share is 65 % of the pairs, and with few pairs two standard deviations above one half.
     """
+    if "chosen_longer" not in answers:
+        return None
     for longer, other, lesson in (("chosen", "rejected", "long"), ("rejected", "chosen", "short")):
         share = answers[f"{longer}_longer"]
         if share >= _STRONG_BIAS and share - 0.5 > 1 / math.sqrt(num_pairs):

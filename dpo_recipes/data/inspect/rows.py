@@ -1,4 +1,4 @@
-"""Shows single pairs as the model sees them: the text of each token, and whether it is trained on or truncated."""
+"""Shows single rows as the model sees them: the text of each token, and whether it is trained on or truncated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dpo_recipes.data.encode import Encoder
+from dpo_recipes.data.rows import answer_names
 from dpo_recipes.data.template import Renderer
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT, TokenizedSplits, render_row
 
@@ -30,27 +31,28 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A pair, token by token."""
+    """A row, token by token."""
 
     split: str
     where: str
-    prompt: list[Piece]
-    chosen: list[Piece]
-    rejected: list[Piece]
+    parts: dict[str, list[Piece]]
+    """The `prompt`, and each answer by its name."""
+    label: bool | None = None
+    """Whether the one answer of a labelled row is good."""
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain data, with the number of tokens of each part by their mark."""
-        parts = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
-        tokens = {name: sum(len(p.ids) for p in pieces if p.mark != "cut") for name, pieces in parts.items()}
+        tokens = {name: sum(len(p.ids) for p in pieces if p.mark != "cut") for name, pieces in self.parts.items()}
         marked = {
-            mark: {name: sum(len(p.ids) for p in pieces if p.mark == mark) for name, pieces in parts.items()}
+            mark: {name: sum(len(p.ids) for p in pieces if p.mark == mark) for name, pieces in self.parts.items()}
             for mark in ("context", "cut")
         }
-        return {**asdict(self), "tokens": tokens, **marked}
+        plain = asdict(self)
+        return {**plain.pop("parts"), **plain, "tokens": tokens, **marked}
 
 
 def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split: str, count: int) -> Iterator[ShownRow]:
-    """`count` pairs of a split at even distances from the first to the last; the choice is deterministic."""
+    """`count` rows of a split at even distances from the first to the last; the choice is deterministic."""
     dataset = pairs.datasets[split]
     encoder = Encoder(tokenizer, renderer.template.text)
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -67,7 +69,8 @@ def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split:
             ids = [*whole.prompt_ids, *answer]
             pieces = list(_pieces(_token_texts(text, ids, tokenizer), ids, marks, special))
             sides.append(_divided(pieces, len(whole.prompt_ids)))
-        yield ShownRow(split, row.where, sides[0][0], sides[0][1], sides[1][1])
+        named = dict(zip(answer_names(len(sides)), (answer for _, answer in sides), strict=True))
+        yield ShownRow(split, row.where, {"prompt": sides[0][0], **named}, row.label)
 
 
 def _prompt_marks(whole: Sequence[int], kept: Sequence[int]) -> list[Mark]:

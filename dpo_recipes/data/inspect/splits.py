@@ -11,19 +11,20 @@ from dpo_recipes.data.inspect.lengths import compare_answers, describe_bias, his
 from dpo_recipes.data.inspect.texts import MAX_PLACES, Places, TextScan
 from dpo_recipes.data.lengths import distributions, named_lengths, table_lengths
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import PreferenceRow
 from dpo_recipes.data.split_dataset import SPLITS
 from dpo_recipes.data.tokenize import PROMPT, ROW, TokenizedSplits
 
 _BATCH = 1000
 _NUM_LONGEST = 5
 _CHARACTERS = {
-    "control": "pairs with control characters other than line breaks and tabs",
-    "replacement": "pairs with U+FFFD, which replaces a character that was lost",
-    "garbled": "pairs that look like UTF-8 read as Windows-1252 (`Ã©` for `é`)",
+    "control": "{} with control characters other than line breaks and tabs",
+    "replacement": "{} with U+FFFD, which replaces a character that was lost",
+    "garbled": "{} that look like UTF-8 read as Windows-1252 (`Ã©` for `é`)",
     "short_chosen": "chosen answers of one word or none",
     "short_rejected": "rejected answers of one word or none",
+    "short_completion": "answers of one word or none",
 }
+"""Descriptions of unusual texts, in which {} is `pairs` or `rows`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SplitInspection:
 
     report: SplitReport
     uncut_lengths: dict[str, dict[str, float]]
-    """Like `report.lengths`, before any pair is truncated or dropped for its length."""
+    """Like `report.lengths`, before any row is truncated or dropped for its length."""
     histograms: dict[str, dict[str, Any]]
     """Histograms of the lengths before truncation; see `inspect.lengths.histograms`."""
     at_max_length: list[dict[str, Any]]
@@ -79,7 +80,7 @@ def inspect_splits(
 
 
 class _Scan:
-    """One pass over the tokenized pairs of a split, and one over its rows."""
+    """One pass over the tokens of a split, and one over its rows."""
 
     def __init__(self, pairs: TokenizedSplits, split: str, bos_id: int | None) -> None:
         self.split, self.report, self.rows = split, pairs.reports[split], pairs.rows[split]
@@ -94,8 +95,7 @@ class _Scan:
             places.append(table.column(ROW).to_numpy())
         self.kept, self.places = np.concatenate(kept), np.concatenate(places)
         for row in self.rows.rows(self.places.tolist()):
-            if isinstance(row, PreferenceRow):
-                self.texts.look(row)
+            self.texts.look(row)
 
     def where(self, places: np.ndarray) -> tuple[str, ...]:
         """The locations in their sources of the first few of some rows; `places` are indices of kept rows."""
@@ -123,15 +123,16 @@ def _inspect(scan: _Scan, max_length: int, train_prompts: np.ndarray) -> SplitIn
         [
             *_repetitions(scan),
             *_of_bias(describe_bias(answers, len(scan.kept))),
-            *_characters(scan.texts),
-            *_other_scripts(scan.texts),
+            *_characters(scan),
+            *_other_scripts(scan),
         ],
     )
 
 
 def _longest(scan: _Scan) -> list[dict[str, Any]]:
     named = named_lengths(scan.uncut)
-    places = np.argsort(-named["pair"], kind="stable")[:_NUM_LONGEST]
+    *_, whole = named
+    places = np.argsort(-named[whole], kind="stable")[:_NUM_LONGEST]
     kept_at = {int(scan.places[at]): at for at in np.flatnonzero(np.isin(scan.places, places))}
     lines = []
     for place in places.tolist():
@@ -149,10 +150,10 @@ def _longest(scan: _Scan) -> list[dict[str, Any]]:
 
 def _repetitions(scan: _Scan) -> list[Observation]:
     found = []
-    _, first = np.unique(scan.texts.pairs, return_index=True)
+    _, first = np.unique(scan.texts.rows, return_index=True)
     again = np.setdiff1d(np.arange(len(scan.places)), first)
     if len(again):
-        text = f"pairs that repeat an earlier one: {len(again)} (`data.dedup: exact` drops them)"
+        text = f"{scan.report.unit} that repeat an earlier one: {len(again)} (`data.dedup: exact` drops them)"
         found.append(Observation("duplicate", text, len(again), scan.where(again)))
     _, first, counts = np.unique(scan.texts.prompts, return_index=True, return_counts=True)
     if (counts > 1).any():
@@ -167,20 +168,20 @@ def _of_bias(sentence: str | None) -> list[Observation]:
     return [Observation("length_bias", sentence, 0)] if sentence else []
 
 
-def _characters(texts: TextScan) -> list[Observation]:
+def _characters(scan: _Scan) -> list[Observation]:
     return [
-        Observation(kind, f"{text}: {seen.count}", seen.count, tuple(seen.first))
+        Observation(kind, f"{text.format(scan.report.unit)}: {seen.count}", seen.count, tuple(seen.first))
         for kind, text in _CHARACTERS.items()
-        if (seen := texts.seen.get(kind))
+        if (seen := scan.texts.seen.get(kind))
     ]
 
 
-def _other_scripts(texts: TextScan) -> list[Observation]:
-    by_rows = sorted(texts.rows_by_script.items(), key=lambda item: -item[1].count)
+def _other_scripts(scan: _Scan) -> list[Observation]:
+    by_rows = sorted(scan.texts.rows_by_script.items(), key=lambda item: -item[1].count)
     return [
         Observation(
             "script",
-            f"pairs in {name} letters, although most are in {by_rows[0][0]}: {seen.count}",
+            f"{scan.report.unit} in {name} letters, although most are in {by_rows[0][0]}: {seen.count}",
             seen.count,
             tuple(seen.first),
         )

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from dpo_recipes.data.rows import Message, PreferenceRow
+from dpo_recipes.data.rows import Message, Row, answer_names
 from dpo_recipes.data.split import prompt_hash
 
 MAX_PLACES = 3
@@ -103,19 +103,21 @@ class TextScan:
 
     def __init__(self) -> None:
         self._prompts = array("Q")
-        self._pairs = array("Q")
+        self._rows = array("Q")
         self.letters: Counter[str] = Counter()
         self.rows_by_script: dict[str, Places] = {}
         self.seen: dict[str, Places] = {}
-        """Rows with an unusual text, by kind: `control`, `replacement`, `garbled`, `short_chosen`, `short_rejected`."""
+        """Rows with an unusual text, by kind: `control`, `replacement`, `garbled`, and for each answer `short_` with
+        its name, such as `short_chosen`."""
 
-    def look(self, row: PreferenceRow) -> None:
+    def look(self, row: Row) -> None:
         """Count one row."""
         prompt = prompt_hash(row.prompt)
-        answers = json.dumps([prompt, row.chosen, row.rejected, row.tools, row.template_kwargs], sort_keys=True)
+        seen = json.dumps([prompt, row.answers, row.label, row.tools, row.template_kwargs], sort_keys=True)
         self._prompts.append(prompt)
-        self._pairs.append(int.from_bytes(blake2b(answers.encode(), digest_size=8).digest(), "big"))
-        text = "\n".join(message["content"] for part in (row.prompt, row.chosen, row.rejected) for message in part)
+        self._rows.append(int.from_bytes(blake2b(seen.encode(), digest_size=8).digest(), "big"))
+        text = "\n".join(message["content"] for message in row.messages)
+        names = answer_names(len(row.answers))
         letters = letters_by_script(text)
         if letters:
             self.letters.update(letters)
@@ -124,8 +126,7 @@ class TextScan:
             "control": bool(_CONTROL.search(text)),
             "replacement": "\ufffd" in text,
             "garbled": looks_garbled(text),
-            "short_chosen": _is_short(row.chosen),
-            "short_rejected": _is_short(row.rejected),
+            **{f"short_{name}": _is_short(answer) for name, answer in zip(names, row.answers, strict=True)},
         }.items():
             if is_there:
                 self.seen.setdefault(name, Places()).add(row.where)
@@ -136,9 +137,9 @@ class TextScan:
         return np.frombuffer(self._prompts, np.uint64) if self._prompts else np.empty(0, np.uint64)
 
     @property
-    def pairs(self) -> np.ndarray:
-        """A 64-bit hash of everything in each row that the model sees."""
-        return np.frombuffer(self._pairs, np.uint64) if self._pairs else np.empty(0, np.uint64)
+    def rows(self) -> np.ndarray:
+        """A 64-bit hash of everything in each row that affects training."""
+        return np.frombuffer(self._rows, np.uint64) if self._rows else np.empty(0, np.uint64)
 
 
 def _is_short(answer: list[Message]) -> bool:
