@@ -106,11 +106,13 @@ def test_a_turn_that_is_written_otherwise_when_others_follow_is_found_by_its_wor
     assert marked(ROW, renderer_of("odd", UNSTABLE))[0] == (
         "The oak.</end>\n[[<user>Are you sure?</end>\n<assistant>]]<think></think>Yes.</end>\n"
     )
-    again = replace(ROW, chosen=[says("assistant", " Yes. "), says("user", "Yes."), says("assistant", "Yes.")])
+    again = replace(
+        ROW, answers=([says("assistant", " Yes. "), says("user", "Yes."), says("assistant", "Yes.")], SHORT)
+    )
     assert marked(again, renderer_of("odd", UNSTABLE))[0] == (
         "Yes.</end>\n[[<user>Yes.</end>\n<assistant>]]<think></think>Yes.</end>\n"
     )
-    calls = replace(ROW, chosen=[CALL, says("tool", "19"), says("assistant", "19 degrees.")])
+    calls = replace(ROW, answers=([CALL, says("tool", "19"), says("assistant", "19 degrees.")], SHORT))
     assert marked(calls, renderer_of("odd", UNSTABLE))[0] == (
         "(call lookup)</end>\n[[<tool>19</end>\n<assistant>]]<think></think>19 degrees.</end>\n"
     )
@@ -118,7 +120,7 @@ def test_a_turn_that_is_written_otherwise_when_others_follow_is_found_by_its_wor
 
 @pytest.mark.parametrize("template", ["qwen2.5", "qwen3"])
 def test_a_tool_call_is_trained_and_its_result_is_not(template: str) -> None:
-    row = replace(ROW, chosen=[CALL, says("tool", "19"), says("assistant", "19 degrees.")])
+    row = replace(ROW, answers=([CALL, says("tool", "19"), says("assistant", "19 degrees.")], SHORT))
     chosen, _ = marked(row, renderer_of(template))
     (context,) = (part.partition("]]")[0] for part in chosen.split("[[")[1:])
     assert context.startswith("<|im_start|>user\n<tool_response>\n19\n</tool_response><|im_end|>\n")

@@ -284,7 +284,7 @@ def test_rows_from_arrow_equal_those_of_json_lines(tmp_path: Path) -> None:
         source = Source(path=str(tmp_path / name))
         made = list(load_preferences(Data(train=[source]), seed=0).train)
         assert plain(made) == expected, name
-    assert expected[0][3][0]["function"]["parameters"]["properties"]["unit"] == {"type": "string", "default": None}
+    assert expected[0][2][0]["function"]["parameters"]["properties"]["unit"] == {"type": "string", "default": None}
 
 
 def test_rows_of_a_hub_dataset_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
