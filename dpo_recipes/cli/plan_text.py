@@ -57,6 +57,7 @@ def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator
 _PHASES = {
     "loading": "loading the base",
     "reference": "computing the reference",
+    "evaluation": "evaluating the base",
     "training": "training",
     "optimizer step": "the optimizer steps",
 }

@@ -61,8 +61,7 @@ class ObjectiveTrainer(Trainer):
         pad = processing_class.pad_token_id
         pad = processing_class.eos_token_id if pad is None else pad
         model.config.get_text_config().pad_token_id = model.generation_config.pad_token_id = pad
-        needs_reference = objective.reference(params) != "none"
-        model = with_adapter(model, peft_config, args, keeps_reference=needs_reference)
+        model = with_adapter(model, peft_config, args)
         super().__init__(
             model=model, args=args, data_collator=AnswerCollator(pad), processing_class=processing_class, **upstream
         )
@@ -71,8 +70,7 @@ class ObjectiveTrainer(Trainer):
         self.metric_counts = RowMetricCounts(names, self.accelerator)
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         if objective.head == "causal_lm":
-            more = ("entropy", "is_top1") if objective.counts_tokens else ()
-            add_fused_lm_head(base, outputs=("log_probs", *more))
+            add_fused_lm_head(base, outputs=objective.head_outputs)
         config = model.config.get_text_config()
         # The coefficient of the balancing loss over the experts, as TRL's trainers add it; 0 for a model without it.
         self.router_coefficient: float = (
@@ -136,8 +134,9 @@ class ObjectiveTrainer(Trainer):
             scores.num_prompt_tokens = self._by_answer(prompt.sum(1))
             logps = logps * trained
         scores.logps = self._by_answer(logps.sum(1))
-        if self.objective.counts_tokens:
+        if outputs.entropy is not None:
             scores.entropies = self._by_answer((self._of_tokens(outputs.entropy, trained) * trained).sum(1))
+        if outputs.is_top1 is not None:
             scores.num_correct = self._by_answer((self._of_tokens(outputs.is_top1, trained) * trained).sum(1))
         return scores, outputs.aux_loss
 
@@ -212,15 +211,17 @@ def num_trained(scores: Scores) -> torch.Tensor:
     return scores.num_tokens.sum()
 
 
-def with_adapter(model: Any, peft_config: PeftConfig | None, args: Any, *, keeps_reference: bool) -> Any:
-    """The model with a new adapter, or a continued one with a frozen copy as its reference, as in TRL 1.16."""
+def with_adapter(model: Any, peft_config: PeftConfig | None, args: Any) -> Any:
+    """The model with a new adapter, or the given one with a frozen copy of its initial state, as in TRL 1.16.
+
+    The copy is the reference, and what an adapter whose initialization changes the base is saved relative to."""
     if peft_config is not None:
         is_quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
         plugin = args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only (https://github.com/huggingface/trl/issues/6089).
         in_one_type = plugin is not None and plugin.zero_stage == 3 and not is_quantized
         model = get_peft_model(model, peft_config, autocast_adapter_dtype=not in_one_type)
-    elif isinstance(model, PeftModel) and keeps_reference:
+    elif isinstance(model, PeftModel):
         model.add_adapter("ref", model.peft_config["default"])
         for name, parameter in model.named_parameters():
             if ".default." in name:

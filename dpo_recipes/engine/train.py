@@ -95,7 +95,7 @@ def train(  # noqa: PLR0913
     datasets = seen_splits(recipe, tokenized, distributed.num_processes)
     report = tokenized.reports["train"]
     tokens_per_pair = report.tokens / report.rows_kept
-    events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} pairs")
+    _announce_reference(recipe, datasets, events)
     saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed, best_metric)
     metrics = MetricsCallback(
         run.metrics if distributed.is_main else None,
@@ -150,6 +150,11 @@ def train(  # noqa: PLR0913
         "checkpoints_waited_s": round(trainer.checkpoints.blocked_s, 2),
     }
     return TrainResult(trainer, output.training_loss, saving.base.metrics, summary)
+
+
+def _announce_reference(recipe: Recipe, datasets: dict[str, Any], events: EventLog) -> None:
+    if objective_of(recipe).reference(recipe.objective) != "none":
+        events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} rows")
 
 
 def _end_training(

@@ -10,6 +10,7 @@ from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates
 from dpo_recipes.fit.workload import Lengths
 from dpo_recipes.launch.batch import batch_of
+from dpo_recipes.objectives import objective_of
 
 _ANSWERS_AT_ONCE = 8
 """As evaluate/samples.py generates them."""
@@ -50,15 +51,17 @@ def estimate_duration(
     pair_s, pair_flops = forward.seconds / size, forward.flops / size
     seen = min(facts.num_train_pairs, facts.num_steps * facts.pairs_per_step)
     held_out, tested = facts.num_eval_pairs or 0, facts.num_test_pairs or 0
+    has_reference = objective_of(recipe).reference(recipe.objective) != "none"
+    referenced = seen + held_out + tested if has_reference else 0
     evaluated = (2 + _evaluations(facts)) * held_out + 2 * tested
     answers = 2 * -(-recipe.evaluation.num_samples // _ANSWERS_AT_ONCE) * recipe.evaluation.max_new_tokens
     stages = {
-        "reference": (seen + held_out + tested) / facts.num_processes * pair_s,
+        "reference": referenced / facts.num_processes * pair_s,
         "training": facts.num_steps * step_s,
         "evaluation": evaluated / facts.num_processes * pair_s,
         "samples": answers * (weights.base / rates.bandwidth + 0.02),
     }
-    flops = facts.num_steps * facts.num_processes * step_flops + (seen + held_out + tested + evaluated) * pair_flops
+    flops = facts.num_steps * facts.num_processes * step_flops + (referenced + evaluated) * pair_flops
     return Duration(step_s, step_flops, stages, flops)
 
 

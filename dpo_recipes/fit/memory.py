@@ -11,6 +11,7 @@ from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates, Trace
 from dpo_recipes.launch.batch import batch_of
+from dpo_recipes.objectives import objective_of
 
 MIB = 2**20
 # Python with torch, transformers, TRL and datasets: resident on a CPU (benchmarks/memory.py measures it).
@@ -74,7 +75,9 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """The peak of each phase, for the largest micro-batch of the data."""
     step = simulate(meta_model, longest, rates)
-    reference = simulate(meta_model, longest, rates, trains=False)
+    forward = simulate(meta_model, longest, rates, trains=False)
+    recipe = meta_model.recipe
+    without_gradients = "evaluation" if objective_of(recipe).reference(recipe.objective) == "none" else "reference"
     resident = {
         "weights": sharding.weights(weights.base),
         "adapter": weights.adapter,
@@ -85,7 +88,7 @@ def estimate_memory(
     optimizer = sharding.optimizer(int(weights.num_trainable * cost.state))
     phases = (
         Phase("loading", _loading(meta_model, weights, resident)),
-        Phase("reference", {**resident, "activations": _activations(meta_model, weights, reference, trains=False)}),
+        Phase(without_gradients, {**resident, "activations": _activations(meta_model, weights, forward, trains=False)}),
         Phase("training", {**resident, **_training(meta_model, weights, step, gradients, optimizer)}),
         Phase(
             "optimizer step",

@@ -16,6 +16,7 @@ from dpo_recipes.engine.token_batches import as_lengths, fullest
 from dpo_recipes.engine.train import seen_splits
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.launch.batch import batch_of, max_tokens
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 Lengths = np.ndarray
@@ -53,7 +54,8 @@ class Workload:
         if self.lengths is None:
             prompt = recipe.data.max_length // 2
             answer = recipe.data.max_length - prompt
-            return _together(recipe, np.tile([prompt, answer, answer], (size, 1)), size, shares=shares)
+            count = objective_of(recipe).batch_shape(recipe.objective).num_answers
+            return _together(recipe, np.tile([prompt] + [answer] * count, (size, 1)), size, shares=shares)
         return _together(recipe, self._longest_first, size, shares=shares)
 
     @cached_property

@@ -24,6 +24,7 @@ from dpo_recipes.model.quantize import (
 )
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
 from dpo_recipes.model.tied import describe_untied, tied_names
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.schema import Recipe
 
@@ -106,9 +107,16 @@ def build_model(
         "adapter": describe_adapter(recipe),
         "added_tokens": tokenizer.convert_ids_to_tokens(chat.added_ids),
         "total_parameters": num_parameters,
-        "reference": f"{attached.reference}: its log-probabilities are computed once, before the first step",
+        "reference": _describe_reference(recipe, attached.reference),
     }
     return bundle
+
+
+def _describe_reference(recipe: Recipe, reference: str) -> str | None:
+    """A description of the reference, or None for an objective without one."""
+    if objective_of(recipe).reference(recipe.objective) == "none":
+        return None
+    return f"{reference}: its log-probabilities are computed once, before the first step"
 
 
 def load_config(location: ModelLocation, *, trust_remote_code: bool) -> Any:

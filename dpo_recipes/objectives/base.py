@@ -239,8 +239,9 @@ class Objective:
     """What readers of a report or a model card must know about the metrics, in sentences."""
     loss_mean: ClassVar[Literal["rows", "tokens"]] = "rows"
     """What the loss of an optimizer step is a mean over. With `tokens`, `Loss.per_row` holds sums over tokens."""
-    counts_tokens: ClassVar[bool] = False
-    """Whether the head also computes `Scores.entropies` and `Scores.num_correct`."""
+    head_outputs: ClassVar[tuple[str, ...]] = ("log_probs",)
+    """The fields of TRL's FusedCausalLMOutput that the head computes for each scored token. `entropy` and `is_top1` are
+    for `Scores.entropies` and `Scores.num_correct`."""
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
     """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
     codes: ClassVar[Mapping[str, CodeEntry]] = {}

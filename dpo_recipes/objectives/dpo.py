@@ -91,6 +91,7 @@ class Dpo(Objective):
     kind = "dpo"
     params = DpoParams
     rows = "pair"
+    head_outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
     trainer = "dpo_recipes.engine.dpo_trainer:PretokenizedDPOTrainer"
     best_metric = "loss"
     metrics = (

@@ -32,7 +32,7 @@ class Sft(Objective):
     params = SftParams
     rows = "completion"
     loss_mean = "tokens"
-    counts_tokens = True
+    head_outputs = ("log_probs", "entropy", "is_top1")
     metrics = (
         LOSS,
         Metric(

@@ -19,9 +19,7 @@ from dpo_recipes.engine.versions import enable_checkpointing
 from dpo_recipes.fit.simulation.meta_model import MetaModel, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
 from dpo_recipes.launch.batch import batch_of
-
-_METRICS = ("log_probs", "entropy", "mean_logits", "is_top1")
-"""What TRL's DPOTrainer asks of its LM head."""
+from dpo_recipes.objectives import objective_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch,
             hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         tracer.mark_kept()
         labelled = hidden.reshape(-1, hidden.shape[-1]).index_select(0, torch.zeros(batch.scored, dtype=torch.long))
-        return _score(base, labelled)
+        return _score(base, labelled, objective_of(meta_model.recipe).head_outputs)
 
 
 def packs(meta_model: MetaModel, base: Any, batch: Batch) -> bool:
@@ -111,7 +109,7 @@ def packs(meta_model: MetaModel, base: Any, batch: Batch) -> bool:
     return is_worth_packing(sum(batch.lengths.distinct), batch.lengths.num_padded)
 
 
-def _score(base: Any, hidden: torch.Tensor) -> torch.Tensor:
+def _score(base: Any, hidden: torch.Tensor, outputs: tuple[str, ...]) -> torch.Tensor:
     """Log-probabilities by TRL's own fused LM head, which works in tiles."""
     from trl.trainer import utils as trl_utils
 
@@ -119,7 +117,7 @@ def _score(base: Any, hidden: torch.Tensor) -> torch.Tensor:
     targets = torch.zeros(hidden.shape[0], dtype=torch.long)
     chunk = trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
     score = trl_utils._ChunkedLogProbFunction.apply  # pyright: ignore[reportPrivateImportUsage]
-    return score(hidden, head.weight, head.bias, targets, 1.0, chunk, None, 1.0, _METRICS)[0]
+    return score(hidden, head.weight, head.bias, targets, 1.0, chunk, None, 1.0, outputs)[0]
 
 
 @contextlib.contextmanager
