@@ -161,8 +161,8 @@ def _peak(device: str) -> int:
 
 def predict(point: dict[str, Any]) -> dict[str, Any]:
     """The prediction of `plan` for the point."""
-    from dpo_recipes.fit.memory import estimate_memory
-    from dpo_recipes.fit.sharding import Sharding
+    from dpo_recipes.fit.planner.memory import estimate_memory
+    from dpo_recipes.fit.planner.sharding import Sharding
     from dpo_recipes.fit.simulation.meta_model import load_meta_model, weigh
     from dpo_recipes.fit.simulation.passes import Batch
     from dpo_recipes.fit.simulation.trace import Rates

@@ -192,7 +192,7 @@ class Worker:
         """
         from dpo_recipes.engine.checkpoints.choice import decided_before
         from dpo_recipes.fit.decision import decide
-        from dpo_recipes.fit.disk import check_space
+        from dpo_recipes.fit.planner.disk import check_space
 
         self.events.stage("plan", "memory and time")
         trust = self.trust_remote_code

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.fit.advice import JobFacts, advise
+from dpo_recipes.fit.advice.rules import advise
+from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.recipe.schema import Recipe
 
 LORA_ADAPTER = {"kind": "lora", "r": 16, "alpha": 32}

@@ -35,7 +35,8 @@ HERE = Path(__file__).resolve().parent
 PRELOADED = (
     "torch", "transformers", "transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2",
     "datasets", "accelerate", "peft", "trl.trainer.dpo_trainer", "dpo_recipes.engine.train",
-    "dpo_recipes.engine.dpo_trainer", "dpo_recipes.fit.memory", "dpo_recipes.worker", "dpo_recipes.workflow", "tasks",
+    "dpo_recipes.engine.dpo_trainer", "dpo_recipes.fit.planner.memory", "dpo_recipes.worker",
+    "dpo_recipes.workflow", "tasks",
 )  # fmt: skip
 """Loaded once; each measurement is a fork that has them already. None of them touches the GPU."""
 SINGLE_PROCESS = ("fork", "fresh")

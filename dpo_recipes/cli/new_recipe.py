@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dpo_recipes.fit.learning_rates import format_rate
+from dpo_recipes.fit.advice.learning_rates import format_rate
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.objectives.base import Objective, ObjectiveParams, RowShape
 from dpo_recipes.recipe.dump import dump_plain

@@ -18,7 +18,7 @@ from dpo_recipes.shipped import find_recipe
 
 if TYPE_CHECKING:
     from dpo_recipes.cli.progress import Progress
-    from dpo_recipes.fit.plan import JobPlan
+    from dpo_recipes.fit.planner.plan import JobPlan
 
 
 def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
@@ -83,12 +83,12 @@ def _plan(
     read_data: bool,
     trust_remote_code: bool,
 ) -> tuple[JobPlan, LaunchSketch, tuple[Finding, ...]]:
-    from dpo_recipes.fit.advice import advise
-    from dpo_recipes.fit.plan import Planner, facts_of
-    from dpo_recipes.fit.sharding import Sharding
-    from dpo_recipes.fit.strategy import choose_strategy
-    from dpo_recipes.fit.target import find_target
-    from dpo_recipes.fit.workload import assume_workload, check_passes, read_workload
+    from dpo_recipes.fit.advice.rules import advise
+    from dpo_recipes.fit.planner.plan import Planner, facts_of
+    from dpo_recipes.fit.planner.sharding import Sharding
+    from dpo_recipes.fit.planner.strategy import choose_strategy
+    from dpo_recipes.fit.planner.target import find_target
+    from dpo_recipes.fit.planner.workload import assume_workload, check_passes, read_workload
     from dpo_recipes.model.preflight import check_base
     from dpo_recipes.model.sources import resolve_model
     from dpo_recipes.pairs import prepare_pairs

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from dpo_recipes.fit.check import describe_settings
 
 if TYPE_CHECKING:
-    from dpo_recipes.fit.changes import Change
-    from dpo_recipes.fit.plan import JobPlan
+    from dpo_recipes.fit.planner.changes import Change
+    from dpo_recipes.fit.planner.plan import JobPlan
     from dpo_recipes.launch.choose import LaunchSketch
 
 _PARTS = {

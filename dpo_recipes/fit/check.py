@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dpo_recipes.errors import Finding, FitError
-from dpo_recipes.fit.changes import Change
-from dpo_recipes.fit.plan import JobPlan, Planner
-from dpo_recipes.fit.sharding import Sharding
-from dpo_recipes.fit.strategy import choose_strategy
-from dpo_recipes.fit.target import this_machine
-from dpo_recipes.fit.workload import Workload
+from dpo_recipes.fit.planner.changes import Change
+from dpo_recipes.fit.planner.plan import JobPlan, Planner
+from dpo_recipes.fit.planner.sharding import Sharding
+from dpo_recipes.fit.planner.strategy import choose_strategy
+from dpo_recipes.fit.planner.target import this_machine
+from dpo_recipes.fit.planner.workload import Workload
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.objectives import fixed_micro_batch_reason
 from dpo_recipes.recipe.schema import Recipe

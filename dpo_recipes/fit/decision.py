@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from dpo_recipes.engine.checkpoints.choice import Decided
 from dpo_recipes.errors import Finding, RunError
-from dpo_recipes.fit.advice import advise
+from dpo_recipes.fit.advice.rules import advise
 from dpo_recipes.fit.check import check_fit
-from dpo_recipes.fit.plan import JobPlan, facts_of
-from dpo_recipes.fit.workload import check_passes, read_workload
+from dpo_recipes.fit.planner.plan import JobPlan, facts_of
+from dpo_recipes.fit.planner.workload import check_passes, read_workload
 from dpo_recipes.launch.files import LaunchPlan
 from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe

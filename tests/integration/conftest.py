@@ -40,7 +40,7 @@ class Outcome:
 @pytest.fixture(autouse=True, scope="session")
 def _equal_plans_are_simulated_once() -> Iterator[None]:
     """Most tests run the same few recipes, and half of a tiny run's time is the simulation of its plan."""
-    from dpo_recipes.fit import duration, memory
+    from dpo_recipes.fit.planner import duration, memory
     from dpo_recipes.fit.simulation.passes import simulate
 
     known: dict[Any, Any] = {}

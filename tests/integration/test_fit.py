@@ -15,16 +15,17 @@ from tiny import make_tokenizer, recipe_text, write_pairs
 from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 from dpo_recipes.errors import FitError
-from dpo_recipes.fit import check, target
-from dpo_recipes.fit.memory import estimate_memory
-from dpo_recipes.fit.plan import Planner
-from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit import check
+from dpo_recipes.fit.planner import target
+from dpo_recipes.fit.planner.memory import estimate_memory
+from dpo_recipes.fit.planner.plan import Planner
+from dpo_recipes.fit.planner.sharding import Sharding
+from dpo_recipes.fit.planner.target import Target
+from dpo_recipes.fit.planner.workload import assume_workload
 from dpo_recipes.fit.simulation import passes
 from dpo_recipes.fit.simulation.meta_model import load_meta_model, weigh
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates
-from dpo_recipes.fit.target import Target
-from dpo_recipes.fit.workload import assume_workload
 from dpo_recipes.hardware.profiles import profile
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe
@@ -176,7 +177,7 @@ def test_weights_of_llama_3_8b_in_every_form(tmp_path: Path) -> None:
 
 
 def check_recipe(settings: dict[str, Any]) -> Recipe:
-    from dpo_recipes.fit.changes import apply
+    from dpo_recipes.fit.planner.changes import apply
 
     return apply(make_recipe(lora=True), settings)
 

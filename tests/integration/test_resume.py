@@ -19,7 +19,7 @@ from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.checkpoints.choice import find_start
 from dpo_recipes.engine.checkpoints.folder import Checkpoint, newest_first, read
 from dpo_recipes.errors import EXIT_RESUMABLE, RunError
-from dpo_recipes.fit import target
+from dpo_recipes.fit.planner import target
 from dpo_recipes.run_dir import RunDirectory
 
 Work = Callable[..., "Outcome"]  # noqa: F821

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes.fit.sharding import Sharding
-from dpo_recipes.fit.strategy import choose_strategy
+from dpo_recipes.fit.planner.sharding import Sharding
+from dpo_recipes.fit.planner.strategy import choose_strategy
 from dpo_recipes.hardware.profiles import PROFILES
 from dpo_recipes.recipe.schema import Recipe
 
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is() -> None:
 
 
 def test_where_fsdp_cannot_deepspeed_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpo_recipes.fit.strategy.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("dpo_recipes.fit.planner.strategy.importlib.util.find_spec", lambda name: object())
     strategy, reason = _choose(recipe(), 2, CPU)
     assert strategy == "deepspeed-zero3"
     assert "`fsdp` cannot: accelerate replaces FSDP on CPUs with DDP" in reason

@@ -12,9 +12,10 @@ from advice_jobs import codes, make_facts, make_recipe, only
 
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.evaluate.significance import interval_half_width, smallest_difference
-from dpo_recipes.fit.advice import RULES, AdviceRule, JobFacts, advise
-from dpo_recipes.fit.advice_checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_PAIRS
-from dpo_recipes.fit.learning_rates import format_rate
+from dpo_recipes.fit.advice.checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_PAIRS
+from dpo_recipes.fit.advice.learning_rates import format_rate
+from dpo_recipes.fit.advice.rules import RULES, AdviceRule, advise
+from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives.base import PREFERENCE_RATES
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from advice_jobs import FULL_TUNING, codes, make_facts, only
 
-from dpo_recipes.fit.advice import advise
-from dpo_recipes.fit.learning_rates import format_rate, usual_rates
+from dpo_recipes.fit.advice.learning_rates import format_rate, usual_rates
+from dpo_recipes.fit.advice.rules import advise
 from dpo_recipes.objectives.base import PREFERENCE_RATES
 
 BIG = 7_000_000_000

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from dpo_recipes.errors import RunError
-from dpo_recipes.fit.changes import SAME_RESULT, Outcome, apply, as_written, find_changes
-from dpo_recipes.fit.disk import check_space
-from dpo_recipes.fit.optimizers import optimizer_cost
-from dpo_recipes.fit.sharding import Sharding
-from dpo_recipes.fit.workload import Workload, assume_workload
+from dpo_recipes.fit.planner.changes import SAME_RESULT, Outcome, apply, as_written, find_changes
+from dpo_recipes.fit.planner.disk import check_space
+from dpo_recipes.fit.planner.optimizers import optimizer_cost
+from dpo_recipes.fit.planner.sharding import Sharding
+from dpo_recipes.fit.planner.workload import Workload, assume_workload
 from dpo_recipes.hardware import machine
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.training import Optimizer
@@ -276,7 +276,7 @@ def test_kills_for_memory_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_disk_that_is_too_small_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(free=10**9)
-    monkeypatch.setattr("dpo_recipes.fit.disk.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("dpo_recipes.fit.planner.disk.shutil.disk_usage", lambda path: usage)
     needs = {"base": None, "checkpoint": 10**8, "checkpoints": 3 * 10**8, "model": 10**8}
     assert check_space(needs, tmp_path) == []
     usage.free = 3 * 10**8

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.planner.workload import Lengths
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates
-from dpo_recipes.fit.workload import Lengths
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.objectives import objective_of
 

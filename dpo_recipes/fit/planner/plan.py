@@ -7,16 +7,16 @@ from typing import Any
 
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.engine.prefix_trial import unsupported_reason
-from dpo_recipes.fit.changes import Change, Outcome, apply, as_written, find_changes
-from dpo_recipes.fit.disk import estimate_disk
-from dpo_recipes.fit.duration import Duration, estimate_duration
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.fit.memory import MemoryEstimate, estimate_memory
-from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.planner.changes import Change, Outcome, apply, as_written, find_changes
+from dpo_recipes.fit.planner.disk import estimate_disk
+from dpo_recipes.fit.planner.duration import Duration, estimate_duration
+from dpo_recipes.fit.planner.memory import MemoryEstimate, estimate_memory
+from dpo_recipes.fit.planner.sharding import Sharding
+from dpo_recipes.fit.planner.target import Target
+from dpo_recipes.fit.planner.workload import Lengths, Workload
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights, load_meta_model, weigh
 from dpo_recipes.fit.simulation.passes import Batch, simulate
-from dpo_recipes.fit.target import Target
-from dpo_recipes.fit.workload import Lengths, Workload
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe

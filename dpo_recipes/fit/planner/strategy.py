@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from dpo_recipes.fit.plan import JobPlan
-from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.planner.plan import JobPlan
+from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.hardware.profiles import Device
 from dpo_recipes.hardware.rules import supports_strategy
 from dpo_recipes.recipe.schema import Recipe

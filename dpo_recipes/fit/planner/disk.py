@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
-from dpo_recipes.fit.optimizers import optimizer_cost
+from dpo_recipes.fit.planner.optimizers import optimizer_cost
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.model.build import stored_dtype
 from dpo_recipes.model.sources import ModelLocation

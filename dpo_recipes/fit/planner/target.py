@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dpo_recipes.fit.rates import measure_rates, rates_of
+from dpo_recipes.fit.planner.rates import measure_rates, rates_of
 from dpo_recipes.fit.simulation.trace import Rates
 from dpo_recipes.hardware.machine import free_memory_bytes
 from dpo_recipes.hardware.profiles import Device, profile

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_recipes.fit.optimizers import optimizer_cost
-from dpo_recipes.fit.sharding import Sharding
+from dpo_recipes.fit.planner.optimizers import optimizer_cost
+from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates, Trace

@@ -1,15 +1,16 @@
-"""The checks of the rules in `advice_table`. Each reads one fact about a job and yields no remark if it is unknown."""
+"""The checks of the rules in `rules`. Each reads one fact about a job and yields no remark if it is unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from dpo_recipes.evaluate.significance import interval_half_width, pairs_for_half_width, smallest_difference
+from dpo_recipes.fit.advice.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.fit.learning_rates import FAR, format_rate, usual_rates
-from dpo_recipes.fit.remark import Remark
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import RowCounts
+from dpo_recipes.recipe.load import DataPath
 
 FEW_TRAIN_PAIRS = 300
 """Fewer than ten steps with Zephyr's batch of 32, and less than a third of what Amazon's guide recommends."""
@@ -21,6 +22,16 @@ DISAGREEMENT = 0.2
 """The assumed share of held-out pairs that two runs rank differently, for the smallest difference they can show."""
 FEW_STEPS = 20
 LONG_WARMUP = 0.5
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A doubtful value: its place in the recipe, a description, its arithmetic, and a way out."""
+
+    at: DataPath
+    what: str
+    number: str
+    fix: str
 
 
 def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:

@@ -1,13 +1,15 @@
-"""The table of advice: each rule with its threshold, reason and sources. docs/advice.md shows it."""
+"""Warns about jobs that will run but probably give a disappointing result. Each rule has a threshold, a reason and
+sources; docs/advice.md shows the table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dpo_recipes.fit import advice_checks as checks
+from dpo_recipes.errors import Finding
+from dpo_recipes.fit.advice import checks
+from dpo_recipes.fit.advice.checks import Remark
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.fit.remark import Remark
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,22 @@ RULES = (
     ),
 )
 """All rules, in the order of their codes."""
+
+
+def advise(facts: JobFacts) -> tuple[Finding, ...]:
+    """The warnings F790 to F799 that apply to a job, in the order of their codes. Rules whose facts are unknown and
+    rules that the recipe accepts yield no warning."""
+    rules = [rule for rule in RULES if rule.code not in facts.recipe.accept_advice]
+    return tuple(_finding(rule, remark) for rule in rules for remark in rule.look(facts))
+
+
+def _finding(rule: AdviceRule, remark: Remark) -> Finding:
+    return Finding(
+        rule.code,
+        remark.what,
+        None,
+        f"{remark.number}; {rule.reason} ({'; '.join(str(source) for source in rule.sources)})",
+        remark.fix,
+        "warning",
+        remark.at,
+    )

@@ -1,0 +1,1 @@
+"""Advice about jobs that will run and probably disappoint."""

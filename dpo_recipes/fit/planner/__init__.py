@@ -1,0 +1,1 @@
+"""Predicts what a job needs, and finds changes that make it fit."""
