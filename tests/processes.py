@@ -17,7 +17,10 @@ from tiny import recipe_text, write_pairs
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.workflow import run_recipe
 
-STEPS = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "num_tokens")
+STEPS = (
+    "loss", "grad_norm", "rewards/margins", "rewards/accuracies", "rewards/chosen", "logps/chosen", "logps/rejected",
+    "nll_loss", "log_odds_chosen", "kl", "num_tokens",
+)  # fmt: skip
 # `logits/*`, `entropy` and `mean_token_accuracy` are not compared: TRL averages them over all tokens of a pass, and
 # several processes compute in one pass what a single process computes in several.
 # There are 17 training and 6 held-out pairs, in micro-batches of 2 pairs, 2 for each step. The last step has a single
@@ -83,7 +86,8 @@ class Runner:
 def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5, num_steps: int = 10) -> None:
     assert len(one.steps) == len(other.steps) == num_steps
     for mine, theirs in zip(one.steps, other.steps, strict=True):
-        for name in STEPS:
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() & {*STEPS}:
             assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), (name, mine["step"])
     for name, value in one.result["metrics"].items():
         assert other.result["metrics"][name] == pytest.approx(value, rel=tolerance, abs=1e-5), name

@@ -153,10 +153,9 @@ class ObjectiveTrainer(Trainer):
         values: dict[str, tuple[torch.Tensor, torch.Tensor | int]] = {}
         is_counted = self.round is None or self.round.sizes[self.distributed.rank] > 0
         if is_counted:
-            per_token = {metric.key for metric in self.objective.metrics if metric.is_per_token}
             for name, of_rows in loss.metrics.items():
-                count = num_trained(scores) if name in per_token else len(of_rows)
-                values[name] = of_rows.detach().sum(), count
+                sums, counts = of_rows if isinstance(of_rows, tuple) else (of_rows, None)
+                values[name] = sums.detach().sum(), len(sums) if counts is None else counts.sum()
             if self.objective.loss_mean == "tokens":
                 values["loss"] = loss.per_row.detach().sum(), num_trained(scores)
         self.metric_counts.add(mode, values, int(mask.sum()) if is_counted else 0)

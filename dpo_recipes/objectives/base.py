@@ -62,8 +62,6 @@ class Metric:
     is_signed: bool = False
     higher_is_better: bool | None = None
     """None for a metric without a direction, such as a log-probability."""
-    is_per_token: bool = False
-    """Whether it is a mean over trained tokens rather than over rows."""
     is_shown_live: bool = False
     """Whether the progress line shows it. Reports also give it a chart and a place among the key numbers."""
     base_value: float | None = None
@@ -219,9 +217,9 @@ class Loss:
     per_row: Tensor
     """[B]; the engine takes the mean over the rows of an optimizer step, or with `Objective.loss_mean` `tokens` their
     sum divided by the number of trained tokens of the step."""
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    """By `Metric.key`: values that the engine averages over rows, [B] or fewer if a row has no value. Values of a
-    `Metric` with `is_per_token` are sums over tokens."""
+    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """By `Metric.key`: values that the engine averages over rows, [B] or fewer if a row has no value. Two tensors are
+    sums over tokens and the numbers of tokens, for a mean over tokens."""
 
 
 class Objective:

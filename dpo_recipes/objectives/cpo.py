@@ -18,7 +18,7 @@ from dpo_recipes.objectives.base import (
     RateRange,
     Scores,
 )
-from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics
+from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics, token_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,10 +183,10 @@ def _shape(logps: Tensor, alpha: float) -> Tensor:
 def _with_nll(params: CpoParams | SimpoParams, scores: Scores, per_row: Tensor, metrics: dict[str, Tensor]) -> Loss:
     """The loss with the weighted negative log-likelihood of the chosen answer, which is logged in any case: it shows
     whether the chosen answers become less likely. TRL logs 0 if its weight is 0."""
-    nll = chosen_nll(scores)
+    nll, counts = chosen_nll(scores)
     if params.cpo_alpha > 0.0:
-        per_row = per_row + params.cpo_alpha * nll
-    return Loss(scores.weighted(per_row), metrics | {"nll_loss": nll.detach()})
+        per_row = per_row + params.cpo_alpha * token_mean(nll, counts)
+    return Loss(scores.weighted(per_row), metrics | {"nll_loss": (nll.detach(), counts)})
 
 
 SIMPO_RATES = LearningRates(

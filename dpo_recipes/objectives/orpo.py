@@ -16,7 +16,7 @@ from dpo_recipes.objectives.base import (
     RateRange,
     Scores,
 )
-from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics
+from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics, token_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,14 +72,14 @@ class Orpo(Objective):
         logps = chosen, rejected = answer_logps(scores, per_token=True)
         log_odds = (chosen - rejected) - (_log1mexp(chosen) - _log1mexp(rejected))
         ratio = logsigmoid(log_odds)
-        nll = chosen_nll(scores, with_prompt=params.nll_on_prompt)
+        nll, counts = chosen_nll(scores, with_prompt=params.nll_on_prompt)
         metrics = reward_metrics(logps, (params.beta * chosen, params.beta * rejected))
         metrics |= {
-            "nll_loss": nll.detach(),
+            "nll_loss": (nll.detach(), counts),
             "log_odds_chosen": log_odds.detach(),
             "log_odds_ratio": ratio.detach(),
         }
-        return Loss(scores.weighted(nll - params.beta * ratio), metrics)
+        return Loss(scores.weighted(token_mean(nll, counts) - params.beta * ratio), metrics)
 
 
 def _log1mexp(logps: Tensor) -> Tensor:

@@ -42,9 +42,8 @@ def answer_logps(scores: Scores, *, per_token: bool) -> tuple[Tensor, Tensor]:
     return logps[:, 0], logps[:, 1]
 
 
-def chosen_nll(scores: Scores, *, with_prompt: bool = False) -> Tensor:
-    """[B]: the negative log-likelihood of the chosen answers; its mean over the rows is the mean over the tokens of
-    the micro-batch, as in the authors' code of ORPO and CPO."""
+def chosen_nll(scores: Scores, *, with_prompt: bool = False) -> tuple[Tensor, Tensor]:
+    """[B] each: the negative log-likelihood of the chosen answers as sums over tokens, and the numbers of tokens."""
     assert scores.logps is not None
     assert scores.num_tokens is not None
     sums, counts = scores.logps[:, 0], scores.num_tokens[:, 0]
@@ -52,12 +51,12 @@ def chosen_nll(scores: Scores, *, with_prompt: bool = False) -> Tensor:
         assert scores.prompt_logps is not None
         assert scores.num_prompt_tokens is not None
         sums, counts = sums + scores.prompt_logps[:, 0], counts + scores.num_prompt_tokens[:, 0]
-    return token_mean(-sums, counts)
+    return -sums, counts
 
 
 def token_mean(sums: Tensor, counts: Tensor) -> Tensor:
-    """[B]: values whose mean over the rows is the mean over all tokens, from the sum and the number of tokens of each
-    row."""
+    """[B]: values whose mean over the rows is the mean over all tokens of the micro-batch, as in the authors' code of
+    ORPO and CPO, from the sum and the number of tokens of each row."""
     return sums * (len(sums) / counts.sum().clamp(min=1))
 
 

@@ -41,11 +41,10 @@ class Sft(Objective):
             1,
             is_share=True,
             higher_is_better=True,
-            is_per_token=True,
             is_shown_live=True,
             description="Share of the answers' tokens that the model ranks first.",
         ),
-        Metric("entropy", "Entropy per token", is_per_token=True),
+        Metric("entropy", "Entropy per token"),
     )
     """The keys are those of TRL's SFTTrainer."""
 
@@ -59,9 +58,10 @@ class Sft(Objective):
         assert scores.logps is not None
         assert scores.num_correct is not None
         assert scores.entropies is not None
+        assert scores.num_tokens is not None
         metrics = {
-            "mean_token_accuracy": scores.num_correct[:, 0].detach(),
-            "entropy": scores.entropies[:, 0].detach(),
+            "mean_token_accuracy": (scores.num_correct, scores.num_tokens),
+            "entropy": (scores.entropies.detach(), scores.num_tokens),
         }
         return Loss(scores.weighted(-scores.logps[:, 0]), metrics)
 

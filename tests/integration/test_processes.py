@@ -50,6 +50,22 @@ def test_metrics_of_the_last_steps_of_epochs_leave_no_process_out(run: Runner) -
     assert_same_steps(alone, both, num_steps=2)
 
 
+@pytest.mark.parametrize("kind", ["orpo", "simpo"])
+def test_two_processes_take_the_steps_of_one_with_any_objective(run: Runner, kind: str) -> None:
+    """Also in steps that are not full, where a process has fewer rows than another, or none."""
+    settings = (f"objective={{kind: {kind}}}", "training.gradient_accumulation_steps=6", "training.num_epochs=1")
+    alone, both = (run(count, *settings) for count in (1, 2))
+    assert_same_steps(alone, both, num_steps=2)
+    assert_same_weights(alone, both)
+
+
+def test_simpo_takes_the_same_steps_in_passes_that_are_filled_by_tokens(run: Runner) -> None:
+    settings = ("objective={kind: simpo}", "training.num_epochs=1")
+    alone, by_tokens = run(1, *settings), run(2, *settings, "training.max_tokens_per_pass=80")
+    assert by_tokens.read("launch.json")["max_tokens"] == 80
+    assert_same_steps(alone, by_tokens, num_steps=5)
+
+
 def test_two_processes_share_passes_that_are_filled_by_tokens(run: Runner, alone: Run) -> None:
     other = run(2, "training.max_tokens_per_pass=80")
     assert_same_steps(alone, other)

@@ -100,14 +100,16 @@ def notes(outcome: Any) -> str:
         ("{kind: lora, r: 4, init: pissa}", ""),
         ("{kind: lora, r: 4, modules_to_save: [lm_head]}", ""),
         ("{kind: lora, r: 4}", "chat_template: llama3"),
+        ("{kind: lora, r: 4}", "objective: {kind: orpo}"),
+        ("{kind: lora, r: 4, init: pissa}", "objective: {kind: simpo}"),
     ],
-    ids=["lora", "full", "pissa", "modules_to_save", "new_tokens"],
+    ids=["lora", "full", "pissa", "modules_to_save", "new_tokens", "orpo", "pissa_simpo"],
 )
 def test_stopped_and_gone_on_is_the_same_to_the_bit(
     work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], adapter: str, extra: str
 ) -> None:
     recipe = text(tiny_model, pairs, adapter, extra)
-    overrides = ["model.add_special_tokens=true"] if extra else []
+    overrides = ["model.add_special_tokens=true"] if "chat_template" in extra else []
     calm = work(recipe, *overrides)
     assert calm.exit_code == 0
     stop_at(6)
