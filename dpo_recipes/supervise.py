@@ -76,7 +76,7 @@ def follow(job: Job, request: LaunchRequest, on_event: EventHandler) -> None:
         return  # on several nodes without a shared folder, only one has the result
     if asked.count > 1:
         raise _stopped_at_once(run)
-    raise explain(returncode, run, was_out_of_memory=num_out_of_memory_kills() > kills)
+    raise explain_failure(returncode, run, was_out_of_memory=num_out_of_memory_kills() > kills)
 
 
 @dataclass
@@ -179,7 +179,7 @@ def _stopped_at_once(run: RunDirectory) -> Interrupted:
     )
 
 
-def explain(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = False) -> Exception:
+def explain_failure(returncode: int, run: RunDirectory, *, was_out_of_memory: bool = False) -> Exception:
     """The error for a job that failed: the one that its first failing process reported, else what ended the process."""
     failure, rank = first_failure(run)
     codes = [finding["code"] for finding in failure["findings"]] if failure else []

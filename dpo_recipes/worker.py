@@ -25,9 +25,8 @@ from dpo_recipes.events import EventLog
 from dpo_recipes.failures import known_failure
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch.batch import with_batch
-from dpo_recipes.launch.ending import Ending
+from dpo_recipes.launch.ending import Ending, end_with_parent
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
-from dpo_recipes.launch.parent import end_with_parent
 from dpo_recipes.launch.ranks import Rank, events_path, record_process, redirect_output
 from dpo_recipes.launch.stacks import stacks_on_request
 from dpo_recipes.recipe.load import load_file

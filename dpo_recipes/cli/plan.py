@@ -84,11 +84,11 @@ def _plan(
     trust_remote_code: bool,
 ) -> tuple[JobPlan, LaunchSketch, tuple[Finding, ...]]:
     from dpo_recipes.fit.advice.rules import advise
-    from dpo_recipes.fit.planner.plan import Planner, facts_of
+    from dpo_recipes.fit.planner.plan import Planner, advice_facts
     from dpo_recipes.fit.planner.sharding import Sharding
     from dpo_recipes.fit.planner.strategy import choose_strategy
     from dpo_recipes.fit.planner.target import find_target
-    from dpo_recipes.fit.planner.workload import assume_workload, check_passes, read_workload
+    from dpo_recipes.fit.planner.workload import assume_workload, check_pass_budget, read_workload
     from dpo_recipes.model.preflight import check_base
     from dpo_recipes.model.sources import resolve_model
     from dpo_recipes.pairs import prepare_pairs
@@ -111,7 +111,7 @@ def _plan(
         prepared = prepare_pairs(recipe, on_stage, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
         found = [*found, *prepared.splits.warnings]
-        check_passes(recipe, prepared.splits, batch.num_processes)
+        check_pass_budget(recipe, prepared.splits, batch.num_processes)
     on_stage("plan", f"{recipe.model.path} on {target.device.name}")
 
     def plan_with(sharding: Sharding) -> JobPlan:
@@ -119,4 +119,4 @@ def _plan(
 
     job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
     launch = sketch_launch(validated.recipe, batch, job.sharding.strategy, reason, job.dtype)
-    return job, launch, (*found, *advise(facts_of(job, reports)))
+    return job, launch, (*found, *advise(advice_facts(job, reports)))

@@ -37,9 +37,9 @@ def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator
     processes = f" each of {plan.sharding.num_processes} processes" if plan.sharding.num_processes > 1 else ""
     yield f"peak memory{processes}, while {_PHASES[memory.highest.name]}"
     for name, size in memory.highest.parts.items():
-        yield f"  {_PARTS[name]:<24}{format_bytes(size):>12}"
-    yield f"  {'in all':<24}{format_bytes(memory.peak_bytes):>12}   of {format_bytes(plan.target.usable_bytes)}"
-    others = [f"{phase.name} {format_bytes(phase.peak_bytes)}" for phase in memory.phases if phase != memory.highest]
+        yield f"  {_PARTS[name]:<24}{describe_bytes(size):>12}"
+    yield f"  {'in all':<24}{describe_bytes(memory.peak_bytes):>12}   of {describe_bytes(plan.target.usable_bytes)}"
+    others = [f"{phase.name} {describe_bytes(phase.peak_bytes)}" for phase in memory.phases if phase != memory.highest]
     yield f"  {'other stages':<24}{', '.join(others)}"
     yield ""
     yield from _work(plan)
@@ -65,8 +65,8 @@ _PHASES = {
 
 def _verdict(plan: JobPlan) -> str:
     if plan.fits:
-        return f"fits, with {format_bytes(plan.spare_bytes)} to spare"
-    return f"does not fit, by {format_bytes(-plan.spare_bytes)}"
+        return f"fits, with {describe_bytes(plan.spare_bytes)} to spare"
+    return f"does not fit, by {describe_bytes(-plan.spare_bytes)}"
 
 
 def _work(plan: JobPlan) -> Iterator[str]:
@@ -104,7 +104,7 @@ def _work(plan: JobPlan) -> Iterator[str]:
 
 def _disk(plan: JobPlan) -> Iterator[str]:
     names = {"base": "base", "checkpoint": "a checkpoint", "checkpoints": "all checkpoints", "model": "the saved model"}
-    sizes = [f"{names[name]} {format_bytes(size)}" for name, size in plan.disk.items() if size]
+    sizes = [f"{names[name]} {describe_bytes(size)}" for name, size in plan.disk.items() if size]
     yield f"disk        {', '.join(sizes)}"
 
 
@@ -119,11 +119,11 @@ def _launch(launch: LaunchSketch) -> Iterator[str]:
 
 def _change(plan: JobPlan, change: Change) -> str:
     fits = "" if change.fits else ", still too much"
-    cost = f"{format_bytes(change.peak_bytes)}{fits}, {format_seconds(change.step_s)} a step; {change.price}"
+    cost = f"{describe_bytes(change.peak_bytes)}{fits}, {format_seconds(change.step_s)} a step; {change.price}"
     return f"{describe_settings(plan, change)}\n      {cost}"
 
 
-def format_bytes(size: int) -> str:
+def describe_bytes(size: int) -> str:
     """A size with its unit."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from dpo_recipes.recipe.json_schema import recipe_json_schema
+from dpo_recipes.recipe.schema import recipe_json_schema
 
 
 def schema() -> None:

@@ -10,7 +10,7 @@ from dpo_recipes.engine.callbacks.baseline import BaselineCallback, answer_as_ba
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
-from dpo_recipes.engine.checkpoints.choice import check_base, digest_of_base, facts_of, find_start, take_best
+from dpo_recipes.engine.checkpoints.choice import check_same_base, digest_of_base, find_start, manifest_facts, take_best
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.distributed import DistributedContext
@@ -109,7 +109,7 @@ def train(  # noqa: PLR0913
     writer = CheckpointWriter(
         run.checkpoints,
         recipe.checkpoints.save_total_limit,
-        facts_of(recipe, run, distributed, tokenized.key),
+        manifest_facts(recipe, run, distributed, tokenized.key),
         distributed,
         best=start.best,
         damaged=start.damaged,
@@ -120,7 +120,7 @@ def train(  # noqa: PLR0913
     trainer = prepare_trainer(bundle, context, datasets, callbacks)
     probe.trainer = saving.trainer = trainer
     weights = distributed.share(digest_of_base(trainer, bundle))
-    check_base(start, weights)
+    check_same_base(start, weights)
     writer.facts["base_weights"] = weights
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, distributed)
     if trainer.prefix_sharing.refusal:

@@ -9,8 +9,8 @@ from dpo_recipes.engine.checkpoints.choice import Decided
 from dpo_recipes.errors import Finding, RunError
 from dpo_recipes.fit.advice.rules import advise
 from dpo_recipes.fit.check import check_fit
-from dpo_recipes.fit.planner.plan import JobPlan, facts_of
-from dpo_recipes.fit.planner.workload import check_passes, read_workload
+from dpo_recipes.fit.planner.plan import JobPlan, advice_facts
+from dpo_recipes.fit.planner.workload import check_pass_budget, read_workload
 from dpo_recipes.launch.files import LaunchPlan
 from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe
@@ -60,12 +60,12 @@ def decide(
         num_processes=rank.num_processes,
         processes_here=rank.processes_here,
     )
-    check_passes(checked.recipe, prepared.splits, rank.num_processes)
+    check_pass_budget(checked.recipe, prepared.splits, rank.num_processes)
     if before is not None and checked.recipe.training.optimizer != before.training["optimizer"]:
         raise _other_optimizer(before.training["optimizer"], checked.recipe.training.optimizer)
     reason = checked.reason if recipe.launch.strategy == given else "as it was chosen when the run started"
     decided = LaunchPlan(launch.batch, checked.plan.sharding.strategy, reason).with_batch_of(checked.recipe)
-    advice = advise(facts_of(checked.plan, prepared.splits.reports))
+    advice = advise(advice_facts(checked.plan, prepared.splits.reports))
     return Decision(checked.recipe, decided, checked.plan, (*checked.findings, *advice))
 
 

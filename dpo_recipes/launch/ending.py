@@ -1,4 +1,6 @@
-"""Ends a worker's process after the exit handlers of libraries have run, but before Python finalizes itself.
+"""How a worker's process ends: with the command that started it, and before Python finalizes itself.
+
+The command may be killed, so that it cannot ask its workers to stop.
 
 A thread of gloo releases the tensors of a collective late, and it lives as long as anything holds the process group, as
 DDP does after `destroy_process_group`. If Python is finalizing by then, the thread's request for the interpreter aborts
@@ -11,8 +13,35 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
+import threading
+import time
 from typing import NoReturn
+
+PARENT = "DPO_RECIPE_PARENT"
+"""The variable with the process id of the command. A worker's own parent may be torchrun, which would keep running."""
+_LOOK_EVERY_S = 0.5
+
+
+def end_with_parent() -> None:
+    """Send this process SIGTERM, on which it writes a checkpoint, when the command has ended. Does nothing if no
+    command started it."""
+    number = os.environ.get(PARENT)
+    if number is not None:
+        threading.Thread(target=_watch, args=(int(number),), name="parent", daemon=True).start()
+
+
+def _watch(number: int) -> None:
+    import psutil  # workers alone need it
+
+    try:
+        parent = psutil.Process(number)  # psutil compares start times: another process may get the same id
+        while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_LOOK_EVERY_S)
+    except psutil.NoSuchProcess:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Ending:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.launch.batch import BatchPlan, batch_of, plan_batch
-from dpo_recipes.launch.deepspeed import deepspeed_config, stage_of
-from dpo_recipes.launch.fsdp import fsdp_config
+from dpo_recipes.launch.strategy_configs import deepspeed_config, fsdp_config, stage_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SHARDS_WEIGHTS
 from dpo_recipes.run_dir import RunDirectory, write_json

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from dpo_recipes.launch.parent import PARENT
+from dpo_recipes.launch.ending import PARENT
 from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory

@@ -13,7 +13,7 @@ from dpo_recipes import __version__
 from dpo_recipes.hardware.profiles import Device, profile
 from dpo_recipes.recipe.dump import dump_plain
 from dpo_recipes.recipe.model_checks import optimizer_library
-from dpo_recipes.recipe.paths import is_url, local_files, parent_of
+from dpo_recipes.recipe.paths import is_url, local_data_paths, parent_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
 
@@ -75,7 +75,7 @@ def travelling_recipe(request: ExportRequest) -> tuple[str, dict[str, Path]]:
     if data.get("launch") == {}:
         del data["launch"]
     files: dict[str, Path] = {}
-    for at in local_files(data):
+    for at in local_data_paths(data):
         parent = parent_of(data, at)
         path = Path(parent[at[-1]])
         if at == ("chat_template",):

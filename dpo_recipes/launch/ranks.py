@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.launch.parent import PARENT
+from dpo_recipes.launch.ending import PARENT
 from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json
 
 LOST_EACH_OTHER = "T613"

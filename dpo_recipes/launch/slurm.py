@@ -16,7 +16,7 @@ from pathlib import Path
 from dpo_recipes.errors import EXIT_INTERRUPTED, RunError
 from dpo_recipes.launch.files import launch_folder
 from dpo_recipes.launch.job import Launcher, LaunchRequest
-from dpo_recipes.launch.slurm_errors import ended_badly, lost, refused, silent_worker
+from dpo_recipes.launch.slurm_errors import ended_badly, lost, silent_worker, submission_refused
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script, gpus_of_node
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
 from dpo_recipes.recipe.schema import Recipe
@@ -70,7 +70,7 @@ class SlurmLauncher(Launcher):
         done = _call(*self.command(request))
         number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
         if done.returncode or number is None:
-            raise refused(done.stderr.strip() or done.stdout.strip(), script)
+            raise submission_refused(done.stderr.strip() or done.stdout.strip(), script)
         write_text_atomically(_number_path(request.run), number[1])
         request.on_message(f"SLURM job {number[1]} from {script}")
         return int(number[1])
@@ -110,7 +110,7 @@ def _find_job(run: RunDirectory) -> tuple[int, JobView] | None:
         return None
     done = _show(number)
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise refused(done.stderr.strip(), _script_path(run))
+        raise submission_refused(done.stderr.strip(), _script_path(run))
     # Job numbers start again with a new cluster, so this may be the job of another run.
     if "JobState=" not in done.stdout or f"Command={_script_path(run)}" not in done.stdout:
         return None

@@ -27,7 +27,7 @@ _REFUSALS = {
 }
 
 
-def refused(words: str, script: Path) -> RunError:
+def submission_refused(words: str, script: Path) -> RunError:
     """T631: sbatch refused the job."""
     lowered = words.lower()
     known = (fix for phrase, fix in _REFUSALS.items() if phrase in lowered)

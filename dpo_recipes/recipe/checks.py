@@ -25,7 +25,7 @@ NOT_INSTALLED = "R316"
 """The code for a library that is not installed. It is not an error in the recipe, so it is reported as a warning;
 `run` turns it into an error."""
 
-Rule = Callable[[Recipe, Composed], Iterator[Finding]]
+RecipeRule = Callable[[Recipe, Composed], Iterator[Finding]]
 
 
 def check_recipe(recipe: Recipe, composed: Composed) -> list[Finding]:
@@ -193,7 +193,7 @@ def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             )
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[RecipeRule, ...] = (
     check_model_source,
     *model_checks.RULES,
     *source_checks.RULES,

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from dpo_recipes.errors import Finding, RecipeError, Where
-from dpo_recipes.recipe.yaml_nodes import Refused, compose
+from dpo_recipes.recipe.yaml_nodes import Refused, compose_nodes
 
 MAX_FILE_BYTES = 1_000_000
 
@@ -120,7 +120,7 @@ def parse_yaml(text: str, file: str) -> tuple[Any, dict[DataPath, Span]]:
     """The plain data and spans of one YAML document of any type (also the value of a `--set`)."""
     lines = text.splitlines()
     try:
-        node = compose(text)
+        node = compose_nodes(text)
         if node is None:
             return None, {(): Span(Where(file))}
         builder = _Builder(file, lines)

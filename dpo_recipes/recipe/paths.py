@@ -82,7 +82,7 @@ def resolve_paths(composed: Composed) -> Composed:
     return replace(composed, data=data, origins=origins)
 
 
-def local_files(data: dict[str, Any]) -> list[DataPath]:
+def local_data_paths(data: dict[str, Any]) -> list[DataPath]:
     """The fields of resolved data that contain the path of a local file or folder."""
     found = []
     for at in _path_fields(data):

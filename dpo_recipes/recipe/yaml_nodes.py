@@ -31,7 +31,7 @@ class _Extent(NamedTuple):
     depth: int
 
 
-def compose(text: str) -> yaml.Node | None:
+def compose_nodes(text: str) -> yaml.Node | None:
     """The only document of a text, or None if the text is empty. Raises `Refused`, and PyYAML's errors for bad
     syntax."""
     loader = _Loader(text)

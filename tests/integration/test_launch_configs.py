@@ -14,10 +14,9 @@ from dpo_recipes.engine.dpo_trainer import dpo_config
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.launch import accelerate as accelerate_launcher
 from dpo_recipes.launch.batch import BatchPlan
-from dpo_recipes.launch.deepspeed import deepspeed_config
 from dpo_recipes.launch.files import LaunchPlan
-from dpo_recipes.launch.fsdp import fsdp_config
 from dpo_recipes.launch.job import LaunchRequest
+from dpo_recipes.launch.strategy_configs import deepspeed_config, fsdp_config
 from dpo_recipes.recipe.launch_keys import ACCELERATE, DEEPSPEED, DEEPSPEED_ZERO, FSDP, SAID_ELSEWHERE
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory

@@ -12,8 +12,8 @@ import pytest
 
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.errors import EXIT_CODE_BY_LETTER
-from dpo_recipes.recipe.json_schema import recipe_json_schema
 from dpo_recipes.recipe.load import load_text
+from dpo_recipes.recipe.schema import recipe_json_schema
 from dpo_recipes.recipe.validate import validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]

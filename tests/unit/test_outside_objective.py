@@ -14,8 +14,8 @@ from outside import installed
 
 from dpo_recipes import registry
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.recipe.json_schema import recipe_json_schema
 from dpo_recipes.recipe.load import load_text
+from dpo_recipes.recipe.schema import recipe_json_schema
 from dpo_recipes.recipe.validate import Validated, validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]

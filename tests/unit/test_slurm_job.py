@@ -11,7 +11,7 @@ import pytest
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm import LAUNCHER, is_executed
-from dpo_recipes.launch.slurm_errors import ended_badly, refused
+from dpo_recipes.launch.slurm_errors import ended_badly, submission_refused
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
@@ -83,7 +83,7 @@ def test_each_bad_end_has_a_code_a_reason_and_a_way_out(state: str, code: str) -
 
 def test_a_refusal_keeps_slurms_words() -> None:
     words = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
-    (finding,) = refused(words, Path("job.sbatch")).findings
+    (finding,) = submission_refused(words, Path("job.sbatch")).findings
     assert (finding.code, finding.why) == ("T631", words)
     assert "--slurm" in (finding.fix or "")
 

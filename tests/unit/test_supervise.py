@@ -17,7 +17,7 @@ from dpo_recipes.errors import RunError
 from dpo_recipes.launch.job import LaunchRequest, ProcessJob
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.supervise import Watchdog, WorkerBug, explain, follow, is_transient
+from dpo_recipes.supervise import Watchdog, WorkerBug, explain_failure, follow, is_transient
 
 PLAIN = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
 
@@ -107,7 +107,7 @@ def test_a_run_that_evaluates_saves_or_has_just_begun_does_not_hang(clock: Clock
 def test_the_rank_that_failed_first_is_believed(run: RunDirectory) -> None:
     on_message(run, 0, error("T613", at=5.0))
     on_message(run, 1, {"event": "step", "step": 7}, error("T603", at=6.0))
-    failure = explain(1, run)
+    failure = explain_failure(1, run)
     assert isinstance(failure, RunError)
     assert failure.findings[0].code == "T603"
 
@@ -118,18 +118,18 @@ def test_a_rank_that_was_killed_is_named_with_its_last_step(run: RunDirectory) -
     run.log.write_text(
         "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)"
     )
-    failure = explain(-9, run)
+    failure = explain_failure(-9, run)
     assert "rank 1 after step 7 was killed (SIGKILL)" in str(failure)
     assert "T605" in str(failure)
 
 
 def test_a_collective_that_nccl_gave_up_is_no_crash_of_a_library(run: RunDirectory) -> None:
-    assert "T605" in str(explain(-6, run))
+    assert "T605" in str(explain_failure(-6, run))
     (run.ranks / "1" / "run.log").write_text(
         "[rank1]:[E1218 20:27:21 ProcessGroupNCCL.cpp:629] [Rank 1] Watchdog caught collective operation timeout: "
         "WorkNCCL(SeqNum=7, OpType=ALLREDUCE, Timeout(ms)=600000) ran for 600081 milliseconds before timing out.\n"
     )
-    failure = explain(-6, run)
+    failure = explain_failure(-6, run)
     assert "T613" in str(failure)
     assert "OpType=ALLREDUCE" in str(failure)
     assert is_transient(failure)
@@ -140,32 +140,32 @@ def test_nodes_that_do_not_meet_are_no_bug_of_ours(run: RunDirectory) -> None:
     run.log.write_text(
         f"Traceback (most recent call last):\n  ...\n{api}.RendezvousConnectionError: The connection ...\n"
     )
-    failure = explain(1, run)
+    failure = explain_failure(1, run)
     assert "T613" in str(failure)
     assert "the nodes could not connect to one another" in str(failure)
     with run.log.open("a") as log:  # another start, which came further
         log.write("Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n")
-    assert isinstance(explain(1, run), WorkerBug)
+    assert isinstance(explain_failure(1, run), WorkerBug)
 
 
 def test_a_kill_by_the_kernel_for_memory_is_told_apart(run: RunDirectory) -> None:
-    assert "T603" in str(explain(-9, run, was_out_of_memory=True))
-    assert "T605" in str(explain(-9, run))
+    assert "T603" in str(explain_failure(-9, run, was_out_of_memory=True))
+    assert "T605" in str(explain_failure(-9, run))
 
 
 @pytest.mark.parametrize("code", ["I101", "I130"])
 def test_the_launchers_signal_to_the_others_hides_no_kill(run: RunDirectory, code: str) -> None:
     """Before training they end at once when torchrun asks them to, and say that they were interrupted."""
     on_message(run, 0, error(code, at=1.0))
-    assert "T605" in str(explain(-9, run))
-    assert "T603" in str(explain(-9, run, was_out_of_memory=True))
+    assert "T605" in str(explain_failure(-9, run))
+    assert "T603" in str(explain_failure(-9, run, was_out_of_memory=True))
     on_message(run, 1, error("T602", at=2.0))
-    assert "T602" in str(explain(1, run))
+    assert "T602" in str(explain_failure(1, run))
 
 
 def test_interruptions_keep_their_code_whatever_the_launcher_ends_with(run: RunDirectory) -> None:
     on_message(run, 0, error("I101", at=1.0))
-    failure = explain(1, run)
+    failure = explain_failure(1, run)
     assert getattr(failure, "exit_code", None) == 75
 
 
@@ -275,7 +275,7 @@ def test_a_crash_names_the_place_and_the_log_of_the_rank_that_crashed(run: RunDi
     run.log.write_text(
         "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -6 (pid: 7)"
     )
-    why = str(explain(-6, run))
+    why = str(explain_failure(-6, run))
     assert "a library crashed in call_a_library (<string>:5)" in why
     assert f"the last output is in {log}" in why
 

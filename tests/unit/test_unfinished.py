@@ -14,7 +14,7 @@ import pytest
 
 from dpo_recipes import resume
 from dpo_recipes.errors import RunError
-from dpo_recipes.launch.parent import PARENT
+from dpo_recipes.launch.ending import PARENT
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.resume import differences, file_lock, find_unfinished, is_running, nothing_to_resume, read_recipe

@@ -59,7 +59,7 @@ class Start:
     damaged: tuple[str, ...] = ()
     """Names of the checkpoints that were skipped."""
     base_weights: dict[str, str] | None = None
-    """Of the base that it was trained on: as `facts_of` notes it."""
+    """Of the base that it was trained on: as `manifest_facts` notes it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def decided_before(run: RunDirectory) -> Decided | None:
     return Decided(facts["strategy"], facts["num_processes"], facts["training"])
 
 
-def facts_of(recipe: Recipe, run: RunDirectory, distributed: DistributedContext, data: str) -> dict[str, Any]:
+def manifest_facts(recipe: Recipe, run: RunDirectory, distributed: DistributedContext, data: str) -> dict[str, Any]:
     """The facts for the manifest of each checkpoint: what it was made of and how."""
     given, training = read_recipe(run), recipe.training.model_dump()
     return {
@@ -135,7 +135,7 @@ def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
     return {"digest": trainer.reference_weights, "place": place}
 
 
-def check_base(start: Start, weights: dict[str, str] | None) -> None:
+def check_same_base(start: Start, weights: dict[str, str] | None) -> None:
     """Raise `RunError` T619 if the base is not the one on which the checkpoint was trained."""
     earlier = start.base_weights
     if earlier is None or weights is None or earlier["place"] != weights["place"] or earlier == weights:

@@ -73,7 +73,7 @@ def check_pair_count(facts: JobFacts) -> Iterator[Remark]:
     )
 
 
-def check_passes(facts: JobFacts) -> Iterator[Remark]:
+def check_num_passes(facts: JobFacts) -> Iterator[Remark]:
     """F792."""
     passes = facts.num_passes
     if passes is None or passes <= MANY_PASSES:
@@ -122,7 +122,7 @@ def check_batch(facts: JobFacts) -> Iterator[Remark]:
     )
 
 
-def check_held_out(facts: JobFacts) -> Iterator[Remark]:
+def check_held_out_count(facts: JobFacts) -> Iterator[Remark]:
     """F795, for the held-out and for the test pairs. R390 warns if nothing is held out."""
     enough = pairs_for_half_width(HALF_WIDTH)
     for part, pairs, noun in (("eval", facts.num_eval_pairs, "held-out"), ("test", facts.num_test_pairs, "test")):
@@ -158,7 +158,7 @@ def check_warmup(facts: JobFacts) -> Iterator[Remark]:
     )
 
 
-def check_keep_best(facts: JobFacts) -> Iterator[Remark]:
+def check_best_candidates(facts: JobFacts) -> Iterator[Remark]:
     """F799. transformers also evaluates at the end of the epoch in which training stops."""
     training, steps = facts.recipe.training, facts.num_steps
     if not facts.recipe.checkpoints.keep_best or training.eval_steps is None or steps is None:

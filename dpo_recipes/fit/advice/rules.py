@@ -72,7 +72,7 @@ RULES = (
     AdviceRule(
         "F792",
         "many-passes",
-        checks.check_passes,
+        checks.check_num_passes,
         "more than 3 passes over the training pairs",
         "Zephyr ranked every training pair correctly after one pass, and its best model had three passes; Tulu 3 "
         "scored 57.3 after one and 53.4 after three",
@@ -98,7 +98,7 @@ RULES = (
     AdviceRule(
         "F795",
         "few-held-out-pairs",
-        checks.check_held_out,
+        checks.check_held_out_count,
         "fewer than 381 held-out or test pairs, where the 95 % interval of an accuracy reaches beyond ± 5 points",
         "a smaller difference may be due to chance, and so are settings that are chosen by it",
         (WILSON, ERROR_BARS),
@@ -130,7 +130,7 @@ RULES = (
     AdviceRule(
         "F799",
         "keep-best-compares-nothing",
-        checks.check_keep_best,
+        checks.check_best_candidates,
         "`checkpoints.keep_best` without an evaluation before the last step",
         "the best model is chosen among the evaluated ones, and only one is evaluated",
         (EARLY_STOPPING,),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.fit.planner.workload import Lengths
+from dpo_recipes.fit.planner.workload import LengthTable
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates
@@ -34,7 +34,7 @@ class Duration:
 
 
 def estimate_duration(
-    meta_model: MetaModel, weights: Weights, typical: Lengths, facts: JobFacts, rates: Rates
+    meta_model: MetaModel, weights: Weights, typical: LengthTable, facts: JobFacts, rates: Rates
 ) -> Duration:
     """The time of reference pass, training, evaluations and sample answers, from that of a typical micro-batch."""
     recipe = meta_model.recipe

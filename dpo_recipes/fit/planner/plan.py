@@ -14,7 +14,7 @@ from dpo_recipes.fit.planner.duration import Duration, estimate_duration
 from dpo_recipes.fit.planner.memory import MemoryEstimate, estimate_memory
 from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.fit.planner.target import Target
-from dpo_recipes.fit.planner.workload import Lengths, Workload
+from dpo_recipes.fit.planner.workload import LengthTable, Workload
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights, load_meta_model, weigh
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.launch.batch import batch_of
@@ -151,7 +151,7 @@ class Planner:
     def _longest(self, recipe: Recipe) -> Batch:
         return Batch.of(*self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares).T)
 
-    def _typical(self, recipe: Recipe) -> Lengths:
+    def _typical(self, recipe: Recipe) -> LengthTable:
         return self._workload.typical(recipe, shares=self._shares)
 
     def _try(self, recipe: Recipe) -> Outcome:
@@ -163,7 +163,7 @@ class Planner:
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)
 
 
-def facts_of(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:
+def advice_facts(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:
     """The facts for advice: the plan's counts, and from the data report the shares of truncated and dropped pairs."""
     facts = replace(plan.facts, trainable_parameters=plan.weights.num_trainable)
     report = reports.get("train")

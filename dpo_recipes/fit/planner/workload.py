@@ -19,7 +19,7 @@ from dpo_recipes.launch.batch import batch_of, max_tokens
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
-Lengths = np.ndarray
+LengthTable = np.ndarray
 """Tokens of prompt, chosen and rejected answer as training sees them, of shape [pairs, 3]."""
 
 
@@ -30,7 +30,7 @@ class Workload:
 
     num_pairs: dict[str, int | None]
     """By split; None if it is unknown before the data are read."""
-    lengths: dict[str, Lengths] | None = None
+    lengths: dict[str, LengthTable] | None = None
 
     @property
     def is_read(self) -> bool:
@@ -42,7 +42,7 @@ class Workload:
         counts = (self.num_pairs.get(split) for split in ("train", "eval", "test"))
         return JobFacts(recipe, *counts, num_processes=num_processes)
 
-    def longest(self, recipe: Recipe, num_processes: int = 1, *, shares: bool = True) -> Lengths:
+    def longest(self, recipe: Recipe, num_processes: int = 1, *, shares: bool = True) -> LengthTable:
         """The pairs of the micro-batch with the most tokens that can come together; of shape [micro-batch, 3].
 
         The longest pairs may be drawn together in any order. `shares` says whether the model can be computed with each
@@ -59,12 +59,12 @@ class Workload:
         return _together(recipe, self._longest_first, size, shares=shares)
 
     @cached_property
-    def _longest_first(self) -> Lengths:
+    def _longest_first(self) -> LengthTable:
         """Training pairs, sorted once for all variants of a recipe that `--fit` tries."""
         rows = (self.lengths or {})["train"]
         return rows[np.argsort(-rows.sum(axis=1), kind="stable")]
 
-    def typical(self, recipe: Recipe, *, shares: bool = True) -> Lengths:
+    def typical(self, recipe: Recipe, *, shares: bool = True) -> LengthTable:
         """A micro-batch of pairs of the mean length."""
         if self.lengths is None:
             return self.longest(recipe, shares=shares)
@@ -79,7 +79,7 @@ class Workload:
         return None
 
 
-def check_passes(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> None:
+def check_pass_budget(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> None:
     """Raise `RunError` T607 for a pair that does not fit into one pass with its prompt computed once; where a model
     turns out not to share it, the engine looks again."""
     shares, most = recipe.training.prefix_sharing != "off", recipe.training.max_tokens_per_pass
@@ -88,7 +88,7 @@ def check_passes(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int)
         check_longest_pair(seen, most, shares=shares, locate=tokenized.where)
 
 
-def _together(recipe: Recipe, rows: Lengths, size: int, *, shares: bool) -> Lengths:
+def _together(recipe: Recipe, rows: LengthTable, size: int, *, shares: bool) -> LengthTable:
     """The first of some pairs, longest first, that are computed together: so many, or as many as a pass may have
     tokens."""
     most = max_tokens(recipe)

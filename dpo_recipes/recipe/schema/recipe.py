@@ -1,6 +1,6 @@
-"""The top level of a recipe."""
+"""The top level of a recipe, and the JSON schema of all of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
@@ -65,3 +65,19 @@ class Recipe(Section):
         min_length=1,
         description="The folder for run directories, relative to the folder in which the command is started.",
     )
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe file.
+
+    A recipe that extends another may omit what its parent has, so the required fields are required only in a recipe
+    without `extends`.
+    """
+    schema = Recipe.model_json_schema(by_alias=True)
+    required = schema.pop("required")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "dpo-recipe, schema version 1",
+        **{key: value for key, value in schema.items() if key != "title"},
+        "anyOf": [{"required": ["extends"]}, {"required": required}],
+    }

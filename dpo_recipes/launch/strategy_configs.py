@@ -1,11 +1,11 @@
-"""DeepSpeed's configuration for a recipe."""
+"""The configurations of DeepSpeed and FSDP for a recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dpo_recipes.launch.batch import BatchPlan
-from dpo_recipes.launch.merge import merged
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -45,4 +45,30 @@ def deepspeed_config(recipe: Recipe, strategy: str, batch: BatchPlan, dtype: str
     if launch.offload != "none":
         # CPUAdam is compiled at its first use; torch's own optimizer needs no compiler.
         config["zero_force_ds_cpu_optimizer"] = False
-    return merged(config, launch.deepspeed)
+    return _merged(config, launch.deepspeed)
+
+
+def fsdp_config(recipe: Recipe) -> dict[str, Any]:
+    """The configuration that transformers' TrainingArguments take beside `fsdp=True`, `launch.fsdp` merged in."""
+    config = {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": True,
+        "cpu_offload": recipe.launch.offload == "all",
+        # Saved models and checkpoints of the weights are whole; optimizer state follows them.
+        "state_dict_type": "FULL_STATE_DICT",
+        # transformers' own checkpointing does the same: FSDP2 gathers a recomputed layer no more often (`_pre_forward`
+        # in torch 2.13). accelerate's renames modules, so that peft finds no adapter to save in them.
+        "activation_checkpointing": False,
+        "cpu_ram_efficient_loading": False,
+    }
+    return _merged(config, recipe.launch.fsdp)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` overridden by `above`: mappings are merged, other values replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
