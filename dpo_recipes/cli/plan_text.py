@@ -34,7 +34,7 @@ def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator
     where = f"{device.name}, {'this machine' if plan.target.is_here else 'described'}"
     yield f"{plan.recipe.name} on {where}: {_verdict(plan)}"
     yield ""
-    processes = f" each of {plan.sharding.num_processes} processes" if plan.sharding.num_processes > 1 else ""
+    processes = f" of each of {plan.sharding.num_processes} processes" if plan.sharding.num_processes > 1 else ""
     yield f"peak memory{processes}, while {_PHASES[memory.highest.name]}"
     for name, size in memory.highest.parts.items():
         yield f"  {_PARTS[name]:<24}{describe_bytes(size):>12}"

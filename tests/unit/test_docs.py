@@ -80,3 +80,15 @@ def test_links_in_the_documents_lead_somewhere() -> None:
         if not (page.parent / link).exists()
     ]
     assert not broken
+
+
+def test_python_files_named_in_the_documents_exist() -> None:
+    files = [f"/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.glob("[!.]*/**/*.py")]
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(r"`(?:\.\./)*([\w/]+\.py)`", page.read_text(encoding="utf-8"))
+        if not name.endswith("/x.py")  # where a new file goes
+    }
+    assert len(named) > 10
+    assert not [(page, name) for page, name in sorted(named) if not any(file.endswith(f"/{name}") for file in files)]
