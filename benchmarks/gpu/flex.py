@@ -47,12 +47,12 @@ def _packings(context: Context) -> tuple[Any, tuple[int, int]]:
     """The packed row of some pairs, and the shape of their padded batch."""
     import torch
 
-    from dpo_recipes.engine.packing import PairLengths, pack
+    from dpo_recipes.engine.packing import GroupLengths, pack
 
     rows, _ = pair_source.read_pairs(2 if context.is_tiny else 16, 32000, longest=12 if context.is_tiny else None)
     prompt = tuple(len(row["prompt_ids"]) for row in rows)
     whole = [tuple(len(row["prompt_ids"] + row["answer_ids"][number]) for row in rows) for number in (0, 1)]
-    lengths = PairLengths(prompt, whole[0], whole[1], max(map(max, whole)))
+    lengths = GroupLengths(prompt, tuple(whole), max(map(max, whole)))
     packing = pack(lengths, range(len(rows)), torch.device(context.device.kind))
     return packing, (2 * len(rows), lengths.width)
 
@@ -127,15 +127,15 @@ def _measure_flex(context: Context, inputs: list[Any], packing: Any, expected: A
 
 
 def _places(packing: Any, device: str) -> tuple[Any, Any, Any]:
-    """Of each token its pair, whether it is in the rejected tail, and where its prompt ends, [T] each."""
+    """Of each token its pair, whether it is in the second tail, and where its prompt ends, [T] each."""
     import torch
 
     pair = torch.empty(packing.num_tokens, dtype=torch.long)
     is_tail = torch.zeros(packing.num_tokens, dtype=torch.bool)
     prefix_end = torch.empty(packing.num_tokens, dtype=torch.long)
-    for number, one in enumerate(packing.pairs):
+    for number, one in enumerate(packing.groups):
         pair[one.start : one.stop] = number
-        is_tail[one.start + one.chosen : one.stop] = True
+        is_tail[one.stop - one.tails[1] : one.stop] = True
         prefix_end[one.start : one.stop] = one.start + one.prefix
     return pair.to(device), is_tail.to(device), prefix_end.to(device)
 

@@ -1,4 +1,4 @@
-"""Attention in a packed row: each span of queries attends to its own keys and to no other pair's.
+"""Attention in a packed row: each span of queries attends to its own keys and to no other group's.
 
 Registered with transformers' AttentionInterface under the names of the kinds of attention that it replaces; calls
 without a packing are passed on to the original functions. The packing is passed as a keyword argument through the
@@ -42,26 +42,15 @@ def register() -> None:
             AttentionInterface.register(name, _standing_in_for(plain))
 
 
-def compute_packed(forward: Callable[..., Any], ids: torch.Tensor, packing: Packing) -> Any:
-    """The output of a backbone's own forward for the packed row; `ids` are those of the padded batch, [2B, L]."""
-    # transformers 5.23 passes a mask of four dimensions unchanged to the layers; otherwise it would create one of T ×
-    # T, which attention in packed rows does not read.
-    unread_mask = torch.empty(1, 1, 1, 1, device=ids.device)
-    return forward(
-        input_ids=packing.gather(ids),
-        position_ids=packing.position_ids,
-        attention_mask=unread_mask,
-        use_cache=False,
-        **{KEYWORD: packing},
-    )
-
-
 def _standing_in_for(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
         packing = kwargs.pop(KEYWORD, None)
         if packing is None:
             return plain(module, query, key, value, attention_mask, **kwargs)
+        # transformers 5.23's functions read it from the module too; those of encoders have it set to False.
+        if kwargs.get("is_causal") is None:
+            kwargs["is_causal"] = getattr(module, "is_causal", True)
         return attend_packed(query, key, value, packing, **kwargs), None
 
     attend.stands_in_for = plain  # pyright: ignore[reportAttributeAccessIssue]
@@ -124,18 +113,21 @@ def by_span(
     slice would fill a whole row with zeros.
     """
     spans, masks = all_spans(packing), _masks(packing, window, query.device)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     lengths = [span.queries for span in spans]
     queries, keys, values = (tensor.split(lengths, 2) for tensor in (query, key, value))
     outputs: list[torch.Tensor] = []
+    first_row = 0  # the span that holds the prefix of the tails after it
     for index, (span, mask) in enumerate(zip(spans, masks, strict=True)):
         span_key, span_value = keys[index], values[index]
-        if span.num_keys > span.queries:  # a tail: the keys of the prefix precede its own keys
-            prefix = span.num_keys - span.queries
-            span_key = torch.cat([keys[index - 1][:, :, :prefix], span_key], 2)
-            span_value = torch.cat([values[index - 1][:, :, :prefix], span_value], 2)
+        prefix = span.num_keys - span.queries
+        if prefix:
+            span_key = torch.cat([keys[first_row][:, :, :prefix], span_key], 2)
+            span_value = torch.cat([values[first_row][:, :, :prefix], span_value], 2)
+        else:
+            first_row = index
         outputs.append(
             scaled_dot_product_attention(
                 queries[index],
@@ -143,7 +135,7 @@ def by_span(
                 span_value,
                 attn_mask=mask,
                 dropout_p=dropout,
-                is_causal=mask is None and span.queries > 1 and span.num_keys == span.queries,
+                is_causal=mask is None and span.queries > 1 and not prefix,
                 scale=scaling,
             )
         )

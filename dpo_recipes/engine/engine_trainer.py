@@ -50,7 +50,8 @@ class EngineTrainer(TokenBatches):
         training = context.recipe.training
         # Each pass gathers sharded weights in all processes, so all must divide a batch into as many passes.
         most = None if self.distributed.shards_weights else training.max_tokens_per_pass
-        self.prefix_sharing = share_prefixes(bundle.policy, training.prefix_sharing, most)
+        shape = context.objective.batch_shape(context.recipe.objective)
+        self.prefix_sharing = share_prefixes(bundle.policy, training.prefix_sharing, most, shape.num_answers)
         if context.events is not None:
             self.prefix_sharing.on_message = context.events.note
         self._check_longest(datasets)

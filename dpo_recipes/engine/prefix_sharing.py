@@ -1,9 +1,10 @@
-"""Each distinct token of a preference batch goes through the model once.
+"""Each distinct token of a batch goes through the model once.
 
-A preference batch holds every prompt twice, before the chosen and before the rejected answer, and pads all rows to the
-longest. This module wraps the forward of the model's backbone (the model without its head): the padded batch is packed
-into one row of distinct tokens, computed, and its hidden states are laid out as the trainer expects them. The trainer,
-its losses, metrics and head stay unchanged. docs/adr/0011-prefix-sharing.md has the reasons.
+A batch of preferences holds every prompt once for each of its K answers, and pads all rows to the longest. This module
+wraps the forward of the model's backbone (the model without its head): the padded batch is packed into one row of
+distinct tokens, computed, and its hidden states are laid out as the trainer expects them. The trainer, its losses,
+metrics and head stay unchanged. With K = 1 nothing is shared and only padding is saved. docs/adr/0011-prefix-sharing.md
+has the reasons.
 """
 
 from __future__ import annotations
@@ -14,21 +15,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from dpo_recipes.data.lengths import row_lengths
-from dpo_recipes.engine.attention import compute_packed, register
+from dpo_recipes.engine.attention import register
+from dpo_recipes.engine.backbone import forward_packed, forward_padded
 from dpo_recipes.engine.packing import (
-    PairLengths,
-    group_by_padded_tokens,
-    group_by_tokens,
-    measure_pairs,
+    GroupLengths,
+    measure_groups,
     num_positions,
-    pack,
-    widest,
+    own_position_ids,
+    split_by_padded_tokens,
 )
 from dpo_recipes.engine.pair_names import Locate, name_pair
-from dpo_recipes.engine.prefix_trial import difference, unsupported_reason
+from dpo_recipes.engine.prefix_trial import run_trial, unsupported_reason
 from dpo_recipes.errors import RunError
 
 Mode = Literal["auto", "on", "off"]
@@ -54,17 +53,17 @@ class Positions:
     padded: int = 0
     """Positions of the padded batches, which a trainer without sharing computes."""
     distinct: int = 0
-    """Tokens of all pairs, with the shared prefix of a pair's rows counted once."""
+    """Tokens of all groups, with the shared prefix of a group's rows counted once."""
     computed: int = 0
-    """Computed positions: the distinct tokens of packed batches, all positions or those of the groups of others."""
+    """Computed positions: the distinct tokens of packed batches, all positions or those of the passes of others."""
 
     @property
     def share_saved(self) -> float:
         """The share of padded positions that were not computed; 0 before the first batch."""
         return 1 - self.computed / self.padded if self.padded else 0.0
 
-    def count(self, lengths: PairLengths, *, packed: bool, computed: int | None = None) -> None:
-        """Add a batch. `computed` are the positions of a batch that was divided into groups without packing."""
+    def count(self, lengths: GroupLengths, *, packed: bool, computed: int | None = None) -> None:
+        """Add a batch. `computed` are the positions of a batch that was divided into passes without packing."""
         distinct = sum(lengths.distinct)
         self.batches += 1
         self.packed_batches += packed
@@ -82,8 +81,12 @@ class PrefixSharing:
     """The backbone's own forward."""
     mode: Mode
     max_tokens_per_pass: int | None = None
+    answers_per_group: int = 2
+    """K: the rows i, i + B, i + 2B, ... of a batch of K·B rows begin with the same prompt."""
     refusal: str | None = None
     """Why the model is computed with padded rows, or None while sharing is possible."""
+    left_refusal: str | None = None
+    """Why batches with padding before the tokens are computed padded, or None while they can be packed."""
     exception: str | None = None
     """Why the first batch that could not be packed, although the model supports it, could not; None if all could."""
     on_message: Callable[[str], None] = lambda text: None
@@ -126,7 +129,7 @@ class PrefixSharing:
         # These arguments identify a trainer's batch; any other call is, for example, a step of generation.
         if args or "input_ids" not in kwargs or kwargs.get("use_cache") is not False:
             return self.plain(*args, **kwargs)
-        lengths = measure_pairs(kwargs["input_ids"], kwargs.get("attention_mask"))
+        lengths = measure_groups(kwargs["input_ids"], kwargs.get("attention_mask"), self.answers_per_group)
         packs = self._packs(kwargs, lengths)
         if lengths is None:
             return self.plain(**kwargs)
@@ -135,14 +138,22 @@ class PrefixSharing:
             positions.count(lengths, packed=True)
             return forward_packed(self.plain, kwargs["input_ids"], lengths, self.max_tokens_per_pass)
         # Other requested outputs, such as a mean over experts, concern the whole batch.
-        groups = group_by_padded_tokens(lengths, None if _asked_for(kwargs) else self.max_tokens_per_pass)
-        if len(groups) == 1:
+        has_more = _asked_for(kwargs)
+        rows = lengths
+        if lengths.starts is not None:
+            if self.is_active and self.left_refusal is None and not has_more:
+                # Tokens have the same positions whether their batch is packed or not. transformers counts padding too.
+                kwargs["position_ids"] = own_position_ids(kwargs["attention_mask"])
+            else:
+                rows = lengths.with_padding_before()
+        passes = split_by_padded_tokens(rows, None if has_more else self.max_tokens_per_pass)
+        if len(passes) == 1:
             positions.count(lengths, packed=False)
             return self.plain(**kwargs)
-        positions.count(lengths, packed=False, computed=sum(num_positions(lengths, group) for group in groups))
-        return forward_padded(self.plain, kwargs, lengths, groups)
+        positions.count(lengths, packed=False, computed=sum(num_positions(rows, groups) for groups in passes))
+        return forward_padded(self.plain, kwargs, rows, passes)
 
-    def _packs(self, kwargs: dict[str, Any], lengths: PairLengths | None) -> bool:
+    def _packs(self, kwargs: dict[str, Any], lengths: GroupLengths | None) -> bool:
         """Whether a batch is packed. Records the reason if it cannot be.
 
         With the mode `on`, raises `RunError` T606 for that and for a failed trial."""
@@ -151,12 +162,19 @@ class PrefixSharing:
         if asked := _asked_for(kwargs):
             self._leave_out(f"the trainer asks for {', '.join(asked)}")
         elif lengths is None:
-            rows = len(kwargs["input_ids"])
-            self._leave_out(f"their rows are no pairs ({rows} of them)" if rows % 2 else "rows are padded on the left")
+            self._leave_out(self._describe_rows(len(kwargs["input_ids"])))
         else:
             self._verify(kwargs["input_ids"].device)
-            return self.refusal is None and is_worth_packing(sum(lengths.distinct), lengths.num_padded)
+            if lengths.starts is None or self.left_refusal is None:
+                return self.is_active and is_worth_packing(sum(lengths.distinct), lengths.num_padded)
+            self._leave_out(f"rows are padded on the left: {self.left_refusal}")
         return False
+
+    def _describe_rows(self, num_rows: int) -> str:
+        """Why the lengths of a batch cannot be measured."""
+        if num_rows % self.answers_per_group:
+            return f"their number of rows ({num_rows}) is not a multiple of the {self.answers_per_group} answers"
+        return "the tokens of a row are interrupted by padding"
 
     def _leave_out(self, why: str) -> None:
         if self.exception is None:
@@ -176,19 +194,24 @@ class PrefixSharing:
         if self.is_verified:
             return
         self.is_verified = True
-        self.refusal = difference(self.backbone, self.plain, device)
+        trial = run_trial(self.backbone, self.plain, device, self.answers_per_group)
+        self.refusal, self.left_refusal = trial.refusal, trial.left_refusal
         if self.refusal and self.mode == "on":
             raise refused(self.refusal)
 
 
-def share_prefixes(model: Any, mode: Mode, max_tokens_per_pass: int | None = None) -> PrefixSharing:
+def share_prefixes(
+    model: Any, mode: Mode, max_tokens_per_pass: int | None = None, answers_per_group: int = 2
+) -> PrefixSharing:
     """Wrap the forward of the model's backbone; `model` may have an adapter already or get one later.
 
-    Raises `RunError` T606 if the mode is `on` and the model's configuration rules it out.
+    `answers_per_group` is the number K of answers to each prompt in a batch of K·B rows. Raises `RunError` T606 if the
+    mode is `on` and the model's configuration rules it out.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = base.base_model
-    sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, refusal=unsupported_reason(base))
+    refusal = unsupported_reason(base)
+    sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, answers_per_group, refusal)
     if mode == "on" and sharing.refusal:
         raise refused(sharing.refusal)
     if sharing.is_active:
@@ -235,37 +258,3 @@ def check_longest_pair(
                 why=f"it is {max_tokens}, and a pair goes through the model in one piece{counts}",
                 fix=f"raise it to {tokens.max()}, which all pairs of `{split}` fit, or lower `data.max_length`",
             )
-
-
-def forward_packed(plain: Any, ids: torch.Tensor, lengths: PairLengths, max_tokens: int | None) -> Any:
-    """The backbone's output for a padded batch, computed in packed rows of at most `max_tokens` distinct tokens."""
-    groups = group_by_tokens(lengths.distinct, max_tokens)
-    outputs: Any = None
-    hidden: list[torch.Tensor] = []
-    for group in groups:
-        packing = pack(lengths, group, ids.device)
-        outputs = compute_packed(plain, ids, packing)
-        hidden.append(packing.scatter(outputs.last_hidden_state))
-    outputs.last_hidden_state = hidden[0] if len(hidden) == 1 else _join(hidden)
-    return outputs
-
-
-def forward_padded(plain: Any, kwargs: dict[str, Any], lengths: PairLengths, groups: list[range]) -> Any:
-    """The backbone's output for a padded batch, computed in groups of pairs, each padded to its own longest row."""
-    ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
-    outputs: Any = None
-    hidden: list[torch.Tensor] = []
-    for group in groups:
-        width = widest(lengths, group)
-        rows = [*group, *(len(lengths.prefix) + index for index in group)]
-        of_group = {"input_ids": ids[rows, :width], "attention_mask": None if mask is None else mask[rows, :width]}
-        outputs = plain(**{**kwargs, **of_group})
-        hidden.append(pad(outputs.last_hidden_state, (0, 0, 0, lengths.width - width)))
-    outputs.last_hidden_state = _join(hidden)
-    return outputs
-
-
-def _join(hidden: list[torch.Tensor]) -> torch.Tensor:
-    """[2b, L, H] of each group → [2B, L, H], chosen rows before rejected ones."""
-    halves = [part.chunk(2) for part in hidden]
-    return torch.cat([chosen for chosen, _ in halves] + [rejected for _, rejected in halves])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from dpo_recipes.engine.attention import STANDS_IN_FOR, UnsupportedAttentionError, compute_packed
-from dpo_recipes.engine.packing import measure_pairs, pack
+from dpo_recipes.engine.attention import STANDS_IN_FOR, UnsupportedAttentionError
+from dpo_recipes.engine.backbone import compute_packed
+from dpo_recipes.engine.packing import Packing, measure_groups, own_position_ids, pack
 
 _OTHER_STATE = ("linear_attention", "chunked_attention", "mamba", "recurrent", "conv")
 """Kinds of layers in the `layer_types` of transformers 5.23's configurations whose tokens depend on earlier ones not by
@@ -17,8 +21,10 @@ _CHOOSES_KEYS = ("sparse", "compressed", "indexed")
 attend to all, so the trial cannot detect them."""
 _HOW_MANY_KEYS = ("index_topk", "sparse_topk")
 """Prefixes of the settings of such attention, for models in which all layers have it and no kind is named."""
-_TRIAL_ROWS = ((9, 4, 7), (5, 12, 1), (0, 3, 6))
-"""Lengths of prefix, chosen and rejected tail of the trial's pairs."""
+_TRIAL_PREFIXES = (9, 5, 0)
+"""Lengths of the prefixes of the trial's groups."""
+_TRIAL_TAILS = ((4, 7, 2), (12, 1, 5), (3, 6, 8))
+"""Lengths of the tails of each group; groups of more answers repeat them."""
 _TOLERANCE = {32: 1e-4, 16: 5e-2}
 """Largest accepted ‖packed - plain‖ / ‖plain‖ by the bits of the precision. Rounding is about ten times smaller, and a
 wrong mask or position gives some tenths."""
@@ -49,40 +55,72 @@ def unsupported_reason(model: Any) -> str | None:
     return "it is not causal" if getattr(config, "is_causal", True) is False else None
 
 
+class Trial(NamedTuple):
+    """The result of a trial."""
+
+    refusal: str | None
+    """Why no batch can be computed in packed rows, or None."""
+    left_refusal: str | None
+    """Why batches with padding before the tokens cannot be, or None. It is None if `refusal` is set."""
+
+
 @torch.no_grad()
-def difference(backbone: Any, plain: Any, device: torch.device) -> str | None:
-    """Why packed rows give other hidden states than padded rows, or None if they agree."""
-    ids, mask = _trial_batch(backbone.config.get_text_config().vocab_size, device)
-    lengths = measure_pairs(ids, mask)
+def run_trial(backbone: Any, plain: Any, device: torch.device, answers_per_group: int) -> Trial:
+    """Compare the hidden states of groups of this size in a packed row with those in rows padded on either side."""
+    rows = _trial_rows(backbone.config.get_text_config().vocab_size, answers_per_group)
+    ids, mask = (tensor.to(device) for tensor in _padded(rows, "right"))
+    lengths = measure_groups(ids, mask, answers_per_group)
     assert lengths is not None
-    packing = pack(lengths, range(len(_TRIAL_ROWS)), device)
+    packing = pack(lengths, range(len(_TRIAL_PREFIXES)), device)
     packing.windows_seen = []
+    with _in_evaluation_mode(backbone):
+        # A model that fails in any case fails here, as it would without sharing.
+        padded = plain(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
+        packed = _compute_packed(plain, ids, packing)
+        if isinstance(packed, str):
+            return Trial(packed, None)
+        packed = packed[mask.bool()]
+        windows = _missing_windows(backbone.config.get_text_config(), packing.windows_seen)
+        refusal = windows or _difference(padded, packed, _bits(backbone, device))
+        if refusal:
+            return Trial(refusal, None)
+        ids, mask = (tensor.to(device) for tensor in _padded(rows, "left"))
+        batch = {"input_ids": ids, "attention_mask": mask, "position_ids": own_position_ids(mask)}
+        padded = plain(**batch, use_cache=False).last_hidden_state[mask.bool()]
+    return Trial(None, _difference(padded, packed, _bits(backbone, device)))
+
+
+@contextmanager
+def _in_evaluation_mode(backbone: Any) -> Iterator[None]:
     training = [module for module in backbone.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        # A model that fails in any case fails here, as it would without sharing.
-        padded = plain(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        try:
-            packed = packing.scatter(compute_packed(plain, ids, packing).last_hidden_state)
-        except torch.OutOfMemoryError:
-            raise
-        except UnsupportedAttentionError as error:
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - a model's code may raise anything; padded rows still work
-            words = " ".join(str(error).split()) or "without a message"
-            return f"its layers do not take a packed row ({type(error).__name__}: {words[:200]})"
+        yield
     finally:
         for module in training:
             module.training = True
-    windows = _missing_windows(backbone.config.get_text_config(), packing.windows_seen)
-    if windows:
-        return windows
-    real = mask.bool()
-    if not padded[real].isfinite().all():
+
+
+def _compute_packed(plain: Any, ids: torch.Tensor, packing: Packing) -> torch.Tensor | str:
+    """The hidden states of padded rows, [K·B, L, H], computed in a packed row, or why that is impossible."""
+    try:
+        return packing.scatter(compute_packed(plain, ids, packing).last_hidden_state)
+    except torch.OutOfMemoryError:
+        raise
+    except UnsupportedAttentionError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - a model's code may raise anything; padded rows still work
+        words = " ".join(str(error).split()) or "without a message"
+        return f"its layers do not take a packed row ({type(error).__name__}: {words[:200]})"
+
+
+def _difference(padded: torch.Tensor, packed: torch.Tensor, bits: int) -> str | None:
+    """A message if the hidden states of the same tokens, [tokens, H], differ by more than rounding."""
+    if not padded.isfinite().all():
         return "its hidden states are not finite in padded rows either, so there is nothing to compare"
-    apart = (padded[real].float() - packed[real].float()).norm() / padded[real].float().norm()
-    if apart <= _TOLERANCE[_bits(backbone, device)]:
+    apart = (padded.float() - packed.float()).norm() / padded.float().norm()
+    if apart <= _TOLERANCE[bits]:
         return None
     return f"its hidden states in a packed row differ by {apart:.1%} from those in padded rows"
 
@@ -106,16 +144,20 @@ def _missing_windows(config: Any, seen: list[int | None]) -> str | None:
     return f"its layers do not pass the sliding window of {window} tokens to attention"
 
 
-def _trial_batch(num_ids: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, [2B, L], of the trial's pairs; the same in every process."""
+def _trial_rows(num_ids: int, answers_per_group: int) -> list[torch.Tensor]:
+    """The token ids of the trial's rows, the first answers of all groups before the second ones; the same in every
+    process."""
     draw = torch.Generator().manual_seed(0)
-    chosen_rows: list[torch.Tensor] = []
-    rejected_rows: list[torch.Tensor] = []
-    for lengths in _TRIAL_ROWS:
-        shared, chosen, rejected = torch.randint(num_ids, (sum(lengths),), generator=draw).split(lengths)
-        chosen_rows.append(torch.cat([shared, chosen]))
-        rejected_rows.append(torch.cat([shared, rejected]))
-    rows = [*chosen_rows, *rejected_rows]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return ids.to(device), mask.to(device)
+    by_answer: list[list[torch.Tensor]] = [[] for _ in range(answers_per_group)]
+    for prefix, tails in zip(_TRIAL_PREFIXES, _TRIAL_TAILS, strict=True):
+        lengths = [prefix, *(tails[answer % len(tails)] for answer in range(answers_per_group))]
+        shared, *own = torch.randint(num_ids, (sum(lengths),), generator=draw).split(lengths)
+        for rows, tail in zip(by_answer, own, strict=True):
+            rows.append(torch.cat([shared, tail]))
+    return [row for rows in by_answer for row in rows]
+
+
+def _padded(rows: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, [rows, L]."""
+    ids = pad_sequence(rows, batch_first=True, padding_side=side)
+    return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)

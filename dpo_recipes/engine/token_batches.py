@@ -1,9 +1,9 @@
-"""Micro-batches by tokens: divides the pairs of each optimizer step into as few passes as a token budget allows.
+"""Micro-batches by tokens: divides the rows of each optimizer step into as few passes as a token budget allows.
 
-The trainer gets all pairs of a step as one batch. Its data loader returns the passes that one process computes. Pairs
-are assigned longest first, so that each process has the same number of passes of about equal size. A step has the same
-pairs as with micro-batches of a fixed number of pairs, and its loss is the mean over them. The losses differ only if an
-epoch ends with a short micro-batch, whose pairs the trainer weights more.
+A row is a prompt with its K answers. The trainer gets all rows of a step as one batch. Its data loader returns the
+passes that one process computes. Rows are assigned longest first, so that each process has the same number of passes of
+about equal size. A step has the same rows as with micro-batches of a fixed number of rows, and its loss is the mean
+over them. The losses differ only if an epoch ends with a short micro-batch, whose rows the trainer weights more.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ The head gets hidden states in padded rows; a row of thousands of tokens must no
 length.
 """
 Lengths = Sequence[tuple[int, ...]]
-"""The number of tokens in the prompt and in each of the K answers of each row."""
+"""The number of tokens in the prompt and in each of the K answers of every row."""
 
 
 class _Filling:
-    """A pass to which pairs are added, and its cost."""
+    """A pass to which rows are added, and its cost."""
 
     def __init__(self, max_tokens: int, *, shares: bool) -> None:
         self.places: list[int] = []
@@ -46,10 +46,10 @@ class _Filling:
         self._shares = shares
         self._distinct = self._width = 0
 
-    def add(self, place: int, lengths: tuple[int, ...]) -> bool:
-        """Add a pair if it fits into the budget; the first one always does. Returns whether it was added."""
-        prompt, *answers = lengths
-        distinct = self._distinct + sum(lengths)
+    def add(self, place: int, row: tuple[int, ...]) -> bool:
+        """Add a row if it fits into the budget; the first one always does. Returns whether it was added."""
+        prompt, *answers = row
+        distinct = self._distinct + sum(row)
         width = max(self._width, prompt + max(answers))
         padded = len(answers) * (len(self.places) + 1) * width
         computed = distinct if self._shares and is_worth_packing(distinct, padded) else padded
@@ -61,10 +61,10 @@ class _Filling:
 
 
 def fill(lengths: Lengths, max_tokens: int, *, shares: bool) -> list[list[int]]:
-    """Groups of pairs, by index, that go through the model in one pass.
+    """The rows, by index, that go through the model in each pass.
 
-    Pairs are assigned longest first, with at most `max_tokens` in each pass; a longer pair has its own pass. `shares`
-    says whether a pair's prompt is computed once, without padding.
+    Rows are assigned longest first, with at most `max_tokens` in each pass; a longer row has its own pass. `shares`
+    says whether a row's prompt is computed once, without padding.
     """
     passes: list[_Filling] = []
     for place in _longest_first(lengths):
@@ -74,11 +74,11 @@ def fill(lengths: Lengths, max_tokens: int, *, shares: bool) -> list[list[int]]:
     return [pass_.places for pass_ in passes]
 
 
-def fullest(lengths: Lengths, max_tokens: int, max_pairs: int, *, shares: bool) -> list[int]:
-    """The pairs, by index, of the largest pass that can occur in a step of `max_pairs`."""
+def fullest(lengths: Lengths, max_tokens: int, max_rows: int, *, shares: bool) -> list[int]:
+    """The rows, by index, of the largest pass that can occur in a step of `max_rows`."""
     pass_ = _Filling(max_tokens, shares=shares)
     for place in _longest_first(lengths):
-        if pass_.add(place, lengths[place]) and len(pass_.places) == max_pairs:
+        if pass_.add(place, lengths[place]) and len(pass_.places) == max_rows:
             break
     return pass_.places
 
@@ -88,14 +88,14 @@ def _longest_first(lengths: Lengths) -> list[int]:
 
 
 def as_lengths(array: Any) -> Lengths:
-    """The lengths of `data.lengths.row_lengths`, [rows, 1 + K], as Python numbers."""
-    return [tuple(lengths) for lengths in array.tolist()]
+    """The lengths of `data.lengths`, [rows, 1 + K] or [rows, K], as Python numbers."""
+    return [tuple(row) for row in array.tolist()]
 
 
 def shard_passes(lengths: Lengths, max_tokens: int, num_processes: int, *, shares: bool) -> list[list[int]]:
     """The passes of `fill` for several processes: the smallest multiple of their number, largest pass first.
 
-    The passes have about equal size. If there are more passes than pairs, the last ones are empty.
+    The passes have about equal size. If there are more passes than rows, the last ones are empty.
     """
     passes = fill(lengths, max_tokens, shares=shares)
     if num_processes == 1:
@@ -128,8 +128,7 @@ class Pass:
     """The number of pairs of each process; 0 for a process without pairs, which computes a pair that does not count."""
     pairs_in_step: int
     num_tokens: tuple[int, ...]
-    """The number of trained tokens in the answers of all processes: for pairs, in the chosen and in the rejected
-    ones."""
+    """For each of the K answers, the number of its trained tokens in the rows of all processes."""
     num_batches = 1
     """The weight of the pass in metrics before `TokenBatches` has weighted the step's passes."""
 
@@ -140,9 +139,8 @@ class Pass:
 
     def weight_in(self, metric: str) -> int:
         """The number of items that a metric of TRL 1.16's DPOTrainer averages in this pass: answer tokens or pairs."""
-        chosen, rejected = self.num_tokens
-        of_tokens = {"entropy": chosen + rejected, "mean_token_accuracy": chosen}
-        of_tokens |= {"logits/chosen": chosen, "logits/rejected": rejected}
+        of_tokens = {"entropy": sum(self.num_tokens), "mean_token_accuracy": self.num_tokens[0]}
+        of_tokens |= {"logits/chosen": self.num_tokens[0], "logits/rejected": self.num_tokens[-1]}
         return of_tokens.get(metric, sum(self.sizes))
 
     def row_weight(self, rank: int) -> float:
@@ -177,7 +175,7 @@ class StepSampler(BatchRebalanceSampler):
         trained: Sequence[tuple[int, ...]] | None = None,
     ) -> None:  # fmt: skip
         self.lengths = lengths
-        self.trained = trained or [answers for _, *answers in lengths]
+        self.trained = trained or [row[1:] for row in lengths]
         """The number of tokens of each answer in the loss; by default all tokens."""
         self.pairs_per_step = pairs_per_step
         self.max_tokens = max_tokens
@@ -206,8 +204,8 @@ class StepSampler(BatchRebalanceSampler):
         indices.passes = []
         for number in range(len(passes) // self.num_processes):
             of_all = passes[number * self.num_processes : (number + 1) * self.num_processes]
-            trained = zip(*(self.trained[pairs[place]] for pass_ in of_all for place in pass_), strict=True)
-            num_tokens = tuple(map(sum, trained))
+            trained = [self.trained[pairs[place]] for pass_ in of_all for place in pass_]
+            num_tokens = tuple(map(sum, zip(*trained, strict=True)))
             own = [pairs[place] for place in of_all[self.rank]] or pairs[:1]
             indices += own
             indices.passes += [Pass(number, tuple(map(len, of_all)), len(pairs), num_tokens)] * len(own)

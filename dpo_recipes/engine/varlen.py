@@ -38,8 +38,8 @@ def attend(
     """Query [1, Hq, T, D], key and value [1, Hk, T, D] → [1, T, Hq, D], without compilation for new lengths.
 
     If there are fewer queries than keys, flash attention 2 aligns a causal or windowed mask at the ends, as a tail
-    after its prefix requires. The kernel reads the keys of adjacent tokens, so prefixes are copied before rejected
-    tails.
+    after its prefix requires. The kernel reads the keys of adjacent tokens, so the prefix is copied before each tail
+    but the first.
     """
     layout = varlen_layout(packing, query.device)
     row_query, row_key, row_value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]

@@ -12,12 +12,13 @@ from torch.nn import functional
 from dpo_recipes.engine import varlen
 from dpo_recipes.engine.attention import UnsupportedAttentionError, attend_packed, span_mask
 from dpo_recipes.engine.packing import (
+    GroupLengths,
     Packing,
-    PairLengths,
-    group_by_padded_tokens,
-    group_by_tokens,
-    measure_pairs,
+    measure_groups,
+    own_position_ids,
     pack,
+    split_by_padded_tokens,
+    split_by_tokens,
 )
 from dpo_recipes.engine.prefix_sharing import share_prefixes
 from dpo_recipes.engine.varlen import varlen_layout
@@ -28,43 +29,84 @@ CHOSEN = [[5, 6, 7, 1, 1, 2], [4, 4], [9, 8, 7]]
 REJECTED = [[5, 6, 7, 1, 3], [3, 4, 4, 4], [9, 8, 7, 1, 2]]
 
 
-def _padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    return ids, torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+# A third answer to each prompt: its group then shares 3, 0 and 0 tokens.
+THIRD = [[5, 6, 7, 2], [4, 4, 4], []]
 
 
-def _measured(chosen: list[list[int]] = CHOSEN, rejected: list[list[int]] = REJECTED) -> PairLengths:
-    lengths = measure_pairs(*_padded(chosen + rejected))
+def _padded(rows: list[list[int]], before: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the right; with `before`, each row has one more token of padding before it, up to that many."""
+    starts = [number % (before + 1) for number in range(len(rows))]
+    width = max(start + len(row) for start, row in zip(starts, rows, strict=True))
+    ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
+    for number, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        ids[number, start : start + len(row)] = torch.tensor(row)
+        mask[number, start : start + len(row)] = 1
+    return ids, mask
+
+
+def _measured(*answers: list[list[int]], before: int = 0) -> GroupLengths:
+    answers = answers or (CHOSEN, REJECTED)
+    lengths = measure_groups(*_padded([row for rows in answers for row in rows], before), len(answers))
     assert lengths is not None
     return lengths
 
 
-def _packing() -> Packing:
-    return pack(_measured(), range(3), torch.device("cpu"))
+def _packing(*answers: list[list[int]], before: int = 0) -> Packing:
+    return pack(_measured(*answers, before=before), range(3), torch.device("cpu"))
 
 
 def test_lengths_are_those_of_the_rows_and_of_what_they_begin_with() -> None:
     lengths = _measured()
-    assert lengths == PairLengths(prefix=(4, 0, 3), chosen=(6, 2, 3), rejected=(5, 4, 5), width=6)
+    assert lengths == GroupLengths(prefix=(4, 0, 3), lengths=((6, 2, 3), (5, 4, 5)), width=6)
     assert lengths.distinct == (7, 6, 5)
     assert lengths.num_padded == 36
 
 
 def test_padding_is_never_shared() -> None:
     """Both rows end with the same padding token; only real tokens count."""
-    assert _measured([[1, 2]], [[1, 2]]) == PairLengths((2,), (2,), (2,), 2)
+    assert _measured([[1, 2]], [[1, 2]]) == GroupLengths((2,), ((2,), (2,)), 2)
     ids, mask = _padded([[1, 2], [1, 0], [5, 6, 7], [5, 6]])
-    assert measure_pairs(ids, mask) == PairLengths((0, 0), (2, 2), (3, 2), 3)
+    assert measure_groups(ids, mask, 2) == GroupLengths((0, 0), ((2, 2), (3, 2)), 3)
 
 
-@pytest.mark.parametrize("mask", [[[0, 1], [1, 1]], [[1, 0, 1], [1, 1, 1]]], ids=["left", "hole"])
-def test_rows_that_are_not_padded_on_the_right_are_left_alone(mask: list[list[int]]) -> None:
-    assert measure_pairs(torch.ones_like(torch.tensor(mask)), torch.tensor(mask)) is None
+def test_a_prefix_is_what_all_answers_begin_with() -> None:
+    """Groups of 6 + 5 + 4, 2 + 4 + 3 and 3 + 5 + 0 tokens; the first shares 3 of them twice."""
+    lengths = _measured(CHOSEN, REJECTED, THIRD)
+    assert lengths == GroupLengths((3, 0, 0), ((6, 2, 3), (5, 4, 5), (4, 3, 0)), 6)
+    assert lengths.distinct == (9, 9, 8)
+    assert lengths.num_padded == 54
 
 
-def test_an_odd_number_of_rows_is_left_alone() -> None:
-    assert measure_pairs(torch.ones(3, 4, dtype=torch.long), None) is None
+def test_a_single_answer_is_a_prefix_of_itself() -> None:
+    lengths = _measured(CHOSEN)
+    assert lengths == GroupLengths((6, 2, 3), ((6, 2, 3),), 6)
+    assert lengths.distinct == (6, 2, 3)
+
+
+def test_padding_before_a_row_is_measured_and_not_shared() -> None:
+    """Rows of a pair start at different positions; an empty row starts at none."""
+    ids = torch.tensor([[0, 0, 7, 8, 1], [0, 0, 0, 0, 0], [0, 7, 8, 2, 0], [0, 0, 0, 0, 5]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 1]])
+    lengths = measure_groups(ids, mask, 2)
+    assert lengths is not None
+    assert lengths == GroupLengths((2, 0), ((3, 0), (3, 1)), 5, ((2, 0), (1, 4)))
+    assert [lengths.columns(range(*group)) for group in ((0, 1), (1, 2), (0, 2))] == [
+        range(1, 5),
+        range(4, 5),
+        range(1, 5),
+    ]
+    assert lengths.with_padding_before() == GroupLengths((0, 0), ((5, 0), (4, 5)), 5)
+    assert own_position_ids(mask).tolist()[0] == [0, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("mask", [[[1, 0, 1], [1, 1, 1]], [[[1, 1, 1]], [[1, 1, 1]]]], ids=["hole", "of other shape"])
+def test_rows_whose_tokens_are_not_one_run_are_left_alone(mask: list[Any]) -> None:
+    assert measure_groups(torch.ones(2, 3, dtype=torch.long), torch.tensor(mask), 2) is None
+
+
+@pytest.mark.parametrize(("rows", "answers"), [(3, 2), (4, 3), (2, 4), (0, 2)])
+def test_rows_that_do_not_make_whole_groups_are_left_alone(rows: int, answers: int) -> None:
+    assert measure_groups(torch.ones(rows, 4, dtype=torch.long), None, answers) is None
 
 
 def test_each_distinct_token_stands_once_with_its_own_position() -> None:
@@ -74,9 +116,28 @@ def test_each_distinct_token_stands_once_with_its_own_position() -> None:
     assert packing.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 4, 0, 1, 0, 1, 2, 3, 0, 1, 2, 3, 4]]
 
 
-def test_what_is_scattered_back_is_what_was_gathered() -> None:
-    ids, mask = _padded(CHOSEN + REJECTED)
-    packing = _packing()
+def test_the_tails_of_a_group_follow_one_another() -> None:
+    ids, _ = _padded(CHOSEN + REJECTED + THIRD)
+    packing = _packing(CHOSEN, REJECTED, THIRD)
+    assert packing.gather(ids)[0, :9].tolist() == [5, 6, 7, 1, 1, 2, 1, 3, 2]
+    assert packing.position_ids[0, :9].tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 3]
+    assert [group.tails for group in packing.groups] == [(3, 2, 1), (2, 4, 3), (3, 5, 0)]
+
+
+ANSWERS = {
+    "1": (CHOSEN,),
+    "2": (CHOSEN, REJECTED),
+    "3": (CHOSEN, REJECTED, THIRD),
+    "4": (THIRD, CHOSEN, REJECTED, CHOSEN),
+}
+
+
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_what_is_scattered_back_is_what_was_gathered(answers: str, before: int) -> None:
+    rows = ANSWERS[answers]
+    ids, mask = _padded([row for each in rows for row in each], before)
+    packing = _packing(*rows, before=before)
     back = packing.scatter(packing.gather(ids)[..., None].float())[..., 0].long()
     assert back.shape == ids.shape
     assert torch.equal(back * mask, ids)
@@ -95,13 +156,14 @@ def test_a_shared_position_gets_the_gradients_of_both_rows() -> None:
     ("budget", "groups"),
     [(None, [(0, 4)]), (100, [(0, 4)]), (12, [(0, 2), (2, 4)]), (5, [(0, 1), (1, 2), (2, 3), (3, 4)])],
 )
-def test_pairs_are_divided_by_a_token_budget(budget: int | None, groups: list[tuple[int, int]]) -> None:
-    assert group_by_tokens((6, 6, 7, 5), budget) == [range(*group) for group in groups]
+def test_groups_are_divided_by_a_token_budget(budget: int | None, groups: list[tuple[int, int]]) -> None:
+    assert split_by_tokens((6, 6, 7, 5), budget) == [range(*group) for group in groups]
 
 
-def _dense_mask(packing: Packing, window: int | None) -> torch.Tensor:
+def _dense_mask(packing: Packing, window: int | None, answers: tuple[list[list[int]], ...]) -> torch.Tensor:
     """[T, T], from the definition: a token sees tokens of its own row at its own and earlier positions."""
-    rows = [set(packing.target[row, :length].tolist()) for row, length in enumerate([6, 2, 3, 5, 4, 5])]
+    lengths = [len(row) for rows in answers for row in rows]
+    rows = [set(packing.target[row, :length].tolist()) for row, length in enumerate(lengths)]
     position = packing.position_ids[0].tolist()
     visible = torch.zeros(packing.num_tokens, packing.num_tokens, dtype=torch.bool)
     for row in rows:
@@ -115,11 +177,11 @@ def _dense_mask(packing: Packing, window: int | None) -> torch.Tensor:
 def test_padded_pairs_are_divided_by_the_positions_of_their_longest_row() -> None:
     """Rows of 6, 4 and 5: two pairs of which the longest row is 6 have 24 positions, the last two 20."""
     lengths = _measured()
-    assert group_by_padded_tokens(lengths, None) == [range(3)]
-    assert group_by_padded_tokens(lengths, 36) == [range(3)]
-    assert group_by_padded_tokens(lengths, 35) == [range(2), range(2, 3)]
-    assert group_by_padded_tokens(lengths, 23) == [range(1), range(1, 3)]
-    assert group_by_padded_tokens(lengths, 1) == [range(1), range(1, 2), range(2, 3)]
+    assert split_by_padded_tokens(lengths, None) == [range(3)]
+    assert split_by_padded_tokens(lengths, 36) == [range(3)]
+    assert split_by_padded_tokens(lengths, 35) == [range(2), range(2, 3)]
+    assert split_by_padded_tokens(lengths, 23) == [range(1), range(1, 3)]
+    assert split_by_padded_tokens(lengths, 1) == [range(1), range(1, 2), range(2, 3)]
 
 
 def _heads(packing: Packing) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -129,9 +191,11 @@ def _heads(packing: Packing) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return query, key, value
 
 
-def _attend_densely(packing: Packing, window: int | None) -> list[torch.Tensor]:
+def _attend_densely(
+    packing: Packing, window: int | None, answers: tuple[list[list[int]], ...] = (CHOSEN, REJECTED)
+) -> list[torch.Tensor]:
     query, key, value = _heads(packing)
-    mask = _dense_mask(packing, window)
+    mask = _dense_mask(packing, window, answers)
     output = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True, scale=0.3)
     output.transpose(1, 2).pow(2).sum().backward()
     return [output.transpose(1, 2), *_gradients(query, key, value)]
@@ -143,12 +207,13 @@ def _gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("window", [None, 3, 4, 100])
-def test_attention_by_span_is_attention_with_a_dense_mask(window: int | None) -> None:
-    packing = _packing()
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_attention_by_span_is_attention_with_a_dense_mask(answers: str, window: int | None) -> None:
+    packing = _packing(*ANSWERS[answers])
     query, key, value = _heads(packing)
     output = attend_packed(query, key, value, packing, scaling=0.3, sliding_window=window)
     output.pow(2).sum().backward()
-    ours, dense = [output, *_gradients(query, key, value)], _attend_densely(packing, window)
+    ours, dense = [output, *_gradients(query, key, value)], _attend_densely(packing, window, ANSWERS[answers])
     assert len(ours) == len(dense) == 4
     for mine, theirs in zip(ours, dense, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -185,17 +250,21 @@ def _varlen_reference(  # the arguments of torch.nn.attention.varlen.varlen_attn
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_the_layout_for_cuda_kernels_is_the_same_attention(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_the_layout_for_cuda_kernels_is_the_same_attention(
+    answers: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel itself needs a GPU; what it is handed is checked with its documented meaning."""
     from torch.nn.attention import varlen as upstream
 
     monkeypatch.setattr(upstream, "varlen_attn", _varlen_reference)
     monkeypatch.setattr(varlen, "has_kernel", lambda query, value: True)
-    packing = _packing()
+    packing = _packing(*ANSWERS[answers])
     query, key, value = _heads(packing)
     output = attend_packed(query, key, value, packing, scaling=0.3, sliding_window=window)
     output.pow(2).sum().backward()
-    for mine, theirs in zip([output, *_gradients(query, key, value)], _attend_densely(packing, window), strict=True):
+    dense = _attend_densely(packing, window, ANSWERS[answers])
+    for mine, theirs in zip([output, *_gradients(query, key, value)], dense, strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
@@ -262,7 +331,8 @@ def test_under_autocast_the_kernel_gets_16_bits_of_32_bit_weights(monkeypatch: p
     with torch.autocast("cpu", dtype=torch.bfloat16):
         shared = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         plain = sharing.plain(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    assert handed == [{torch.bfloat16}] * 4  # two layers, in the trial and in the batch
+    # Two layers, in the trial and in the batch.
+    assert handed == [{torch.bfloat16}] * 4
     torch.testing.assert_close(shared[mask.bool()], plain[mask.bool()], rtol=0.05, atol=0.05)
 
 

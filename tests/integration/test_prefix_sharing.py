@@ -448,8 +448,8 @@ def test_a_mixture_of_experts_is_shared_where_no_balancing_loss_asks_for_all_pos
 
 _ROWS = torch.arange(3, 23)[None].repeat(2, 1)
 LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
-    "no pairs": ({"input_ids": _ROWS[:1]}, "their rows are no pairs (1 of them)"),
-    "padded on the left": ({"attention_mask": (torch.arange(20) > 3).long().repeat(2, 1)}, "padded on the left"),
+    "no pairs": ({"input_ids": _ROWS[:1]}, "their number of rows (1) is not a multiple of the 2 answers"),
+    "padded within rows": ({"attention_mask": (torch.arange(20) != 3).long().repeat(2, 1)}, "interrupted by padding"),
     "asked for more": ({"output_attentions": True}, "`output_attentions`"),
 }
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sharing import make_model
 
-from dpo_recipes.engine.packing import PairLengths
+from dpo_recipes.engine.packing import GroupLengths
 from dpo_recipes.engine.prefix_sharing import Positions
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, summarize
 
 # One pair: a prefix of 6, rows of 10 and 8 in a batch 10 wide. 20 padded positions, 12 distinct tokens.
-PAIR = PairLengths((6,), (10,), (8,), 10)
+PAIR = GroupLengths((6,), ((10,), (8,)), 10)
 
 
 def test_positions_saved_are_those_of_packed_batches_only() -> None:

@@ -11,9 +11,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpo_recipes.engine.attention import register
+from dpo_recipes.engine.backbone import forward_packed
 from dpo_recipes.engine.head import tile_tokens
-from dpo_recipes.engine.packing import PairLengths
-from dpo_recipes.engine.prefix_sharing import forward_packed, is_worth_packing
+from dpo_recipes.engine.packing import GroupLengths
+from dpo_recipes.engine.prefix_sharing import is_worth_packing
 from dpo_recipes.engine.prefix_trial import unsupported_reason
 from dpo_recipes.engine.versions import enable_checkpointing
 from dpo_recipes.fit.simulation.meta_model import MetaModel, layer_period, materialize, quiet
@@ -26,22 +27,22 @@ from dpo_recipes.objectives import objective_of
 class Batch:
     """The lengths of a micro-batch, in tokens: what all of memory and time depends on."""
 
-    lengths: PairLengths
+    lengths: GroupLengths
     scored: int
-    """Positions that meet the LM head: the tokens of both answers of each pair."""
+    """Positions that meet the LM head: the tokens of all answers."""
 
     @classmethod
-    def of(cls, prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Batch:
-        """A micro-batch of pairs whose answers differ from their first token on."""
-        rows = [[int(p + a) for p, a in zip(prompt, answers, strict=True)] for answers in (chosen, rejected)]
-        prefix = tuple(int(tokens) for tokens in prompt)
-        width = max(map(max, rows))
-        return cls(PairLengths(prefix, tuple(rows[0]), tuple(rows[1]), width), int(sum(chosen)) + int(sum(rejected)))
+    def of(cls, prompt: Sequence[int], *answers: Sequence[int]) -> Batch:
+        """A micro-batch of prompts with answers that differ from their first token on."""
+        rows = [tuple(int(p + a) for p, a in zip(prompt, each, strict=True)) for each in answers]
+        # A single answer is a prefix of itself.
+        prefix = tuple(int(tokens) for tokens in prompt) if len(rows) > 1 else rows[0]
+        return cls(GroupLengths(prefix, tuple(rows), max(map(max, rows))), sum(int(sum(each)) for each in answers))
 
     @property
     def num_rows(self) -> int:
-        """Rows of the padded batch, two a pair."""
-        return 2 * len(self.lengths.prefix)
+        """Rows of the padded batch, one for each answer."""
+        return self.lengths.answers_per_group * len(self.lengths.prefix)
 
 
 def simulate(meta_model: MetaModel, batch: Batch, rates: Rates, *, trains: bool = True) -> Trace:
