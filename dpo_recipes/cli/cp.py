@@ -1,4 +1,4 @@
-"""`dpo-recipe cp`: copy a shipped recipe and the data it uses, as a start for one's own."""
+"""`dpo-recipe cp`: copy a shipped recipe, its parents and the data it uses, as a start for one's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cp(
     name: Annotated[str, typer.Argument(help="A shipped recipe; `dpo-recipe ls` lists them.", metavar="NAME")],
     to: Annotated[Path, typer.Argument(help="A file or folder to copy to.", metavar="TO")] = Path(),
 ) -> None:
-    """Copy a shipped recipe and the data files it names. Never overwrites."""
+    """Copy a shipped recipe with the recipes that it extends and the data files it names. Never overwrites."""
     source = recipe_paths().get(name)
     if source is None:
         raise RecipeError.of(
@@ -29,13 +29,17 @@ def cp(
             fix="choose one of these",
         )
     target = to / source.name if to.is_dir() or not to.suffix else to
-    files = {source: target} | {
-        recipes_folder() / relative: target.parent / relative for relative in _local_files(load_file(source).data)
-    }
-    if not (target.parent / EDITOR_SCHEMA).exists():
-        files[recipes_folder() / EDITOR_SCHEMA] = target.parent / EDITOR_SCHEMA
-    for path in files.values():
-        if path.exists():
+    files = {source: target}
+    for recipe in _with_parents(source):
+        named = [*_local_files(load_file(recipe).data), EDITOR_SCHEMA]
+        beside = [recipe, *(recipes_folder() / relative for relative in named)]
+        files |= {path: target.parent / path.relative_to(recipes_folder()) for path in beside if path != source}
+    for origin, path in list(files.items()):
+        if not path.exists():
+            continue
+        if origin.name == EDITOR_SCHEMA or (origin != source and path.read_bytes() == origin.read_bytes()):
+            del files[origin]  # it came with another recipe
+        else:
             raise RecipeError.of(
                 "U401",
                 f"{path} exists already",
@@ -51,6 +55,13 @@ def cp(
         raise RecipeError.of(
             "U402", f"cannot write {error.filename}", why=error.strerror or str(error), fix="choose another folder"
         ) from error
+
+
+def _with_parents(recipe: Path) -> list[Path]:
+    """A shipped recipe and those that it extends, which are in the same folder."""
+    data = load_file(recipe).data
+    parent = data.get("extends") if isinstance(data, dict) else None
+    return [recipe, *(_with_parents(recipe.parent / parent) if parent else [])]
 
 
 def _local_files(data: object) -> list[str]:

@@ -77,6 +77,19 @@ def test_cp_copies_the_data_too_and_never_overwrites(command: Command, tmp_path:
     assert (again.returncode, "error[U401]" in again.stderr) == (2, True)
 
 
+def test_cp_copies_the_parents_too(command: Command, tmp_path: Path) -> None:
+    assert command("cp", "smollm2_orpo", "mine").returncode == 0
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
+        "smollm2_orpo.yaml", "smollm2_hh.yaml", "schema.json",
+    }  # fmt: skip
+    assert command("validate", "mine/smollm2_orpo.yaml").returncode == 0
+    assert command("cp", "smollm2_simpo", "mine").returncode == 0  # the parent is there already
+    (tmp_path / "mine" / "smollm2_hh.yaml").write_text("changed")
+    (tmp_path / "mine" / "smollm2_simpo.yaml").unlink()
+    refused = command("cp", "smollm2_simpo", "mine")
+    assert (refused.returncode, "smollm2_hh.yaml exists already" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("flags", [[], ["--full"]])
 def test_init_writes_a_recipe_that_validates(command: Command, flags: list[str]) -> None:
     done = command("init", "mine.yaml", "--model", "gpt2", "--data", "owner/pairs", *flags)
