@@ -32,7 +32,7 @@ from dpo_recipes import worker
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.workflow import prepare_run
+from dpo_recipes.preparation import prepare_run
 
 MOMENTS = {
     "start": ("stage", "start", 0.5),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dpo_recipes import workflow
+from dpo_recipes import preparation, workflow
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch import choose
 from dpo_recipes.launch.choose import LaunchFlags, flags_of_retry
@@ -71,7 +71,8 @@ def _run(
     machine = Machine(gpus)
     monkeypatch.setattr(workflow, "count_gpus", machine.count)
     monkeypatch.setattr(choose, "count_gpus", machine.count)
-    monkeypatch.setattr(workflow, "launcher_of", machine.launcher_of)
+    for module in (preparation, workflow):
+        monkeypatch.setattr(module, "launcher_of", machine.launcher_of)
     monkeypatch.setattr(workflow, "follow", machine.follow)
     tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "job.yaml"
