@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dpo_recipes import worker
+from dpo_recipes.preparation import prepare_run
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.preparation import prepare_run
 
 
 @dataclass

@@ -30,9 +30,9 @@ from tiny import recipe_text, save_tiny_model, write_pairs
 
 from dpo_recipes import worker
 from dpo_recipes.launch.choose import LaunchFlags
+from dpo_recipes.preparation import prepare_run
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.preparation import prepare_run
 
 MOMENTS = {
     "start": ("stage", "start", 0.5),
