@@ -77,8 +77,8 @@ class Jobs:
 def jobs(cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setattr(
-        "dpo_recipes.launch.slurm_script.command",
-        lambda request: [sys.executable, str(WORKER), str(request.run.path)],
+        "dpo_recipes.launch.local.LocalLauncher.command",
+        lambda _, request: [sys.executable, str(WORKER), str(request.run.path)],
     )
     monkeypatch.setattr("dpo_recipes.launch.slurm._ASK_SLURM_S", (0.3, 1.0))
     monkeypatch.setattr("dpo_recipes.launch.slurm._LOOK_AT_FILES_S", 0.1)
