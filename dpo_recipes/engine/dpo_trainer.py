@@ -75,6 +75,11 @@ def dpo_config(context: TrainingContext) -> DPOConfig:
         loss_type=list[str](losses_of(params)),
         loss_weights=params.loss_weights,
         label_smoothing=params.label_smoothing,
+        f_divergence_type=params.f_divergence_type,
+        f_alpha_divergence_coef=params.f_alpha_divergence_coef,
+        ld_alpha=params.ld_alpha,
+        use_weighting=params.use_weighting,
+        discopop_tau=params.discopop_tau,
         max_length=None,  # pairs are cut to length when they are tokenized
         # The reference never changes, so each pair meets it once: no second model stays in memory, and epochs and
         # evaluations reuse the numbers.

@@ -70,7 +70,7 @@ class ObjectiveTrainer(Trainer):
         self.metric_counts = RowMetricCounts(names, self.accelerator)
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         if objective.head == "causal_lm":
-            add_fused_lm_head(base, outputs=objective.head_outputs)
+            add_fused_lm_head(base, outputs=objective.head_outputs(params))
         config = model.config.get_text_config()
         # The coefficient of the balancing loss over the experts, as TRL's trainers add it; 0 for a model without it.
         self.router_coefficient: float = (

@@ -158,8 +158,8 @@ CODES = {
     ),
     "R351": entry(
         "a micro-batch of one row for a loss that compares rows",
-        "KTO compares each answer with the KL divergence from the reference, a mean over the rows of a micro-batch on",
-        "all processes. The mean of one row is too noisy; the authors advise 4 rows or more.",
+        "KTO compares each answer with the KL divergence from the reference, a mean over the rows of a micro-batch.",
+        "The mean of one row is too noisy; the authors advise 4 rows or more.",
     ),
     "R352": entry(
         "weights that make every loss 0",
@@ -169,6 +169,11 @@ CODES = {
         "`keep_best` names no metric to choose by",
         "`true` chooses by the objective's own metric. Another one is named by its key in metrics.jsonl, without",
         "`eval_`, and must have a direction in which values are better.",
+    ),
+    "R356": entry(
+        "a variant of DPO that the loss does not have",
+        "`f_divergence_type` and `use_weighting` change only some losses, and `f_alpha_divergence_coef` and",
+        "`discopop_tau` belong to one value each.",
     ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some pairs."

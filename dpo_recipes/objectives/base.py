@@ -237,9 +237,6 @@ class Objective:
     """What readers of a report or a model card must know about the metrics, in sentences."""
     loss_mean: ClassVar[Literal["rows", "tokens"]] = "rows"
     """What the loss of an optimizer step is a mean over. With `tokens`, `Loss.per_row` holds sums over tokens."""
-    head_outputs: ClassVar[tuple[str, ...]] = ("log_probs",)
-    """The fields of TRL's FusedCausalLMOutput that the head computes for each scored token. `entropy` and `is_top1` are
-    for `Scores.entropies` and `Scores.num_correct`."""
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
     """The trainer's class as "module:attribute". The default computes `Scores` and calls `loss`."""
     codes: ClassVar[Mapping[str, CodeEntry]] = {}
@@ -280,6 +277,11 @@ class Objective:
     def batch_shape(self, params: Any) -> BatchShape:
         """What one row costs, for the prediction of memory and time."""
         return BatchShape(2 if self.rows == "pair" else 1)
+
+    def head_outputs(self, params: Any) -> tuple[str, ...]:
+        """The fields of TRL's FusedCausalLMOutput that the head computes for each scored token. `entropy` and `is_top1`
+        are for `Scores.entropies` and `Scores.num_correct`."""
+        return ("log_probs",)
 
     def learning_rates(self, params: Any) -> LearningRates | None:
         """The usual learning rates, or None if they are unknown."""

@@ -79,10 +79,39 @@ class DpoParams(ObjectiveParams):
         description="The assumed share of flipped labels. Used by `sigmoid`, `robust` (0.1 in the paper) and "
         "`exo_pair` (1e-3 in the paper).",
     )
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = Field(
+        default="reverse_kl",
+        description="The divergence that keeps the policy near the reference. `reverse_kl` is DPO; the others are "
+        "f-DPO (https://arxiv.org/abs/2309.16240).",
+    )
+    f_alpha_divergence_coef: float = Field(
+        default=0.5,
+        description="The alpha of `f_divergence_type: alpha_divergence`. 1 is `reverse_kl`; the default is TRL's.",
+    )
+    ld_alpha: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="The weight of the tokens of the longer answer beyond the length of the shorter one, against a "
+        "preference for long answers (LD-DPO, https://arxiv.org/abs/2409.06411). 1 counts them like the others, as DPO "
+        "does, and 0 leaves them out. Absent: 1.",
+    )
+    use_weighting: bool = Field(
+        default=False,
+        description="Whether each pair is weighted by how likely its answers are under the policy (WPO, "
+        "https://arxiv.org/abs/2406.11827), for pairs that other models have written.",
+    )
+    discopop_tau: float = Field(
+        default=0.05,
+        gt=0.0,
+        description="The temperature of `loss_type: discopop` (0.05 in its paper, https://arxiv.org/abs/2406.08414).",
+    )
 
 
 BETA_RANGE = (0.001, 10.0)
 _SMOOTHED = {"sigmoid", "robust", "exo_pair"}
+_DIVERGENT = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
+"""The losses that TRL 1.16 combines with another divergence than `reverse_kl`."""
 
 
 class Dpo(Objective):
@@ -91,7 +120,6 @@ class Dpo(Objective):
     kind = "dpo"
     params = DpoParams
     rows = "pair"
-    head_outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
     trainer = "dpo_recipes.engine.dpo_trainer:PretokenizedDPOTrainer"
     best_metric = "loss"
     metrics = (
@@ -121,6 +149,11 @@ class Dpo(Objective):
         """The loss `sft` is a mean over the tokens of a micro-batch."""
         return "sft" in losses_of(params)
 
+    def head_outputs(self, params: DpoParams) -> tuple[str, ...]:
+        """What TRL's DPOTrainer asks of its head."""
+        outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
+        return (*outputs, "log_sum_sq_probs") if params.use_weighting else outputs
+
     def learning_rates(self, params: DpoParams) -> LearningRates | None:
         """None for supervised fine-tuning, `loss_type: sft` alone, whose usual rates differ."""
         return None if losses_of(params) == ("sft",) else PREFERENCE_RATES
@@ -145,7 +178,7 @@ class Dpo(Objective):
         )
 
     def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
-        """R311 to R313: the loss and its settings do not fit together."""
+        """R311 to R313 and R356: the loss and its settings do not fit together."""
         params, where = recipe.objective, locate(("objective", "loss_type"))
         assert isinstance(params, DpoParams)
         losses = losses_of(params)
@@ -176,6 +209,39 @@ class Dpo(Objective):
                 "only sigmoid, robust and exo_pair use it",
                 "remove it, or choose one of these losses",
             )
+        yield from _check_variants(params, locate)
+
+
+def _check_variants(params: DpoParams, locate: Locate) -> Iterator[Finding]:
+    """R356: f-divergences and weights that a loss does not have, and settings without effect."""
+    losses = losses_of(params)
+    if params.f_divergence_type != "reverse_kl" and (others := [loss for loss in losses if loss not in _DIVERGENT]):
+        yield Finding(
+            "R356",
+            f"`f_divergence_type: {params.f_divergence_type}` cannot be combined with {', '.join(others)}",
+            locate(("objective", "f_divergence_type")),
+            "these losses do not compare the two answers, so that the divergence's unknown constant remains",
+            f"choose among the losses {', '.join(sorted(_DIVERGENT))}, or remove it",
+        )
+    if params.use_weighting and (sorting := [loss for loss in losses if loss.startswith("aot")]):
+        yield Finding(
+            "R356",
+            f"`use_weighting` cannot be combined with {', '.join(sorting)}",
+            locate(("objective", "use_weighting")),
+            "it sorts the rewards of a micro-batch, so a weight would meet another pair",
+            "remove `use_weighting`, or choose another loss",
+        )
+    unused = {
+        "f_alpha_divergence_coef": (
+            params.f_divergence_type != "alpha_divergence",
+            "it belongs to `f_divergence_type: alpha_divergence`",
+        ),
+        "discopop_tau": ("discopop" not in losses, "it belongs to `loss_type: discopop`"),
+    }
+    for name, (has_no_effect, why) in unused.items():
+        if has_no_effect and name in params.model_fields_set:
+            at = locate(("objective", name), key=True)
+            yield Finding("R356", f"`objective.{name}` has no effect", at, why, "remove it, or choose that value")
 
 
 def losses_of(params: DpoParams) -> tuple[str, ...]:

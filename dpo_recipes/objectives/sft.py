@@ -32,7 +32,6 @@ class Sft(Objective):
     params = SftParams
     rows = "completion"
     loss_mean = "tokens"
-    head_outputs = ("log_probs", "entropy", "is_top1")
     metrics = (
         LOSS,
         Metric(
@@ -47,6 +46,10 @@ class Sft(Objective):
         Metric("entropy", "Entropy per token"),
     )
     """The keys are those of TRL's SFTTrainer."""
+
+    def head_outputs(self, params: SftParams) -> tuple[str, ...]:
+        """Also what the metrics need."""
+        return ("log_probs", "entropy", "is_top1")
 
     def learning_rates(self, params: SftParams) -> LearningRates | None:
         """Ten to a hundred times those of preference optimization."""

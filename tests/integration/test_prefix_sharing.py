@@ -111,6 +111,24 @@ def test_every_loss_of_trl_stays_the_same(tmp_path: Path, loss: list[str]) -> No
     assert_same_training(ours, train_trls(tmp_path, make_model(), MIXED, job, lora()))
 
 
+VARIANTS: list[dict[str, Any]] = [
+    *({"f_divergence_type": divergence} for divergence in ("forward_kl", "js_divergence")),
+    {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7},
+    {"ld_alpha": 0.4},
+    {"use_weighting": True},
+    {"loss_type": "discopop", "discopop_tau": 0.2},
+]
+
+
+@pytest.mark.parametrize("objective", VARIANTS, ids=str)
+def test_every_variant_of_trl_stays_the_same_and_changes_the_loss(tmp_path: Path, objective: dict[str, Any]) -> None:
+    job, plain = (recipe({"max_steps": 3, "learning_rate": 1e-2}, settings) for settings in (objective, {}))
+    ours = train_ours(tmp_path, make_model(), MIXED, job, lora())
+    assert_same_training(ours, train_trls(tmp_path, make_model(), MIXED, job, lora()))
+    without = train_ours(tmp_path, make_model(), MIXED, plain, lora())
+    assert ours.rows[-1]["loss"] != pytest.approx(without.rows[-1]["loss"], rel=1e-6)
+
+
 def test_pairs_without_anything_to_share_are_computed_padded(tmp_path: Path) -> None:
     pairs = make_pairs(prompts=(0,), answers=(20,), same_starts=(0,))
     ours = train_ours(tmp_path, make_model(), pairs, recipe({"max_steps": 5}), lora())

@@ -220,6 +220,12 @@ def test_a_fault_in_a_parent_points_into_the_parent(write: Write) -> None:
     ("overrides", "codes"),
     [
         (["objective={kind: dpo, loss_type: exo_pair}"], ["R312"]),
+        (["objective={kind: dpo, loss_type: apo_zero, f_divergence_type: forward_kl}"], ["R356"]),
+        (["objective={kind: dpo, loss_type: aot, use_weighting: true}"], ["R356"]),
+        (["objective={kind: dpo, discopop_tau: 0.1}"], ["R356"]),
+        (["objective={kind: dpo, f_alpha_divergence_coef: 0.1}"], ["R356"]),
+        (["objective={kind: dpo, f_divergence_type: alpha_divergence, f_alpha_divergence_coef: 0.1}"], []),
+        (["objective={kind: dpo, ld_alpha: 1.5}"], ["R206"]),
         (["objective={kind: dpo, loss_type: exo_pair, label_smoothing: 1e-3}"], []),
         (["objective={kind: dpo, loss_type: hinge, label_smoothing: 0.1}"], ["R313"]),
         (["objective={kind: dpo, loss_type: [hinge, robust], label_smoothing: 0.1}"], []),

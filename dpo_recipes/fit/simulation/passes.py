@@ -100,7 +100,8 @@ def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch,
             hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         tracer.mark_kept()
         labelled = hidden.reshape(-1, hidden.shape[-1]).index_select(0, torch.zeros(batch.scored, dtype=torch.long))
-        return _score(base, labelled, objective_of(meta_model.recipe).head_outputs)
+        recipe = meta_model.recipe
+        return _score(base, labelled, objective_of(recipe).head_outputs(recipe.objective))
 
 
 def packs(meta_model: MetaModel, base: Any, batch: Batch) -> bool:
