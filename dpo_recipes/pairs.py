@@ -36,8 +36,8 @@ def prepare_pairs(
     the recipe's own: its author and the person who runs it must both want it. Without `raise_errors`, errors that are
     found while tokenizing are among the warnings, so that the rows can be looked at. Raises `DataError`, `RunError`.
     """
-    on_stage("data", "reading preference pairs")
-    rows = load_preferences(recipe.data, recipe.training.seed)
+    on_stage("data", "reading rows")
+    rows = load_preferences(recipe.data, recipe.training.seed, objective_of(recipe).rows)
     on_stage("tokenizer", recipe.model.path)
     location = resolve_model(recipe.model)
     tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code and recipe.model.trust_remote_code)

@@ -155,8 +155,8 @@ class Worker:
             )
         self.events.findings(pairs.warnings)
         for name, report in pairs.reports.items():
-            if report.has_losses:
-                self.events.note(f"{name}: {report.describe_losses()}")
+            if report.has_changes:
+                self.events.note(f"{name}: {report.describe_changes()}")
         decided = self._check_fit(prepared) if self.rank.is_main else None
         self.recipe, self.launch, self.reserve_bytes = self.distributed.share(decided)
         counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]

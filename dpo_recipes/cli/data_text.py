@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dpo_recipes.data.inspect.lengths import worth_showing
+from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.errors import Finding
 
 _BAR_WIDTH = 40
@@ -58,6 +59,8 @@ class DataText:
         of_answers = " in both sequences" if len(parts) > 2 else ""
         self._line(f"{name}: {split['rows_kept']:,} {whole}s, {split['tokens']:,} tokens{of_answers}", "bold")
         self._line(f"  {'rows':<9} " + " -> ".join(f"{step['step']} {step['rows']:,}" for step in split["steps"]))
+        for conversion in split["conversions"]:
+            self._line(f"  {'converted':<9} {describe_conversion(conversion)}")
         for source in split["sources"]:
             if source["unread"]:
                 unread = ", ".join(f"{name} {count:,}" for name, count in source["unread"].items())

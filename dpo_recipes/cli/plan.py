@@ -18,6 +18,7 @@ from dpo_recipes.shipped import find_recipe
 
 if TYPE_CHECKING:
     from dpo_recipes.cli.progress import Progress
+    from dpo_recipes.data.report import SplitReport
     from dpo_recipes.fit.planner.plan import JobPlan
 
 
@@ -57,19 +58,24 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     with Progress() as progress:
         flags = LaunchFlags(num_processes, num_nodes)
         try:
-            job, launch, doubts = _plan(
+            job, launch, reports, doubts = _plan(
                 validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code
             )
         except DpoRecipeError as error:
             raise error.located(validated.composed.where) from error
     findings = (*validated.warnings, *(finding.located(validated.composed.where) for finding in doubts))
     if json_:
-        plain = {**job.to_json(), **launch.to_json(), "warnings": [finding.to_json() for finding in findings]}
+        plain = {
+            **job.to_json(),
+            **launch.to_json(),
+            "conversions": {name: report.conversions for name, report in reports.items()},
+            "warnings": [finding.to_json() for finding in findings],
+        }
         typer.echo(json.dumps(plain, indent=2))
     else:
         from dpo_recipes.cli.plan_text import describe_plan
 
-        typer.echo("\n".join(describe_plan(job, launch)))
+        typer.echo("\n".join(describe_plan(job, launch, reports)))
         for finding in findings:
             typer.echo("\n" + finding.render(), err=True)
     raise typer.Exit(0 if job.fits else EXIT_FIT)
@@ -82,7 +88,7 @@ def _plan(
     *,
     read_data: bool,
     trust_remote_code: bool,
-) -> tuple[JobPlan, LaunchSketch, tuple[Finding, ...]]:
+) -> tuple[JobPlan, LaunchSketch, dict[str, SplitReport], tuple[Finding, ...]]:
     from dpo_recipes.fit.advice.rules import advise
     from dpo_recipes.fit.planner.plan import Planner, advice_facts
     from dpo_recipes.fit.planner.sharding import Sharding
@@ -106,7 +112,8 @@ def _plan(
     location = resolve_model(recipe.model)
     on_stage("check", f"{recipe.model.path}: module names and weights")
     found = check_base(recipe, location, trust_remote_code=trust)
-    workload, reports = assume_workload(recipe), {}
+    workload = assume_workload(recipe)
+    reports: dict[str, SplitReport] = {}
     if read_data:
         prepared = prepare_pairs(recipe, on_stage, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
@@ -119,4 +126,4 @@ def _plan(
 
     job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
     launch = sketch_launch(validated.recipe, batch, job.sharding.strategy, reason, job.dtype)
-    return job, launch, (*found, *advise(advice_facts(job, reports)))
+    return job, launch, reports, (*found, *advise(advice_facts(job, reports)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.fit.check import describe_settings
 
 if TYPE_CHECKING:
+    from dpo_recipes.data.report import SplitReport
     from dpo_recipes.fit.planner.changes import Change
     from dpo_recipes.fit.planner.plan import JobPlan
     from dpo_recipes.launch.choose import LaunchSketch
@@ -28,8 +30,10 @@ _PARTS = {
 }
 
 
-def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator[str]:
-    """The plan, line by line; the verdict first."""
+def describe_plan(
+    plan: JobPlan, launch: LaunchSketch | None = None, reports: Mapping[str, SplitReport] | None = None
+) -> Iterator[str]:
+    """The plan, line by line; the verdict first. `reports` are those of the data, if it was read."""
     device, memory = plan.target.device, plan.memory
     where = f"{device.name}, {'this machine' if plan.target.is_here else 'described'}"
     yield f"{plan.recipe.name} on {where}: {_verdict(plan)}"
@@ -43,6 +47,9 @@ def describe_plan(plan: JobPlan, launch: LaunchSketch | None = None) -> Iterator
     yield f"  {'other stages':<24}{', '.join(others)}"
     yield ""
     yield from _work(plan)
+    for name, report in (reports or {}).items():
+        for conversion in report.conversions:
+            yield f"converted   {describe_conversion(conversion)} ({name})"
     yield from _disk(plan)
     if launch is not None:
         yield from _launch(launch)

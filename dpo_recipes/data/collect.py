@@ -7,14 +7,16 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 import numpy as np
 
 from dpo_recipes.data.column_use import ColumnUse, ReadColumns
 from dpo_recipes.data.column_warnings import column_warnings
+from dpo_recipes.data.convert import Conversion, check_shape
 from dpo_recipes.data.detect import SAMPLE_ROWS, choose_format
+from dpo_recipes.data.formats.messages import number_of
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, Row, SourceRow
 from dpo_recipes.data.sources import Renamer, filtered, read_rows
@@ -22,9 +24,18 @@ from dpo_recipes.data.split import prompt_hash, top_rows
 from dpo_recipes.data.store import RowWriter
 from dpo_recipes.data.structured_text import message_columns, read_messages
 from dpo_recipes.errors import DataError, Finding
+from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.column_map import ColumnValue
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
+ROW_VALUES: dict[RowShape, tuple[str, ...]] = {
+    "pair": ("weight", "margin"),
+    "labelled": ("weight",),
+    "completion": ("weight",),
+}
+"""Fields of rows that have numbers, by shape. They are only read from a column that `columns:` maps to them, since a
+column of such a name may mean anything."""
+_DEFAULTS = {"weight": 1.0, "margin": 0.0}
 MAX_REPORTED = 10
 """The number of bad rows that one error names; the others are counted."""
 _CODES = {"equal_answers": "D405", "bad_json": "D401"}
@@ -67,19 +78,23 @@ def collect(
 ) -> list[np.ndarray]:
     """Read all sources of one split into the spool, and return the indices of the selected rows of each source.
 
-    Raises `DataError`: D401 to D413 as the sources and formats do, D403 (no rows), D404 (bad rows, unless they may be
-    dropped), D409 (every row dropped).
+    Rows are converted to the shape of the report. Raises `DataError`: D401 to D413 as the sources and formats do, D403
+    (no rows), D404 (bad rows, unless they may be dropped), D409 (every row dropped).
     """
-    bad = _BadRows()
-    picked = [_collect_source(source, writer, index, report, bad) for source in sources]
+    named = {name for source in sources for name in ROW_VALUES[report.shape] if name in source.columns}
+    collector = _Collector(writer, index, report, sorted(named), splits_last_turn=data.train_on_turns == "last")
+    before = len(index)
+    picked = [collector.collect(source) for source in sources]
+    bad = collector.bad
     if bad.count and data.on_bad_row == "error" and bad.count > data.max_bad_fraction * report.rows_in:
         raise _too_many_bad_rows(bad, report.rows_in)
-    report.step("read", report.rows_in)
+    num_read = report.rows_in - collector.num_added
+    report.step("read", num_read)
+    num_kept = num_read - report.dropped.get("filter", 0)
     if report.dropped.get("filter"):
-        report.step("filter", report.rows_in - report.dropped["filter"])
-    undecided = report.dropped.get(_UNDECIDED, 0)
-    if bad.count or undecided:
-        report.step("convert", report.rows_in - report.dropped.get("filter", 0) - bad.count - undecided)
+        report.step("filter", num_kept)
+    if len(index) - before != num_kept:
+        report.step("convert", len(index) - before)
     num_picked = sum(map(len, picked))
     if report.dropped.get("select"):
         report.step("select", num_picked)
@@ -93,52 +108,77 @@ def collect(
     return picked
 
 
-def _collect_source(
-    source: Source, writer: RowWriter, index: RowIndex, report: SplitReport, bad: _BadRows
-) -> np.ndarray:
-    start = len(index)
-    renamer = Renamer(source.columns)
-    rows = _named_rows(source, renamer, report)
-    sample = list(islice(rows, SAMPLE_ROWS))
-    if not sample:
-        dropped = report.dropped.get("filter")
-        raise DataError.of(
-            "D403" if not dropped else "D409",
-            f"{source.path} has no rows" if not dropped else f"`filter` keeps no row of {source.path}",
-            why="there is nothing to train on" if not dropped else f"{dropped} rows were read: {source.filter}",
-            fix="check the file, or remove the source" if not dropped else "correct the filter",
-        )
-    as_json = message_columns([row.columns for *_, row in sample if row.fault is None])
-    data_format = choose_format(source, [read_messages(row, as_json) for *_, row in sample])
-    if data_format.kind != "pair":
-        raise DataError.of(
-            "D413",
-            f"{source.path} contains single answers with a label (format `{data_format.name}`)",
-            why="the objective `dpo` learns from two answers to one prompt",
-            fix="use data with a chosen and a rejected answer, or an objective for labelled answers",
-        )
-    use = ColumnUse(source, data_format.name)
-    for value, raw, row in chain(sample, rows):
-        columns = ReadColumns(read_messages(row, as_json).columns)
-        try:
-            if row.fault is not None:
-                raise row.fault
-            converted = data_format.to_rows(SourceRow(columns, row.where))
-        except BadRow as error:
-            if error.reason != _UNDECIDED:
-                bad.add(row.where, renamer.in_file_names(error))
-            report.drop(error.reason, row.where)
-            continue
-        use.look(raw, columns.read, converted)
-        report.rows_in += len(converted) - 1  # a ranking of K answers counts as K - 1 rows
-        for one in converted:
-            writer.write(one)
-            index.prompt_hashes.append(prompt_hash(one.prompt))
-            index.row_hashes.append(_row_hash(one))
-            index.values.append(value)
-    report.sources.append(use.to_json())
-    index.warnings += column_warnings(use, data_format)
-    return _selected(source, np.arange(start, len(index)), index, report)
+@dataclass
+class _Collector:
+    """Reads the sources of one split into the spool."""
+
+    writer: RowWriter
+    index: RowIndex
+    report: SplitReport
+    row_values: list[str]
+    """The names in ROW_VALUES that a source of the split maps, so that all rows of the split have them."""
+    splits_last_turn: bool
+    bad: _BadRows = field(default_factory=_BadRows)
+    num_added: int = 0
+    """How many more rows the sources became than they have."""
+
+    def collect(self, source: Source) -> np.ndarray:
+        """The indices of the selected rows of a source."""
+        start, renamer = len(self.index), Renamer(source.columns)
+        rows = _named_rows(source, renamer, self.report)
+        sample = list(islice(rows, SAMPLE_ROWS))
+        if not sample:
+            raise _no_rows(source, self.report)
+        as_json = message_columns([row.columns for *_, row in sample if row.fault is None])
+        data_format = choose_format(source, [read_messages(row, as_json) for *_, row in sample], self.report.shape)
+        check_shape(source.path, data_format, self.report.shape)
+        use = ColumnUse(source, data_format.name)
+        conversion = Conversion(data_format, self.report.shape, self.splits_last_turn)
+        for value, raw, row in chain(sample, rows):
+            columns = ReadColumns(read_messages(row, as_json).columns)
+            try:
+                if row.fault is not None:
+                    raise row.fault
+                made = data_format.to_rows(SourceRow(columns, row.where))
+                values = self._values(source, columns)
+            except BadRow as error:
+                if error.reason != _UNDECIDED:
+                    self.bad.add(row.where, renamer.in_file_names(error))
+                self.report.drop(error.reason, row.where)
+                continue
+            use.look(raw, columns.read, made)
+            for one in conversion.convert([replace(one, **values) for one in made] if values else made, self.report):
+                self._keep(one, value)
+        self.num_added += conversion.num_added
+        conversion.add_to(self.report)
+        self.report.sources.append(use.to_json())
+        self.index.warnings += column_warnings(use, data_format)
+        return _selected(source, np.arange(start, len(self.index)), self.index, self.report)
+
+    def _values(self, source: Source, columns: ReadColumns) -> dict[str, float]:
+        """The values of `row_values` in one row; the defaults if the source does not map them. Raises `BadRow`."""
+        values: dict[str, float] = {}
+        for name in self.row_values:
+            values[name] = number_of(columns.get(name), name) if name in source.columns else _DEFAULTS[name]
+            if values[name] < 0:
+                raise BadRow("bad_number", f"`{name}` is {values[name]:g}, less than 0")
+        return values
+
+    def _keep(self, row: Row, value: float) -> None:
+        self.writer.write(row)
+        self.index.prompt_hashes.append(prompt_hash(row.prompt))
+        self.index.row_hashes.append(_row_hash(row))
+        self.index.values.append(value)
+
+
+def _no_rows(source: Source, report: SplitReport) -> DataError:
+    dropped = report.dropped.get("filter")
+    return DataError.of(
+        "D403" if not dropped else "D409",
+        f"{source.path} has no rows" if not dropped else f"`filter` keeps no row of {source.path}",
+        why="there is nothing to train on" if not dropped else f"{dropped} rows were read: {source.filter}",
+        fix="check the file, or remove the source" if not dropped else "correct the filter",
+    )
 
 
 def _named_rows(source: Source, renamer: Renamer, report: SplitReport) -> Iterator[tuple[float, SourceRow, SourceRow]]:
@@ -213,7 +253,7 @@ def _selected(source: Source, places: np.ndarray, index: RowIndex, report: Split
 
 def _row_hash(row: Row) -> int:
     """A 64-bit hash of everything in a row that affects training."""
-    seen = [row.prompt, row.answers, row.label, row.weight, row.tools, row.template_kwargs, row.rendered]
+    seen = [row.prompt, row.answers, row.label, row.weight, row.margin, row.tools, row.template_kwargs, row.rendered]
     text = json.dumps(seen, sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 

@@ -12,16 +12,17 @@ from dpo_recipes.data.formats.winner import matches_winner
 from dpo_recipes.data.layout_hints import likely_layout
 from dpo_recipes.data.rows import DataFormat, SourceRow
 from dpo_recipes.errors import DataError
+from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.schema.data import Source
 
 SAMPLE_ROWS = 20
 
 
-def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
+def choose_format(source: Source, sample: Sequence[SourceRow], shape: RowShape = "pair") -> DataFormat:
     """The format that the source names, or the only one that fits at least half of the sampled rows.
 
-    Raises `DataError` D401 if none of the rows could be read, D402 if the columns fit no format, and D406 if they fit
-    several.
+    `shape` is what the objective learns from, which errors name. Raises `DataError` D401 if none of the rows could be
+    read, D402 if the columns fit no format, and D406 if they fit several.
     """
     readable = [row for row in sample if row.fault is None]
     if not readable:
@@ -31,7 +32,8 @@ def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
         # A few bad rows are reported one by one later; only columns that no row has are an error here.
         missing = [name for name in data_format.columns if not any(name in row.columns for row in readable)]
         if missing:
-            raise _missing_columns(source, readable, f"{data_format.name} needs {', '.join(data_format.columns)}")
+            needed = f"{data_format.name} needs {', '.join(data_format.columns)}"
+            raise _missing_columns(source, readable, needed, data_format.kind)
         return data_format
     formats = [registry.load("data_formats", name) for name in registry.names("data_formats")]
     # A few bad rows must not hide the format, so it only has to fit half of the sample.
@@ -39,7 +41,8 @@ def choose_format(source: Source, sample: Sequence[SourceRow]) -> DataFormat:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise _missing_columns(source, readable, f"no format reads them{_formats_to_name(readable[0].columns)}")
+        expected = f"no format reads them{_formats_to_name(readable[0].columns)}"
+        raise _missing_columns(source, readable, expected, shape)
     raise DataError.of(
         "D406",
         f"{source.path} fits several formats: {', '.join(f.name for f in fitting)}",
@@ -68,13 +71,21 @@ def _unreadable(sample: Sequence[SourceRow]) -> DataError:
     )
 
 
-def _missing_columns(source: Source, sample: Sequence[SourceRow], expected: str) -> DataError:
+_NEEDED: dict[RowShape, tuple[str, str]] = {
+    "pair": ("of a preference", "prompt: ..., chosen: ..., rejected: ..."),
+    "labelled": ("of a labelled answer", "prompt: ..., completion: ..., label: ..."),
+    "completion": ("of an answer to a prompt", "prompt: ..., completion: ..."),
+}
+
+
+def _missing_columns(source: Source, sample: Sequence[SourceRow], expected: str, shape: RowShape) -> DataError:
+    what, columns_of_shape = _NEEDED[shape]
     columns = {source.columns.get(name, name): value for name, value in sample[0].columns.items()}
     has = ", ".join(f"{name} ({type(value).__name__})" for name, value in columns.items()) or "none"
     return DataError.of(
         "D402",
-        f"{source.path} lacks the columns of a preference",
+        f"{source.path} lacks the columns {what}",
         why=f"its columns are {has}; {expected}",
-        fix=likely_layout(sample[0].columns)
-        or "map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`, or name the `format:`",
+        fix=likely_layout(sample[0].columns, shape)
+        or f"map its names with `columns: {{{columns_of_shape}}}`, or name the `format:`",
     )

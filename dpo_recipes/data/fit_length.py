@@ -23,6 +23,8 @@ class TokenizedRow:
     """Whether the one answer of a labelled row is good."""
     weight: float | None = None
     """The factor of the row's loss."""
+    margin: float | None = None
+    """How much better the chosen answer of a pair is."""
 
     @property
     def length(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dpo_recipes.data.column_use import kind_of
 from dpo_recipes.data.structured_text import PYTHON_ADVICE, is_message, is_python
+from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.column_map import decoded
 
 _NAMES = {
@@ -26,9 +27,11 @@ _ASKING = frozenset(("prompt", "question", "instruction", "query", "input"))
 _MAX_NAME_CHARS = 40
 
 
-def likely_layout(columns: Mapping[str, Any]) -> str | None:
-    """A suggestion of how to read a row whose columns fit no format, or None if its layout is unknown."""
-    hints = (_header_hint, _python_hint, _object_hint, _names_hint, _sides_hint, _list_hint, _talk_hint)
+def likely_layout(columns: Mapping[str, Any], shape: RowShape) -> str | None:
+    """A suggestion of how to read a row whose columns fit no format, or None if its layout is unknown. `shape` is what
+    the rows should become."""
+    hints = (_header_hint, _python_hint, _object_hint, _names_hint, _sides_hint, _list_hint)
+    hints += {"pair": (_talk_hint,), "labelled": (_label_hint,), "completion": (_answer_hint,)}[shape]
     return next((hint for find in hints if (hint := find(columns))), None)
 
 
@@ -134,8 +137,32 @@ def _talk_hint(columns: Mapping[str, Any]) -> str | None:
     if single is None or any(name in columns for name in ("chosen", "rejected")):
         return None
     return (
-        f"`{single}` has one answer per row, as for supervised fine-tuning; a preference needs a better and a worse one"
+        f"`{single}` has one answer per row; a preference needs a better and a worse one, and "
+        "`objective: {kind: sft}` imitates single answers"
     )
+
+
+def _answer_hint(columns: Mapping[str, Any]) -> str | None:
+    """A hint if each row has a question and one answer under other names."""
+    found = _question_and_answer(columns)
+    return f"this looks like a question and its answer: `columns: {_mapping(found)}`" if found else None
+
+
+def _label_hint(columns: Mapping[str, Any]) -> str | None:
+    """A hint if each row has a question and one answer, and a column that may be its label."""
+    found = _question_and_answer(columns)
+    labels = [name for name, value in columns.items() if isinstance(value, bool) or kind_of(name) == "verdict"]
+    if found is None or not labels:
+        return None
+    mapped = _mapping({**found, "label": labels[0]})
+    return f"if `{labels[0]}` says whether the answer is good: `columns: {mapped}`"
+
+
+def _question_and_answer(columns: Mapping[str, Any]) -> dict[str, str] | None:
+    plain = {name.strip().lower(): name for name, value in columns.items() if isinstance(value, str)}
+    prompt = next((plain[name] for name in _NAMES["prompt"] if name in plain), None)
+    answer = next((plain[name] for name in _SINGLE_ANSWERS if name in plain and plain[name] != prompt), None)
+    return None if prompt is None or answer is None else {"prompt": prompt, "completion": answer}
 
 
 def _mapping(columns: Mapping[str, str]) -> str:

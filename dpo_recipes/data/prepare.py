@@ -18,10 +18,11 @@ from dpo_recipes.data.sources import local_files
 from dpo_recipes.data.split_dataset import SPLITS, Division, shared_prompts, split_dataset
 from dpo_recipes.data.store import RowFile, RowWriter
 from dpo_recipes.errors import Finding
+from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 from dpo_recipes.run_dir import write_json
 
-ROWS_VERSION = 10
+ROWS_VERSION = 11
 """Increased when the same sources produce other rows than before, so that older cache entries are not used."""
 _SHAPES_NO_ROWS = {"max_length", "overlong", "train_on_turns"}
 
@@ -43,8 +44,9 @@ class PreferenceSplits:
         return self.rows["train"]
 
 
-def load_preferences(data: Data, seed: int) -> PreferenceSplits:
-    """Read, convert, select and split all sources, or use the cached result.
+def load_preferences(data: Data, seed: int, shape: RowShape = "pair") -> PreferenceSplits:
+    """Read all sources, convert their rows to the shape that the objective learns from, select and split, or use the
+    cached result.
 
     Raises `DataError`: D401, D402, D403, D404, D405, D406, D410 to D413 as sources and formats do, D407 (cannot be
     split), D409 (every row dropped).
@@ -52,10 +54,10 @@ def load_preferences(data: Data, seed: int) -> PreferenceSplits:
     sources = {"train": data.train, "eval": _sources(data.eval, data), "test": _sources(data.test, data)}
     fingerprints = [_fingerprint(source) for part in sources.values() for source in part]
     plain = data.model_dump(exclude=_SHAPES_NO_ROWS)
-    key = content_key(ROWS_VERSION, seed, plain, fingerprints)
+    key = content_key(ROWS_VERSION, seed, plain, fingerprints, shape, data.train_on_turns == "last")
     if None in fingerprints:  # the rows may have changed, so the cache cannot be used
         key = content_key(key, secrets.token_hex(16))
-    folder, is_cached = get_or_build("rows", key, lambda partial: _build(partial, sources, data, seed))
+    folder, is_cached = get_or_build("rows", key, lambda partial: _build(partial, sources, data, seed, shape))
     if None in fingerprints:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -68,9 +70,9 @@ def load_preferences(data: Data, seed: int) -> PreferenceSplits:
     )
 
 
-def _build(folder: Path, sources: dict[str, list[Source]], data: Data, seed: int) -> None:
+def _build(folder: Path, sources: dict[str, list[Source]], data: Data, seed: int, shape: RowShape) -> None:
     index = RowIndex()
-    reports = {name: SplitReport() for name in SPLITS}
+    reports = {name: SplitReport(shape) for name in SPLITS}
     spool = folder / "spool"
     with RowWriter(spool) as writer:
         picked = {name: collect(part, data, writer, index, reports[name]) for name, part in sources.items() if part}

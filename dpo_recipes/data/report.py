@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +36,8 @@ class SplitReport:
     sources: list[dict[str, Any]] = field(default_factory=list)
     """The path, format and rows of each source, and `unread`: its unread columns with the number of rows in which they
     are not empty."""
+    conversions: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that became rows of another shape: `{"from": "pairs", "to": "labelled rows", "rows": 2, "made": 4}`."""
     findings: list[dict[str, Any]] = field(default_factory=list)
     desirable: int | None = None
     """The number of kept rows with a good answer; None without labels."""
@@ -44,6 +47,15 @@ class SplitReport:
     def unit(self) -> str:
         """`pairs` or `rows`: what the split consists of."""
         return "pairs" if self.shape == "pair" else "rows"
+
+    def convert(self, source: str, target: str, rows: int, made: int) -> None:
+        """Count rows that became rows of another shape."""
+        for known in self.conversions:
+            if (known["from"], known["to"]) == (source, target):
+                known["rows"] += rows
+                known["made"] += made
+                return
+        self.conversions.append({"from": source, "to": target, "rows": rows, "made": made})
 
     def drop(self, reason: str, where: str | None = None, count: int = 1) -> None:
         """Count rows as dropped."""
@@ -70,16 +82,16 @@ class SplitReport:
             self.undesirable = (self.undesirable or 0) + (not label)
 
     @property
-    def has_losses(self) -> bool:
-        """Whether any rows were dropped, truncated or masked."""
-        return bool(self.dropped or self.truncated or self.masked_rows)
+    def has_changes(self) -> bool:
+        """Whether any rows were converted, dropped, truncated or masked."""
+        return bool(self.conversions or self.dropped or self.truncated or self.masked_rows)
 
     def step(self, name: str, rows: int) -> None:
         """Record the number of rows after a step."""
         self.steps.append({"step": name, "rows": rows})
 
-    def describe_losses(self) -> str:
-        """One line with the number of kept rows, and of dropped, truncated and masked ones by reason."""
+    def describe_changes(self) -> str:
+        """One line with the number of kept rows, and of converted, dropped, truncated and masked ones by reason."""
         dropped = [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
         cut = [f"{count:,} truncated ({where.replace('_', ' ')})" for where, count in self.truncated.items()]
         masked = (
@@ -87,4 +99,12 @@ class SplitReport:
             f"on ({self.masked_tokens:,} tokens masked)"
         )
         masks = [masked] if self.masked_rows else []
-        return "; ".join([f"{self.rows_kept:,} of {self.rows_in:,} {self.unit} kept", *dropped, *cut, *masks])
+        converted = list(map(describe_conversion, self.conversions))
+        return "; ".join(
+            [*converted, f"{self.rows_kept:,} of {self.rows_in:,} {self.unit} kept", *dropped, *cut, *masks]
+        )
+
+
+def describe_conversion(conversion: Mapping[str, Any]) -> str:
+    """An entry of `SplitReport.conversions` in words."""
+    return f"{conversion['rows']:,} {conversion['from']} became {conversion['made']:,} {conversion['to']}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from dpo_recipes.data.message import BadRow, Message
 from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.structured_text import PYTHON_ADVICE, check_is_text
-from dpo_recipes.data.turns import check_answer_end, check_prompt, divide_conversations
+from dpo_recipes.data.turns import check_answer_end, check_prompt, divide_conversations, split_dialogue
+from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.column_map import decoded
 
 MAX_TEXT_CHARS = 1_000_000
@@ -44,6 +45,8 @@ class Row:
     """Whether the one answer of a labelled row is good. None for other rows."""
     weight: float | None = None
     """The factor of the row's loss. None counts as 1."""
+    margin: float | None = None
+    """How much better the chosen answer of a pair is, for objectives that use it. None counts as 0."""
     tools: list[Any] | None = None
     """The JSON schemas of the functions that the template offers to the model."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class DataFormat:
     matches: Callable[[Mapping[str, Any]], bool]
     to_rows: Callable[[SourceRow], Sequence[Row]]
     optional_columns: tuple[str, ...] = ()
-    kind: Literal["pair", "labelled"] = "pair"
+    kind: RowShape = "pair"
     detect: bool = True
     chat_template: str | None = None
     """The template in the format's name, as in `chatml.intel`. A recipe with another template gets a warning."""
@@ -166,17 +169,29 @@ def labelled(
     **extras: Any,
 ) -> Row:
     """A checked answer with its label, which is true or 1, or false, 0 or -1. Raises `BadRow`."""
-    if completion[: len(prompt)] == prompt:
-        completion = completion[len(prompt) :]
-    check_prompt(prompt)
-    if not completion or completion[0]["role"] != "assistant":
-        raise BadRow("bad_role_order", "`completion` does not start with a message of `assistant`")
-    check_answer_end(completion, "completion")
+    made = answered(prompt, completion, row, **extras)
     if isinstance(label, str):  # from a CSV file
         label = {"true": 1, "1": 1, "false": 0, "0": 0, "-1": -1}.get(label.strip().lower(), label)
     if not isinstance(label, bool | int | float) or label not in (1, 0, -1):
         raise BadRow("bad_label", f"`{label_column}` is {label!r:.60}, neither true nor false")
-    return Row(prompt, (completion,), row.where, label == 1, **{**template_extras(row), **extras})
+    return replace(made, label=label == 1)
+
+
+def answered(prompt: list[Message], answer: list[Message], row: SourceRow, **extras: Any) -> Row:
+    """A checked prompt with one answer, which may repeat the prompt in front. Raises `BadRow`."""
+    if answer[: len(prompt)] == prompt:
+        answer = answer[len(prompt) :]
+    check_prompt(prompt)
+    if not answer or answer[0]["role"] != "assistant":
+        raise BadRow("bad_role_order", "`completion` does not start with a message of `assistant`")
+    check_answer_end(answer, "completion")
+    return Row(prompt, (answer,), row.where, **{**template_extras(row), **extras})
+
+
+def dialogue(messages: list[Message], column: str, row: SourceRow, **extras: Any) -> Row:
+    """A checked dialogue, whose answer are all turns from the assistant's first reply on. Raises `BadRow`."""
+    prompt, answer = split_dialogue(messages, column)
+    return Row(prompt, (answer,), row.where, **{**template_extras(row), **extras})
 
 
 def template_extras(row: SourceRow) -> dict[str, Any]:

@@ -39,8 +39,9 @@ CONTEXT = "answer_context"
 an answer of one turn."""
 LABEL = "label"
 """The column that says whether the answer of a labelled row is good; absent for other rows."""
-WEIGHT = "weight"
-"""The column of the factor of a row's loss; absent if no source has weights."""
+WEIGHT, MARGIN = "weight", "margin"
+"""The columns of the factor of a row's loss, and of how much better the chosen answer of a pair is; absent if no source
+has these numbers."""
 ROW = "row"
 """The column of a row's index in its split."""
 _BATCH = 256
@@ -51,7 +52,7 @@ _REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
 @dataclass
 class TokenizedSplits:
     """The token ids of each split that is not empty, as a `datasets.Dataset` with the columns PROMPT, ANSWERS, CONTEXT,
-    ROW, LABEL for labelled rows, and WEIGHT if a source has weights."""
+    ROW, LABEL for labelled rows, and WEIGHT and MARGIN if a source has them."""
 
     datasets: dict[str, Any]
     rows: dict[str, RowFile]
@@ -71,7 +72,7 @@ class TokenizedSplits:
         """
         context = [CONTEXT] if self.reports[split].masked_rows else []
         dataset = self.datasets[split]
-        extras = [name for name in (LABEL, WEIGHT) if name in dataset.column_names]
+        extras = [name for name in (LABEL, WEIGHT, MARGIN) if name in dataset.column_names]
         return dataset.select_columns([PROMPT, ANSWERS, *context, *extras, ROW])
 
     def where(self, split: str, place: int) -> str:
@@ -95,8 +96,9 @@ def tokenize_splits(
     """Tokenize every split, or use the cached result.
 
     Findings whose code is `accepted` are left out. Raises `DataError` D408 (a too long pair with `overlong: error`),
-    D409 (every row dropped), D420 (the template fails), D429 (the turns of an answer cannot be distinguished), D430 (no
-    pair with different answers), and with `raise_errors` every other error that `RowChecks` finds.
+    D409 (every row dropped), D414 (labelled training rows of one class), D420 (the template fails), D429 (the turns of
+    an answer cannot be distinguished), D430 (no pair with different answers), and with `raise_errors` every other error
+    that `RowChecks` finds.
     """
     from datasets import Dataset
 
@@ -113,6 +115,7 @@ def tokenize_splits(
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     reports = {name: SplitReport(**report) for name, report in stored["splits"].items()}
     findings = [finding for finding in splits.warnings if finding.code not in accepted]
+    findings += one_class(reports["train"])
     for name, report in reports.items():
         found = _judged(report, accepted, is_carved=name != "train" and getattr(data, name).is_carved)
         report.findings = [finding.to_json() for finding in found]
@@ -129,6 +132,23 @@ def tokenize_splits(
         key,
         is_cached,
     )
+
+
+def one_class(report: SplitReport) -> list[Finding]:
+    """The error D414 if all training rows have the same label."""
+    good, bad = report.desirable, report.undesirable
+    if good is None or bad is None or (good and bad):
+        return []
+    present, absent = ("good", "bad") if good else ("bad", "good")
+    return [
+        Finding(
+            "D414",
+            f"all {good + bad:,} labelled training rows have {present} answers",
+            why=f"the objective learns from the contrast of good and bad answers, and there are no {absent} ones",
+            fix=f"add {absent} answers to `data.train`" + (", or write `objective: {kind: sft}`" if good else ""),
+            at=("data", "train"),
+        )
+    ]
 
 
 def _judged(report: SplitReport, accepted: Collection[str], *, is_carved: bool) -> list[Finding]:
@@ -205,8 +225,8 @@ def _schema(row: Row) -> Any:
 
     ids = pa.list_(pa.int32())
     label = {LABEL: pa.bool_()} if row.label is not None else {}
-    weight = {WEIGHT: pa.float32()} if row.weight is not None else {}
-    return pa.schema({PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids), **label, **weight, ROW: pa.int64()})
+    numbers = {name: pa.float32() for name in (WEIGHT, MARGIN) if getattr(row, name) is not None}
+    return pa.schema({PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids), **label, **numbers, ROW: pa.int64()})
 
 
 def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> None:
@@ -264,7 +284,7 @@ class Tokenizer:
         for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
             self.checks.look(place, row, texts, encoded)
             whole = TokenizedRow(
-                encoded.prompt_ids, encoded.answer_ids, encoded.answer_context, label=row.label, weight=row.weight
+                encoded.prompt_ids, encoded.answer_ids, encoded.answer_context, row.label, row.weight, row.margin
             )
             fitted = fit(whole, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
             if fitted is not None and self.checks.is_equal(row.where, whole, fitted):
@@ -281,7 +301,7 @@ class Tokenizer:
     def _texts(self, row: Row, report: SplitReport) -> Texts | None:
         """The rendered texts of a row, or None if it cannot be rendered and the recipe allows to drop it."""
         try:
-            return render_row(row, self._renderer, finds_context=self._data.train_on_turns == "assistant")
+            return render_row(row, self._renderer, finds_context=self._data.train_on_turns != "all")
         except DataError as error:
             failed = sum(report.dropped.get(reason, 0) for reason in _REASONS.values()) + 1
             if self._data.on_bad_row == "error" and failed > self._data.max_bad_fraction * report.rows_in:

@@ -57,6 +57,26 @@ def split_shared_prompt(chosen: list[Message], rejected: list[Message]) -> Divid
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
+def split_dialogue(messages: list[Message], column: str) -> tuple[list[Message], list[Message]]:
+    """The messages before the assistant's first reply to a user or tool, and those from it on. Raises `BadRow`."""
+    check_answer_end(messages, column)
+    replies = [place for place, message in enumerate(messages) if _is_reply(messages, place)]
+    if not replies:
+        raise BadRow("bad_role_order", f"`{column}` has no answer of `assistant` to a message of `user` or `tool`")
+    check_prompt(messages[: replies[-1]])  # the longest prompt, so that the roles of all messages are checked
+    return messages[: replies[0]], messages[replies[0] :]
+
+
+def last_reply(answer: list[Message]) -> int:
+    """The index at which the assistant's last turn begins: after the last message of another role."""
+    return next((place + 1 for place in reversed(range(len(answer))) if answer[place]["role"] != "assistant"), 0)
+
+
+def _is_reply(messages: list[Message], place: int) -> bool:
+    """Whether a message is the first one of a turn of the assistant that answers a user or tool."""
+    return bool(place) and messages[place]["role"] == "assistant" and messages[place - 1]["role"] in ("user", "tool")
+
+
 def check_prompt(prompt: list[Message]) -> None:
     """Raises `BadRow` unless the prompt can be answered.
 

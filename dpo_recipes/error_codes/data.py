@@ -35,8 +35,16 @@ CODES = {
         "a column of `filter` or `select` is missing", "Both use the names in the file, before `columns:` applies."
     ),
     "D413": entry(
-        "single answers where pairs are needed",
-        "DPO learns from two answers to one prompt. Single answers with a label are for KTO.",
+        "rows that the objective cannot learn from",
+        "Pairs become labelled rows or answers to imitate if the objective needs them, and good labelled answers "
+        "become answers to imitate. Pairs cannot be made from single answers, nor labels for answers without any.",
+        "Use other data, or the objective that the error names.",
+    ),
+    "D414": entry(
+        "answers of one class",
+        "An objective on labelled rows learns from the contrast of good and bad answers. All training rows have the "
+        "same label, or only good or only bad ones are left after rows were selected and dropped.",
+        "Add answers of the other class; `objective: {kind: sft}` imitates good answers alone.",
     ),
     "D420": entry(
         "the chat template fails",

@@ -20,6 +20,9 @@ class JobFacts:
     """Of the training pairs, those cut to `data.max_length`; between 0 and 1."""
     dropped_overlong_share: float | None = None
     """Of the training pairs, those dropped because of `data.max_length`; between 0 and 1."""
+    num_desirable: int | None = None
+    """Of the training rows, those with a good answer; None without labels."""
+    num_undesirable: int | None = None
     trainable_parameters: int | None = None
     num_processes: int = 1
 

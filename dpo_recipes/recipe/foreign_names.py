@@ -23,6 +23,7 @@ FOREIGN_NAMES = {
     "type": "data.train[].format",
     "roles_to_train": "data.train_on_turns",
     "train_on_inputs": "data.train_on_turns",
+    "mask_history": "data.train_on_turns",
     # TRL and transformers
     "model_name_or_path": "model.path",
     "model_name": "model.path",

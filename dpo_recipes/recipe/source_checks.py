@@ -13,6 +13,7 @@ from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.errors import Finding, Where
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.column_map import ColumnMapError, parse_column
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
@@ -332,7 +333,14 @@ def _identity(source: Source) -> tuple[Any, ...]:
     return (source.path, source.name, source.split, tuple(files) if isinstance(files, list) else files)
 
 
-RULES = (check_sources, check_rows, check_mixture, check_held_out)
+def check_turns(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R327: the last turn of pairs, whose answers begin where they differ."""
+    if recipe.data.train_on_turns == "last" and objective_of(recipe).rows == "pair":
+        why = "the answers of a pair begin where they differ; `last` is for objectives that learn from single answers"
+        yield does_nothing(("data", "train_on_turns"), why, composed)
+
+
+RULES = (check_sources, check_rows, check_mixture, check_held_out, check_turns)
 
 
 def _held_out(recipe: Recipe) -> list[tuple[str, HeldOut]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.data.inspect.lengths import worth_showing
+from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.formats import format_count, format_number, format_percent
 from dpo_recipes.report.bars import BarChart, lay_out_bars
 from dpo_recipes.report.sections import Tile
@@ -142,6 +143,8 @@ def _label_tiles(split: dict[str, Any]) -> list[Tile]:
 
 def _steps(split: dict[str, Any]) -> Table:
     rows = [[f"after {step['step']}", format_count(step["rows"]), ""] for step in split["steps"]]
+    for conversion in split["conversions"]:
+        rows.append(["converted", format_count(conversion["made"]), describe_conversion(conversion)])
     for reason, count in split["dropped"].items():
         rows.append([f"dropped: {reason}", format_count(count), ", ".join(split["examples"].get(reason, ()))])
     if split["masked_rows"]:

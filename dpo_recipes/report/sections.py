@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.formats import (
     NO_VALUE,
     finite,
@@ -74,7 +75,7 @@ def compare_models(result: dict[str, Any]) -> list[ComparisonRow]:
 
 
 def list_splits(data_report: dict[str, Any]) -> list[dict[str, str]]:
-    """One row for each split: pairs read, kept, dropped, and the reasons with their counts."""
+    """One row for each split: rows read, kept, dropped, the reasons with their counts, and conversions in words."""
     rows = []
     for name, split in ((data_report or {}).get("splits") or {}).items():
         dropped = (split or {}).get("dropped") or {}
@@ -87,6 +88,7 @@ def list_splits(data_report: dict[str, Any]) -> list[dict[str, str]]:
                 "rows_kept": format_count((split or {}).get("rows_kept")),
                 "num_dropped": format_count(sum(counts)),
                 "reasons": ", ".join(reasons) or NO_VALUE,
+                "conversions": "; ".join(map(describe_conversion, (split or {}).get("conversions") or ())),
             }
         )
     return rows

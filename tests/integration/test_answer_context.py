@@ -190,10 +190,10 @@ def test_columns_and_counts(tmp_path: Path) -> None:
     assert none == []
     assert of_single == [[], []]
     assert (mixed.reports["train"].masked_rows, mixed.reports["train"].masked_tokens) == (1, stop - start)
-    assert "answers of 1 pairs contain turns" in mixed.reports["train"].describe_losses()
+    assert "answers of 1 pairs contain turns" in mixed.reports["train"].describe_changes()
     plain = split_of(tmp_path, [SINGLE])
     assert plain.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
-    assert not plain.reports["train"].has_losses
+    assert not plain.reports["train"].has_changes
     everything = split_of(tmp_path, [MULTI, SINGLE], train_on_turns="all")
     assert everything.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
     assert everything.key != mixed.key

@@ -43,7 +43,7 @@ def pair(prompt: list[Any], chosen: list[Any], rejected: list[Any], **extras: An
     return Row(prompt, (chosen, rejected), "f:1", **extras)
 
 
-def single(prompt: list[Any], completion: list[Any], label: bool, **extras: Any) -> Row:
+def single(prompt: list[Any], completion: list[Any], label: bool | None = None, **extras: Any) -> Row:
     return Row(prompt, (completion,), "f:1", label, **extras)
 
 
@@ -51,6 +51,8 @@ HI = pair([USER], [GOOD], [BAD])
 HI_SYSTEM = pair([SYSTEM, USER], [GOOD], [BAD])
 HI_LONG = pair([USER, GOOD, MORE], [GOOD], [BAD])
 HI_GOOD, HI_BAD = single([USER], [GOOD], True), single([USER], [BAD], False)
+HI_ONLY, HI_ONLY_SYSTEM = single([USER], [GOOD]), single([SYSTEM, USER], [GOOD])
+HI_DIALOGUE = single([USER], [GOOD, MORE, BAD])
 INST = pair([{"role": "user", "content": "[INST] Hi [/INST]"}], [GOOD], [BAD], rendered=True)
 HI_GOOD_SYSTEM = single([SYSTEM, USER], [GOOD], True)
 
@@ -615,8 +617,70 @@ for template in ("chatml", "llama3"):
             ),
         ]
 
+GOOD_ROWS += [
+    ("messages", {"messages": [USER, GOOD]}, [HI_ONLY]),
+    ("messages", {"messages": [USER, GOOD, MORE, BAD]}, [HI_DIALOGUE]),
+    ("messages", {"messages": [SYSTEM, USER, GOOD], "prompt": "Hi", "source": "x"}, [HI_ONLY_SYSTEM]),
+    ("messages", {"messages": json.dumps([USER, GOOD]), "system": "Be kind."}, [HI_ONLY_SYSTEM]),
+    (  # a greeting is no answer
+        "messages",
+        {"messages": [GOOD, USER, BAD]},
+        [single([GOOD, USER], [BAD])],
+    ),
+    (
+        "messages",
+        {"messages": [USER, {**CALL, "content": None}, RAIN, GOOD], "tools": json.dumps([TOOL])},
+        [single([USER], [CALL, RAIN, GOOD], tools=[TOOL])],
+    ),
+    ("prompt_completion", {"prompt": "Hi", "completion": "Hello."}, [HI_ONLY]),
+    ("prompt_completion", {"prompt": "Hi", "completion": "Hello.", "label": None}, [HI_ONLY]),
+    ("prompt_completion", {"prompt": [USER], "completion": [GOOD], "system": "Be kind."}, [HI_ONLY_SYSTEM]),
+    ("prompt_completion", {"prompt": [USER], "completion": [USER, GOOD]}, [HI_ONLY]),
+    (  # the earlier answer is part of the prompt
+        "prompt_completion",
+        {"prompt": [USER, GOOD, MORE], "completion": [BAD]},
+        [single([USER, GOOD, MORE], [BAD])],
+    ),
+    ("alpaca_sft", {"instruction": "Hi", "output": "Hello."}, [HI_ONLY]),
+    ("alpaca_sft", {"instruction": "Hi", "input": "", "output": "Hello.", "system": "Be kind."}, [HI_ONLY_SYSTEM]),
+    (
+        "alpaca_sft",
+        {"instruction": "Say", "input": "hello", "output": "Hello.", "history": [["Hi", "Hello."]]},
+        [single([USER, GOOD, {"role": "user", "content": "Say\nhello"}], [GOOD])],
+    ),
+    ("sharegpt_sft", {"conversations": [turn("human", "Hi"), turn("gpt", "Hello.")]}, [HI_ONLY]),
+    (
+        "sharegpt_sft",
+        {"conversations": [turn("human", "Hi"), turn("gpt", "Hello.")], "system": "Be kind."},
+        [HI_ONLY_SYSTEM],
+    ),
+    (
+        "sharegpt_sft",
+        {
+            "conversations": [
+                turn("human", "Hi"),
+                turn("gpt", "Hello."),
+                turn("human", "And now?"),
+                turn("gpt", "What?"),
+            ]
+        },
+        [HI_DIALOGUE],
+    ),
+]
+
 # --- format, columns, reason, what the detail names ---
 BAD_ROWS: list[tuple[str, Columns, str, str]] = [
+    ("messages", {"messages": [USER, GOOD, MORE]}, "bad_role_order", "`messages` ends with a message of `user`"),
+    ("messages", {"messages": [GOOD]}, "bad_role_order", "`messages` has no answer of `assistant`"),
+    ("messages", {"messages": [SYSTEM, GOOD]}, "bad_role_order", "`messages` has no answer of `assistant`"),
+    ("messages", {"messages": [USER, GOOD, SYSTEM, MORE, GOOD]}, "bad_role_order", "message 3"),
+    ("messages", {"messages": [USER, RAIN, GOOD]}, "bad_role_order", "`tool` message follows `user`"),
+    ("messages", {"messages": "Hi"}, "no_text", "`messages` is not a list of messages"),
+    ("prompt_completion", {"prompt": "Hi", "completion": [USER]}, "bad_role_order", "does not start with a message"),
+    ("prompt_completion", {"prompt": [USER, GOOD], "completion": [GOOD]}, "bad_role_order", "ends with a message"),
+    ("prompt_completion", {"prompt": "Hi", "completion": str(GOOD)}, "list_as_text", "in Python syntax"),
+    ("alpaca_sft", {"instruction": "Hi", "output": " "}, "no_text", "`output`"),
+    ("sharegpt_sft", {"conversations": [turn("gpt", "Hello.")]}, "bad_role_order", "`conversations` has no answer"),
     ("preference", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` contains the JSON of a list"),
     ("passthrough", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` contains the JSON of a list"),
     ("chatml.intel", {"question": "Hi", "chosen": str([GOOD]), "rejected": "b"}, "list_as_text", "in Python syntax"),
@@ -834,12 +898,22 @@ FOREIGN: list[Columns] = [
     {"chosen": [GOOD], "rejected": [BAD]},
     {"messages": [USER], "chosen": GOOD, "rejected": BAD},
     {"completion": [USER, GOOD], "label": True},
+    {"prompt": "Hi", "completion": ["a", "b"]},
+    {"instruction": "Hi", "output": ["a", "b"]},
+    {"instruction": "Hi", "output": "a", "label": True},
     {"text": "Hi"},
     {},
 ]
 OVERLAPPING: list[tuple[Columns, set[str]]] = [
     ({"prompt": "Hi", **TEXTS, "instruction": "Hi"}, {"preference"}),
     ({"prompt": "Hi", "completion": "a", "label": True, "messages": [USER, GOOD]}, {"unpaired"}),
+    ({"prompt": "Hi", "completion": "a", "messages": [USER, GOOD]}, {"prompt_completion"}),
+    ({"instruction": "Hi", "output": "a", "messages": [USER, GOOD]}, {"messages"}),
+    ({"instruction": "Hi", "output": "a", "prompt": "Hi", "completion": "a"}, {"prompt_completion"}),
+    ({"conversations": [turn("human", "Hi"), turn("gpt", "a")], "messages": [USER, GOOD]}, {"messages"}),
+    ({"conversations": [turn("human", "Hi"), turn("gpt", "a")], "instruction": "Hi", "output": "a"}, {"alpaca_sft"}),
+    ({"prompt": "Hi", **TEXTS, "messages": [USER, GOOD]}, {"preference"}),
+    ({"instruction": "Hi", **TEXTS, "output": "a"}, {"alpaca"}),
     ({"chosen": f"{H}Hi{A} a", "rejected": f"{H}Hi{A} b", "score_chosen": 2, "score_rejected": 1}, {"hh_rlhf"}),
     ({"prompt": "Hi", **TEXTS, "conversations": [turn("human", "Hi")]}, {"preference", "sharegpt"}),
     ({"prompt": "Hi", **TEXTS, "answers": answers(("a", 1))}, {"preference", "ranked"}),
@@ -877,8 +951,8 @@ def test_exactly_one_format_matches_a_row(name: str, columns: Columns, expected:
     assert FORMATS[name].matches(columns)
     if FORMATS[name].detect:
         assert detected(columns) == {name}
-    shapes = {(len(row.answers), row.label is None) for row in expected}
-    assert shapes == {(2, True) if FORMATS[name].kind == "pair" else (1, False)}
+    shapes = {"pair": (2, False), "labelled": (1, True), "completion": (1, False)}
+    assert {(len(row.answers), row.label is not None) for row in expected} == {shapes[FORMATS[name].kind]}
 
 
 @pytest.mark.parametrize("columns", FOREIGN, ids=str)

@@ -223,7 +223,7 @@ def test_too_few_rows_to_hold_some_out(tmp_path: Path) -> None:
 
 def test_losses_are_told_in_one_line() -> None:
     report = SplitReport(rows_in=1800, rows_kept=1790, dropped={"no_text": 10}, truncated={"prompt_start": 65})
-    assert report.describe_losses() == "1,790 of 1,800 pairs kept; 10 dropped (no_text); 65 truncated (prompt start)"
+    assert report.describe_changes() == "1,790 of 1,800 pairs kept; 10 dropped (no_text); 65 truncated (prompt start)"
 
 
 def test_the_steps_add_up(tmp_path: Path) -> None:

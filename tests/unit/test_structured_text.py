@@ -222,13 +222,35 @@ def test_a_path_into_text_that_is_not_json_is_explained() -> None:
             "`columns: {chosen: chosen.messages, rejected: rejected.messages}`",
         ),
         ({"instruction": "q", "output": ["a", "b"]}, "{prompt: instruction, chosen: output.0, rejected: output.1}"),
-        ({"instruction": "q", "output": "a"}, "as for supervised fine-tuning"),
-        ({"x": 1}, "map its names with `columns:"),
+        ({"question": "q", "response": "a"}, "`objective: {kind: sft}` imitates single answers"),
+        ({"x": 1}, "map its names with `columns: {prompt: ..., chosen: ..., rejected: ...}`"),
     ],
 )
 def test_the_layout_that_columns_seem_to_have_is_named(row: dict[str, Any], hint: str) -> None:
     with pytest.raises(DataError) as caught:
         choose_format(Source(path="x"), [SourceRow(row, "x:1")])
+    assert caught.value.findings[0].code == "D402"
+    assert hint in (caught.value.findings[0].fix or "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "hint"),
+    [
+        ("completion", {"question": "q", "response": "a"}, "`columns: {prompt: question, completion: response}`"),
+        ("completion", {"x": 1}, "map its names with `columns: {prompt: ..., completion: ...}`"),
+        (
+            "labelled",
+            {"query": "q", "answer": "a", "good": True},
+            "if `good` says whether the answer is good: `columns: {prompt: query, completion: answer, label: good}`",
+        ),
+        ("labelled", {"x": "1"}, "map its names with `columns: {prompt: ..., completion: ..., label: ...}`"),
+    ],
+)
+def test_the_layout_is_named_in_the_columns_that_the_objective_needs(
+    shape: Any, row: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        choose_format(Source(path="x"), [SourceRow(row, "x:1")], shape)
     assert caught.value.findings[0].code == "D402"
     assert hint in (caught.value.findings[0].fix or "")
 

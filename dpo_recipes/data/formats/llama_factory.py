@@ -1,4 +1,4 @@
-"""LLaMA-Factory's alpaca and sharegpt rows, with two answers (`ranking: true`) or with a `kto_tag`.
+"""LLaMA-Factory's alpaca and sharegpt rows: with two answers (`ranking: true`), a `kto_tag`, or one answer.
 
 Source: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
 """
@@ -20,6 +20,7 @@ from dpo_recipes.data.formats.messages import (
     with_system,
 )
 from dpo_recipes.data.formats.roles import plain_name, role_key, role_of
+from dpo_recipes.data.formats.trl import has_one_answer
 from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.rows import (
     BadRow,
@@ -27,7 +28,9 @@ from dpo_recipes.data.rows import (
     Message,
     Row,
     SourceRow,
+    answered,
     decoded,
+    dialogue,
     labelled,
     preference,
     text_of,
@@ -55,6 +58,18 @@ def from_alpaca_kto(row: SourceRow) -> list[Row]:
     """One labelled answer from an instruction and its output. Raises `BadRow`."""
     output = [assistant_text(row.columns.get("output"), "output")]
     return [_tagged(_alpaca_prompt(row), output, row)]
+
+
+def matches_alpaca_sft(columns: Mapping[str, Any]) -> bool:
+    """Whether a row has an instruction, and one output without a tag."""
+    is_other = has(columns, "prompt", "completion") or is_messages(columns.get("messages"))
+    return has(columns, "instruction") and _are_texts(columns, "output") and has_one_answer(columns) and not is_other
+
+
+def from_alpaca_sft(row: SourceRow) -> list[Row]:
+    """One answer from an instruction and its output. Raises `BadRow`."""
+    output = [assistant_text(row.columns.get("output"), "output")]
+    return [answered(_alpaca_prompt(row), output, row, tools=_tools(row))]
 
 
 def matches_sharegpt(columns: Mapping[str, Any]) -> bool:
@@ -95,6 +110,24 @@ def from_sharegpt_pair(row: SourceRow) -> list[Row]:
         message_of(_as_spoken(sides[name]), f"conversations.{name}_gpt") for name in ("chosen", "rejected")
     )
     return [preference(prompt, [chosen], [rejected], row, tools=_tools(row))]
+
+
+def matches_sharegpt_sft(columns: Mapping[str, Any]) -> bool:
+    """Whether a row has a conversation with one answer to each question, and no tag."""
+    is_other = is_messages(columns.get("messages")) or has(columns, "prompt", "completion")
+    is_other |= has(columns, "instruction", "output")
+    return (
+        is_messages(columns.get("conversations"))
+        and has_one_answer(columns)
+        and not matches_sharegpt_pair(columns)
+        and not is_other
+    )
+
+
+def from_sharegpt_sft(row: SourceRow) -> list[Row]:
+    """A dialogue whose answers are all turns of the assistant. Raises `BadRow`."""
+    turns = with_system(message_list(row.columns.get("conversations"), "conversations"), row.columns)
+    return [dialogue(turns, "conversations", row, tools=_tools(row))]
 
 
 def matches_sharegpt_kto(columns: Mapping[str, Any]) -> bool:
@@ -266,4 +299,27 @@ SHAREGPT_KTO = DataFormat(
     matches=matches_sharegpt_kto,
     to_rows=from_sharegpt_kto,
     kind="labelled",
+)
+
+ALPACA_SFT = DataFormat(
+    name="alpaca_sft",
+    summary="`instruction` with `input` below it, and its `output`; `history` has the earlier rounds",
+    columns=("instruction", "output"),
+    optional_columns=("input", "system", "history", "tools", "chat_template_kwargs"),
+    example={"instruction": "Translate to Spanish.", "input": "Good morning", "output": "Buenos días"},
+    matches=matches_alpaca_sft,
+    to_rows=from_alpaca_sft,
+    kind="completion",
+)
+
+SHAREGPT_SFT = DataFormat(
+    name="sharegpt_sft",
+    summary="`conversations` of turns with `from` and `value` that end with an answer. Every turn of the assistant is "
+    "an answer to imitate; `data.train_on_turns: last` takes only the last one",
+    columns=("conversations",),
+    optional_columns=("system", "tools", "chat_template_kwargs"),
+    example={"conversations": [*_CONVERSATION, {"from": "gpt", "value": "In Peru."}]},
+    matches=matches_sharegpt_sft,
+    to_rows=from_sharegpt_sft,
+    kind="completion",
 )

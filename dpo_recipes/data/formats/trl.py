@@ -1,4 +1,4 @@
-"""TRL's preference and unpaired preference rows, in their standard and conversational forms.
+"""TRL's preference, unpaired preference, prompt-completion and conversational rows.
 
 Source: https://huggingface.co/docs/trl/dataset_formats
 """
@@ -15,6 +15,7 @@ from dpo_recipes.data.formats.messages import (
     decoded_together,
     has,
     is_messages,
+    message_list,
     messages_of,
     with_system,
 )
@@ -24,7 +25,9 @@ from dpo_recipes.data.rows import (
     DataFormat,
     Row,
     SourceRow,
+    answered,
     decoded,
+    dialogue,
     labelled,
     preference,
 )
@@ -86,6 +89,37 @@ def _check_no_names(columns: Mapping[str, Any], row: SourceRow) -> None:
             )
 
 
+def has_one_answer(columns: Mapping[str, Any]) -> bool:
+    """Whether no column of a row has a second answer, or says whether the answer is good."""
+    others = ("chosen", "rejected", "rejected_response", "rejected_messages", "winner", "label", "kto_tag")
+    return all(columns.get(name) is None for name in others)
+
+
+def matches_messages(columns: Mapping[str, Any]) -> bool:
+    """Whether a row has a conversation, and nothing but its answers to learn from."""
+    return is_messages(columns.get("messages")) and has_one_answer(columns) and not has(columns, "prompt", "completion")
+
+
+def from_messages(row: SourceRow) -> list[Row]:
+    """A dialogue whose answers are all turns of the assistant. Raises `BadRow`."""
+    messages = with_system(message_list(row.columns.get("messages"), "messages"), row.columns)
+    return [dialogue(messages, "messages", row)]
+
+
+def matches_prompt_completion(columns: Mapping[str, Any]) -> bool:
+    """Whether a row has a prompt and one answer without a label."""
+    answer = columns.get("completion")
+    return has(columns, "prompt") and (isinstance(answer, str) or is_messages(answer)) and has_one_answer(columns)
+
+
+def from_prompt_completion(row: SourceRow) -> list[Row]:
+    """One answer from one row. Raises `BadRow`."""
+    columns = decoded_together(row.columns, ("prompt", "completion"))
+    prompt = messages_of(columns["prompt"], "prompt", "user")
+    made = answered(prompt, messages_of(columns["completion"], "completion", "assistant"), row)
+    return [replace(made, prompt=with_system(made.prompt, row.columns))]
+
+
 def matches_unpaired(columns: Mapping[str, Any]) -> bool:
     """Whether a row has a prompt, one answer and its label."""
     return has(columns, "prompt", "completion", "label")
@@ -125,4 +159,34 @@ UNPAIRED = DataFormat(
     matches=matches_unpaired,
     to_rows=from_unpaired,
     kind="labelled",
+)
+
+MESSAGES = DataFormat(
+    name="messages",
+    summary="`messages` are a whole conversation that ends with an answer. Every turn of the assistant is an answer to "
+    "imitate; `data.train_on_turns: last` takes only the last one",
+    columns=("messages",),
+    optional_columns=TEMPLATE_COLUMNS,
+    example={
+        "messages": [
+            {"role": "user", "content": "What is the capital of Peru?"},
+            {"role": "assistant", "content": "Lima."},
+            {"role": "user", "content": "And of Chile?"},
+            {"role": "assistant", "content": "Santiago."},
+        ]
+    },
+    matches=matches_messages,
+    to_rows=from_messages,
+    kind="completion",
+)
+
+PROMPT_COMPLETION = DataFormat(
+    name="prompt_completion",
+    summary="`prompt` and `completion` as texts or lists of messages",
+    columns=("prompt", "completion"),
+    optional_columns=TEMPLATE_COLUMNS,
+    example={"prompt": "What is the capital of Peru?", "completion": "Lima."},
+    matches=matches_prompt_completion,
+    to_rows=from_prompt_completion,
+    kind="completion",
 )

@@ -140,7 +140,8 @@ def check_held_out_count(facts: JobFacts) -> Iterator[Remark]:
 def check_parameters(facts: JobFacts) -> Iterator[Remark]:
     """F796: the advice of the objective on its own parameters."""
     recipe = facts.recipe
-    for advice in objective_of(recipe).advise(recipe, RowCounts(facts.num_train_pairs)):
+    counts = RowCounts(facts.num_train_pairs, facts.num_desirable, facts.num_undesirable)
+    for advice in objective_of(recipe).advise(recipe, counts):
         yield Remark(advice.at, advice.what, advice.why, advice.fix)
 
 

@@ -172,5 +172,9 @@ def advice_facts(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:
     overlong = report.dropped.get("overlong", 0)
     total = max(1, report.rows_kept + overlong)
     return replace(
-        facts, truncated_share=sum(report.truncated.values()) / total, dropped_overlong_share=overlong / total
+        facts,
+        truncated_share=sum(report.truncated.values()) / total,
+        dropped_overlong_share=overlong / total,
+        num_desirable=report.desirable,
+        num_undesirable=report.undesirable,
     )

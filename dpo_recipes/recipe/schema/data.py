@@ -48,8 +48,9 @@ class Source(Section):
     )
     format: str = Field(
         default="auto",
-        description="How a row states which answer is better. `auto` decides from the columns and the first rows; if "
-        "several formats fit, the run ends with an error that names them. docs/data.md shows every format by example.",
+        description="How a row states its answers, and which one is better or good. `auto` decides from the columns "
+        "and the first rows; if several formats fit, the run ends with an error that names them. docs/data.md shows "
+        "every format by example.",
         json_schema_extra={"anyOf": [{"enum": ["auto", *sorted(registry.DATA_FORMATS)]}, {"type": "string"}]},
     )
     columns: dict[str, str] = Field(
@@ -164,11 +165,12 @@ class Data(Section):
         "counted); `truncate_completion_end` removes the end of the answers (at least one token of each stays); "
         "`drop` drops and counts the pair; `error` ends the run with an error.",
     )
-    train_on_turns: Literal["assistant", "all"] = Field(
+    train_on_turns: Literal["assistant", "last", "all"] = Field(
         default="assistant",
-        description="Which turns are trained on if an answer has several: `assistant`, only the assistant's own (turns "
-        "of the user or a tool in between are context and not in the loss), or `all`, as in TRL's `DPOTrainer`. "
-        "Compare `roles_to_train` in Axolotl and `assistant_only_loss` in TRL.",
+        description="Which turns are trained on if an answer has several, such as a whole dialogue: `assistant`, all "
+        "of the assistant's own (turns of the user or a tool in between are context and not in the loss), `last`, only "
+        "the assistant's last one (not for pairs), or `all`, as in TRL's `DPOTrainer`. Compare `roles_to_train` in "
+        "Axolotl, `assistant_only_loss` in TRL and `mask_history` in LLaMA-Factory.",
     )
     on_bad_row: Literal["error", "drop"] = Field(
         default="error",
