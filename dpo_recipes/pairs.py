@@ -27,14 +27,15 @@ class PreparedPairs:
 
 
 def prepare_pairs(
-    recipe: Recipe, on_stage: Callable[[str, str], None], *, trust_remote_code: bool, raise_errors: bool = True
+    recipe: Recipe, on_stage: Callable[[str, str], None], *, trust_remote_code: bool, only_shows: bool = False
 ) -> PreparedPairs:
     """Read, convert, select, render and tokenize; no weight is loaded. `on_stage` gets the name of each stage and
     a detail.
 
     Data comes before the tokenizer, so that its faults are found first. `trust_remote_code` counts only together with
-    the recipe's own: its author and the person who runs it must both want it. Without `raise_errors`, errors that are
-    found while tokenizing are among the warnings, so that the rows can be looked at. Raises `DataError`, `RunError`.
+    the recipe's own: its author and the person who runs it must both want it. With `only_shows`, errors that are found
+    while tokenizing are among the warnings, so that the rows can be looked at, and rows have no answers of other rows.
+    Raises `DataError`, `RunError`.
     """
     on_stage("data", "reading rows")
     rows = load_preferences(recipe.data, recipe.training.seed, objective_of(recipe).rows)
@@ -44,8 +45,8 @@ def prepare_pairs(
     chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
     on_stage("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
     splits = tokenize_splits(
-        rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=raise_errors
+        rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=not only_shows
     )
-    if objective_of(recipe).adds_mismatched_answer(recipe.objective):
+    if objective_of(recipe).adds_mismatched_answer(recipe.objective) and not only_shows:
         splits = add_mismatched_answers(splits, recipe.training.seed, recipe.data.max_length)
     return PreparedPairs(splits, tokenizer, chat, location)

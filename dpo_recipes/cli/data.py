@@ -62,7 +62,7 @@ def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote
             recipe,
             lambda name, detail: progress.on_event({"event": "stage", "name": name, "detail": detail}),
             trust_remote_code=trust_remote_code,
-            raise_errors=False,
+            only_shows=True,
         )
         pairs, tokenizer, chat = prepared.splits, prepared.tokenizer, prepared.chat
         if split is not None and split not in pairs.datasets:

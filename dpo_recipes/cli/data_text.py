@@ -127,11 +127,11 @@ class DataText:
             self._line(f"  {name:<12}{too_long:>15}{left}")
 
     def _longest(self, rows: list[dict[str, Any]], names: list[str]) -> None:
-        width = max(20, *(len(row["where"]) for row in rows))
+        width, column = max(20, *(len(row["where"]) for row in rows)), max(8, *map(len, names)) + 1
         self._line()
-        self._line(f"  {'longest rows':<{width}}" + "".join(f"{name:>11}" for name in names))
+        self._line(f"  {'longest rows':<{width}}" + "".join(f"{name:>{column}}" for name in names))
         for row in rows:
-            numbers = "".join(f"{row[name]:>11,}" for name in names)
+            numbers = "".join(f"{row[name]:>{column},}" for name in names)
             self._line(f"  {row['where']:<{width}}{numbers}  {row['fate']}")
 
     def _look(self, split: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.fit.check import describe_settings
+from dpo_recipes.objectives import objective_of
 
 if TYPE_CHECKING:
     from dpo_recipes.data.report import SplitReport
@@ -79,18 +80,19 @@ def _verdict(plan: JobPlan) -> str:
 def _work(plan: JobPlan) -> Iterator[str]:
     facts, duration = plan.facts, plan.duration
     most = "" if plan.workload.is_read else "at most "
-    pairs = f"{facts.num_train_pairs:,}" if facts.num_train_pairs is not None else "unknown"
+    unit = "pairs" if objective_of(plan.recipe).rows == "pair" else "rows"
+    count = f"{facts.num_train_pairs:,}" if facts.num_train_pairs is not None else "unknown"
     held_out = f", {facts.num_eval_pairs:,} held out" if facts.num_eval_pairs else ""
     longest = plan.longest.lengths
-    yield f"pairs       {pairs} to train on{held_out}; the longest micro-batch has {sum(longest.distinct):,} tokens"
+    yield f"{unit:<11} {count} to train on{held_out}; the longest micro-batch has {sum(longest.distinct):,} tokens"
     tokens = plan.workload.tokens("train")
     if tokens is not None and facts.num_train_pairs:
-        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_pairs:,.0f} a pair"
+        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_pairs:,.0f} a {unit.removesuffix('s')}"
     else:
         length = plan.recipe.data.max_length
         yield f"            not read, assumed to have {length} tokens each, half of them prompt (see --read-data)"
     if facts.num_steps is not None:
-        yield f"steps       {facts.num_steps:,} of {facts.pairs_per_step:,} pairs each, {plan.dtype}"
+        yield f"steps       {facts.num_steps:,} of {facts.pairs_per_step:,} {unit} each, {plan.dtype}"
     total = duration.total_s
     if total is None or duration.stages_s is None:
         yield f"time        {most}{format_seconds(duration.step_s)} a step; their number depends on the data"
