@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
-from dpo_recipes.engine.pair_names import Locate
+from dpo_recipes.engine.pair_names import LocateRow
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.objectives import objective_of
@@ -31,7 +31,7 @@ class TrainingContext:
     distributed: DistributedContext = SINGLE_PROCESS
     events: EventLog | None = None
     """Receives the progress of the reference pass and notes about the model."""
-    locate: Locate | None = None
+    locate: LocateRow | None = None
     """Returns the location of a row in its source, for errors that name it."""
     writer: CheckpointWriter | None = None
     """Writes checkpoints; None for a trainer that is only measured."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Locate = Callable[[str, int], str]
+LocateRow = Callable[[str, int], str]
 """The place in its source, such as `pairs.jsonl:12`, of a row, given by split and index."""
 
 
-def name_pair(pairs: Any, index: int, split: str, locate: Locate | None = None) -> str:
+def name_pair(pairs: Any, index: int, split: str, locate: LocateRow | None = None) -> str:
     """A pair by its source's name and line, or by its number in the order of training if these are unknown."""
     row = pairs[index].get("row")
     if row is None or locate is None:

@@ -26,7 +26,7 @@ from dpo_recipes.engine.packing import (
     own_position_ids,
     split_by_padded_tokens,
 )
-from dpo_recipes.engine.pair_names import Locate, name_pair
+from dpo_recipes.engine.pair_names import LocateRow, name_pair
 from dpo_recipes.engine.prefix_trial import run_trial, unsupported_reason
 from dpo_recipes.errors import RunError
 
@@ -237,7 +237,7 @@ def refused(why: str, whose: str = "this model") -> RunError:
 
 
 def check_longest_pair(
-    datasets: dict[str, Any], max_tokens: int | None, *, shares: bool, locate: Locate | None = None
+    datasets: dict[str, Any], max_tokens: int | None, *, shares: bool, locate: LocateRow | None = None
 ) -> None:
     """Raise `RunError` T607 if a pair does not fit into one pass. Its prompt counts once if sharing it saves positions;
     otherwise both rows count with the length of the longer one."""

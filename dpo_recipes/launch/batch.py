@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.objectives import fixed_micro_batch_reason
+from dpo_recipes.objectives import fixed_micro_batch_reason, objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -165,6 +165,7 @@ def smaller_batch_fix(recipe: Recipe | None) -> str:
 
 def _indivisible(recipe: Recipe, num_processes: int) -> RecipeError:
     training, parts, reason = recipe.training, divisible_parts(recipe), fixed_micro_batch_reason(recipe)
+    rows = f"{objective_of(recipe).row_noun}s"
     below = divisors(parts, num_processes)[0]
     above = min((count for count in divisors(parts, parts) if count > num_processes), default=None)
     counts = f"{below} or {above}" if above else f"{below}"
@@ -173,20 +174,20 @@ def _indivisible(recipe: Recipe, num_processes: int) -> RecipeError:
     accumulation = next(n for n in range(training.gradient_accumulation_steps, 10**9) if unit * n % num_processes == 0)
     fix = (
         f"take {counts} processes (`--num-processes`), or `--set training.gradient_accumulation_steps={accumulation}`, "
-        f"which makes it {training.micro_batch_size * meant * accumulation} pairs a step"
+        f"which makes it {training.micro_batch_size * meant * accumulation} {rows} a step"
     )
     if reason is None:
         return RecipeError.of(
             "R340",
-            f"{num_processes} processes do not divide the {parts} pairs of a step",
-            why="each process computes the same number of pairs, and a step must use as many as the recipe says",
+            f"{num_processes} processes do not divide the {parts} {rows} of a step",
+            why=f"each process computes the same number of {rows}, and a step must use as many as the recipe says",
             fix=fix,
         )
     batches = "the only micro-batch" if parts == 1 else f"the {parts} micro-batches"
     return RecipeError.of(
         "R340",
         f"{num_processes} processes do not divide {batches} of a step",
-        why=f"each process computes the same number of whole micro-batches of {training.micro_batch_size} pairs, "
+        why=f"each process computes the same number of whole micro-batches of {training.micro_batch_size} {rows}, "
         f"because {reason}",
         fix=f"{fix}; a smaller `micro_batch_size` in the recipe gives other results",
     )

@@ -13,6 +13,7 @@ from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.batch import BatchPlan, count_processes, divisible_parts, divisors, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import Launcher, LaunchRequest
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.run_dir import RunDirectory
@@ -79,9 +80,9 @@ def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus
         return None
     where = " of each node" if batch.num_nodes > 1 else ""
     parts = divisible_parts(recipe)
-    what = f"{parts} pairs" if parts == batch.pairs_per_step else f"{parts} micro-batches"
+    what = f"{objective_of(recipe).row_noun}s" if parts == batch.pairs_per_step else "micro-batches"
     return (
-        f"{idle} of {num_gpus} GPUs{where} are left out: the {what} of a step are not divisible "
+        f"{idle} of {num_gpus} GPUs{where} are left out: the {parts} {what} of a step are not divisible "
         f"by {num_gpus * batch.num_nodes} (`training.gradient_accumulation_steps` changes them)"
     )
 

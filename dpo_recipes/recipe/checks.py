@@ -153,8 +153,8 @@ def check_token_budget(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     if training.max_tokens_per_pass is not None and reason is not None:
         yield Finding(
             "R394",
-            f"micro-batches have {training.micro_batch_size} pairs each, and are not filled up to "
-            f"{training.max_tokens_per_pass:,} tokens",
+            f"micro-batches have {training.micro_batch_size} {objective_of(recipe).row_noun}s each, and are not filled "
+            f"up to {training.max_tokens_per_pass:,} tokens",
             composed.where(("training", "max_tokens_per_pass"), key=True),
             f"{reason}; only its passes through the model are divided by tokens",
             "choose `micro_batch_size` by memory, or remove `max_tokens_per_pass`",

@@ -12,7 +12,7 @@ import torch
 from tiny import recipe_text, write_pairs
 from transformers.optimization import get_scheduler
 
-from dpo_recipes.engine.warm_up import begin_above_zero
+from dpo_recipes.engine.engine_trainer import begin_above_zero
 
 KINDS = ("linear", "cosine", "cosine_with_restarts", "constant_with_warmup", "inverse_sqrt", "polynomial")
 
