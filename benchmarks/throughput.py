@@ -1,7 +1,7 @@
 """Compares our engine with plain TRL on the same pairs: speed, peak memory and losses.
 
     python benchmarks/throughput.py --data harmless-base.jsonl.gz --checkpointing --steps 40
-        [--model quickstart] [--batch 4] [--max-length 512] [--epochs 1] [--adapter lora|full]
+        [--objective dpo] [--model quickstart] [--batch 4] [--max-length 512] [--epochs 1] [--adapter lora|full]
         [--against trl,trl-best] [--repeats 1] [--json] [--output benchmarks/results/throughput.json]
 
 The sides alternate, each in a fresh process. `--data` is a file in any format that dpo-recipe reads, or the name of
@@ -11,7 +11,9 @@ of one length).
 - `ours`: the trainer as the worker runs it, in a worker's environment from launch/local.py (on a CPU with its allocator
   settings), with an empty cache.
 - `trl`: TRL's DPOTrainer with its own defaults: live reference, padding collator, random batches.
-- `trl-best`: the same with a precomputed reference and batches grouped by length. Its batches differ, so its losses are
+  With another `--objective`, TRL's trainer of it with its defaults.
+- `trl-packed`: TRL's SFTTrainer with `packing`. Its batches differ, so its losses are not compared.
+- `trl-best`: DPO with a precomputed reference and batches grouped by length. Its batches differ, so its losses are
   not compared.
 
 The time starts when the trainer is built and ends with the last step; it includes the reference pass and excludes the
@@ -41,6 +43,8 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.shipped import recipe_paths
 
 SIDE = Path(__file__).with_name("throughput_side.py")
+REFEREED: dict[str, dict[str, Any]] = {"orpo": {"nll_on_prompt": True}}
+"""Parameters with which an objective computes what TRL's trainer of it computes."""
 SYNTHETIC = {"long-prompts": (1024, 64), "nothing-shared": (0, 160)}
 
 
@@ -56,6 +60,7 @@ def build_recipe(options: argparse.Namespace) -> Recipe:
     return Recipe.model_validate({
         "schema": 1, "name": "throughput", "model": model,
         "data": {"train": [{"path": data}], "max_length": options.max_length, "on_bad_row": "drop"},
+        "objective": {"kind": options.objective, **REFEREED.get(options.objective, {})},
         "training": {
             "num_epochs": options.epochs, "micro_batch_size": options.batch, "gradient_accumulation_steps": 1,
             "learning_rate": 5e-7 if options.adapter == "full" else 5e-6, "lr_scheduler": "constant",
@@ -142,13 +147,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--model", default="quickstart", help="the quickstart's SmolLM2-135M, a folder, or a hub id")
+    parser.add_argument("--objective", default="dpo", help="its `kind`")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=40, help="steps of one epoch")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--adapter", choices=("lora", "qlora", "full"), default="lora")
-    parser.add_argument("--against", default="trl", help="comma-separated: trl, trl-best")
+    parser.add_argument("--against", default="trl", help="comma-separated: trl, trl-best, trl-packed")
     parser.add_argument("--best-steps", type=int, help="fewer steps for trl-best, whose speed alone is compared")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -167,7 +173,7 @@ def main() -> None:
             for side in sides:
                 runs[side].append(measure(side, recipe, folder))
                 print(f"{side}: {runs[side][-1]['pairs_per_second']:.3f} pairs/s", file=sys.stderr)
-    keys = ("model", "batch", "max_length", "epochs", "checkpointing", "adapter")
+    keys = ("objective", "model", "batch", "max_length", "epochs", "checkpointing", "adapter")
     job = {"data": Path(options.data).name, **{key: getattr(options, key) for key in keys}}
     job["threads"] = int(os.environ.get("OMP_NUM_THREADS", num_cores()))
     described = describe_machine()

@@ -40,6 +40,22 @@ def build_ours(recipe: Recipe, bundle: Any, pairs: Any, folder: Path) -> Any:
     )
 
 
+def build_others(recipe: Recipe, bundle: Any, rows: Any, folder: Path, *, packs: bool) -> Any:
+    """TRL's own trainer of another objective than DPO, with its defaults: live reference, padding, all logits where it
+    computes them. `packs` turns on the packing of its SFTTrainer."""
+    from trl_trainers import build_trl_trainer
+
+    from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.trainer_args import training_arguments
+
+    arguments = training_arguments(TrainingContext(recipe, folder, bundle.device, bundle.dtype))
+    more: dict[str, Any] = {"packing": True, "max_length": recipe.data.max_length} if packs else {}
+    if recipe.objective.kind == "kto":
+        more["precompute_ref_log_probs"] = False
+    given = {"tokenizer": bundle.tokenizer, "adapter": bundle.adapter_config, **more}
+    return build_trl_trainer(bundle.policy, list(rows), arguments, recipe.objective, **given)
+
+
 def build_trls(recipe: Recipe, bundle: Any, pairs: Any, folder: Path, *, best: bool) -> Any:
     """TRL's own trainer on pairs of token ids."""
     from datasets import Dataset
@@ -92,6 +108,8 @@ def main() -> None:
         started, cpu_started = time.perf_counter(), time.process_time()
         if side == "ours":
             trainer = build_ours(recipe, bundle, pairs, Path(scratch))
+        elif recipe.objective.kind != "dpo":
+            trainer = build_others(recipe, bundle, pairs, Path(scratch), packs=side == "trl-packed")
         else:
             trainer = build_trls(recipe, bundle, pairs, Path(scratch), best=side == "trl-best")
         built = time.perf_counter()
@@ -102,7 +120,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "pairs_per_second": len(losses) * recipe.training.micro_batch_size / (ended - started),
+                "pairs_per_second": len(pairs) * recipe.training.num_epochs / (ended - started),
                 "reference_s": built - started,
                 "training_s": ended - built,
                 "cpu_s": cpu_ended - cpu_started,

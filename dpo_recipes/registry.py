@@ -14,7 +14,9 @@ from dpo_recipes.errors import RecipeError
 OBJECTIVES = {
     "cpo": "dpo_recipes.objectives.cpo:CPO",
     "dpo": "dpo_recipes.objectives.dpo:OBJECTIVE",
+    "kto": "dpo_recipes.objectives.kto:OBJECTIVE",
     "orpo": "dpo_recipes.objectives.orpo:OBJECTIVE",
+    "sft": "dpo_recipes.objectives.sft:OBJECTIVE",
     "simpo": "dpo_recipes.objectives.cpo:SIMPO",
 }
 

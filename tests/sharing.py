@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,6 +194,25 @@ def train_trls(
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        start = flat_weights(trainer.model).clone()
+        trainer.train()
+    return Trained(trainer, start)
+
+
+def train_referee(folder: Path, model: Any, rows: list[Any], recipe: Any, adapter: Any = None) -> Trained:
+    """TRL's trainer of the recipe's objective, with the same arguments, its own collator, padding and head."""
+    from trl_trainers import build_trl_trainer
+
+    from dpo_recipes.engine.context import TrainingContext
+    from dpo_recipes.engine.trainer_args import training_arguments
+
+    arguments = training_arguments(TrainingContext(recipe, folder, "cpu", "float32"))
+    with trls_own_head(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="trl")  # `trl.experimental` warns that it may change
+        torch.manual_seed(1)
+        trainer = build_trl_trainer(
+            model, rows, arguments, recipe.objective, tokenizer=make_tokenizer(), adapter=adapter
+        )
         start = flat_weights(trainer.model).clone()
         trainer.train()
     return Trained(trainer, start)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from referees import train_referee
-from sharing import lora, make_model, make_pairs, recipe, train_ours
+from sharing import lora, make_model, make_pairs, recipe, train_ours, train_referee
 
 from dpo_recipes import registry
 from dpo_recipes.objectives import objective_of

@@ -1,33 +1,23 @@
-"""TRL 1.16's own trainers of the objectives, on rows that are already tokenized; tests compare ours with them."""
+"""TRL 1.16's own trainers of the objectives, on tokenized rows: what tests and benchmarks compare with."""
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Any
-
-import torch
-from sharing import Trained, flat_weights, trls_own_head
-from tiny import make_tokenizer
 
 Rows = list[dict[str, Any]]
 
 
-def train_referee(folder: Path, model: Any, rows: Rows, recipe: Any, adapter: Any = None) -> Trained:
-    """TRL's trainer of the recipe's objective, with the same arguments, its own collator, padding and head."""
-    from dpo_recipes.engine.context import TrainingContext
-    from dpo_recipes.engine.trainer_args import training_arguments
+def build_trl_trainer(
+    model: Any, rows: Rows, arguments: dict[str, Any], params: Any, *, tokenizer: Any, adapter: Any = None,
+    **more: Any,
+) -> Any:  # fmt: skip
+    """TRL's trainer of an objective with its own collator, padding and head.
 
-    arguments = training_arguments(TrainingContext(recipe, folder, "cpu", "float32"))
-    kind = recipe.objective.kind
-    make = {"orpo": _orpo, "cpo": _cpo, "simpo": _cpo, "sft": _sft, "kto": _kto, "reward": _reward}[kind]
-    with trls_own_head(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="trl")  # `trl.experimental` warns that it may change
-        torch.manual_seed(1)
-        trainer = make(model, rows, arguments, recipe.objective, adapter)
-        start = flat_weights(trainer.model).clone()
-        trainer.train()
-    return Trained(trainer, start)
+    `arguments` are those of TrainingArguments, `params` the recipe's `objective` section, and `more` are further
+    arguments of TRL's configuration. Rows have `prompt_ids`, `answer_ids`, and `label` for KTO.
+    """
+    make = {"orpo": _orpo, "cpo": _cpo, "simpo": _cpo, "sft": _sft, "kto": _kto, "reward": _reward}[params.kind]
+    return make(model, rows, {**arguments, **more}, params, {"processing_class": tokenizer, "peft_config": adapter})
 
 
 class _Pretokenized:
@@ -60,19 +50,17 @@ def _pairs(rows: Rows) -> Any:
     ])  # fmt: skip
 
 
-def _orpo(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter: Any) -> Any:
+def _orpo(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, others: dict[str, Any]) -> Any:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     class Pretokenized(_Pretokenized, ORPOTrainer):
         pass
 
     config = ORPOConfig(**arguments, beta=params.beta, max_length=None, remove_unused_columns=False)
-    return Pretokenized(
-        model, config, train_dataset=_pairs(rows), processing_class=make_tokenizer(), peft_config=adapter
-    )
+    return Pretokenized(model, config, train_dataset=_pairs(rows), **others)
 
 
-def _cpo(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter: Any) -> Any:
+def _cpo(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, others: dict[str, Any]) -> Any:
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     class Pretokenized(_Pretokenized, CPOTrainer):
@@ -90,12 +78,10 @@ def _cpo(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter
         max_length=None,
         remove_unused_columns=False,
     )
-    return Pretokenized(
-        model, config, train_dataset=_pairs(rows), processing_class=make_tokenizer(), peft_config=adapter
-    )
+    return Pretokenized(model, config, train_dataset=_pairs(rows), **others)
 
 
-def _sft(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter: Any) -> Any:
+def _sft(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, others: dict[str, Any]) -> Any:
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -105,11 +91,11 @@ def _sft(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter
          "completion_mask": [0] * len(row["prompt_ids"]) + [1] * len(row["answer_ids"][0])}
         for row in rows
     ])  # fmt: skip
-    config = SFTConfig(**arguments, max_length=None, packing=False, completion_only_loss=True)
-    return SFTTrainer(model, config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter)
+    config = SFTConfig(**{"max_length": None, "packing": False, **arguments}, completion_only_loss=True)
+    return SFTTrainer(model, config, train_dataset=data, **others)
 
 
-def _kto(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter: Any) -> Any:
+def _kto(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, others: dict[str, Any]) -> Any:
     from datasets import Dataset
     from transformers import Trainer
     from trl.trainer.kto_config import KTOConfig
@@ -126,18 +112,17 @@ def _kto(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter
         for row in rows
     ])  # fmt: skip
     config = KTOConfig(
-        **{**arguments, "train_sampling_strategy": "sequential"},
+        **{"precompute_ref_log_probs": True, **arguments, "train_sampling_strategy": "sequential"},
         beta=params.beta,
         loss_type=params.loss_type,
         desirable_weight=params.desirable_weight,
         undesirable_weight=params.undesirable_weight,
         max_length=None,
-        precompute_ref_log_probs=True,
     )
-    return Pretokenized(model, args=config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter)
+    return Pretokenized(model, args=config, train_dataset=data, **others)
 
 
-def _reward(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adapter: Any) -> Any:
+def _reward(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, others: dict[str, Any]) -> Any:
     from datasets import Dataset
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
@@ -154,4 +139,4 @@ def _reward(model: Any, rows: Rows, arguments: dict[str, Any], params: Any, adap
     config = RewardConfig(
         **arguments, max_length=None, center_rewards_coefficient=params.center_rewards_coefficient or None
     )
-    return Pretokenized(model, config, train_dataset=data, processing_class=make_tokenizer(), peft_config=adapter)
+    return Pretokenized(model, config, train_dataset=data, **others)
