@@ -8,17 +8,9 @@ from typing import Any
 import pytest
 from sharing import lora, make_model, make_pairs, recipe, train_ours, train_referee
 
-from dpo_recipes import registry
 from dpo_recipes.objectives import objective_of
 
 RTOL = 1e-4
-
-
-@pytest.fixture(autouse=True)
-def all_objectives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Objectives whose rows no data format gives yet."""
-    for kind in ("kto", "sft", "reward"):
-        monkeypatch.setitem(registry.OBJECTIVES, kind, f"dpo_recipes.objectives.{kind}:OBJECTIVE")
 
 
 def rows_of(job: Any) -> list[dict[str, Any]]:

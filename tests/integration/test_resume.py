@@ -102,8 +102,10 @@ def notes(outcome: Any) -> str:
         ("{kind: lora, r: 4}", "chat_template: llama3"),
         ("{kind: lora, r: 4}", "objective: {kind: orpo}"),
         ("{kind: lora, r: 4, init: pissa}", "objective: {kind: simpo}"),
+        ("null", "objective: {kind: kto}"),
+        ("{kind: lora, r: 4}", "objective: {kind: sft}"),
     ],
-    ids=["lora", "full", "pissa", "modules_to_save", "new_tokens", "orpo", "pissa_simpo"],
+    ids=["lora", "full", "pissa", "modules_to_save", "new_tokens", "orpo", "pissa_simpo", "kto", "sft"],
 )
 def test_stopped_and_gone_on_is_the_same_to_the_bit(
     work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], adapter: str, extra: str
