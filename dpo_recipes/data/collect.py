@@ -28,7 +28,7 @@ from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.column_map import ColumnValue
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
-ROW_VALUES: dict[RowShape, tuple[str, ...]] = {
+ROW_NUMBERS: dict[RowShape, tuple[str, ...]] = {
     "pair": ("weight", "margin"),
     "labelled": ("weight",),
     "completion": ("weight",),
@@ -81,7 +81,7 @@ def collect(
     Rows are converted to the shape of the report. Raises `DataError`: D401 to D413 as the sources and formats do, D403
     (no rows), D404 (bad rows, unless they may be dropped), D409 (every row dropped).
     """
-    named = {name for source in sources for name in ROW_VALUES[report.shape] if name in source.columns}
+    named = {name for source in sources for name in ROW_NUMBERS[report.shape] if name in source.columns}
     collector = _Collector(writer, index, report, sorted(named), splits_last_turn=data.train_on_turns == "last")
     before = len(index)
     picked = [collector.collect(source) for source in sources]
@@ -115,8 +115,8 @@ class _Collector:
     writer: RowWriter
     index: RowIndex
     report: SplitReport
-    row_values: list[str]
-    """The names in ROW_VALUES that a source of the split maps, so that all rows of the split have them."""
+    row_numbers: list[str]
+    """The names in ROW_NUMBERS that a source of the split maps, so that all rows of the split have them."""
     splits_last_turn: bool
     bad: _BadRows = field(default_factory=_BadRows)
     num_added: int = 0
@@ -156,9 +156,9 @@ class _Collector:
         return _selected(source, np.arange(start, len(self.index)), self.index, self.report)
 
     def _values(self, source: Source, columns: ReadColumns) -> dict[str, float]:
-        """The values of `row_values` in one row; the defaults if the source does not map them. Raises `BadRow`."""
+        """The values of `row_numbers` in one row; the defaults if the source does not map them. Raises `BadRow`."""
         values: dict[str, float] = {}
-        for name in self.row_values:
+        for name in self.row_numbers:
             values[name] = number_of(columns.get(name), name) if name in source.columns else _DEFAULTS[name]
             if values[name] < 0:
                 raise BadRow("bad_number", f"`{name}` is {values[name]:g}, less than 0")

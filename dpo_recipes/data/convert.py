@@ -10,6 +10,7 @@ from dpo_recipes.data.rows import DataFormat, Row
 from dpo_recipes.data.turns import last_reply
 from dpo_recipes.errors import DataError
 from dpo_recipes.objectives.base import RowShape
+from dpo_recipes.objectives.row_shapes import why_not
 
 BAD_ANSWER = "bad_answer"
 """The reason of labelled rows that are left out because an objective that imitates answers has no use for bad ones."""
@@ -36,7 +37,7 @@ _CONVERSIONS: dict[tuple[RowShape, RowShape], Callable[[Row], list[Row]]] = {
     ("pair", "completion"): _to_chosen,
     ("labelled", "completion"): _to_good,
 }
-"""By the shape of the data and the shape that the objective learns from. Other shapes that differ are an error."""
+"""By the shape of the data and the shape that the objective learns from. `check_shape` refuses others."""
 
 
 @dataclass
@@ -100,22 +101,8 @@ def _last_turn(row: Row) -> Row:
 
 def check_shape(path: str, data_format: DataFormat, shape: RowShape) -> None:
     """Raise `DataError` D413 if rows of a format cannot be converted to the shape that the objective learns from."""
-    kind = data_format.kind
-    if kind == shape or (kind, shape) in _CONVERSIONS:
-        return
-    labels = " with a label" if kind == "labelled" else ""
-    needed = "a chosen and a rejected answer" if shape == "pair" else "a label for each answer"
-    other = "kto}`, which learns from labelled answers" if kind == "labelled" else "sft}`, which imitates answers"
-    raise DataError.of(
-        "D413",
-        f"{path} contains single answers{labels} (format `{data_format.name}`)",
-        why=f"the recipe's objective learns from {_LEARNS_FROM[shape]}",
-        fix=f"use data with {needed}, or write `objective: {{kind: {other}",
-    )
-
-
-_LEARNS_FROM: dict[RowShape, str] = {
-    "pair": "two answers to one prompt",
-    "labelled": "answers that are labelled as good or bad",
-    "completion": "answers to imitate",
-}
+    refusal = why_not(data_format.kind, shape)
+    if refusal is not None:
+        labels = " with a label" if data_format.kind == "labelled" else ""
+        what = f"{path} contains single answers{labels} (format `{data_format.name}`)"
+        raise DataError.of("D413", what, why=refusal[0], fix=refusal[1])

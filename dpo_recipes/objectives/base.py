@@ -228,6 +228,8 @@ class Objective:
     kind: ClassVar[str]
     params: ClassVar[type[ObjectiveParams]]
     rows: ClassVar[RowShape]
+    row_numbers: ClassVar[tuple[str, ...]] = ("weight",)
+    """The numbers of a row that the loss uses, of `weight` and `margin`; see `Scores`."""
     head: ClassVar[Head] = "causal_lm"
     metrics: ClassVar[tuple[Metric, ...]]
     """The metrics in the order of the report; the first one is `LOSS`."""

@@ -120,6 +120,7 @@ class Dpo(Objective):
     kind = "dpo"
     params = DpoParams
     rows = "pair"
+    row_numbers = ()  # TRL's trainer has no weights
     trainer = "dpo_recipes.engine.dpo_trainer:PretokenizedDPOTrainer"
     best_metric = "loss"
     metrics = (

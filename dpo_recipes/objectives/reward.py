@@ -49,6 +49,7 @@ class Reward(Objective):
     kind = "reward"
     params = RewardParams
     rows = "pair"
+    row_numbers = ("weight", "margin")
     head = "score"
     best_metric = "accuracy"
     metrics = (

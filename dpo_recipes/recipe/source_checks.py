@@ -14,6 +14,7 @@ from typing import Any
 from dpo_recipes import registry
 from dpo_recipes.errors import Finding, Where
 from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.row_shapes import ROW_NUMBERS, why_not
 from dpo_recipes.recipe.column_map import ColumnMapError, parse_column
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
@@ -112,7 +113,7 @@ def _fields_without_meaning(
 
 
 def check_rows(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R319, R322 to R324, R392: the filter, columns, format or selection of a source is invalid."""
+    """R319, R322 to R324, R357, R392: the filter, columns, format or selection of a source is invalid."""
     for at, source in _sources(recipe):
         if source.filter is not None:
             yield from _check_filter((*at, "filter"), source.filter, composed)
@@ -170,9 +171,14 @@ def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Compos
             if data_format.detect or source.format != "auto"
             for column in (*data_format.columns, *data_format.optional_columns)
         }
-        yield from _check_columns((*at, "columns"), source.columns, columns, composed)
+        yield from _check_columns((*at, "columns"), source.columns, {*columns, *ROW_NUMBERS}, composed)
     if source.format != "auto":
-        promised = registry.load("data_formats", source.format).chat_template
+        data_format = registry.load("data_formats", source.format)
+        refusal = why_not(data_format.kind, objective_of(recipe).rows)
+        if refusal is not None:
+            what = f"the format `{source.format}` has rows that the objective cannot learn from"
+            yield Finding("R357", what, composed.where((*at, "format")), *refusal)
+        promised = data_format.chat_template
         if promised and recipe.chat_template != promised:
             yield Finding(
                 "R392",
@@ -333,6 +339,16 @@ def _identity(source: Source) -> tuple[Any, ...]:
     return (source.path, source.name, source.split, tuple(files) if isinstance(files, list) else files)
 
 
+def check_row_numbers(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R327: a weight or margin that the objective does not use."""
+    objective = objective_of(recipe)
+    for at, source in _sources(recipe):
+        for name in ROW_NUMBERS:
+            if name in source.columns and name not in objective.row_numbers:
+                why = f"the objective `{objective.kind}` does not use a {name} of each row"
+                yield does_nothing((*at, "columns", name), why, composed)
+
+
 def check_turns(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R327: the last turn of pairs, whose answers begin where they differ."""
     if recipe.data.train_on_turns == "last" and objective_of(recipe).rows == "pair":
@@ -340,7 +356,7 @@ def check_turns(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         yield does_nothing(("data", "train_on_turns"), why, composed)
 
 
-RULES = (check_sources, check_rows, check_mixture, check_held_out, check_turns)
+RULES = (check_sources, check_rows, check_mixture, check_held_out, check_row_numbers, check_turns)
 
 
 def _held_out(recipe: Recipe) -> list[tuple[str, HeldOut]]:

@@ -10,6 +10,7 @@ import pytest
 from minimal import MINIMAL
 from pydantic import ValidationError
 
+from dpo_recipes import registry
 from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.recipe.validate import Validated, validate
 
@@ -280,3 +281,42 @@ def test_the_memory_limits_of_a_mac_are_checked(
         assert _finding(check, "hardware.device=mps").code == "R314"
     else:
         assert [finding.code for finding in check("hardware.device=mps").warnings] == codes
+
+
+# --- rows that the objective does not use --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "override", "what"),
+    [
+        ("dpo", "data.train_on_turns=last", "`train_on_turns`"),
+        ("dpo", "data.train[0].columns={weight: votes}", "`weight`"),
+        ("orpo", "data.train[0].columns={margin: gap}", "`margin`"),
+    ],
+)
+def test_what_the_objective_does_not_use_is_an_error(check: Check, kind: str, override: str, what: str) -> None:
+    found = _finding(check, f"objective={{kind: {kind}}}", override)
+    assert (found.code, found.what) == ("R327", f"{what} has no effect here")
+    assert found.where is not None
+
+
+def test_losses_of_the_engine_have_weights(check: Check) -> None:
+    assert check("objective={kind: orpo}", "data.train[0].columns={weight: votes}").warnings == ()
+
+
+def test_objectives_on_single_answers_may_train_on_the_last_turn(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.OBJECTIVES, "sft", "dpo_recipes.objectives.sft:OBJECTIVE")
+    assert check("objective={kind: sft}", "data.train_on_turns=last").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data_format", "fix"),
+    [("dpo", "unpaired", "{kind: kto}"), ("dpo", "messages", "{kind: sft}"), ("kto", "alpaca_sft", "{kind: sft}")],
+)
+def test_a_format_whose_rows_the_objective_cannot_use_is_an_error(
+    check: Check, monkeypatch: pytest.MonkeyPatch, kind: str, data_format: str, fix: str
+) -> None:
+    monkeypatch.setitem(registry.OBJECTIVES, "kto", "dpo_recipes.objectives.kto:OBJECTIVE")
+    found = _finding(check, f"objective={{kind: {kind}}}", f"data.train[0].format={data_format}")
+    assert (found.code, fix in (found.fix or "")) == ("R357", True)
+    assert check("objective={kind: kto}", "data.train[0].format=alpaca").warnings == ()

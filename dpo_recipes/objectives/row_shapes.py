@@ -1,0 +1,30 @@
+"""Which rows of data an objective can learn from, directly or after a conversion (data/convert.py)."""
+
+from __future__ import annotations
+
+from dpo_recipes.objectives.base import RowShape
+
+ROW_NUMBERS = ("weight", "margin")
+"""Numbers that a row may have beside its texts, from columns that `columns:` names."""
+_MADE_FROM: dict[RowShape, tuple[RowShape, ...]] = {
+    "pair": ("pair",),
+    "labelled": ("labelled", "pair"),
+    "completion": ("completion", "labelled", "pair"),
+}
+_LEARNS_FROM: dict[RowShape, str] = {
+    "pair": "two answers to one prompt",
+    "labelled": "answers that are labelled as good or bad",
+    "completion": "answers to imitate",
+}
+
+
+def why_not(data: RowShape, objective: RowShape) -> tuple[str, str] | None:
+    """Why an objective cannot learn from rows of another shape, and a way out. None if it can."""
+    if data in _MADE_FROM[objective]:
+        return None
+    needed = "a chosen and a rejected answer" if objective == "pair" else "a label for each answer"
+    other = "kto}`, which learns from labelled answers" if data == "labelled" else "sft}`, which imitates answers"
+    return (
+        f"the recipe's objective learns from {_LEARNS_FROM[objective]}",
+        f"use data with {needed}, or write `objective: {{kind: {other}",
+    )
