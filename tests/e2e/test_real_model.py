@@ -27,9 +27,13 @@ def test_the_quickstart_ends_with_a_visibly_better_model(command: Command) -> No
 
 @pytest.mark.skipif(not HH.exists(), reason="the hh-rlhf file is not part of the project")
 def test_real_dialogues_train(command: Command) -> None:
+    """Five steps on the same eight pairs: their loss begins at ln 2 and must fall. The held-out loss of so few pairs
+    may go either way."""
     settings = {
         "data.train[0].path": HH,
-        "training.max_steps": 2,
+        "data.limit": 8,
+        "data.eval.limit": 4,
+        "training.num_epochs": 5,
         "training.gradient_accumulation_steps": 2,
         "evaluation.num_samples": 1,
     }
@@ -39,7 +43,8 @@ def test_real_dialogues_train(command: Command) -> None:
     result = json.loads(done.stdout)
     report = json.loads((Path(result["model_dir"]).parent / "data_report.json").read_text())["splits"]
     assert sum(split["rows_in"] for split in report.values()) == 1800
-    assert result["metrics"]["eval_loss"] < 0.6932
+    assert result["num_train_pairs"] == 8
+    assert result["metrics"]["train_loss"] < 0.65
 
 
 def test_smollm2s_digits_are_single_tokens() -> None:
