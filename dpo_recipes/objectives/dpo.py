@@ -240,7 +240,7 @@ def _check_variants(params: DpoParams, locate: Locate) -> Iterator[Finding]:
         "discopop_tau": ("discopop" not in losses, "it belongs to `loss_type: discopop`"),
     }
     for name, (has_no_effect, why) in unused.items():
-        if has_no_effect and name in params.model_fields_set:
+        if has_no_effect and getattr(params, name) != type(params).model_fields[name].default:
             at = locate(("objective", name), key=True)
             yield Finding("R356", f"`objective.{name}` has no effect", at, why, "remove it, or choose that value")
 
