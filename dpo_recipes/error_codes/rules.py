@@ -177,8 +177,8 @@ CODES = {
     ),
     "R357": entry(
         "a format of rows that the objective cannot learn from",
-        "Pairs become labelled rows or answers to imitate if the objective needs them. Pairs cannot be made from single",
-        "answers, nor labels for answers without any. D413 is the same fault in data whose format was detected.",
+        "Pairs become labelled rows or answers to imitate if the objective needs them. Pairs cannot be made from",
+        "single answers, nor labels for answers without any. D413 is the same fault in data whose format was detected.",
     ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some pairs."
