@@ -178,7 +178,7 @@ def predict(point: dict[str, Any]) -> dict[str, Any]:
     )
     sizes = pair_sizes(point["length"])
     batch = Batch.of(*([size] * point["batch"] for size in sizes))
-    weights = weigh(meta_model, meta_model.meta_model())
+    weights = weigh(meta_model, meta_model.build())
     return estimate_memory(meta_model, weights, batch, Rates(1e11, 1e10), Sharding()).to_json()
 
 
