@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainerCallback
 from trl.trainer import dpo_trainer
@@ -29,10 +29,18 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     tests/integration/test_upstream.py fails when they move.
     """
 
+    token_weighted_metrics: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "entropy": (0, 1),
+        "mean_token_accuracy": (0,),
+        "logits/chosen": (0,),
+        "logits/rejected": (1,),
+    }
+    """The metrics of TRL 1.16's DPOTrainer that are means over tokens, and the answers whose tokens these are."""
+
     def __init__(
         self, bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[TrainerCallback]
     ) -> None:
-        self.metric_counts = TrlMetricCounts(self)
+        self.metric_counts = TrlMetricCounts(self, self.token_weighted_metrics)
         with _no_reference_upstream():
             super().__init__(
                 bundle,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from dpo_recipes.engine.batching import MicroBatching
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
@@ -19,13 +20,12 @@ from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.reference import try_one_pair
-from dpo_recipes.engine.token_batches import TokenBatches
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
 
 
-class EngineTrainer(TokenBatches):
+class EngineTrainer(MicroBatching):
     """A mixin before a trainer of transformers or TRL: batches, checkpoints, evaluations and schedule of the engine.
 
     `_prepare_input`, `_run_epoch`, `_save_checkpoint`, `_save` and `_evaluate` are private in transformers;

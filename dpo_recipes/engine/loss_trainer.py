@@ -18,9 +18,8 @@ from dpo_recipes.engine.collators import ROW_COLUMNS, AnswerCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.metric_counts import RowMetricCounts
+from dpo_recipes.engine.micro_batch import MICRO_BATCH, MICRO_BATCHES, MicroBatch
 from dpo_recipes.engine.reference import REFERENCE, add_reference, weights_of
-from dpo_recipes.engine.rounds import ROUND
-from dpo_recipes.engine.token_batches import PASSES
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores
@@ -40,7 +39,7 @@ class ObjectiveTrainer(Trainer):
     _precompute_engine: Any = None
     model: Any
     args: Any
-    round: Any
+    micro_batch: MicroBatch | None
     distributed: Any
 
     def __init__(
@@ -151,7 +150,7 @@ class ObjectiveTrainer(Trainer):
     def _count(self, loss: Loss, scores: Scores, mask: torch.Tensor) -> None:
         mode = "train" if self.model.training else "eval"
         values: dict[str, tuple[torch.Tensor, torch.Tensor | int]] = {}
-        is_counted = self.round is None or self.round.sizes[self.distributed.rank] > 0
+        is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
         if is_counted:
             for name, of_rows in loss.metrics.items():
                 sums, counts = of_rows if isinstance(of_rows, tuple) else (of_rows, None)
@@ -164,13 +163,13 @@ class ObjectiveTrainer(Trainer):
         """The trained tokens of an optimizer step in all processes, for a loss that is their mean."""
         if self.objective.loss_mean == "rows":
             return None
-        passes = [part for batch in batch_samples for part in batch.get(PASSES, [batch])]
-        own = sum(self._num_own_tokens(part) for part in passes)
+        batches = [part for batch in batch_samples for part in batch.get(MICRO_BATCHES, [batch])]
+        own = sum(map(self._num_own_tokens, batches))
         return self.accelerator.reduce(torch.tensor(own, device=device, dtype=torch.float32), reduction="sum")
 
     def _num_own_tokens(self, inputs: Mapping[str, Any]) -> int:
         """The trained tokens of a micro-batch of this process; 0 for one that does not count."""
-        is_counted = ROUND not in inputs or inputs[ROUND].sizes[self.distributed.rank] > 0
+        is_counted = MICRO_BATCH not in inputs or inputs[MICRO_BATCH].has_rows(self.distributed.rank)
         return int(inputs["completion_mask"][:, 1:].sum()) if is_counted else 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -252,11 +251,11 @@ class LossTrainer(EngineTrainer, ObjectiveTrainer):
             activation_offloading=context.recipe.training.activation_offloading,
         )
 
-    def _loss_weight(self) -> float:
-        # A sum over tokens has been divided by the tokens of the step already.
+    def loss_weight(self, micro_batch: MicroBatch) -> float:
+        """1 for a sum over tokens, which has been divided by the tokens of the step already."""
         if self.objective.loss_mean == "tokens":
-            return float(self.round.sizes[self.distributed.rank] > 0)
-        return super()._loss_weight()
+            return float(micro_batch.has_rows(self.distributed.rank))
+        return super().loss_weight(micro_batch)
 
     def prepare_reference(self) -> None:
         """Add the log-probabilities of the reference to all rows if the objective compares with one."""

@@ -6,13 +6,13 @@ numbers of rows. The engine snapshots, restores and weighs both through one inte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from dpo_recipes.engine.token_batches import Pass
+    from dpo_recipes.engine.micro_batch import MicroBatch
 
 Snapshot = dict[str, list[float]]
 """Numbers by name, as JSON can store them."""
@@ -41,8 +41,8 @@ class MetricCounts(Protocol):
         """The place where a step begins, for `weigh_since`."""
         ...
 
-    def weigh_since(self, mark: dict[str, int], passes: Sequence[Pass], num_batches: int) -> None:
-        """Weigh the passes of a step so that the step counts as `num_batches` micro-batches of equal size."""
+    def weigh_since(self, mark: dict[str, int], micro_batches: Sequence[MicroBatch], num_batches: int) -> None:
+        """Weigh the micro-batches of a step so that the step counts as `num_batches` micro-batches of equal size."""
         ...
 
 
@@ -57,8 +57,11 @@ class TrlMetricCounts:
     _TOTAL = "total_train_tokens"
     """The name of that sum in a snapshot."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, token_weighted: Mapping[str, tuple[int, ...]]) -> None:
         self._trainer = trainer
+        self._token_weighted = token_weighted
+        """For each metric that is a mean over tokens, the answers whose trained tokens it averages over. All others are
+        means over rows."""
 
     def snapshot(self) -> Snapshot:
         """The values of each metric, one for each micro-batch, and the number of tokens since the start."""
@@ -86,8 +89,8 @@ class TrlMetricCounts:
         """The number of values of each metric."""
         return {name: len(values) for name, values in self._trainer._metrics["train"].items()}
 
-    def weigh_since(self, mark: dict[str, int], passes: Sequence[Pass], num_batches: int) -> None:
-        """Replace the values of each metric in a step's passes by their mean over the step.
+    def weigh_since(self, mark: dict[str, int], micro_batches: Sequence[MicroBatch], num_batches: int) -> None:
+        """Replace the values of each metric in a step's micro-batches by their mean over the step.
 
         The mean is repeated once for each micro-batch that the step would otherwise have, because TRL averages over
         micro-batches, also those of steps that are not full.
@@ -95,7 +98,8 @@ class TrlMetricCounts:
         for name, values in self._trainer._metrics["train"].items():
             if name != self._TOKENS:
                 start = mark.get(name, 0)
-                weights = [pass_.weight_in(name) for pass_ in passes]
+                answers = self._token_weighted.get(name)
+                weights = [micro_batch.num_items(answers) for micro_batch in micro_batches]
                 total = sum(value * weight for value, weight in zip(values[start:], weights, strict=True))
                 values[start:] = [total / sum(weights)] * num_batches
 
@@ -163,5 +167,5 @@ class RowMetricCounts:
         """Nothing, because nothing is weighed."""
         return {}
 
-    def weigh_since(self, mark: dict[str, int], passes: Sequence[Pass], num_batches: int) -> None:
+    def weigh_since(self, mark: dict[str, int], micro_batches: Sequence[MicroBatch], num_batches: int) -> None:
         """Do nothing: each row counts once."""

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.counts import restore, snapshot
-from dpo_recipes.engine.token_batches import as_lengths, fullest
+from dpo_recipes.engine.token_budget import as_lengths, largest_group
 from dpo_recipes.events import EventLog
 
 
@@ -48,7 +48,7 @@ def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
     longest = np.argsort(-lengths.sum(axis=1), kind="stable")[:size]
     if trainer.max_tokens is not None:
         pairs_in_step = size * trainer.distributed.num_processes  # any process may get the pass with the most pairs
-        longest = fullest(as_lengths(lengths), trainer.max_tokens, pairs_in_step, shares=trainer.shares)
+        longest = largest_group(as_lengths(lengths), trainer.max_tokens, pairs_in_step, shares=trainer.shares)
     rows = [trainer.train_dataset[int(index)] for index in longest]
     return trainer._prepare_inputs(trainer.data_collator(rows))
 

@@ -27,8 +27,9 @@ from dpo_recipes.data.rows import Row
 from dpo_recipes.data.template import Renderer, read_template
 from dpo_recipes.data.tokenize import tokenize_splits
 from dpo_recipes.engine.collators import DpoCollator
+from dpo_recipes.engine.dpo_trainer import PretokenizedDPOTrainer
 from dpo_recipes.engine.reference import hash_rows
-from dpo_recipes.engine.token_batches import StepSampler
+from dpo_recipes.engine.token_budget import StepSampler
 from dpo_recipes.errors import DataError
 from dpo_recipes.recipe.schema.data import Data, Source
 
@@ -228,11 +229,14 @@ def test_the_reference_s_cache_tells_masks_apart_and_keeps_what_it_had() -> None
     assert hash_rows([with_context(PAIR, [], [])]) == hash_rows([PAIR])
 
 
-def test_metrics_of_passes_are_weighed_by_trained_tokens() -> None:
+def test_metrics_of_micro_batches_are_weighed_by_trained_tokens() -> None:
     sampler = StepSampler([(2, 4, 2), (1, 3, 3)], 2, 100, 1, 0, shares=True, trained=[(2, 2), (3, 3)])
     (step,) = list(sampler)
-    assert step.passes[0].num_tokens == (5, 5)
-    assert step.passes[0].weight_in("mean_token_accuracy") == 5
+    micro_batch = step.micro_batches[0]
+    assert micro_batch.num_tokens == (5, 5)
+    answers = PretokenizedDPOTrainer.token_weighted_metrics
+    names = ("mean_token_accuracy", "entropy", "loss")
+    assert [micro_batch.num_items(answers.get(name)) for name in names] == [5, 10, 2]
 
 
 def train(folder: Path, pairs: list[dict[str, Any]], *, loss: str = "sigmoid", **training: Any) -> Trained:

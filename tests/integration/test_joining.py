@@ -17,8 +17,8 @@ from dpo_recipes.engine.distributed import (
     join,
     leave,
 )
+from dpo_recipes.engine.micro_batch import gather_uneven
 from dpo_recipes.engine.reference import add_reference, share_of
-from dpo_recipes.engine.rounds import gather_uneven
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe

@@ -12,7 +12,7 @@ import numpy as np
 from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.data.tokenize import TokenizedSplits
 from dpo_recipes.engine.prefix_sharing import check_longest_pair
-from dpo_recipes.engine.token_batches import as_lengths, fullest
+from dpo_recipes.engine.token_budget import as_lengths, largest_group
 from dpo_recipes.engine.train import seen_splits
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.launch.batch import batch_of, max_tokens
@@ -95,7 +95,7 @@ def _together(recipe: Recipe, rows: LengthTable, size: int, *, shares: bool) -> 
     if most is None:
         return rows[:size]
     shares = shares and recipe.training.prefix_sharing != "off"
-    return rows[fullest(as_lengths(rows), most, size, shares=shares)]
+    return rows[largest_group(as_lengths(rows), most, size, shares=shares)]
 
 
 def read_workload(datasets: dict[str, Any]) -> Workload:
