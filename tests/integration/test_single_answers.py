@@ -11,7 +11,6 @@ import pytest
 from tiny import make_tokenizer, recipe_text, write_pairs
 from typer.testing import CliRunner
 
-from dpo_recipes import registry
 from dpo_recipes.cli import app
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.prepare import load_preferences
@@ -35,8 +34,6 @@ TALK = [
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPO_RECIPE_CACHE", str(tmp_path / "cache"))
-    for kind in ("kto", "sft"):
-        monkeypatch.setitem(registry.OBJECTIVES, kind, f"dpo_recipes.objectives.{kind}:OBJECTIVE")
 
 
 def write(path: Path, rows: list[Any]) -> Path:

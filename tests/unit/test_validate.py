@@ -10,7 +10,6 @@ import pytest
 from minimal import MINIMAL
 from pydantic import ValidationError
 
-from dpo_recipes import registry
 from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.recipe.validate import Validated, validate
 
@@ -304,8 +303,7 @@ def test_losses_of_the_engine_have_weights(check: Check) -> None:
     assert check("objective={kind: orpo}", "data.train[0].columns={weight: votes}").warnings == ()
 
 
-def test_objectives_on_single_answers_may_train_on_the_last_turn(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.OBJECTIVES, "sft", "dpo_recipes.objectives.sft:OBJECTIVE")
+def test_objectives_on_single_answers_may_train_on_the_last_turn(check: Check) -> None:
     assert check("objective={kind: sft}", "data.train_on_turns=last").warnings == ()
 
 
@@ -314,9 +312,8 @@ def test_objectives_on_single_answers_may_train_on_the_last_turn(check: Check, m
     [("dpo", "unpaired", "{kind: kto}"), ("dpo", "messages", "{kind: sft}"), ("kto", "alpaca_sft", "{kind: sft}")],
 )
 def test_a_format_whose_rows_the_objective_cannot_use_is_an_error(
-    check: Check, monkeypatch: pytest.MonkeyPatch, kind: str, data_format: str, fix: str
+    check: Check, kind: str, data_format: str, fix: str
 ) -> None:
-    monkeypatch.setitem(registry.OBJECTIVES, "kto", "dpo_recipes.objectives.kto:OBJECTIVE")
     found = _finding(check, f"objective={{kind: {kind}}}", f"data.train[0].format={data_format}")
     assert (found.code, fix in (found.fix or "")) == ("R357", True)
     assert check("objective={kind: kto}", "data.train[0].format=alpaca").warnings == ()
