@@ -75,11 +75,14 @@ class Progress:
             f"{result['pairs_per_second']:.2f} pairs/s{saved}, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB"
         )
         if "eval_loss" in metrics:
-            self._line(
-                f"held out  reward accuracy {metrics['eval_rewards/accuracies']:.3f}, "
-                f"margin {metrics['eval_rewards/margins']:.3f}, loss {metrics['eval_loss']:.4f} "
-                f"(base {result['base_metrics']['eval_loss']:.4f})"
+            shown = (
+                ("eval_rewards/accuracies", "reward accuracy"),
+                ("eval_rewards/margins", "margin"),
+                ("eval_mean_token_accuracy", "token accuracy"),
             )
+            parts = [f"{label} {metrics[key]:.3f}" for key, label in shown if metrics.get(key) is not None]
+            loss = f"loss {metrics['eval_loss']:.4f} (base {result['base_metrics']['eval_loss']:.4f})"
+            self._line(f"held out  {', '.join([*parts, loss])}")
         if words:
             self._line(f"answers   {words['base']} words before, {words['tuned']} after ({words['prompts']} prompts)")
         self._line(f"model     {_short(result['model_dir'])}")
