@@ -27,7 +27,7 @@ ADAPTERS = {"lora": [], "full": ["model.adapter=null", "training.learning_rate=1
 def measure(adapter: str, steps: int, folder: Path, *, saves: bool) -> dict[str, Any]:
     """One run."""
     checkpoints = f"checkpoints={{save_steps: {EVERY if saves else steps + 1}, save_total_limit: 1}}"
-    result = run_recipe(
+    finished = run_recipe(
         recipe_paths()["quickstart"],
         [
             *ADAPTERS[adapter], checkpoints, f"training.max_steps={steps}", f"output_dir={folder}",
@@ -36,12 +36,12 @@ def measure(adapter: str, steps: int, folder: Path, *, saves: bool) -> dict[str,
         lambda event: None,
         resume=False,
     )  # fmt: skip
-    run = Path(result["model_dir"]).parent
-    files = [path for path in (run / "checkpoints").rglob("*") if path.is_file()]
+    assert finished is not None
+    files = [path for path in finished.run.checkpoints.rglob("*") if path.is_file()]
     return {
         "checkpoints": steps // EVERY if saves else 0,
-        "train_runtime_s": result["train_runtime_s"],
-        "waited_s": result["checkpoints_waited_s"],
+        "train_runtime_s": finished.result.train_runtime_s,
+        "waited_s": finished.result.checkpoints_waited_s,
         "bytes": sum(path.stat().st_size for path in files),
     }
 

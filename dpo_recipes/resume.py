@@ -17,8 +17,7 @@ from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.launch.batch import effective_batch
 from dpo_recipes.launch.ranks import followed_processes
 from dpo_recipes.launch.slurm import is_executed
-from dpo_recipes.recipe.dump import plain_recipe
-from dpo_recipes.recipe.load import load_file
+from dpo_recipes.recipe.dump import plain_recipe, read_resolved
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
@@ -111,7 +110,7 @@ def _identity_digest(run: RunDirectory) -> str:
 def read_recipe(run: RunDirectory) -> Recipe | None:
     """The recipe of a run directory, or None if it cannot be read."""
     try:
-        return Recipe.model_validate(load_file(run.resolved_recipe).data)
+        return read_resolved(run.resolved_recipe)
     except (DpoRecipeError, ValidationError, OSError):
         return None
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from dpo_recipes.errors import RunError, is_no_space
 
+MODEL_FOLDER = "model"
+"""The folder of the saved model in a run directory."""
 MIN_FREE_BYTES = 200_000_000
 """A run is not started with less free space: even a small adapter and its logs would not fit."""
 

@@ -29,20 +29,23 @@ from dpo_recipes.launch.ending import Ending, end_with_parent
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
 from dpo_recipes.launch.ranks import Rank, events_path, record_process, redirect_output
 from dpo_recipes.launch.stacks import stacks_on_request
-from dpo_recipes.recipe.load import load_file
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.recipe.dump import read_resolved
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.resume import file_lock
 from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json, write_text_atomically
+from dpo_recipes.run_result import DataInfo, Environment, ModelInfo, ProcessInfo, RunResult
 
 if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
     from dpo_recipes.engine.distributed import DistributedContext
+    from dpo_recipes.evaluate.samples import Samples
     from dpo_recipes.model.build import ModelBundle
     from dpo_recipes.pairs import PreparedPairs
 
 
-SPLIT_NOUNS = {"train": "training pairs", "eval": "held out", "test": "to test on"}
+_SPLIT_NAMES = {"train": "training {}s", "eval": "held out", "test": "to test on"}
 
 
 def live() -> NoReturn:
@@ -79,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _execute(run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool) -> int:
     try:
-        recipe = Recipe.model_validate(load_file(run.resolved_recipe).data)
+        recipe = read_resolved(run.resolved_recipe)
         Worker(recipe, run, rank, events, trust_remote_code=trust_remote_code).execute()
     except DpoRecipeError as error:
         traceback.print_exc()
@@ -159,7 +162,8 @@ class Worker:
                 self.events.note(f"{name}: {report.describe_changes()}")
         decided = self._check_fit(prepared) if self.rank.is_main else None
         self.recipe, self.launch, self.reserve_bytes = self.distributed.share(decided)
-        counts = [f"{len(split)} {SPLIT_NOUNS[name]}" for name, split in pairs.datasets.items()]
+        noun = objective_of(self.recipe).row_noun
+        counts = [f"{len(split)} {_SPLIT_NAMES[name].format(noun)}" for name, split in pairs.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
             self.recipe, prepared.location, prepared.tokenizer, prepared.chat,
@@ -206,7 +210,7 @@ class Worker:
             self.events.note(f"{launch.strategy}: {launch.reason}")
         return decided.recipe, launch, decided.reserve_bytes
 
-    def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> dict[str, Any]:
+    def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> RunResult:
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_splits
         from dpo_recipes.evaluate.samples import Samples
@@ -221,17 +225,17 @@ class Worker:
         metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)
         if is_main or distributed.shards_weights:
             samples.ask("tuned", trained.trainer.model, bundle)
-        result = {**self._result(bundle, pairs, samples), **trained.summary}
-        result["metrics"] = {"train_loss": trained.train_loss, **metrics}
-        result["base_metrics"] = {"train_loss": None, **trained.base_metrics}
-        return {**result, **self._save(trained.trainer, bundle, distributed, result)}
+        result = self._result(bundle, pairs, samples).with_changes(
+            **dict(trained.figures),
+            metrics={"train_loss": trained.train_loss, **metrics},
+            base_metrics={"train_loss": None, **trained.base_metrics},
+        )
+        return self._save(trained.trainer, bundle, distributed, result)
 
-    def _save(
-        self, trainer: Any, bundle: ModelBundle, distributed: DistributedContext, result: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _save(self, trainer: Any, bundle: ModelBundle, distributed: DistributedContext, result: RunResult) -> RunResult:
         """Save the model in the first process and compare it with the trained one.
 
-        Returns the fields of the result about both. Raises `RunError` T602 and T609.
+        Returns the result with both. Raises `RunError` T602 and T609.
         """
         from dpo_recipes.engine.distributed import whole_weights
         from dpo_recipes.engine.last_step import last_step_kept
@@ -246,45 +250,43 @@ class Worker:
             if is_main:
                 saved = save_model(trainer.model, bundle, self.recipe, self.shared_run.path, result, state)
         if saved is None or check is None:
-            return {}
+            return result
         compared, findings = check.compare(saved)
         self.events.findings([*saved.findings, *findings])
-        return {
-            "model_dir": str(saved.folder),
-            "saved": saved.kind,
-            "saved_dtype": saved.dtype,
-            "saved_model": compared,
-        }
+        return result.with_changes(
+            model_dir=str(saved.folder), saved=saved.kind, saved_dtype=saved.dtype, saved_model=compared
+        )
 
-    def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Any) -> dict[str, Any]:
+    def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Samples) -> RunResult:
+        """What is known before the model is saved, without the results of the training."""
         peaks = self.distributed.gather(machine.peak_memory_bytes())
-        return {
-            "schema": 1,
-            "status": "finished",
-            "recipe": self.recipe.name,
-            "summary": self.recipe.summary,
-            "num_eval_pairs": len(pairs.datasets.get("eval", ())),
-            "num_test_pairs": len(pairs.datasets.get("test", ())),
-            "data": {"source": pairs.key, "chat_template": bundle.chat.template.name},
-            "peak_memory_bytes": max(peaks),
-            "processes": {**self.launch.to_json(), "peak_memory_bytes": peaks},
-            "samples": samples.side_by_side(),
-            "answer_words": samples.answer_words(),
-            "model": bundle.model_info,
-            "environment": {**machine.describe_machine(), "packages": machine.package_versions()},
-            "started_at": _iso(self.started),
-        }
+        return RunResult(
+            status="finished",
+            recipe=self.recipe.name,
+            summary=self.recipe.summary,
+            num_eval_pairs=len(pairs.datasets.get("eval", ())),
+            num_test_pairs=len(pairs.datasets.get("test", ())),
+            data=DataInfo(source=pairs.key, chat_template=bundle.chat.template.name),
+            peak_memory_bytes=max(peaks),
+            processes=ProcessInfo(**self.launch.to_json(), peak_memory_bytes=peaks),
+            samples=samples.side_by_side(),
+            answer_words=samples.answer_words(),
+            model=ModelInfo(**bundle.model_info),
+            environment=Environment(**machine.describe_machine(), packages=machine.package_versions()),
+            started_at=_iso(self.started),
+        )
 
-    def _report(self, result: dict[str, Any]) -> None:
+    def _report(self, result: RunResult) -> None:
         from dpo_recipes.report.html import render_report
 
         finished = time.time()
-        result = {**result, "finished_at": _iso(finished), "wall_s": round(finished - self.started, 1)}
-        metrics = read_json_lines(self.shared_run.metrics)
+        result = result.with_changes(finished_at=_iso(finished), wall_s=round(finished - self.started, 1))
+        rows = read_json_lines(self.shared_run.metrics)
         recipe_text = self.shared_run.resolved_recipe.read_text(encoding="utf-8")
         data_report = _read_json(self.shared_run.data_report)
-        write_text_atomically(self.shared_run.report, render_report(result, metrics, recipe_text, data_report))
-        write_json(self.shared_run.result, result)
+        page = render_report(result, self.recipe, rows, recipe_text, data_report)
+        write_text_atomically(self.shared_run.report, page)
+        result.write(self.shared_run.result)
         self.events.emit("done", result=str(self.shared_run.result))
 
 

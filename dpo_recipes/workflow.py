@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
+from dpo_recipes.finished_run import FinishedRun, open_run
 from dpo_recipes.launch.choose import LaunchFlags, count_gpus, flags_of_retry, launcher_of
 from dpo_recipes.launch.files import read_launch
 from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.preparation import RunPlan, prepare_run
 from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.run_dir import RunDirectory, written_to
+from dpo_recipes.run_dir import written_to
 from dpo_recipes.supervise import EventHandler, WorkerBug, follow, is_transient
 
 
@@ -29,14 +29,14 @@ def run_recipe(  # noqa: PLR0913
     retries: int = 0,
     flags: LaunchFlags | None = None,
     slurm_settings: SlurmSettings | None = None,
-) -> dict[str, Any]:
-    """Run the whole job. Returns the content of result.json.
+) -> FinishedRun | None:
+    """Run the whole job. Returns the finished run, or None if another of several nodes has it.
 
     An unfinished run of the same recipe is resumed, unless `resume` is False; with True there must be one. After a
     transient failure, such as a killed process or a hang, the job is started again up to `retries` times, without GPUs
     that have failed. `on_event` gets each event of the worker, after a first one `{"event": "run", "dir", "plan",
-    "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError` that a stage
-    raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
+    "objective", "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError`
+    that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
     """
     validated = validate(path, overrides)
     find = validated.composed.where
@@ -69,11 +69,13 @@ class _Execution:
     flags: LaunchFlags
     slurm_settings: SlurmSettings
 
-    def run(self, *, resume: bool | None, retries: int) -> dict[str, Any]:
-        """Start the workers and follow them to the end, again after transient failures. Returns result.json."""
+    def run(self, *, resume: bool | None, retries: int) -> FinishedRun | None:
+        """Start the workers and follow them to the end, again after transient failures."""
         with contextlib.ExitStack() as stack:
             request, plan, is_resumed = self._prepare(flags=self.flags, resume=resume, stack=stack)
-            self.on_event({"event": "run", "dir": str(request.run.path), "plan": plan, "resumed": is_resumed})
+            kind = request.recipe.objective.kind
+            first = {"event": "run", "dir": str(request.run.path), "plan": plan, "objective": kind}
+            self.on_event({**first, "resumed": is_resumed})
             at_first = request.num_processes
             uses_gpus = retries > 0 and not launcher_of(plan.backend).is_remote and count_gpus() > 0
             while (error := self._attempt(request, plan)) is not None:
@@ -83,7 +85,8 @@ class _Execution:
                 retries -= 1
                 self.on_event({"event": "retry", "error": error, "left": retries})
                 request, plan = self._prepare_again(request, at_first)
-        return _read_result(request.run)
+        run = request.run.shared_run
+        return open_run(run.path) if run.result.exists() else None
 
     def _prepare(self, **options: Any) -> tuple[LaunchRequest, RunPlan, bool]:
         request, plan, is_resumed = prepare_run(
@@ -113,10 +116,3 @@ class _Execution:
 
     def _on_message(self, text: str) -> None:
         self.on_event({"event": "note", "text": text})
-
-
-def _read_result(run: RunDirectory) -> dict[str, Any]:
-    result = run.shared_run.result
-    if not result.exists():
-        return {"status": "finished", "result": "on the node of the first process"}
-    return json.loads(result.read_text(encoding="utf-8"))

@@ -78,9 +78,9 @@ class Runner:
             patch.setenv("DS_ACCELERATOR", "cpu")
             settings = [*SETTINGS, f"output_dir={self.folder / 'runs'}", *overrides]
             flags = LaunchFlags(num_processes=num_processes)
-            return Run(
-                run_recipe(recipe, settings, on_event or (lambda event: None), flags=flags, resume=resume), cache
-            )
+            finished = run_recipe(recipe, settings, on_event or (lambda event: None), flags=flags, resume=resume)
+            assert finished is not None
+            return Run(finished.result.to_json(), cache)
 
 
 def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5, num_steps: int = 10) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from tiny import make_tokenizer
 
+from dpo_recipes.run_result import Environment, ModelInfo, RunResult
+
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 VOCABULARY = 420
 """More rows than the tokenizer has tokens, as in many bases; added tokens use the spare rows first."""
@@ -137,17 +139,17 @@ def logits_of(model: Any, num_tokens: int) -> torch.Tensor:
         return model(ids.to(model.device)).logits.float().cpu()
 
 
-def fake_result(bundle: Any) -> dict[str, Any]:
+def fake_result(bundle: Any) -> RunResult:
     """A result with the fields that the card needs."""
-    return {
-        "model": bundle.model_info,
-        "steps": 1,
-        "num_train_pairs": 1,
-        "num_eval_pairs": 0,
-        "metrics": {},
-        "base_metrics": {},
-        "environment": {"packages": {"dpo-recipe": "0"}},
-    }
+    return RunResult(
+        status="finished",
+        recipe="saved",
+        model=ModelInfo(**bundle.model_info),
+        steps=1,
+        num_train_pairs=1,
+        num_eval_pairs=0,
+        environment=Environment(packages={"dpo-recipe": "0"}),
+    )
 
 
 def save_cell(architecture: str, name: str, folder: Path, bases: Path) -> Iterator[dict[str, Any]]:

@@ -8,9 +8,16 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.errors import Finding
+from dpo_recipes.formats import format_bytes
+from dpo_recipes.objectives import get_objective
+from dpo_recipes.objectives.base import Metric
+
+if TYPE_CHECKING:
+    from dpo_recipes.finished_run import FinishedRun
+    from dpo_recipes.run_result import RunResult
 
 _PLAIN_EVERY_S = 10.0
 
@@ -22,6 +29,8 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._open_line = False
         self._last_plain = 0.0
+        self._metrics: tuple[Metric, ...] = ()
+        """Those of the run's objective, which its first event names."""
 
     def __enter__(self) -> Progress:
         return self
@@ -41,6 +50,7 @@ class Progress:
         if kind == "run":
             again = ", unfinished: resuming it" if event.get("resumed") else ""
             self._line(f"run       {_short(event['dir'])}{again}")
+            self._metrics = get_objective(event["objective"]).metrics
             self._launch(event["plan"])
             for finding in event["plan"].warnings:
                 self._line(finding.render())
@@ -64,38 +74,33 @@ class Progress:
         if batch.num_nodes > 1:
             self._line(f"          on each of the other nodes, run: {shlex.join(plan.command)}")
 
-    def summary(self, result: dict[str, Any]) -> None:
+    def summary(self, finished: FinishedRun) -> None:
         """The last lines of a run: its results and their paths."""
         from dpo_recipes.report.sections import describe_saved_model
 
-        metrics, words = result["metrics"], result.get("answer_words")
-        saved = f", {result['positions_saved']:.0%} of positions saved" if result.get("positions_saved") else ""
+        result, objective = finished.result, finished.objective
+        words, noun = result.answer_words, objective.row_noun
+        saved = f", {result.positions_saved:.0%} of positions saved" if result.positions_saved else ""
         self._line(
-            f"done      {result['steps']} steps, {result['train_runtime_s']:.0f} s of training, "
-            f"{result['pairs_per_second']:.2f} pairs/s{saved}, peak {result['peak_memory_bytes'] / 2**30:.2f} GiB"
+            f"done      {result.steps} steps, {result.train_runtime_s:.0f} s of training, "
+            f"{result.pairs_per_second:.2f} {noun}s/s{saved}, peak {format_bytes(result.peak_memory_bytes)}"
         )
-        if "eval_loss" in metrics:
-            shown = (
-                ("eval_rewards/accuracies", "reward accuracy"),
-                ("eval_rewards/margins", "margin"),
-                ("eval_mean_token_accuracy", "token accuracy"),
-            )
-            parts = [f"{label} {metrics[key]:.3f}" for key, label in shown if metrics.get(key) is not None]
-            loss = f"loss {metrics['eval_loss']:.4f} (base {result['base_metrics']['eval_loss']:.4f})"
-            self._line(f"held out  {', '.join([*parts, loss])}")
+        held_out = [_held_out(metric, result) for metric in objective.metrics if metric.is_shown_live]
+        if any(held_out):
+            self._line(f"held out  {', '.join(filter(None, held_out))}")
         if words:
-            self._line(f"answers   {words['base']} words before, {words['tuned']} after ({words['prompts']} prompts)")
-        self._line(f"model     {_short(result['model_dir'])}")
-        if result.get("saved_model"):
-            self._line(f"saved     {describe_saved_model(result['saved_model'])}")
-        self._line(f"report    {_short(str(Path(result['model_dir']).parent / 'report.html'))}")
+            self._line(f"answers   {words.base} words before, {words.tuned} after ({words.prompts} prompts)")
+        self._line(f"model     {_short(str(finished.model_dir))}")
+        if result.saved_model:
+            self._line(f"saved     {describe_saved_model(result.saved_model)}")
+        self._line(f"report    {_short(str(finished.run.report))}")
 
     def _step(self, event: dict[str, Any]) -> None:
-        metrics = event["metrics"]
+        values = event["metrics"]
         parts = [f"train     step {event['step']}/{event['total']}"]
-        for name, label in (("loss", "loss"), ("rewards/accuracies", "accuracy"), ("rewards/margins", "margin")):
-            if metrics.get(name) is not None:
-                parts.append(f"{label} {metrics[name]:.3f}")
+        for metric in self._metrics:
+            if metric.is_shown_live and values.get(metric.key) is not None:
+                parts.append(f"{metric.live_label} {metric.format(values[metric.key])}")
         parts.append(f"{event['tokens_per_second']:.0f} tokens/s")
         parts.append(f"ETA {_duration(event['eta_s'])}")
         self._now("  ".join(parts), is_last=event["step"] == event["total"])
@@ -122,6 +127,15 @@ def write_message(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def _held_out(metric: Metric, result: RunResult) -> str:
+    """A metric on the held-out rows beside that of the base, if it is measured there; empty without a value."""
+    tuned, base = (values.get(f"eval_{metric.key}") for values in (result.metrics, result.base_metrics))
+    if tuned is None:
+        return ""
+    is_measured = base is not None and metric.base_value is None and not metric.is_tied_at_base
+    return f"{metric.live_label} {metric.format(tuned)}" + (f" (base {metric.format(base)})" if is_measured else "")
 
 
 def _duration(seconds: float) -> str:

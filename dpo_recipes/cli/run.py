@@ -67,7 +67,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     slurm_settings = read_slurm_settings(slurm or [], slurm_setup)
     with Progress() as progress:
         try:
-            result = run_recipe(
+            finished = run_recipe(
                 find_recipe(recipe),
                 overrides,
                 progress.on_event,
@@ -81,9 +81,13 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)
             raise typer.Exit(EXIT_BUG) from None
-    if json_:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-    elif "metrics" in result:
-        progress.summary(result)
+    if finished is None:
+        elsewhere = "on the node of the first process"
+        if json_:
+            typer.echo(json.dumps({"status": "finished", "result": elsewhere}, indent=2))
+        else:
+            print(f"done      the result is {elsewhere}", file=sys.stderr)
+    elif json_:
+        typer.echo(json.dumps(finished.result.to_json(), indent=2, ensure_ascii=False))
     else:
-        print(f"done      the result is {result['result']}", file=sys.stderr)
+        progress.summary(finished)

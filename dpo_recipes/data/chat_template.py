@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpo_recipes.data.checks.template import end_token_ids
@@ -54,6 +54,23 @@ def apply_template(
         Renderer(template, tokenizer.special_tokens_map, template_kwargs),
         frozenset(end_token_ids(tokenizer, template)),
         tokenizer.convert_tokens_to_ids(added),
+    )
+
+
+def chat_of_saved(
+    tokenizer: Any, name: str, template_kwargs: Mapping[str, Any] | None, end_ids: int | list[int] | None
+) -> Chat:
+    """The chat of a run from its saved tokenizer, which has the text of the template. `name` is that of the template,
+    and `end_ids` are those of the saved generation configuration.
+
+    The file of a template may have changed since the run, so it is not read. Raises `RunError` M505.
+    """
+    template = replace(template_of_tokenizer(tokenizer), name=name)
+    ends = [end_ids] if isinstance(end_ids, int) else end_ids or []
+    return Chat(
+        template,
+        Renderer(template, tokenizer.special_tokens_map, template_kwargs),
+        frozenset(end_token_ids(tokenizer, template) | set(ends)),
     )
 
 

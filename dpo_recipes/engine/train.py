@@ -25,6 +25,7 @@ from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives import keep_best_metric, objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.run_result import TrainingFigures
 
 
 @dataclass
@@ -34,7 +35,7 @@ class TrainResult:
     trainer: Any
     train_loss: float
     base_metrics: Values
-    summary: dict[str, Any]
+    figures: TrainingFigures
 
 
 def prepare_trainer(
@@ -143,13 +144,13 @@ def train(  # noqa: PLR0913
         take_best(trainer, best_metric, events)
     bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
     runtime_s = saving.earlier_s + output.metrics["train_runtime"]
-    summary = {
+    figures = TrainingFigures(
         **_rates(trainer, len(datasets["train"]), tokens_per_pair, runtime_s),
         **_speed(recipe, bundle, trainer, runtime_s),
-        "resumed_from_step": start.step,
-        "checkpoints_waited_s": round(trainer.checkpoints.blocked_s, 2),
-    }
-    return TrainResult(trainer, output.training_loss, saving.base.metrics, summary)
+        resumed_from_step=start.step,
+        checkpoints_waited_s=round(trainer.checkpoints.blocked_s, 2),
+    )
+    return TrainResult(trainer, output.training_loss, saving.base.metrics, figures)
 
 
 def _announce_reference(recipe: Recipe, datasets: dict[str, Any], events: EventLog) -> None:

@@ -93,6 +93,17 @@ CODES = {
         "processes with different data",
         "Each must read the same pairs, but files or revisions differ between the nodes.",
     ),
+    # T64x: finished runs
+    "T640": entry(
+        "not the directory of a run",
+        "A run directory has resolved.yaml, and result.json when the run has finished. It is not the folder of its",
+        "model, nor that of all runs of a recipe.",
+    ),
+    "T641": entry("the run has not finished", "result.json is written last: a run without one is unfinished."),
+    "T642": entry(
+        "the result of the run cannot be read",
+        "result.json has another schema than this version reads, or it or resolved.yaml was changed or truncated.",
+    ),
     # T63x: SLURM
     "T630": entry(
         "SLURM's commands are not installed",

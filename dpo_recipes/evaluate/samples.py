@@ -5,17 +5,31 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from dpo_recipes.data.render import render_prompt
 from dpo_recipes.data.rows import Message, Row, answer_names
 from dpo_recipes.data.tokenize import TokenizedSplits
-from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema.evaluation import Evaluation
+from dpo_recipes.run_result import AnswerWords, Sample
 
 _BATCH = 8
+
+
+class ChatModel(Protocol):
+    """What generating answers needs beside the model: a `ModelBundle` in training, a `LoadedModel` afterwards."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, with a padding token."""
+        ...
+
+    @property
+    def chat(self) -> Any:
+        """The chat template with the tokens that end an answer (`data.chat_template.Chat`)."""
+        ...
 
 
 @dataclass
@@ -35,23 +49,23 @@ class Samples:
         rows = [pairs.row(split, index * num_rows // count) for index in range(count)]
         return cls(rows, evaluation.max_new_tokens)
 
-    def ask(self, version: str, model: Any, bundle: ModelBundle) -> None:
+    def ask(self, version: str, model: Any, bundle: ChatModel) -> None:
         """Let a version of the model (`base` or `tuned`) answer all prompts."""
         prompts = [render_prompt(row, bundle.chat.renderer) for row in self.rows]
         self.answers[version] = generate_answers(model, bundle, prompts, self.max_new_tokens)
 
-    def side_by_side(self) -> list[dict[str, str]]:
-        """One object for each prompt, with the answers of each version and those in the data by their names."""
+    def side_by_side(self) -> list[Sample]:
+        """One sample for each prompt, with the answers of each version and those in the data by their names."""
         return [
-            {
-                "prompt": _as_text(row.prompt),
+            Sample(
+                prompt=_as_text(row.prompt),
                 **{version: answers[index] for version, answers in self.answers.items()},
                 **dict(zip(answer_names(len(row.answers)), map(_as_text, row.answers), strict=True)),
-            }
+            )
             for index, row in enumerate(self.rows)
         ]
 
-    def answer_words(self) -> dict[str, float] | None:
+    def answer_words(self) -> AnswerWords | None:
         """Mean number of words of each version's answers, and over how many prompts."""
         if not self.rows:
             return None
@@ -59,7 +73,7 @@ class Samples:
             version: round(statistics.fmean(len(answer.split()) for answer in answers), 1)
             for version, answers in self.answers.items()
         }
-        return {**means, "prompts": len(self.rows)}
+        return AnswerWords(**means, prompts=len(self.rows))
 
 
 def _as_text(messages: Sequence[Message]) -> str:
@@ -70,7 +84,7 @@ def _as_text(messages: Sequence[Message]) -> str:
 
 
 @torch.no_grad()  # FSDP would keep tensors of an inference mode for the training that follows
-def generate_answers(model: Any, bundle: ModelBundle, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+def generate_answers(model: Any, bundle: ChatModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
     """The model's greedy answer to each rendered prompt, without special tokens."""
     model.eval()
     tokenizer = bundle.tokenizer

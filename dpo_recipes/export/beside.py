@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dpo_recipes.export.card import render_card
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_result import RunResult
 
 
 def companions(
-    folder: Path, bundle: ModelBundle, recipe: Recipe, result: dict[str, Any]
+    folder: Path, bundle: ModelBundle, recipe: Recipe, result: RunResult
 ) -> list[tuple[str, Callable[[], object]]]:
     """The parts that are saved beside weights, also beside those of an adapter: the name of each, and its save
     function.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment
 
@@ -11,9 +10,10 @@ from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Metric
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_result import RunResult
 
 
-def render_card(recipe: Recipe, result: dict[str, Any], bundle: ModelBundle) -> str:
+def render_card(recipe: Recipe, result: RunResult, bundle: ModelBundle) -> str:
     """The README.md of the saved model, with the front matter that the hub reads."""
     template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -32,9 +32,9 @@ def render_card(recipe: Recipe, result: dict[str, Any], bundle: ModelBundle) -> 
     )
 
 
-def _compare(metric: Metric, result: dict[str, Any]) -> dict[str, str] | None:
+def _compare(metric: Metric, result: RunResult) -> dict[str, str] | None:
     """A row of the table of results, or None for a metric that neither the base nor the tuned model has."""
-    base, tuned = (result[part].get(f"eval_{metric.key}") for part in ("base_metrics", "metrics"))
+    base, tuned = (part.get(f"eval_{metric.key}") for part in (result.base_metrics, result.metrics))
     if base is None and tuned is None:
         return None
     return {"label": metric.label, "key": metric.key, "base": metric.format(base), "tuned": metric.format(tuned)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from dpo_recipes.errors import Finding, Interrupted, in_one_line, is_out_of_memo
 from dpo_recipes.export.save import SavedModel, saved_kind
 from dpo_recipes.hardware.machine import free_memory_bytes
 from dpo_recipes.model.build import ModelBundle, reload_base
+from dpo_recipes.model.saved import load_saved
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_result import SavedModelComparison
 
 _PAIRS = 4
 _TOKENS, _POSITIONS = 256, 16
@@ -44,7 +47,7 @@ class SavedModelCheck:
         elif saved_kind(recipe, bundle) == "merged":
             self._attempt(self._note_trained)
 
-    def compare(self, saved: SavedModel) -> tuple[dict[str, Any], list[Finding]]:
+    def compare(self, saved: SavedModel) -> tuple[SavedModelComparison, list[Finding]]:
         """The `saved_model` of result.json, and the error M525 if the saved model computes other logits.
 
         The optimizer is discarded and a fully tuned model is rounded to what was saved: the trainer must not be used
@@ -57,7 +60,7 @@ class SavedModelCheck:
         self.reason = self.reason or self._lacks_memory(saved)
         logits = self._attempt(lambda: self._logits(self._reload(saved)))
         if logits is None:
-            return {"checked": False, "reason": self.reason}, []
+            return SavedModelComparison(checked=False, reason=self.reason), []
         return self._judge(logits, saved)
 
     def _attempt(self, step: Callable[[], Any]) -> Any:
@@ -130,31 +133,28 @@ class SavedModelCheck:
         return "float32" if saved.kind == "full" else self.bundle.dtype
 
     def _reload(self, saved: SavedModel) -> Any:
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM
-
         bundle = self.bundle
-        if saved.kind == "adapter":
-            return PeftModel.from_pretrained(reload_base(self.recipe, bundle), saved.folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        return load_saved(
             saved.folder,
-            dtype=getattr(torch, self._dtype(saved)),
+            saved.kind,
+            partial(reload_base, self.recipe, bundle, bundle.device),
+            device=bundle.device,
+            dtype=self._dtype(saved),
+            attention=bundle.model_info["attention"],
             trust_remote_code=bundle.trust_remote_code,
-            attn_implementation=bundle.model_info["attention"],
         )
-        return model.to(bundle.device)
 
-    def _judge(self, logits: list[torch.Tensor], saved: SavedModel) -> tuple[dict[str, Any], list[Finding]]:
+    def _judge(self, logits: list[torch.Tensor], saved: SavedModel) -> tuple[SavedModelComparison, list[Finding]]:
         largest = max(_largest(one, two) for one, two in zip(logits, self._trained, strict=True))
         scale = max(_largest(one) for one in self._trained)
         is_equal = largest <= self._tolerance(saved) * scale
-        result = {
-            "checked": True,
-            "equal": is_equal,
-            "pairs": self.num_pairs,
-            "largest_logit_difference": largest,
-            "largest_logit": scale,
-        }
+        result = SavedModelComparison(
+            checked=True,
+            equal=is_equal,
+            pairs=self.num_pairs,
+            largest_logit_difference=largest,
+            largest_logit=scale,
+        )
         return result, [] if is_equal else [describe_difference(saved, largest, scale)]
 
     def _tolerance(self, saved: SavedModel) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line
 from dpo_recipes.export.beside import companions
 from dpo_recipes.export.save import saved_kind
 from dpo_recipes.hardware import machine
 from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, written_to
+from dpo_recipes.run_result import Environment, ModelInfo, RunResult
 
 
 def rehearse_saving(recipe: Recipe, bundle: ModelBundle, run: RunDirectory) -> None:
@@ -22,7 +23,7 @@ def rehearse_saving(recipe: Recipe, bundle: ModelBundle, run: RunDirectory) -> N
     Raises `RunError` M522 with the name of the part that cannot be saved, T601 (the run directory is not writable) and
     T602 (no space).
     """
-    result = _stand_in(bundle, saved_kind(recipe, bundle))
+    result = _stand_in(recipe, bundle)
     with written_to(run), tempfile.TemporaryDirectory(dir=run.path, prefix="rehearsal-") as name:
         folder = Path(name)
         parts = [("the configuration", lambda: _save_configuration(recipe, bundle, folder))]
@@ -58,16 +59,18 @@ def _try(part: str, save: Callable[[], object], recipe: Recipe) -> None:
         ) from error
 
 
-def _stand_in(bundle: ModelBundle, kind: str) -> dict[str, Any]:
-    """A placeholder result with the fields that the card reads."""
-    zero = {"eval_loss": 0.0}
-    return {
-        "saved": kind,
-        "model": {"trainable_parameters": 0, **bundle.model_info},
-        "steps": 0,
-        "num_train_pairs": 0,
-        "num_eval_pairs": 1,
-        "metrics": zero,
-        "base_metrics": zero,
-        "environment": {"packages": machine.package_versions()},
-    }
+def _stand_in(recipe: Recipe, bundle: ModelBundle) -> RunResult:
+    """A placeholder result, of which each metric has a value, so that the card has all of its sections."""
+    metrics = {f"eval_{metric.key}": 0.0 for metric in objective_of(recipe).metrics}
+    return RunResult(
+        status="finished",
+        recipe=recipe.name,
+        saved=saved_kind(recipe, bundle),
+        model=ModelInfo(**{"trainable_parameters": 0, **bundle.model_info}),
+        steps=0,
+        num_train_pairs=0,
+        num_eval_pairs=1,
+        metrics=metrics,
+        base_metrics=metrics,
+        environment=Environment(packages=machine.package_versions()),
+    )

@@ -22,9 +22,8 @@ from dpo_recipes.export.precision import cast, describe_overflow, save_dtype
 from dpo_recipes.model.adapters import AT_ZERO
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.run_dir import follow_umask
-
-MODEL_FOLDER = "model"
+from dpo_recipes.run_dir import MODEL_FOLDER, follow_umask
+from dpo_recipes.run_result import RunResult, SavedKind
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class SavedModel:
     """The folder and the form of a saved model."""
 
     folder: Path
-    kind: str
-    """`adapter`, `merged` or `full`."""
+    kind: SavedKind
     dtype: str
     """The number format of its weights."""
     findings: list[Finding] = field(default_factory=list)
@@ -44,7 +42,7 @@ def save_model(
     bundle: ModelBundle,
     recipe: Recipe,
     run_dir: Path,
-    result: dict[str, Any],
+    result: RunResult,
     state: dict[str, Any] | None = None,
 ) -> SavedModel:
     """Save to `run_dir/model`, completely or not at all. The model is changed only if an adapter is merged into it.
@@ -66,7 +64,7 @@ def save_model(
             model, state = merge(model, recipe, bundle, run_dir, state, save_adapter), None
         dtype = _save_whole(model, bundle, recipe, partial, state, findings)
     _check_saved(partial)
-    for _, save in companions(partial, bundle, recipe, {**result, "saved": kind, "saved_dtype": dtype}):
+    for _, save in companions(partial, bundle, recipe, result.with_changes(saved=kind, saved_dtype=dtype)):
         save()
     shutil.rmtree(target, ignore_errors=True)  # left by a worker that was killed before it wrote result.json
     follow_umask(partial)
@@ -142,7 +140,7 @@ def _save_difference(model: Any, folder: Path, state: dict[str, Any] | None) -> 
     save_file({name: weight.contiguous() for name, weight in tuned.items()}, folder / "adapter_model.safetensors")
 
 
-def saved_kind(recipe: Recipe, bundle: ModelBundle) -> str:
+def saved_kind(recipe: Recipe, bundle: ModelBundle) -> SavedKind:
     """The form in which a run saves its model: `adapter`, `merged` (the base with the adapter in it) or `full`."""
     adapter = recipe.model.adapter
     if adapter is None:

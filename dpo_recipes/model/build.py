@@ -214,12 +214,21 @@ def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
             policy.resize_token_embeddings(len(tokenizer))
 
 
-def reload_base(recipe: Recipe, bundle: ModelBundle) -> Any:
-    """The base before training, loaded again, with embeddings for all tokens. Raises `RunError`."""
-    policy, _ = _load_policy(
-        recipe, bundle.location, bundle.device, bundle.dtype, trust_remote_code=bundle.trust_remote_code
-    )
-    _embed_all(bundle.tokenizer, policy, recipe.training.seed)
+def load_base(
+    recipe: Recipe, location: ModelLocation, tokenizer: Any, device: str, dtype: str, *, trust_remote_code: bool
+) -> Any:
+    """The base before training, with embeddings for all tokens of the tokenizer, on its device. Raises `RunError`."""
+    policy, _ = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
+    _embed_all(tokenizer, policy, recipe.training.seed)
+    return policy if policy.device.type == device else policy.to(device)
+
+
+def reload_base(recipe: Recipe, bundle: ModelBundle, device: str = "cpu") -> Any:
+    """The base of a bundle before training, loaded again. A quantized base is always on the bundle's device. Raises
+    `RunError`."""
+    wanted = device if recipe.model.quantization is None else bundle.device
+    trust = bundle.trust_remote_code
+    policy = load_base(recipe, bundle.location, bundle.tokenizer, wanted, bundle.dtype, trust_remote_code=trust)
     policy.generation_config = bundle.policy.generation_config
     return policy
 

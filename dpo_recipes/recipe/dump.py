@@ -1,12 +1,13 @@
-"""Writes a recipe as YAML that loads as the same recipe."""
+"""Writes a recipe as YAML that loads as the same recipe, and reads it again."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dpo_recipes.recipe.load import resolve_scalar
+from dpo_recipes.recipe.load import load_file, resolve_scalar
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -40,3 +41,9 @@ def dump_recipe(recipe: Recipe) -> str:
 def dump_plain(data: dict[str, Any]) -> str:
     """The YAML text of plain data, which loads as the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def read_resolved(path: Path) -> Recipe:
+    """The recipe in a run's resolved.yaml, the inverse of `dump_recipe`. Raises `RecipeError` if the
+    file cannot be read, and pydantic's `ValidationError`."""
+    return Recipe.model_validate(load_file(path).data)

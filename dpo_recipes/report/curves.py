@@ -1,11 +1,12 @@
 """Which columns of metrics.jsonl become which chart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dpo_recipes.formats import finite, format_percent, format_short
+from dpo_recipes.objectives.base import Metric
 from dpo_recipes.report.charts import (
     MAX_DRAWABLE,
     Chart,
@@ -39,41 +40,49 @@ class Curve:
     optional: bool = False
 
 
-def _train_and_eval(key: str) -> tuple[Column, ...]:
-    return Column(key, "train"), Column(f"eval_{key}", "eval", hue=1, dashed=True)
-
-
-CURVES = (
-    Curve("Loss", _train_and_eval("loss"), "Lower is better."),
-    Curve(
-        "Reward accuracy",
-        _train_and_eval("rewards/accuracies"),
-        "Share of pairs whose chosen answer gets the higher reward. The heavier line at 50% is what guessing gives.",
-        format_value=partial(format_percent, decimals=0),
-        y_ticks=(0.0, 0.25, 0.5, 0.75, 1.0),
-        reference_y=0.5,
-    ),
-    Curve(
-        "Reward margin",
-        _train_and_eval("rewards/margins"),
-        "Reward of the chosen answer minus that of the rejected one. "
-        "The heavier line at 0 is the base compared with itself.",
-        reference_y=0.0,
-    ),
-    Curve(
-        "Log-probability of the answers",
-        (
-            Column("logps/chosen", "train chosen"),
-            Column("logps/rejected", "train rejected", hue=1),
-            Column("eval_logps/chosen", "eval chosen", dashed=True),
-            Column("eval_logps/rejected", "eval rejected", hue=1, dashed=True),
-        ),
-        "Summed over an answer's tokens. Both falling together means that probability "
-        "moves to answers outside the data.",
-    ),
+_OTHER_CURVES = (
     Curve("Learning rate", (Column("learning_rate", ""),), "", optional=True),
     Curve("Gradient norm", (Column("grad_norm", ""),), "Before clipping.", optional=True),
 )
+
+
+def list_curves(metrics: Iterable[Metric]) -> list[Curve]:
+    """The charts of an objective's metrics: one for each metric that is shown live, and one for each `chart` title."""
+    shared: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        if metric.chart or metric.is_shown_live:
+            shared.setdefault(metric.chart or metric.label, []).append(metric)
+    return [*(_curve(title, group) for title, group in shared.items()), *_OTHER_CURVES]
+
+
+def _curve(title: str, metrics: list[Metric]) -> Curve:
+    """A chart of metrics of one kind: its axis and caption are those of the first one."""
+    first = metrics[0]
+    mark = first.base_value if first.chance is None else first.chance
+    if first.chance is not None:
+        meaning = f"The heavier line at {format_percent(mark, 0)} is what guessing gives."
+    else:
+        meaning = f"The heavier line at {format_short(mark)} is the base compared with itself."
+    return Curve(
+        title,
+        _columns(metrics),
+        " ".join(text for text in (first.description, "" if mark is None else meaning) if text),
+        format_value=partial(format_percent, decimals=0) if first.is_share else format_short,
+        y_ticks=(0.0, 0.25, 0.5, 0.75, 1.0) if first.is_share else None,
+        reference_y=mark,
+    )
+
+
+def _columns(metrics: list[Metric]) -> tuple[Column, ...]:
+    """Training values with solid lines, held-out ones with dashed lines; several metrics have a hue each."""
+    if len(metrics) == 1:
+        key = metrics[0].key
+        return Column(key, "train"), Column(f"eval_{key}", "eval", hue=1, dashed=True)
+    named = [(metric.key, metric.key.rpartition("/")[2], hue) for hue, metric in enumerate(metrics)]
+    return (
+        *(Column(key, f"train {name}", hue) for key, name, hue in named),
+        *(Column(f"eval_{key}", f"eval {name}", hue, dashed=True) for key, name, hue in named),
+    )
 
 
 def read_points(rows: list[dict[str, Any]], key: str) -> list[Point]:
@@ -93,10 +102,10 @@ def read_points(rows: list[dict[str, Any]], key: str) -> list[Point]:
     return sorted(points.items())
 
 
-def draw_curves(rows: list[dict[str, Any]]) -> tuple[list[Chart], list[str]]:
+def draw_curves(rows: list[dict[str, Any]], metrics: Iterable[Metric]) -> tuple[list[Chart], list[str]]:
     """The charts that have something to show, and the titles of the expected ones that do not."""
     charts, absent = [], []
-    for curve in CURVES:
+    for curve in list_curves(metrics):
         spec = ChartSpec(
             title=curve.title,
             caption=curve.caption,

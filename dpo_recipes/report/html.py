@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.report.curves import draw_curves
 from dpo_recipes.report.sections import (
     compare_models,
@@ -12,40 +14,44 @@ from dpo_recipes.report.sections import (
     list_tiles,
 )
 from dpo_recipes.report.templates import load_templates
-from dpo_recipes.report.verdict import base_is_reference, write_verdict
+from dpo_recipes.report.verdict import write_verdict
+from dpo_recipes.run_result import RunResult
 
 
 def render_report(
-    result: dict[str, Any],
-    metrics: list[dict[str, Any]],
+    result: RunResult,
+    recipe: Recipe,
+    rows: list[dict[str, Any]],
     recipe_text: str,
     data_report: dict[str, Any],
 ) -> str:
-    """The report as the text of one HTML file.
+    """The report as the text of one HTML file. Values that the result does not have are left out.
 
     Args:
-        result: The run's result.json. `status`, `recipe`, `steps` and `metrics` are
-            required; anything else may be missing or null, and is then left out.
-        metrics: The rows of metrics.jsonl as the trainer logged them, in any order.
+        result: The run's result.
+        recipe: The resolved recipe, whose objective says which metrics there are.
+        rows: The rows of metrics.jsonl as the trainer logged them, in any order.
         recipe_text: The resolved recipe, as YAML.
         data_report: What the data stage kept and dropped, by split.
     """
-    charts, absent = draw_curves(metrics)
-    environment = result.get("environment") or {}
+    objective = objective_of(recipe)
+    charts, absent = draw_curves(rows, objective.metrics)
     template = load_templates().get_template("report.html.jinja")
     page = template.render(
         result=result,
-        verdict=write_verdict(result),
-        tiles=list_tiles(result),
-        comparison=compare_models(result),
-        base_is_reference=base_is_reference(result),
+        title=objective.title(recipe.objective),
+        noun=objective.row_noun,
+        metrics_note=objective.metrics_note,
+        verdict=write_verdict(result, objective),
+        tiles=list_tiles(result, objective),
+        comparison=compare_models(result, objective),
         charts=charts,
         absent_charts=absent,
         samples=list_samples(result),
         splits=list_splits(data_report),
         findings=list_findings(data_report),
         facts=list_facts(result),
-        packages=environment.get("packages") or {},
+        packages=result.environment.packages,
         recipe_text=recipe_text,
     )
     # A lone surrogate (from "\ud800" in a JSON file) cannot be written as UTF-8; the run

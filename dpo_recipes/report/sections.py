@@ -1,6 +1,6 @@
 """The tables and tiles of the report, as plain rows of text for the template."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_recipes.data.report import describe_conversion
@@ -12,10 +12,12 @@ from dpo_recipes.formats import (
     format_duration,
     format_number,
     format_percent,
+    format_short,
     format_time,
     to_number,
 )
-from dpo_recipes.report.verdict import base_is_reference
+from dpo_recipes.objectives.base import LOSS, Metric, Objective
+from dpo_recipes.run_result import AnswerWords, RunResult, SavedModelComparison
 
 
 @dataclass(frozen=True)
@@ -38,38 +40,21 @@ class ComparisonRow:
     change: str
 
 
-# Label, key, decimals, whether signed, factor, unit.
-_COMPARED = (
-    ("Loss", "eval_loss", 3, False, 1, ""),
-    ("Reward accuracy", "eval_rewards/accuracies", 1, False, 100, "%"),
-    ("Reward margin", "eval_rewards/margins", 3, True, 1, ""),
-    ("Reward of the chosen answer", "eval_rewards/chosen", 3, True, 1, ""),
-    ("Reward of the rejected answer", "eval_rewards/rejected", 3, True, 1, ""),
-    ("Log-probability of the chosen answer", "eval_logps/chosen", 1, False, 1, ""),
-    ("Log-probability of the rejected answer", "eval_logps/rejected", 1, False, 1, ""),
-)
-
-
-def list_tiles(result: dict[str, Any]) -> list[Tile]:
+def list_tiles(result: RunResult, objective: Objective) -> list[Tile]:
     """The key numbers that were recorded; one that is missing has no tile."""
-    return [t for t in (*_quality_tiles(result), *_cost_tiles(result)) if t.value != NO_VALUE]
+    return [t for t in (*_quality_tiles(result, objective), *_cost_tiles(result, objective)) if t.value != NO_VALUE]
 
 
-def compare_models(result: dict[str, Any]) -> list[ComparisonRow]:
-    """Base against tuned on the held-out pairs; a metric that neither has is left out."""
-    metrics, base = result.get("metrics") or {}, result.get("base_metrics") or {}
+def compare_models(result: RunResult, objective: Objective) -> list[ComparisonRow]:
+    """Base against tuned on the held-out rows; a metric that neither has is left out."""
     rows = []
-    for label, key, decimals, signed, scale, suffix in _COMPARED:
-        pair = [_scaled(values.get(key), scale) for values in (base, metrics)]
-        before, after = (format_number(v, decimals, signed=signed, suffix=suffix) for v in pair)
-        change = _change(pair[0], pair[1], decimals, " points" if suffix else "")
-        if key == "eval_rewards/accuracies" and base_is_reference(result):
-            # Equal rewards are ties, which the trainer counts as misses: nothing to subtract.
-            change = NO_VALUE
-        rows.append(ComparisonRow(label, key, before, after, change))
-    words = result.get("answer_words") or {}
-    before, after = words.get("base"), words.get("tuned")
-    cells = format_number(before, 1), format_number(after, 1), _change(before, after, 1)
+    for metric in objective.metrics:
+        key = f"eval_{metric.key}"
+        base, tuned = result.base_metrics.get(key), result.metrics.get(key)
+        change = NO_VALUE if metric.is_tied_at_base else _change_of(metric, base, tuned)
+        rows.append(ComparisonRow(metric.label, key, metric.format(base), metric.format(tuned), change))
+    words = result.answer_words or AnswerWords()
+    cells = format_number(words.base, 1), format_number(words.tuned, 1), _change(words.base, words.tuned, 1)
     rows.append(ComparisonRow("Words per generated answer", "answer_words", *cells))
     return [row for row in rows if (row.base, row.tuned) != (NO_VALUE, NO_VALUE)]
 
@@ -103,116 +88,109 @@ def list_findings(data_report: dict[str, Any]) -> list[dict[str, str]]:
     return found
 
 
-def list_facts(result: dict[str, Any]) -> list[tuple[str, str]]:
+def list_facts(result: RunResult) -> list[tuple[str, str]]:
     """Model, machine and times as (name, value); what was not recorded is left out."""
-    model, machine = result.get("model") or {}, result.get("environment") or {}
-    total = finite(model.get("total_parameters"))
-    trainable = finite(model.get("trainable_parameters"))
-    parameters = format_count(trainable)
-    if trainable is not None and total:
-        share = format_percent(trainable / total, 2)
-        parameters = f"{format_count(trainable)} of {format_count(total)} ({share})"
+    model, machine = result.model, result.environment
+    parameters = format_count(model.trainable_parameters)
+    if model.trainable_parameters is not None and model.total_parameters:
+        share = format_percent(model.trainable_parameters / model.total_parameters, 2)
+        parameters = f"{parameters} of {format_count(model.total_parameters)} ({share})"
     facts = [
-        ("Base model", model.get("base")),
-        ("Reference", model.get("reference")),
-        ("Adapter", model.get("adapter")),
+        ("Base model", model.base),
+        ("Reference", model.reference),
+        ("Adapter", model.adapter),
         ("Trainable parameters", parameters),
-        ("Number format", model.get("dtype")),
-        ("Device", model.get("device")),
-        ("Machine", machine.get("machine")),
-        ("Python", machine.get("python")),
-        ("Started", format_time(result.get("started_at"))),
-        ("Finished", format_time(result.get("finished_at"))),
-        ("Saved in", result.get("model_dir")),
-        ("Saved model", describe_saved_model(result.get("saved_model"))),
+        ("Number format", model.dtype),
+        ("Device", model.device),
+        ("Machine", machine.machine),
+        ("Python", machine.python),
+        ("Started", format_time(result.started_at)),
+        ("Finished", format_time(result.finished_at)),
+        ("Saved in", result.model_dir),
+        ("Saved model", describe_saved_model(result.saved_model)),
     ]
-    return [(name, str(value)) for name, value in facts if value not in (None, "", NO_VALUE)]
+    return [(name, value) for name, value in facts if value not in (None, "", NO_VALUE)]
 
 
-def describe_saved_model(saved: dict[str, Any] | None) -> str:
+def describe_saved_model(saved: SavedModelComparison | None) -> str:
     """Whether the saved model computes what the trained one does; a dash for results of earlier versions."""
-    if not saved:
+    if saved is None:
         return NO_VALUE
-    if not saved["checked"]:
-        return f"not compared with the trained model: {saved['reason']}"
-    largest = f"{saved['largest_logit_difference']:.2g}"
-    if not saved["equal"]:
-        return f"differs from the trained model: logits by {largest}, and the largest is {saved['largest_logit']:.2g}"
-    return f"reloaded and compared on {saved['pairs']} pairs: largest logit difference {largest}"
+    if not saved.checked:
+        return f"not compared with the trained model: {saved.reason}"
+    largest = f"{saved.largest_logit_difference:.2g}"
+    if not saved.equal:
+        return f"differs from the trained model: logits by {largest}, and the largest is {saved.largest_logit:.2g}"
+    return f"reloaded and compared on {saved.pairs} rows: largest logit difference {largest}"
 
 
-def list_samples(result: dict[str, Any]) -> list[dict[str, Any]]:
+def list_samples(result: RunResult) -> list[dict[str, Any]]:
     """The samples with their texts, each with its number of words (None if not made)."""
     samples = []
-    for sample in result.get("samples") or []:
-        texts = {}
-        for part in ("prompt", "base", "tuned", "chosen", "rejected", "completion"):
-            text = sample.get(part)
-            texts[part] = None if text is None else str(text)
+    for sample in result.samples:
+        texts = dict(sample)
         words = {part: len(text.split()) for part, text in texts.items() if text is not None}
         samples.append({**texts, "words": words})
     return samples
 
 
-def _quality_tiles(result: dict[str, Any]) -> list[Tile]:
-    metrics, base = result.get("metrics") or {}, result.get("base_metrics") or {}
-    words = result.get("answer_words") or {}
-    base_margin = format_number(base.get("eval_rewards/margins"), 2, signed=True)
-    if base_is_reference(result):
-        base_margin = "0 by definition"
+def _quality_tiles(result: RunResult, objective: Objective) -> list[Tile]:
+    """The metrics that are shown live, the loss after the others, and the length of the answers."""
+    live = [metric for metric in objective.metrics if metric.is_shown_live]
+    words = result.answer_words or AnswerWords()
     return [
-        Tile(
-            "Reward accuracy",
-            format_percent(metrics.get("eval_rewards/accuracies")),
-            _detail("on {} held-out pairs", format_count(result.get("num_eval_pairs"))),
-        ),
-        Tile(
-            "Reward margin",
-            format_number(metrics.get("eval_rewards/margins"), 2, signed=True),
-            f"base: {base_margin}",
-        ),
-        Tile(
-            "Held-out loss",
-            format_number(metrics.get("eval_loss")),
-            _detail("base: {}", format_number(base.get("eval_loss"))),
-        ),
+        *(_metric_tile(metric, result, objective) for metric in live if metric.key != LOSS.key),
+        *(replace(_metric_tile(metric, result, objective), label="Held-out loss") for metric in live if metric == LOSS),
         Tile(
             "Words per answer",
-            _arrow(words.get("base"), words.get("tuned")),
-            _detail("base → tuned, {} prompts", format_count(words.get("prompts"))),
+            _arrow(words.base, words.tuned),
+            _detail("base → tuned, {} prompts", format_count(words.prompts)),
         ),
     ]
 
 
-def _cost_tiles(result: dict[str, Any]) -> list[Tile]:
-    device = (result.get("model") or {}).get("device")
+def _metric_tile(metric: Metric, result: RunResult, objective: Objective) -> Tile:
+    key = f"eval_{metric.key}"
+    if metric.is_tied_at_base:
+        detail = _detail(f"on {{}} held-out {objective.row_noun}s", format_count(result.num_eval_pairs))
+    elif metric.base_value is not None:
+        detail = f"base: {format_short(metric.base_value)} by definition"
+    else:
+        detail = _detail("base: {}", metric.format(result.base_metrics.get(key)))
+    return Tile(metric.label, metric.format(result.metrics.get(key)), detail)
+
+
+def _cost_tiles(result: RunResult, objective: Objective) -> list[Tile]:
+    noun = objective.row_noun
     return [
         Tile(
             "Training time",
-            format_duration(result.get("train_runtime_s")),
-            _detail("{} in all", format_duration(result.get("wall_s"))),
+            format_duration(result.train_runtime_s),
+            _detail("{} in all", format_duration(result.wall_s)),
         ),
         Tile(
             "Throughput",
-            _with_unit(result.get("pairs_per_second"), 2, " pairs/s"),
+            _with_unit(result.pairs_per_second, 2, f" {noun}s/s"),
             _throughput_detail(result),
         ),
         Tile(
             "Peak memory",
-            format_bytes(result.get("peak_memory_bytes")),
-            _detail("on {}", str(device or NO_VALUE)),
+            format_bytes(result.peak_memory_bytes),
+            _detail("on {}", result.model.device or NO_VALUE),
         ),
         Tile(
             "Steps",
-            format_count(result.get("steps")),
-            _detail("on {} training pairs", format_count(result.get("num_train_pairs"))),
+            format_count(result.steps),
+            _detail(f"on {{}} training {noun}s", format_count(result.num_train_pairs)),
         ),
     ]
 
 
-def _scaled(value: Any, scale: float) -> float | None:
-    number = to_number(value)
-    return None if number is None else number * scale
+def _change_of(metric: Metric, before: float | None, after: float | None) -> str:
+    """The change of a metric, of a share in percentage points."""
+    scale, suffix = (100, " points") if metric.is_share else (1, "")
+    first, second = (None if value is None else value * scale for value in (before, after))
+    return _change(first, second, metric.decimals, suffix)
 
 
 def _change(before: Any, after: Any, decimals: int, suffix: str = "") -> str:
@@ -226,16 +204,16 @@ def _with_unit(value: Any, decimals: int, unit: str) -> str:
     return NO_VALUE if to_number(value) is None else format_number(value, decimals) + unit
 
 
-def _throughput_detail(result: dict[str, Any]) -> str:
+def _throughput_detail(result: RunResult) -> str:
     """Distinct tokens if they were counted, else all; the share of positions saved, and the share of the device's
     rate."""
-    distinct = result.get("distinct_tokens_per_second")
+    distinct = result.distinct_tokens_per_second
     parts = [
         _detail("{} distinct tokens/s", format_number(distinct, 0))
-        if to_number(distinct) is not None
-        else _detail("{}", _with_unit(result.get("tokens_per_second"), 0, " tokens/s")),
-        _detail("{} of positions saved", format_percent(result.get("positions_saved"))),
-        _detail("{} of the device's rate", format_percent(result.get("matmul_share"))),
+        if distinct is not None
+        else _detail("{}", _with_unit(result.tokens_per_second, 0, " tokens/s")),
+        _detail("{} of positions saved", format_percent(result.positions_saved)),
+        _detail("{} of the device's rate", format_percent(result.matmul_share)),
     ]
     return ", ".join(part for part in parts if part)
 

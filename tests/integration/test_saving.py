@@ -274,7 +274,7 @@ def test_the_saved_model_is_reloaded_and_compared(
     assert (checked["checked"], checked["equal"], checked["pairs"]) == (True, True, 4)
     assert checked["largest_logit_difference"] <= 1e-5 * checked["largest_logit"]
     assert "M525" not in findings(outcome)
-    assert "reloaded and compared on 4 pairs" in outcome.run.report.read_text()
+    assert "reloaded and compared on 4 rows" in outcome.run.report.read_text()
 
 
 def swap_head(folder: Path) -> None:

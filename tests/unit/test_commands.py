@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fake_objective
 import pytest
 from jsonschema import Draft202012Validator
 from minimal import MINIMAL
@@ -19,7 +21,11 @@ from minimal import MINIMAL
 import dpo_recipes
 from dpo_recipes.cli.progress import Progress
 from dpo_recipes.error_codes import CODES
+from dpo_recipes.finished_run import FinishedRun
 from dpo_recipes.recipe.load import load_file
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.run_result import RunResult
 from dpo_recipes.shipped import recipe_paths, recipes_folder
 
 Write = Callable[[str, str], Path]
@@ -91,20 +97,65 @@ def test_progress_that_nobody_sees_ends_nothing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.undo()
 
 
+RESULT = {
+    "schema": 1,
+    "status": "finished",
+    "recipe": "job",
+    "metrics": {"eval_loss": 0.4, "eval_rewards/accuracies": 0.85, "eval_rewards/margins": 1.25},
+    "base_metrics": {"eval_loss": 0.6931, "eval_rewards/accuracies": 0.0, "eval_rewards/margins": 0.0},
+    "steps": 3,
+    "train_runtime_s": 1.0,
+    "pairs_per_second": 2.0,
+    "peak_memory_bytes": 2**30,
+    "model_dir": "elsewhere/model",
+}
+
+
+def last_lines(capsys: pytest.CaptureFixture[str], result: dict[str, Any], kind: str = "dpo") -> list[str]:
+    recipe = {"schema": 1, "name": "job", "model": {"path": "gpt2"}, "data": {"train": [{"path": "rows.jsonl"}]}}
+    recipe["objective"] = {"kind": kind}
+    run = RunDirectory(Path("runs/one"))
+    Progress().summary(FinishedRun(run, Recipe.model_validate(recipe), RunResult.from_json(result)))
+    return capsys.readouterr().err.splitlines()
+
+
+def test_the_last_lines_of_a_run_have_its_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert last_lines(capsys, RESULT) == [
+        "done      3 steps, 1 s of training, 2.00 pairs/s, peak 1.00 GiB",
+        "held out  loss 0.400 (base 0.693), accuracy 85.0%, margin +1.250",
+        "model     runs/one/model",
+        "report    runs/one/report.html",
+    ]
+
+
 def test_the_last_lines_of_a_run_say_whether_the_saved_model_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    result = {
-        "metrics": {},
-        "steps": 3,
-        "train_runtime_s": 1.0,
-        "pairs_per_second": 2.0,
-        "peak_memory_bytes": 2**30,
-        "model_dir": "runs/one/model",
-    }
-    Progress().summary(result)  # of an earlier version
     saved = {"checked": True, "equal": True, "pairs": 4, "largest_logit_difference": 2.08e-6, "largest_logit": 21.0}
-    Progress().summary({**result, "saved_model": saved})
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("saved")]
-    assert lines == ["saved     reloaded and compared on 4 pairs: largest logit difference 2.1e-06"]
+    lines = last_lines(capsys, {**RESULT, "saved_model": saved})
+    assert "saved     reloaded and compared on 4 rows: largest logit difference 2.1e-06" in lines
+
+
+def test_the_last_lines_have_the_metrics_of_the_objective(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_objective.register(monkeypatch)
+    metrics = {"eval_loss": 0.4, "eval_rewards/rejected": -0.25, "eval_rewards/accuracies": 0.5, "eval_absent": None}
+    lines = last_lines(capsys, {**RESULT, "metrics": metrics, "base_metrics": {"eval_rewards/rejected": 0.0}}, "fake")
+    assert "held out  loss 0.400, pen \N{MINUS SIGN}0.25 (base 0.00)" in lines
+
+
+def test_the_progress_line_has_the_live_metrics_of_the_objective(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_objective.register(monkeypatch)
+    batch = SimpleNamespace(describe=lambda: "1 process", num_nodes=1)
+    plan = SimpleNamespace(launch=SimpleNamespace(batch=batch), warnings=())
+    metrics = {"loss": 0.5, "rewards/rejected": 0.125, "absent": None, "rewards/accuracies": 1.0, "eval_loss": 0.4}
+    step = {"event": "step", "step": 2, "total": 2, "metrics": metrics, "tokens_per_second": 100.0, "eta_s": 0.0}
+    with Progress() as progress:
+        progress.on_event({"event": "run", "dir": "runs/one", "plan": plan, "objective": "fake", "resumed": False})
+        progress.on_event(step)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "train     step 2/2  loss 0.500  pen +0.12  100 tokens/s  ETA 0:00"
 
 
 EARLY = """

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import fake_objective
 import pytest
 
 from dpo_recipes.formats import (
@@ -15,6 +16,9 @@ from dpo_recipes.formats import (
     format_short,
     format_time,
 )
+from dpo_recipes.objectives import dpo, kto, orpo, reward
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.report.charts import (
     BOTTOM,
     LABEL_GAP,
@@ -32,7 +36,9 @@ from dpo_recipes.report.curves import draw_curves, read_points
 from dpo_recipes.report.html import render_report
 from dpo_recipes.report.sections import compare_models, describe_saved_model, list_findings, list_splits, list_tiles
 from dpo_recipes.report.verdict import write_verdict
+from dpo_recipes.run_result import RunResult, SavedModelComparison
 
+DPO = dpo.OBJECTIVE
 MINIMAL = {"status": "finished", "recipe": "tiny", "steps": 3, "metrics": {}}
 RESULT = {
     "status": "finished",
@@ -132,8 +138,41 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def render(result=RESULT, rows=ROWS, recipe="recipe: quickstart\n", data=DATA):
-    return render_report(result, rows, recipe, data)
+def read(result):
+    """The result as the reader of result.json gives it."""
+    return RunResult.from_json({"schema": 1, **result})
+
+
+def make_recipe(kind="dpo"):
+    return Recipe.model_validate(
+        {
+            "schema": 1,
+            "name": "job",
+            "model": {"path": "gpt2"},
+            "data": {"train": [{"path": "rows.jsonl"}]},
+            "objective": {"kind": kind},
+        }
+    )
+
+
+def render(result=RESULT, rows=ROWS, recipe="recipe: quickstart\n", data=DATA, kind="dpo"):
+    return render_report(read(result), make_recipe(kind), rows, recipe, data)
+
+
+def tiles(result):
+    return list_tiles(read(result), DPO)
+
+
+def comparison(result, objective: Objective = DPO):
+    return compare_models(read(result), objective)
+
+
+def verdict(result, objective: Objective = DPO):
+    return write_verdict(read(result), objective)
+
+
+def draw(rows, objective: Objective = DPO):
+    return draw_curves(rows, objective.metrics)
 
 
 # What the page says
@@ -306,14 +345,14 @@ def test_null_inside_nested_values():
 
 def test_nan_metrics_are_shown_as_such_and_not_as_missing():
     result = {**RESULT, "metrics": {**RESULT["metrics"], "eval_loss": math.nan}}
-    row = next(r for r in compare_models(result) if r.key == "eval_loss")
+    row = next(r for r in comparison(result) if r.key == "eval_loss")
     assert (row.base, row.tuned, row.change) == ("0.693", "NaN", "\N{EN DASH}")
 
 
 def test_nan_and_inf_rows_leave_a_gap_and_are_counted():
     """Points at steps 1 and 4 stand alone: each needs its own marker, and no line joins them."""
     rows = [{"step": s, "loss": v} for s, v in enumerate([0.7, math.nan, math.inf, 0.5], start=1)]
-    chart = draw_curves(rows)[0][0]
+    chart = draw(rows)[0][0]
     assert chart.num_gaps == 2
     assert chart.lines[0].path.count("M") == 2
     assert "L" not in chart.lines[0].path
@@ -330,13 +369,13 @@ def test_no_rows_gives_no_chart_and_says_so():
 
 
 def test_one_row_gives_markers():
-    chart = draw_curves([{"step": 5, "loss": 0.69}])[0][0]
+    chart = draw([{"step": 5, "loss": 0.69}])[0][0]
     assert len(chart.lines[0].markers) == 1
     assert LEFT <= chart.lines[0].end[0] <= chart.right
 
 
 def test_row_at_step_zero_and_rows_without_step():
-    charts, _ = draw_curves([{"step": 0, "loss": 0.69}, {"loss": 5.0}])
+    charts, _ = draw([{"step": 0, "loss": 0.69}, {"loss": 5.0}])
     assert charts[0].lines[0].end[0] == LEFT
 
 
@@ -346,14 +385,14 @@ def test_rows_logged_twice_after_a_resume_count_once():
 
 
 def test_optional_curves_are_not_missed():
-    charts, absent = draw_curves(ROWS)
+    charts, absent = draw(ROWS)
     assert [c.title for c in charts][:3] == ["Loss", "Reward accuracy", "Reward margin"]
     assert absent == []
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-5, -3.0, 1e12, 1e300])
 def test_constant_and_extreme_series_can_be_drawn(value):
-    charts, _ = draw_curves([{"step": s, "grad_norm": value} for s in (1, 2)])
+    charts, _ = draw([{"step": s, "grad_norm": value} for s in (1, 2)])
     for line in (line for chart in charts for line in chart.lines):
         assert TOP <= line.end[1] <= BOTTOM
 
@@ -407,7 +446,7 @@ def test_labels_of_lines_that_end_together_do_not_overlap():
         {"step": 9, "logps/chosen": -60.0, "logps/rejected": -60.1},
         {"step": 9, "eval_logps/chosen": -60.0, "eval_logps/rejected": -60.1},
     ]
-    ys = sorted(line.label_y for line in draw_curves(rows)[0][0].lines)
+    ys = sorted(line.label_y for line in draw(rows)[0][0].lines)
     assert len(ys) == 4
     assert all(b - a >= LABEL_GAP - 1e-9 for a, b in pairwise(ys))
 
@@ -426,7 +465,7 @@ def test_ticks_are_round_and_span_the_values(low, high, ticks):
 
 
 def test_axis_texts_share_their_decimals():
-    charts, _ = draw_curves([{"step": 1, "loss": 0.31}, {"step": 2, "loss": 0.69}])
+    charts, _ = draw([{"step": 1, "loss": 0.31}, {"step": 2, "loss": 0.69}])
     assert [t.text for t in charts[0].y_ticks] == ["0.3", "0.4", "0.5", "0.6", "0.7"]
 
 
@@ -445,10 +484,10 @@ def test_thinning_a_long_run_keeps_spikes_ends_and_order():
 
 def test_verdict_of_a_good_run():
     """Wilson at 68 of 80: centre .85 + .0240, spread .0837, scale 1.0480 give 75.6% to 91.2%."""
-    assert write_verdict(RESULT) == (
+    assert verdict(RESULT) == (
         "After 40 steps on 320 training pairs, the tuned model ranks the chosen answer above the rejected "
         "one in 85% of 80 held-out pairs (95% interval 76% to 91%; guessing gives 50%), with a mean margin "
-        "of +1.25 where the base compared with itself has 0 by definition; its answers went from 62.1 to "
+        "of +1.250 where the base compared with itself has 0 by definition; its answers went from 62.1 to "
         "18.4 words on average."
     )
 
@@ -464,19 +503,20 @@ def test_verdict_of_a_good_run():
 )
 def test_verdict_is_as_sure_as_the_number_of_pairs_allows(accuracy, num_pairs, words):
     metrics = {**RESULT["metrics"], "eval_rewards/accuracies": accuracy}
-    assert words in write_verdict({**RESULT, "metrics": metrics, "num_eval_pairs": num_pairs})
+    assert words in verdict({**RESULT, "metrics": metrics, "num_eval_pairs": num_pairs})
 
 
-def test_verdict_names_the_base_margin_where_the_reference_is_another_model():
+def test_verdict_names_the_base_margin_where_it_is_measured():
     result = {**RESULT, "base_metrics": {"eval_rewards/margins": -0.4}}
-    assert "a mean margin of +1.25 against \N{MINUS SIGN}0.40 for the base" in write_verdict(result)
-    assert "by definition" not in Page(render(result)).text
+    text = verdict(result, orpo.OBJECTIVE)
+    assert "a mean margin of +1.250 against \N{MINUS SIGN}0.400 for the base" in text
+    assert "by definition" not in text
 
 
 def test_verdict_without_held_out_numbers_does_not_claim_any():
     result = {**MINIMAL, "metrics": {"train_loss": 0.5}}
-    assert write_verdict(result) == (
-        "After 3 steps, the mean training loss is 0.500, but no held-out accuracy was recorded, "
+    assert verdict(result) == (
+        "After 3 steps, the mean training loss is 0.500, but nothing was measured on held-out pairs, "
         "so whether it generalizes is unknown."
     )
 
@@ -485,11 +525,11 @@ def test_verdict_without_held_out_numbers_does_not_claim_any():
 @pytest.mark.parametrize("key", ["train_loss", "eval_loss"])
 def test_verdict_of_a_diverged_run_warns(key, loss):
     result = {**RESULT, "metrics": {**RESULT["metrics"], key: loss}}
-    assert "training diverged, and the tuned model should not be used" in write_verdict(result)
+    assert "training diverged, and the tuned model should not be used" in verdict(result)
 
 
 def test_comparison_gives_changes_and_leaves_out_what_has_none():
-    rows = {row.key: row for row in compare_models(RESULT)}
+    rows = {row.key: row for row in comparison(RESULT)}
     assert rows["eval_loss"].change == "\N{MINUS SIGN}0.283"
     assert rows["eval_logps/rejected"].change == "\N{EN DASH}"
     assert rows["answer_words"].change == "\N{MINUS SIGN}43.7"
@@ -500,13 +540,13 @@ def test_comparison_gives_changes_and_leaves_out_what_has_none():
 
 def test_accuracy_change_is_in_points_where_the_base_has_rewards():
     base = {"eval_rewards/accuracies": 0.55, "eval_rewards/margins": 0.2}
-    rows = {row.key: row for row in compare_models({**RESULT, "base_metrics": base})}
+    rows = {row.key: row for row in comparison({**RESULT, "base_metrics": base}, orpo.OBJECTIVE)}
     assert rows["eval_rewards/accuracies"].change == "+30.0 points"
 
 
 def test_tiles_of_missing_values_are_left_out():
-    assert [tile.label for tile in list_tiles(MINIMAL)] == ["Steps"]
-    assert len(list_tiles(RESULT)) == 8
+    assert [tile.label for tile in tiles(MINIMAL)] == ["Steps"]
+    assert len(tiles(RESULT)) == 8
 
 
 def test_what_was_found_in_the_data_is_in_the_report():
@@ -563,7 +603,7 @@ LOGITS = {"checked": True, "pairs": 4, "largest_logit_difference": 2.08e-06, "la
 @pytest.mark.parametrize(
     ("saved", "text"),
     [
-        ({**LOGITS, "equal": True}, "reloaded and compared on 4 pairs: largest logit difference 2.1e-06"),
+        ({**LOGITS, "equal": True}, "reloaded and compared on 4 rows: largest logit difference 2.1e-06"),
         (
             {**LOGITS, "equal": False, "largest_logit_difference": 12.34},
             "differs from the trained model: logits by 12, and the largest is 22",
@@ -573,8 +613,116 @@ LOGITS = {"checked": True, "pairs": 4, "largest_logit_difference": 2.08e-06, "la
 )
 def test_the_page_says_whether_the_saved_model_is_the_trained_one(saved, text):
     assert text in render({**RESULT, "saved_model": saved})
-    assert describe_saved_model(saved) == text
+    assert describe_saved_model(SavedModelComparison(**saved)) == text
 
 
 def test_results_of_earlier_versions_say_nothing_of_the_saved_model():
     assert "Saved model" not in render({name: value for name, value in RESULT.items() if name != "saved_model"})
+
+
+# Other objectives
+
+FAKE = {
+    **RESULT,
+    "metrics": {
+        "train_loss": 0.5,
+        "eval_loss": 0.41,
+        "eval_rewards/rejected": -0.25,
+        "eval_rewards/accuracies": 0.8375,
+        "eval_absent": None,
+    },
+    "base_metrics": {"eval_loss": 0.6, "eval_rewards/rejected": 0.5, "eval_rewards/accuracies": 0.5},
+    "samples": [{"prompt": "Say hi.", "base": "Hello", "tuned": "Hi.", "completion": "Good day"}],
+}
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    fake_objective.register(monkeypatch)
+    return fake_objective.OBJECTIVE
+
+
+def test_the_table_has_the_metrics_of_the_objective(fake):
+    rows = {row.key: (row.label, row.base, row.tuned, row.change) for row in comparison(FAKE, fake)}
+    assert rows == {
+        "eval_loss": ("Loss", "0.600", "0.410", f"{MINUS}0.190"),
+        "eval_rewards/rejected": ("Penalty", "+0.50", f"{MINUS}0.25", f"{MINUS}0.75"),
+        "eval_rewards/accuracies": ("Hit rate", "50.00%", "83.75%", "+33.75 points"),
+        "answer_words": ("Words per generated answer", "62.1", "18.4", f"{MINUS}43.7"),
+    }
+
+
+def test_key_numbers_are_the_metrics_that_are_shown_live(fake):
+    tiles = [(tile.label, tile.value, tile.detail) for tile in list_tiles(read(FAKE), fake)]
+    assert tiles[:3] == [
+        ("Penalty", f"{MINUS}0.25", "base: +0.50"),
+        ("Held-out loss", "0.410", "base: 0.600"),
+        ("Words per answer", "62.1 \N{RIGHTWARDS ARROW} 18.4", "base \N{RIGHTWARDS ARROW} tuned, 16 prompts"),
+    ]
+
+
+def test_the_page_of_another_objective_says_nothing_of_pairs_or_of_dpo(fake, monkeypatch):
+    monkeypatch.setattr(type(fake), "rows", "completion")
+    rows = [{"step": 1, "loss": 0.5, "rewards/rejected": 0.1, "eval_rewards/rejected": 0.2}]
+    text = Page(re.sub(r"<style>.*?</style>", "", render(FAKE, rows=rows, kind="fake"), flags=re.DOTALL)).text
+    for expected in (
+        "Training run, Fake objective",
+        "A penalty is a reward that is not wanted.",
+        "Base and tuned model on the held-out completions",
+        "on 320 training completions",
+        "2.30 completions/s",
+        "The lower, the less is rejected.",
+        "Answer in the data",
+        "Good day",
+        "No finite values were logged for never logged.",
+    ):
+        assert expected in text, expected
+    assert "pair" not in text
+    assert "chosen" not in text.lower()
+
+
+def test_charts_are_those_of_the_objective(fake):
+    rows = [{"step": 1, "loss": 0.5, "rewards/rejected": 0.1}, {"step": 1, "absent": 0.3, "grad_norm": 1.0}]
+    charts, absent = draw(rows, fake)
+    assert [chart.title for chart in charts] == ["Loss", "Penalty", "Never logged", "Gradient norm"]
+    assert [chart.caption for chart in charts] == [
+        "Lower is better.",
+        "The lower, the less is rejected.",
+        "The heavier line at 0 is the base compared with itself.",
+        "Before clipping.",
+    ]
+    assert absent == []
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base", "words"),
+    [
+        (-0.25, 0.5, f"is {MINUS}0.25, better than +0.50 for the base; its answers"),
+        (0.75, 0.5, "is +0.75, which is worse than +0.50 for the base;"),
+        (0.5, 0.5, "is +0.50, the same as for the base;"),
+        (0.5, None, "is +0.50; its answers"),
+    ],
+)
+def test_the_verdict_judges_by_the_best_metric_and_its_direction(fake, tuned, base, words):
+    result = {**FAKE, "metrics": {"eval_rewards/rejected": tuned}, "base_metrics": {"eval_rewards/rejected": base}}
+    assert f"After 40 steps on 320 training pairs, the penalty on 80 held-out pairs {words}" in verdict(result, fake)
+
+
+def test_the_verdict_without_the_best_metric_claims_nothing(fake):
+    result = {**FAKE, "metrics": {"train_loss": 0.5, "eval_rewards/rejected": None}}
+    assert "nothing was measured on held-out pairs" in verdict(result, fake)
+
+
+def test_the_verdict_of_a_reward_model_compares_its_accuracy_with_guessing():
+    metrics = {"eval_loss": 0.4, "eval_accuracy": 0.85, "eval_margin": 1.25}
+    text = verdict({**RESULT, "metrics": metrics, "base_metrics": {"eval_margin": 0.01}}, reward.OBJECTIVE)
+    assert "above the rejected one in 85% of 80 held-out pairs (95% interval 76% to 91%; guessing gives 50%)" in text
+    assert "with a mean margin of +1.250 against +0.010 for the base" in text
+
+
+def test_answers_of_one_kind_have_no_ranking_to_compare_with_guessing():
+    metrics = {"eval_loss": 0.4, "eval_rewards/accuracies": 0.85}
+    text = verdict({**RESULT, "metrics": metrics, "base_metrics": {"eval_loss": 0.5}}, kto.OBJECTIVE)
+    assert "the loss on 80 held-out labelled answers is 0.400, better than 0.500 for the base" in text
+    assert "guessing" not in text

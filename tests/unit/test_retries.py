@@ -14,6 +14,7 @@ from dpo_recipes.launch import choose
 from dpo_recipes.launch.choose import LaunchFlags, flags_of_retry
 from dpo_recipes.launch.job import Launcher, LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_result import RunResult
 
 TEXT = """\
 schema: 1
@@ -57,7 +58,7 @@ class Machine:
     def follow(self, _: Any, request: LaunchRequest, on_event: Any) -> None:
         if len(self.started) < len(self.gpus):
             raise RunError.of("T605", "rank 3 died", why="its GPU has fallen off the bus", fix="run it again")
-        request.run.result.write_text('{"status": "finished"}')
+        RunResult(status="finished", recipe="job").write(request.run.result)
 
 
 def _run(

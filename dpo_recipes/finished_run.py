@@ -1,0 +1,155 @@
+"""Opens a finished run: its recipe and result, and the model that it saved, without a trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.recipe.dump import read_resolved
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.resume import is_running
+from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, read_json_lines
+from dpo_recipes.run_result import RunResult, describe_invalid, read_result
+
+if TYPE_CHECKING:
+    from dpo_recipes.data.chat_template import Chat
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model of a finished run, ready to answer."""
+
+    policy: Any
+    """In evaluation mode, with the generation configuration that was saved."""
+    tokenizer: Any
+    """The saved one, whose end-of-sequence token is the one that ends a turn."""
+    chat: Chat
+    """The chat template of the training, and the tokens that end an answer."""
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that has finished. Nothing heavy is loaded before `load`."""
+
+    run: RunDirectory
+    recipe: Recipe
+    """The resolved recipe."""
+    result: RunResult
+
+    @property
+    def objective(self) -> Objective:
+        """The objective of the recipe."""
+        return objective_of(self.recipe)
+
+    @property
+    def model_dir(self) -> Path:
+        """The folder of the saved model, also if the run directory was moved."""
+        return self.run.path / MODEL_FOLDER
+
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl."""
+        return read_json_lines(self.run.metrics)
+
+    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> LoadedModel:
+        """The saved model with its tokenizer and chat template, on the recipe's device or on another one (`auto`,
+        `cpu`, `cuda`, `mps`).
+
+        Remote code runs only if both the recipe and `trust_remote_code` allow it. Raises `RunError` M504 (cannot be
+        loaded), M507 and M508 (device and precision).
+        """
+        from functools import partial
+
+        from transformers import GenerationConfig
+
+        from dpo_recipes.data.chat_template import chat_of_saved
+        from dpo_recipes.model.build import load_base, load_config
+        from dpo_recipes.model.loading import loading_errors
+        from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
+        from dpo_recipes.model.saved import load_saved
+        from dpo_recipes.model.sources import ModelLocation, resolve_model
+        from dpo_recipes.model.tokenizer import load_tokenizer
+
+        recipe, folder, kind = self.recipe, self.model_dir, self.result.saved
+        assert kind is not None, "a finished run has saved its model"
+        trust = trust_remote_code and recipe.model.trust_remote_code
+        saved = ModelLocation(str(folder))
+        tokenizer = load_tokenizer(saved, trust_remote_code=trust)
+        base = resolve_model(recipe.model) if kind == "adapter" else saved
+        device = choose_device(device or recipe.hardware.device)
+        model_type = getattr(load_config(base, trust_remote_code=trust), "model_type", None)
+        dtype = choose_dtype(recipe, device, model_type)
+        with loading_errors("the saved model", saved):
+            policy = load_saved(
+                folder,
+                kind,
+                partial(load_base, recipe, base, tokenizer, device, dtype, trust_remote_code=trust),
+                device=device,
+                dtype=dtype,
+                attention=choose_attention(recipe.model.attn_implementation, device, dtype),
+                trust_remote_code=trust,
+            )
+            policy.generation_config = generation = GenerationConfig.from_pretrained(folder)
+        name, variables = self.result.data.chat_template or "tokenizer", recipe.chat_template_kwargs
+        chat = chat_of_saved(tokenizer, name, variables, generation.eos_token_id)
+        return LoadedModel(policy.eval(), tokenizer, chat, device, dtype)
+
+
+def open_run(path: Path) -> FinishedRun:
+    """Open a run directory; one that belongs to another of several nodes leads to the shared one.
+
+    Raises `RunError` T640 if it is not a run directory, T641 if the run has not finished, and T642 if its result or
+    its recipe cannot be read.
+    """
+    run = RunDirectory(path.expanduser().resolve()).shared_run
+    if not run.resolved_recipe.is_file():
+        raise _not_a_run(path)
+    if not run.result.is_file():
+        raise _not_finished(run)
+    result = read_result(run.result)
+    try:
+        recipe = read_resolved(run.resolved_recipe)
+    except DpoRecipeError as error:
+        raise _unreadable_recipe(run, error.findings[0].what) from error
+    except ValidationError as error:
+        raise _unreadable_recipe(run, describe_invalid(error)) from error
+    return FinishedRun(run, recipe, result)
+
+
+def _unreadable_recipe(run: RunDirectory, why: str) -> RunError:
+    return RunError.of(
+        "T642",
+        f"the recipe of the run in {run.path} cannot be read",
+        why=why,
+        fix="restore resolved.yaml as the run wrote it, or use the version of dpo-recipe that wrote it; if its "
+        "objective is that of another package, install that package",
+    )
+
+
+def _not_a_run(path: Path) -> RunError:
+    found = sorted(path.glob("*/resolved.yaml"), reverse=True) or sorted(path.glob("*/*/resolved.yaml"), reverse=True)
+    above = [parent for parent in path.resolve().parents[:2] if (parent / "resolved.yaml").is_file()]
+    near = [*above, *(file.parent for file in found)]
+    return RunError.of(
+        "T640",
+        f"{path} is not the directory of a run",
+        why="it has no resolved.yaml" if path.is_dir() else "there is no such directory",
+        fix=f"did you mean {near[0]}?"
+        if near
+        else "give a directory that `dpo-recipe run` made: `runs/<recipe name>/<time>-<id>` below its `output_dir`",
+    )
+
+
+def _not_finished(run: RunDirectory) -> RunError:
+    if is_running(run):
+        why, fix = "it is still being executed", "wait until it has finished"
+    else:
+        why, fix = "it has no result.json", "run the recipe again: it resumes from the last checkpoint"
+    return RunError.of("T641", f"the run in {run.path} has not finished", why=why, fix=fix)
