@@ -38,6 +38,7 @@ def run(context: Context, name: str, side: str) -> None:
     )
     recipe = throughput.build_recipe(
         SimpleNamespace(
+            objective="dpo",
             model=str(models.write_folder(job["shape"], context.scratch)),
             data="pairs.jsonl",
             epochs=1,
