@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RowShape = Literal["pair", "labelled", "completion"]
 """`pair`: a prompt with a chosen and a rejected answer. `labelled`: a prompt and one answer that is good or bad.
 `completion`: a prompt and one answer to imitate."""
-_ROW_NOUNS = {"pair": "pair", "labelled": "labelled answer", "completion": "completion"}
+_ROW_NOUNS = {"pair": "pair", "labelled": "answer", "completion": "completion"}
 Head = Literal["causal_lm", "score"]
 """`causal_lm`: the model predicts tokens. `score`: the model returns one number for a whole sequence."""
 ReferenceKind = Literal["none", "frozen", "live"]

@@ -724,5 +724,5 @@ def test_the_verdict_of_a_reward_model_compares_its_accuracy_with_guessing():
 def test_answers_of_one_kind_have_no_ranking_to_compare_with_guessing():
     metrics = {"eval_loss": 0.4, "eval_rewards/accuracies": 0.85}
     text = verdict({**RESULT, "metrics": metrics, "base_metrics": {"eval_loss": 0.5}}, kto.OBJECTIVE)
-    assert "the loss on 80 held-out labelled answers is 0.400, better than 0.500 for the base" in text
+    assert "the loss on 80 held-out answers is 0.400, better than 0.500 for the base" in text
     assert "guessing" not in text
