@@ -96,9 +96,12 @@ class FinishedRun:
                 attention=choose_attention(recipe.model.attn_implementation, device, dtype),
                 trust_remote_code=trust,
             )
-            policy.generation_config = generation = GenerationConfig.from_pretrained(folder)
+            ends = tokenizer.eos_token_id  # that of a turn
+            if objective_of(recipe).head == "causal_lm":
+                policy.generation_config = generation = GenerationConfig.from_pretrained(folder)
+                ends = generation.eos_token_id
         name, variables = self.result.data.chat_template or "tokenizer", recipe.chat_template_kwargs
-        chat = chat_of_saved(tokenizer, name, variables, generation.eos_token_id)
+        chat = chat_of_saved(tokenizer, name, variables, ends)
         return LoadedModel(policy.eval(), tokenizer, chat, device, dtype)
 
 

@@ -16,6 +16,7 @@ OBJECTIVES = {
     "dpo": "dpo_recipes.objectives.dpo:OBJECTIVE",
     "kto": "dpo_recipes.objectives.kto:OBJECTIVE",
     "orpo": "dpo_recipes.objectives.orpo:OBJECTIVE",
+    "reward": "dpo_recipes.objectives.reward:OBJECTIVE",
     "sft": "dpo_recipes.objectives.sft:OBJECTIVE",
     "simpo": "dpo_recipes.objectives.cpo:SIMPO",
 }

@@ -214,9 +214,11 @@ class Worker:
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_splits
         from dpo_recipes.evaluate.samples import Samples
+        from dpo_recipes.objectives import objective_of
 
         distributed, is_main = replace(self.distributed, launch=self.launch), self.rank.is_main
-        samples = Samples.choose(pairs, self.recipe.evaluation)
+        generates = objective_of(self.recipe).head == "causal_lm"
+        samples = Samples.choose(pairs, self.recipe.evaluation, generates=generates)
         trained = train(
             self.recipe, bundle, self.shared_run, pairs, samples, self.events, stop,
             reserve_bytes=self.reserve_bytes, distributed=distributed,

@@ -19,7 +19,7 @@ from dpo_recipes.workflow import run_recipe
 
 STEPS = (
     "loss", "grad_norm", "rewards/margins", "rewards/accuracies", "rewards/chosen", "logps/chosen", "logps/rejected",
-    "nll_loss", "log_odds_chosen", "kl", "num_tokens",
+    "nll_loss", "log_odds_chosen", "kl", "num_tokens", "accuracy", "margin", "mean_reward",
 )  # fmt: skip
 # `logits/*`, `entropy` and `mean_token_accuracy` are not compared: TRL averages them over all tokens of a pass, and
 # several processes compute in one pass what a single process computes in several.

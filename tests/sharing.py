@@ -14,6 +14,8 @@ import torch
 from tiny import make_tokenizer
 
 from dpo_recipes.data.fit_length import TokenizedRow
+from dpo_recipes.model.heads import auto_class, configure_head
+from dpo_recipes.objectives.base import Head
 
 METRICS = (
     "loss", "grad_norm", "entropy", "num_tokens", "logits/chosen", "logits/rejected", "mean_token_accuracy",
@@ -47,7 +49,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def make_model(architecture: str = "llama", **changes: Any) -> Any:
+def make_model(architecture: str = "llama", head: Head = "causal_lm", **changes: Any) -> Any:
     """A randomly initialized model of two layers without dropout, the same in each call."""
     import transformers
 
@@ -56,7 +58,7 @@ def make_model(architecture: str = "llama", **changes: Any) -> Any:
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     config = getattr(transformers, name)(vocab_size=len(tokenizer), **special, **{**settings, **changes})
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = auto_class(head).from_config(configure_head(config, head))
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -218,9 +220,10 @@ def train_referee(folder: Path, model: Any, rows: list[Any], recipe: Any, adapte
     return Trained(trainer, start)
 
 
-def lora(architecture: str = "llama") -> Any:
+def lora(architecture: str = "llama", head: Head = "causal_lm") -> Any:
     """Rank 4 on all linear layers."""
     from peft import LoraConfig
 
     is_transposed = architecture == "gpt2"
-    return LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=is_transposed)
+    task = "SEQ_CLS" if head == "score" else "CAUSAL_LM"
+    return LoraConfig(r=4, target_modules="all-linear", task_type=task, fan_in_fan_out=is_transposed)

@@ -59,7 +59,9 @@ class ObjectiveTrainer(Trainer):
         self.num_answers = objective.batch_shape(params).num_answers
         pad = processing_class.pad_token_id
         pad = processing_class.eos_token_id if pad is None else pad
-        model.config.get_text_config().pad_token_id = model.generation_config.pad_token_id = pad
+        model.config.get_text_config().pad_token_id = pad
+        if objective.head == "causal_lm":
+            model.generation_config.pad_token_id = pad
         model = with_adapter(model, peft_config, args)
         super().__init__(
             model=model, args=args, data_collator=AnswerCollator(pad), processing_class=processing_class, **upstream

@@ -86,9 +86,10 @@ CODES = {
         "saved model will lack them.",
     ),
     "M518": entry(
-        "not a causal language model",
-        "Preference optimization scores an answer token by token from left to right. Encoders (BERT) and",
-        "encoder-decoders (T5) cannot be trained this way.",
+        "a base of another kind than the objective needs",
+        "Preference optimization scores an answer token by token from left to right. Encoders (BERT),",
+        "encoder-decoders (T5) and reward models cannot be trained this way. A reward model is trained from a decoder,",
+        "or from another reward model.",
     ),
     "M519": entry(
         "the architecture lacks this attention path",

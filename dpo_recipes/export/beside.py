@@ -22,9 +22,10 @@ def companions(
     adapter's folder therefore define where a turn ends.
     """
     card = folder / "README.md"
+    generation = getattr(bundle.policy, "generation_config", None)  # a model that scores has none
     return [
         ("the tokenizer", lambda: _save_tokenizer(bundle, folder)),
-        ("the generation configuration", lambda: bundle.policy.generation_config.save_pretrained(folder)),
+        *([] if generation is None else [("the generation configuration", lambda: generation.save_pretrained(folder))]),
         ("the model card", lambda: card.write_text(render_card(recipe, result, bundle), encoding="utf-8")),
     ]
 

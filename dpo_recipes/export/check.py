@@ -92,7 +92,9 @@ class SavedModelCheck:
         for text in self._texts:
             with accelerator.autocast():
                 output = model(input_ids=torch.tensor([text], device=accelerator.device))
-            logits.append(output.logits[0, -_POSITIONS:].float().cpu())
+            # Those of a position, [1, T, V], or of a whole text, [1, 1].
+            last = output.logits.flatten(0, -2)[-_POSITIONS:]
+            logits.append(last.float().cpu())
         return logits
 
     def _round(self, dtype: str) -> None:

@@ -11,6 +11,9 @@ import torch
 
 from dpo_recipes.export.precision import widen
 from dpo_recipes.model.build import ModelBundle, reload_base
+from dpo_recipes.model.heads import auto_class
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Head
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -44,7 +47,7 @@ def merge(
         base = base.dequantize() if is_quantized else base
         merged = _merge_into(PeftModel.from_pretrained(base, Path(folder) / "adapter"), recipe, bundle)
     if is_quantized:
-        _turn_back(merged)
+        _turn_back(merged, objective_of(recipe).head)
     return merged
 
 
@@ -70,17 +73,16 @@ def _untie(model: Any) -> None:
     base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False
 
 
-def _turn_back(merged: Any) -> None:
+def _turn_back(merged: Any, head: Head) -> None:
     """Transpose the weights of GPT-2's layers (`Conv1D`) back after unpacking.
 
     `dequantize` of transformers 5.23 returns linear layers in the place of `Conv1D`, which stores its weights
     transposed. Afterwards the model can only be saved.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
     with torch.device("meta"):
-        meta_model = AutoModelForCausalLM.from_config(merged.config)
+        meta_model = auto_class(head).from_config(merged.config)
     for name, module in meta_model.named_modules():
         layer = merged.get_submodule(name) if isinstance(module, Conv1D) else None
         if isinstance(layer, torch.nn.Linear):

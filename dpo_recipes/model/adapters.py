@@ -11,9 +11,12 @@ import torch
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.continued import check_continued, does_not_fit
+from dpo_recipes.model.heads import SCORE
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.module_names import matching_any, tie_embeddings
 from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Head
 from dpo_recipes.recipe.paths import is_hub_id
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
@@ -44,7 +47,7 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
         return Attached(policy)
     if adapter.path is not None:
         return Attached(_continued(adapter, recipe, policy), reference=f"the adapter {adapter.path} before training")
-    config = _lora_config(adapter, policy, added_ids)
+    config = _lora_config(adapter, policy, added_ids, objective_of(recipe).head)
     if adapter.init in AT_ZERO:
         return Attached(policy, config)
     from peft import get_peft_model
@@ -71,23 +74,27 @@ def adapter_config(recipe: Recipe, base: Any) -> Any | None:
 
         with loading_errors("the adapter", ModelLocation(adapter.path)):
             config = PeftConfig.from_pretrained(adapter.path)
-        _check_kind(adapter.path, config)
+        _check_kind(adapter.path, config, objective_of(recipe).head)
         config.inference_mode = False
     else:
-        config = _lora_config(adapter, base, [])
+        config = _lora_config(adapter, base, [], objective_of(recipe).head)
         config.init_lora_weights = True
     return config
 
 
-def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int]) -> Any:
+def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int], head: Head) -> Any:
     from peft import LoraConfig
+
+    whole = list(adapter.modules_to_save)
+    if head == "score" and SCORE not in whole:
+        whole.append(SCORE)  # it is new, so an update of low rank would not fit it
 
     return LoraConfig(
         r=adapter.r,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
-        modules_to_save=adapter.modules_to_save or None,
+        modules_to_save=whole or None,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
         # LoftQ starts from zero and replaces the weights later, because peft's own initialization needs an unquantized
@@ -95,7 +102,7 @@ def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int]) -> Any
         init_lora_weights=True if adapter.init in ("default", "loftq") else adapter.init,
         # Only the embedding rows of new tokens are trained and saved.
         trainable_token_indices=_embedding_rows(policy, added_ids, adapter.modules_to_save),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if head == "score" else "CAUSAL_LM",
     )
 
 
@@ -105,7 +112,7 @@ def _continued(adapter: LoraAdapter, recipe: Recipe, policy: Any) -> Any:
     path = adapter.path or ""
     with loading_errors("the adapter", ModelLocation(path)):
         config = PeftConfig.from_pretrained(path)
-    _check_kind(path, config)
+    _check_kind(path, config, objective_of(recipe).head)
     base = config.base_model_name_or_path
     if base and base != recipe.model.path and is_hub_id(base) and is_hub_id(recipe.model.path):
         raise does_not_fit(path, f"it was trained on {base}, and `model.path` is {recipe.model.path}")
@@ -124,8 +131,12 @@ def _bare_copy(policy: Any) -> Any:
         return type(policy)(config)
 
 
-def _check_kind(path: str, config: Any) -> None:
+def _check_kind(path: str, config: Any, head: Head) -> None:
     if config.peft_type == "LORA":
+        if (config.task_type == "SEQ_CLS") != (head == "score"):
+            scores = "returns one number for a sequence, as a reward model does", "predicts tokens"
+            has, needs = scores if head == "causal_lm" else scores[::-1]
+            raise does_not_fit(path, f"its model {has}, and this objective needs one that {needs}")
         return
     raise RunError.of(
         "M515",

@@ -12,6 +12,7 @@ from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.model.adapters import attach_adapter, describe_adapter
 from dpo_recipes.model.generation import prepare_generation
 from dpo_recipes.model.gguf import CONFIG_NAME, converted
+from dpo_recipes.model.heads import SCORE, auto_class, configure_head, initialize_score
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.missing_weights import judge_weights
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
@@ -25,6 +26,7 @@ from dpo_recipes.model.quantize import (
 from dpo_recipes.model.sources import ModelLocation, loaded_commit
 from dpo_recipes.model.tied import describe_untied, tied_names
 from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Head
 from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.schema import Recipe
 
@@ -81,10 +83,12 @@ def build_model(
     )
     policy, warnings = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
     dropout_rates = switch_off_dropout(policy)
-    _embed_all(tokenizer, policy, recipe.training.seed)
+    _fit_tokenizer(tokenizer, policy, recipe)
     if policy.device.type != device and not is_to_be_sharded:
         policy.to(device)
-    findings = prepare_generation(policy, chat.end_ids, tokenizer.pad_token_id, model.path)
+    findings: list[Finding] = []
+    if objective_of(recipe).head == "causal_lm":
+        findings = prepare_generation(policy, chat.end_ids, tokenizer.pad_token_id, model.path)
     weights_dtype = str(policy.dtype).removeprefix("torch.")
     num_parameters = policy.num_parameters()  # counts a 4-bit weight as one parameter
     tied = tied_names(policy)
@@ -159,12 +163,12 @@ def refuse_adapter(location: ModelLocation) -> None:
         raise RecipeError(adapter_as_base(location.path, Path(found)))
 
 
-def bare_model(config: Any, location: ModelLocation, *, trust_remote_code: bool = False) -> Any:
+def bare_model(
+    config: Any, location: ModelLocation, head: Head = "causal_lm", *, trust_remote_code: bool = False
+) -> Any:
     """The architecture of a configuration on the `meta` device. Raises `RunError` M504."""
-    from transformers import AutoModelForCausalLM
-
     with loading_errors("the model", location), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return auto_class(head).from_config(configure_head(config, head), trust_remote_code=trust_remote_code)
 
 
 def _source(location: ModelLocation, *, trust_remote_code: bool) -> dict[str, Any]:
@@ -175,15 +179,16 @@ def _load_policy(
     recipe: Recipe, location: ModelLocation, device: str, dtype: str, *, trust_remote_code: bool
 ) -> tuple[Any, list[Finding]]:
     """The base, and warnings about its files. Raises `RunError` M516 if they lack weights."""
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import GgufConfig
 
-    model = recipe.model
+    model, head = recipe.model, objective_of(recipe).head
     # Full fine-tuning keeps 32-bit weights: the updates of a small learning rate are lost in 16-bit weights.
     extra: dict[str, Any] = {"dtype": getattr(torch, dtype if model.adapter else "float32")}
+    if location.gguf_file or head == "score":
+        # For a GGUF file, the configuration is passed in because transformers would otherwise parse it all again.
+        extra["config"] = configure_head(load_config(location, trust_remote_code=trust_remote_code), head)
     if location.gguf_file:
-        # The configuration is passed in because transformers would otherwise parse the whole file again.
-        config = load_config(location, trust_remote_code=trust_remote_code)
-        extra |= {"gguf_file": location.gguf_file, "config": config}
+        extra["gguf_file"] = location.gguf_file
         extra["quantization_config"] = GgufConfig(dequantize=True)
     elif model.quantization is not None:
         extra["quantization_config"] = quantization_config(model.quantization, dtype)
@@ -197,20 +202,26 @@ def _load_policy(
         source = _source(location, trust_remote_code=trust_remote_code)
         # Loading tolerates weights of another shape, so that all of them can be reported below.
         extra |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(location.path, **source, **extra)
+        loaded: Any = auto_class(head).from_pretrained(location.path, **source, **extra)
     policy, info = loaded
-    warnings = judge_weights(info, policy, model.path)
+    warnings = judge_weights(info, policy, model.path, head)
+    if head == "score" and f"{SCORE}.weight" in info["missing_keys"]:
+        initialize_score(policy, recipe.training.seed)
     keep_differentiable(policy)
     if model.quantization is not None and device == "cpu":
         let_go_of_files(policy)
     return policy, warnings
 
 
-def _embed_all(tokenizer: Any, policy: Any, seed: int) -> None:
-    """Enlarge the embeddings to one row for each token, if needed; many bases have spare rows."""
+def _fit_tokenizer(tokenizer: Any, policy: Any, recipe: Recipe) -> None:
+    """Enlarge the embeddings to one row for each token, if needed; many bases have spare rows.
+
+    A model that scores finds the last token of a row by the id of padding."""
+    if objective_of(recipe).head == "score":
+        policy.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > policy.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng():  # transformers samples the new rows around the mean of the old ones
-            torch.manual_seed(seed)
+            torch.manual_seed(recipe.training.seed)
             policy.resize_token_embeddings(len(tokenizer))
 
 
@@ -219,7 +230,7 @@ def load_base(
 ) -> Any:
     """The base before training, with embeddings for all tokens of the tokenizer, on its device. Raises `RunError`."""
     policy, _ = _load_policy(recipe, location, device, dtype, trust_remote_code=trust_remote_code)
-    _embed_all(tokenizer, policy, recipe.training.seed)
+    _fit_tokenizer(tokenizer, policy, recipe)
     return policy if policy.device.type == device else policy.to(device)
 
 
@@ -229,7 +240,8 @@ def reload_base(recipe: Recipe, bundle: ModelBundle, device: str = "cpu") -> Any
     wanted = device if recipe.model.quantization is None else bundle.device
     trust = bundle.trust_remote_code
     policy = load_base(recipe, bundle.location, bundle.tokenizer, wanted, bundle.dtype, trust_remote_code=trust)
-    policy.generation_config = bundle.policy.generation_config
+    if objective_of(recipe).head == "causal_lm":
+        policy.generation_config = bundle.policy.generation_config
     return policy
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dpo_recipes.errors import Finding, RunError
+from dpo_recipes.model.heads import without_head
+from dpo_recipes.objectives.base import Head
 
 _SHOWN = 4
 _BUFFERS = re.compile(
@@ -30,16 +32,18 @@ _FOREIGN = {
 _REPAIR = "use complete files of this model, or the config.json that belongs to them"
 
 
-def judge_weights(info: Mapping[str, Any], model: Any, path: str) -> list[Finding]:
+def judge_weights(info: Mapping[str, Any], model: Any, path: str, head: Head = "causal_lm") -> list[Finding]:
     """Warnings about weights in a base's files that its architecture does not use.
 
     `info` is the loading information of `from_pretrained(..., output_loading_info=True)`; transformers has removed from
-    it what the files of an architecture may lack (a tied head, rotary buffers). Raises `RunError` M516 if weights are
-    missing, have another shape, or belong to a part of the model whose results would differ without them.
+    it what the files of an architecture may lack (a tied head, rotary buffers). A model that scores begins with
+    a new head and without the base's head for tokens. Raises `RunError` M516 if weights are missing, have another
+    shape, or belong to a part of the model whose results would differ without them.
     """
-    missing = sorted(info["missing_keys"])
+    missing = sorted(without_head(info["missing_keys"], head))
     other_shape = sorted(info["mismatched_keys"])
-    unexpected = sorted(name for name in info["unexpected_keys"] if not _BUFFERS.search(name))
+    unexpected = sorted(without_head(info["unexpected_keys"], head))
+    unexpected = [name for name in unexpected if not _BUFFERS.search(name)]
     architecture = type(model).__name__
     if missing and unexpected:
         raise _refused(

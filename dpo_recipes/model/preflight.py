@@ -13,11 +13,14 @@ from dpo_recipes.errors import Finding, RecipeError, RunError
 from dpo_recipes.model.adapters import adapter_config
 from dpo_recipes.model.build import bare_model, load_config
 from dpo_recipes.model.continued import check_continued
+from dpo_recipes.model.heads import auto_class, is_classifier
 from dpo_recipes.model.loading import loading_errors, quiet_loading
 from dpo_recipes.model.missing_weights import judge_weights
 from dpo_recipes.model.module_names import check_module_names
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.model.stored import stored_weights
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Head
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
 
@@ -33,18 +36,19 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
     is_quantized = getattr(config, "quantization_config", None) is not None
     if is_quantized:
         del config.quantization_config
-    _check_kind(config, location)
-    base = bare_model(config, location, trust_remote_code=trust_remote_code)
+    head = objective_of(recipe).head
+    _check_kind(config, location, head)
+    base = bare_model(config, location, head, trust_remote_code=trust_remote_code)
     _check_attention(recipe, base)
     findings = check_module_names(recipe, base)
     if findings:
         raise RecipeError(*findings)
-    doubts = [] if is_quantized or location.gguf_file else _check_stored(base, config, location)
+    doubts = [] if is_quantized or location.gguf_file else _check_stored(base, config, location, head)
     _check_adapter(recipe, base)
     return doubts
 
 
-def _check_kind(config: Any, location: ModelLocation) -> None:
+def _check_kind(config: Any, location: ModelLocation, head: Head) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     is_encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
@@ -54,9 +58,15 @@ def _check_kind(config: Any, location: ModelLocation) -> None:
         why = f"{config.model_type} is an encoder: each token attends to later tokens, too"
     elif type(config) not in AutoModelForCausalLM._model_mapping and not hasattr(config, "auto_map"):
         why = f"transformers has no causal language model of the type {config.model_type}"
+    elif head == "causal_lm" and is_classifier(config):
+        why = "it returns a number for a sequence, as a reward model does, and has no weights that predict tokens"
+    elif type(config) not in auto_class(head)._model_mapping and not hasattr(config, "auto_map"):
+        why = f"transformers has no sequence classifier of the type {config.model_type}"
     else:
         return
     what, fix = f"{location.path} is not a causal language model", "use a decoder, such as a Llama, Qwen or GPT-2"
+    if head == "score":
+        what = f"{location.path} cannot become a reward model: it is not a decoder"
     raise RunError(Finding("M518", what, None, why, fix, at=("model", "path")))
 
 
@@ -78,7 +88,7 @@ def _check_attention(recipe: Recipe, base: Any) -> None:
     )
 
 
-def _check_stored(base: Any, config: Any, location: ModelLocation) -> list[Finding]:
+def _check_stored(base: Any, config: Any, location: ModelLocation, head: Head) -> list[Finding]:
     """Compare the headers of local files with the architecture, without reading weights.
 
     transformers itself loads them on the `meta` device, because it renames and joins weights of earlier versions.
@@ -96,7 +106,7 @@ def _check_stored(base: Any, config: Any, location: ModelLocation) -> list[Findi
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    return judge_weights(info, model, location.path)
+    return judge_weights(info, model, location.path, head)
 
 
 def _check_adapter(recipe: Recipe, base: Any) -> None:

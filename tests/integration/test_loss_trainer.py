@@ -11,6 +11,7 @@ from sharing import lora, make_model, make_pairs, recipe, train_ours, train_refe
 from dpo_recipes.objectives import objective_of
 
 RTOL = 1e-4
+_REWARDS = ("margin", "mean_reward", "min_reward", "max_reward")
 
 
 def rows_of(job: Any) -> list[dict[str, Any]]:
@@ -18,6 +19,8 @@ def rows_of(job: Any) -> list[dict[str, Any]]:
     objective, rows = objective_of(job), make_pairs()
     count = objective.batch_shape(job.objective).num_answers
     rows = [{**row, "answer_ids": row["answer_ids"][:count]} for row in rows]
+    if "margin" in objective.row_numbers:
+        rows = [{**row, "margin": place % 4 / 2} for place, row in enumerate(rows)]
     return [{**row, "label": place % 3 > 0} for place, row in enumerate(rows)] if objective.rows == "labelled" else rows
 
 
@@ -32,6 +35,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}),
     ("kto", {}),
     ("kto", {"loss_type": "apo_zero_unpaired", "desirable_weight": 1.3}),
+    ("reward", {}),
+    ("reward", {"center_rewards_coefficient": 0.01}),
 ]
 
 
@@ -47,7 +52,10 @@ def compare(mine: Any, theirs: Any, job: Any) -> None:
         shared = compared & row.keys() & other.keys()
         assert {"loss", "grad_norm"} <= shared
         for key in shared:
-            assert row[key] == pytest.approx(other[key], rel=RTOL, abs=1e-5), (number, key)
+            # Rewards of a scoring head cross 0: their error is relative to the largest one of the step.
+            rewards = [other[name] for name in ("min_reward", "max_reward") if key in _REWARDS]
+            least = max(1e-5, RTOL * max(map(abs, rewards), default=0.0))
+            assert row[key] == pytest.approx(other[key], rel=RTOL, abs=least), (number, key)
     way = (theirs.weights - theirs.start).norm()
     assert (mine.weights - theirs.weights).norm() < 1e-3 * way
 
@@ -57,17 +65,19 @@ def compare(mine: Any, theirs: Any, job: Any) -> None:
 def test_twenty_steps_equal_those_of_trl(tmp_path: Path, architecture: str, kind: str, params: dict[str, Any]) -> None:
     job = recipe({}, {"kind": kind, **params})
     rows = rows_of(job)
-    mine = train_ours(tmp_path / "ours", make_model(architecture), rows, job)
-    theirs = train_referee(tmp_path / "theirs", make_model(architecture), rows, job)
+    head = objective_of(job).head
+    mine = train_ours(tmp_path / "ours", make_model(architecture, head), rows, job)
+    theirs = train_referee(tmp_path / "theirs", make_model(architecture, head), rows, job)
     compare(mine, theirs, job)
     assert mine.trainer.prefix_sharing.trained.packed_batches > 0
 
 
-@pytest.mark.parametrize("kind", ["orpo", "sft", "kto"])
+@pytest.mark.parametrize("kind", ["orpo", "sft", "kto", "reward"])
 def test_an_adapter_and_accumulation_take_the_steps_of_trl(tmp_path: Path, kind: str) -> None:
     params = {"nll_on_prompt": True} if kind == "orpo" else {}
     settings = {"gradient_accumulation_steps": 2, "micro_batch_size": 2}
     job = recipe(settings, {"kind": kind, **params})
-    rows = rows_of(job)
-    mine = train_ours(tmp_path / "ours", make_model(), rows, job, lora())
-    compare(mine, train_referee(tmp_path / "theirs", make_model(), rows, job, lora()), job)
+    rows, head = rows_of(job), objective_of(job).head
+    mine = train_ours(tmp_path / "ours", make_model(head=head), rows, job, lora(head=head))
+    theirs = train_referee(tmp_path / "theirs", make_model(head=head), rows, job, lora(head=head))
+    compare(mine, theirs, job)

@@ -50,10 +50,12 @@ def test_metrics_of_the_last_steps_of_epochs_leave_no_process_out(run: Runner) -
     assert_same_steps(alone, both, num_steps=2)
 
 
-@pytest.mark.parametrize("kind", ["orpo", "simpo", "kto", "sft"])
+@pytest.mark.parametrize("kind", ["orpo", "simpo", "kto", "sft", "reward"])
 def test_two_processes_take_the_steps_of_one_with_any_objective(run: Runner, kind: str) -> None:
     """Also in steps that are not full, where a process has fewer rows than another, or none."""
     settings = (f"objective={{kind: {kind}}}", "training.gradient_accumulation_steps=6", "training.num_epochs=1")
+    if kind == "reward":
+        settings = (*settings, "evaluation.num_samples=0")
     alone, both = (run(count, *settings) for count in (1, 2))
     assert_same_steps(alone, both, num_steps=3 if kind == "kto" else 2)  # each pair becomes two rows
     assert_same_weights(alone, both)

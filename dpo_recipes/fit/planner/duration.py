@@ -51,10 +51,12 @@ def estimate_duration(
     pair_s, pair_flops = forward.seconds / size, forward.flops / size
     seen = min(facts.num_train_pairs, facts.num_steps * facts.pairs_per_step)
     held_out, tested = facts.num_eval_pairs or 0, facts.num_test_pairs or 0
-    has_reference = objective_of(recipe).reference(recipe.objective) != "none"
+    objective = objective_of(recipe)
+    has_reference = objective.reference(recipe.objective) != "none"
     referenced = seen + held_out + tested if has_reference else 0
     evaluated = (2 + _evaluations(facts)) * held_out + 2 * tested
-    answers = 2 * -(-recipe.evaluation.num_samples // _ANSWERS_AT_ONCE) * recipe.evaluation.max_new_tokens
+    num_samples = recipe.evaluation.num_samples if objective.head == "causal_lm" else 0
+    answers = 2 * -(-num_samples // _ANSWERS_AT_ONCE) * recipe.evaluation.max_new_tokens
     stages = {
         "reference": referenced / facts.num_processes * pair_s,
         "training": facts.num_steps * step_s,

@@ -14,8 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpo_recipes.model.adapters import adapter_config
 from dpo_recipes.model.build import load_config, switch_off_dropout
+from dpo_recipes.model.heads import SCORE, auto_class, configure_head
 from dpo_recipes.model.quantize import check_own_quantization
 from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.quantization import Quantization
 
@@ -86,11 +88,11 @@ class MetaModel:
     def build(self, num_layers: int | None = None) -> Any:
         """The base with its adapter on torch's `meta` device, with fewer layers if asked."""
         from peft import PeftModel, get_peft_model
-        from transformers import AutoModelForCausalLM
 
+        head = objective_of(self.recipe).head
         config = self.config if num_layers is None else with_layers(self.config, num_layers)
         with quiet(), torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=self.weight_dtype)
+            model: Any = auto_class(head).from_config(configure_head(config, head), dtype=self.weight_dtype)
         switch_off_dropout(model)
         wanted = adapter_config(self.recipe, model)
         if wanted is None:
@@ -203,6 +205,7 @@ def _quantized_weights(meta_model: MetaModel, model: Any) -> set[int]:
     head = base.get_output_embeddings()
     kept = {id(head.weight)} if head is not None else set()
     kept.add(id(base.get_input_embeddings().weight))
+    kept |= {id(weight) for name, weight in base.named_parameters() if name.split(".")[0] == SCORE}
     found = set()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | Conv1D) and "lora_" not in name and id(module.weight) not in kept:

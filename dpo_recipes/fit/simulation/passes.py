@@ -99,9 +99,11 @@ def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch,
             mask = _mask(meta_model, batch)
             hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         tracer.mark_kept()
+        objective = objective_of(meta_model.recipe)
+        if objective.head == "score":  # every position meets it, and one of a sequence counts
+            return base.score(hidden)
         labelled = hidden.reshape(-1, hidden.shape[-1]).index_select(0, torch.zeros(batch.scored, dtype=torch.long))
-        recipe = meta_model.recipe
-        return _score(base, labelled, objective_of(recipe).head_outputs(recipe.objective))
+        return _score(base, labelled, objective.head_outputs(meta_model.recipe.objective))
 
 
 def packs(meta_model: MetaModel, base: Any, batch: Batch) -> bool:
