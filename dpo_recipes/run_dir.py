@@ -56,7 +56,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """One object for each logged step, with TRL's metric names."""
+        """One object for each logged step, with the trainer's metric names."""
         return self.path / "metrics.jsonl"
 
     @property

@@ -29,7 +29,7 @@ until they are unpacked and merged."""
 
 
 class SavedModelCheck:
-    """Compares the saved model with the trained one on a few held-out pairs; without any, on training pairs.
+    """Compares the saved model with the trained one on a few held-out rows; without any, on training rows.
 
     Create it before saving, because an adapter may be merged into the trained model itself. No failure of the check
     ends the run.
