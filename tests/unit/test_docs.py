@@ -92,3 +92,17 @@ def test_python_files_named_in_the_documents_exist() -> None:
     }
     assert len(named) > 10
     assert not [(page, name) for page, name in sorted(named) if not any(file.endswith(f"/{name}") for file in files)]
+
+
+def test_errors_in_the_documents_are_those_that_a_recipe_gets() -> None:
+    blocks = [
+        (page.name, block)
+        for page in PAGES
+        for block in re.findall(r"```text\n(error\[.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    assert blocks
+    for page, block in blocks:
+        name = re.search(r"--> (\w+)\.yaml", block)
+        assert name, f"{page}: the error names no recipe of tests/broken_recipes"
+        snapshot = (REPOSITORY / "tests" / "broken_recipes" / f"{name[1]}.txt").read_text(encoding="utf-8")
+        assert block == snapshot.partition("\nexit code")[0], page
