@@ -19,13 +19,12 @@ from dpo_recipes.data.detect import SAMPLE_ROWS, choose_format
 from dpo_recipes.data.formats.messages import number_of
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, Row, SourceRow
-from dpo_recipes.data.sources import Renamer, filtered, read_rows
+from dpo_recipes.data.sources import Renamer, filtered, named_value, read_rows
 from dpo_recipes.data.split import prompt_hash, top_rows
 from dpo_recipes.data.store import RowWriter
 from dpo_recipes.data.structured_text import message_columns, read_messages
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.objectives.base import RowShape
-from dpo_recipes.recipe.column_map import ColumnValue
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
 ROW_NUMBERS: dict[RowShape, tuple[str, ...]] = {
@@ -221,15 +220,7 @@ def _value(row: SourceRow, select: Select | None) -> float:
     """The number in the column that rows are selected by; NaN for null. Raises `BadRow` and `DataError` D412."""
     if select is None or row.fault is not None:
         return math.nan
-    try:
-        value = ColumnValue.column(select.by).of(row.columns)
-    except KeyError as error:
-        raise DataError.of(
-            "D412",
-            f"`select` names the column `{select.by}`, which {row.where} lacks",
-            why=f"it has {', '.join(row.columns)}",
-            fix="correct `select.by` in the recipe",
-        ) from error
+    value = named_value(row, select.by, "select", fix="correct `select.by` in the recipe")
     if value is None or value == "":
         return math.nan
     try:

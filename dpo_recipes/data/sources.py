@@ -120,15 +120,20 @@ def _text_in_braces(value: Any, name: str) -> str:
 
 def _check_filter_columns(row_filter: RowFilter, row: SourceRow) -> None:
     for name in sorted(row_filter.columns):
-        try:
-            ColumnValue.column(name).of(row.columns)
-        except KeyError as error:
-            raise DataError.of(
-                "D412",
-                f"`filter` names the column `{name}`, which {row.where} lacks",
-                why=f"it has {', '.join(row.columns)}",
-                fix="correct `filter:` in the recipe",
-            ) from error
+        named_value(row, name, "filter", fix="correct `filter:` in the recipe")
+
+
+def named_value(row: SourceRow, name: str, key: str, *, fix: str) -> Any:
+    """The value of the column that a key of the recipe names. Raises `DataError` D412 if the row lacks the column."""
+    try:
+        return ColumnValue.column(name).of(row.columns)
+    except KeyError as error:
+        raise DataError.of(
+            "D412",
+            f"`{key}` names the column `{name}`, which {row.where} lacks",
+            why=f"it has {', '.join(row.columns)}",
+            fix=fix,
+        ) from error
 
 
 def _no_part(row: SourceRow, name: str) -> str:

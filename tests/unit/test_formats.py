@@ -681,6 +681,18 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("prompt_completion", {"prompt": "Hi", "completion": str(GOOD)}, "list_as_text", "in Python syntax"),
     ("alpaca_sft", {"instruction": "Hi", "output": " "}, "no_text", "`output`"),
     ("sharegpt_sft", {"conversations": [turn("gpt", "Hello.")]}, "bad_role_order", "`conversations` has no answer"),
+    (
+        "sharegpt_kto",
+        {"conversations": [turn("gpt", "Hello.")], "kto_tag": True},
+        "bad_role_order",
+        "`conversations` has only one message",
+    ),
+    (
+        "kto.chatml.argilla_chat",
+        {"completion": [GOOD], "label": True},
+        "bad_role_order",
+        "`completion` has only one message",
+    ),
     ("preference", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` contains the JSON of a list"),
     ("passthrough", {"prompt": json.dumps([USER]), **TEXTS}, "list_as_text", "`prompt` contains the JSON of a list"),
     ("chatml.intel", {"question": "Hi", "chosen": str([GOOD]), "rejected": "b"}, "list_as_text", "in Python syntax"),

@@ -15,6 +15,8 @@ from typing import Any
 
 from dpo_recipes.data.formats.implicit import split_texts
 from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
+    TOOL_COLUMNS,
     assistant_text,
     decoded_together,
     has,
@@ -32,7 +34,6 @@ from dpo_recipes.data.rows import (
     preference,
 )
 
-EXTRAS = ("tools", "chat_template_kwargs")
 _PROMPTS, _CHOSEN, _REJECTED = (
     ("prompt", "input", "question", "instruction"),
     ("chosen", "chosen_response"),
@@ -104,7 +105,7 @@ def text_format(name: str, prompt: str, template: str) -> DataFormat:
         name=f"{template}.{name}",
         summary=f"texts in `{prompt}`, `chosen`, `rejected`, and `system` if there is one",
         columns=(prompt, "chosen", "rejected"),
-        optional_columns=("system", *EXTRAS),
+        optional_columns=TEMPLATE_COLUMNS,
         example={"system": "Be brief.", prompt: "Name a tree.", "chosen": "The oak.", "rejected": "A tree is tall."},
         matches=lambda columns: has(columns, prompt, "chosen", "rejected"),
         to_rows=partial(from_texts, prompt=(prompt,), chosen=("chosen",), rejected=("rejected",)),
@@ -120,7 +121,7 @@ def default_format(name: str, template: str) -> DataFormat:
         summary="texts: the prompt in the first of `prompt`, `input`, `question`, `instruction`; the answers in "
         "`chosen` or `chosen_response`, and `rejected` or `rejected_response`",
         columns=(),
-        optional_columns=(*_PROMPTS, *_CHOSEN, *_REJECTED, "system", *EXTRAS),
+        optional_columns=(*_PROMPTS, *_CHOSEN, *_REJECTED, *TEMPLATE_COLUMNS),
         example={
             "system": "Be brief.",
             "instruction": "Name a tree.",
@@ -142,7 +143,7 @@ def conversation_format(name: str, template: str | None) -> DataFormat:
         name=name,
         summary="`chosen` and `rejected` are whole conversations that start with the same turns",
         columns=("chosen", "rejected"),
-        optional_columns=EXTRAS,
+        optional_columns=TOOL_COLUMNS,
         example={"chosen": [_ASKED, _GOOD], "rejected": [_ASKED, _BAD]},
         matches=lambda columns: has(columns, "chosen", "rejected"),
         to_rows=from_conversations,
@@ -157,7 +158,7 @@ def ultra_format(template: str) -> DataFormat:
         name=f"{template}.ultra",
         summary="a text `prompt`, and `chosen` and `rejected` as conversations that contain it",
         columns=("prompt", "chosen", "rejected"),
-        optional_columns=("system", *EXTRAS),
+        optional_columns=TEMPLATE_COLUMNS,
         example={"prompt": "Name a tree.", "chosen": [_ASKED, _GOOD], "rejected": [_ASKED, _BAD]},
         matches=lambda columns: has(columns, "prompt", "chosen", "rejected"),
         to_rows=from_ultra,
@@ -181,7 +182,7 @@ CHAT_TEMPLATE_DEFAULT = DataFormat(
     name="chat_template.default",
     summary="`messages` as a list or one text; `chosen` and `rejected` as a text, a message, or a list of messages",
     columns=("messages", "chosen", "rejected"),
-    optional_columns=EXTRAS,
+    optional_columns=TOOL_COLUMNS,
     example={"messages": [{"role": "system", "content": "Be brief."}, _ASKED], "chosen": _GOOD, "rejected": _BAD},
     matches=lambda columns: has(columns, "messages", "chosen", "rejected"),
     to_rows=from_chat_template,
@@ -194,7 +195,7 @@ ZEPHYR_NECTAR = DataFormat(
     name="zephyr.nectar",
     summary="a list of `answers` with their `rank`, 1 being the best; the pair is the best answer and the next one",
     columns=("prompt", "answers"),
-    optional_columns=("system", *EXTRAS),
+    optional_columns=TEMPLATE_COLUMNS,
     example=EXAMPLE,
     matches=matches_ranked,
     to_rows=from_best_two,

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from dpo_recipes.data.formats.axolotl import EXTRAS
-from dpo_recipes.data.formats.messages import assistant_text, has, message_list, user_text, with_system
-from dpo_recipes.data.rows import BadRow, DataFormat, Row, SourceRow, labelled
+from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
+    TOOL_COLUMNS,
+    assistant_text,
+    has,
+    message_list,
+    split_answer,
+    user_text,
+    with_system,
+)
+from dpo_recipes.data.rows import DataFormat, Row, SourceRow, labelled
 
 
 def from_texts(row: SourceRow, prompt: str) -> list[Row]:
@@ -21,9 +29,7 @@ def from_texts(row: SourceRow, prompt: str) -> list[Row]:
 
 def from_conversation(row: SourceRow) -> list[Row]:
     """The last message of the conversation in `completion`, labelled. Raises `BadRow`."""
-    *prompt, answer = message_list(row.columns.get("completion"), "completion")
-    if not prompt:
-        raise BadRow("bad_role_order", "`completion` has only one message; an answer needs a prompt before it")
+    prompt, answer = split_answer(message_list(row.columns.get("completion"), "completion"), "completion")
     return [labelled(prompt, [answer], row.columns.get("label"), row)]
 
 
@@ -33,7 +39,7 @@ def text_format(name: str, prompt: str, template: str) -> DataFormat:
         name=f"kto.{template}.{name}",
         summary=f"texts in `{prompt}` and `completion`, `label`, and `system` if there is one",
         columns=(prompt, "completion", "label"),
-        optional_columns=("system", *EXTRAS),
+        optional_columns=TEMPLATE_COLUMNS,
         example={"system": "Be brief.", prompt: "Name a tree.", "completion": "The oak.", "label": True},
         matches=lambda columns: has(columns, prompt, "completion", "label"),
         to_rows=partial(from_texts, prompt=prompt),
@@ -49,7 +55,7 @@ def conversation_format(template: str) -> DataFormat:
         name=f"kto.{template}.argilla_chat",
         summary="`completion` is a whole conversation whose last answer has the `label`",
         columns=("completion", "label"),
-        optional_columns=EXTRAS,
+        optional_columns=TOOL_COLUMNS,
         example={
             "completion": [
                 {"role": "user", "content": "Name a tree."},

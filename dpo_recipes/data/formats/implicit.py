@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpo_recipes.data.formats.messages import assistant_text, has, is_blank, user_text, with_system
+from dpo_recipes.data.formats.messages import TEMPLATE_COLUMNS, assistant_text, has, is_blank, user_text, with_system
 from dpo_recipes.data.message import BadRow
 from dpo_recipes.data.rows import DataFormat, Row, SourceRow, preference, text_of
 
@@ -66,7 +66,7 @@ IMPLICIT_PROMPT = DataFormat(
     name="implicit_prompt",
     summary="`chosen` and `rejected` are texts with a common beginning, which is the prompt",
     columns=("chosen", "rejected"),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={
         "chosen": "What is the capital of Peru?\nLima.",
         "rejected": "What is the capital of Peru?\nMany cities could be named.",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
     assistant_text,
     has,
     is_blank,
@@ -16,6 +17,7 @@ from dpo_recipes.data.formats.messages import (
     message_list,
     message_of,
     messages_of,
+    split_answer,
     user_text,
     with_system,
 )
@@ -137,9 +139,7 @@ def matches_sharegpt_kto(columns: Mapping[str, Any]) -> bool:
 
 def from_sharegpt_kto(row: SourceRow) -> list[Row]:
     """The last turn of a conversation, labelled. Raises `BadRow`."""
-    *prompt, answer = message_list(row.columns.get("conversations"), "conversations")
-    if not prompt:
-        raise BadRow("bad_role_order", "`conversations` has only one turn; an answer needs a prompt before it")
+    prompt, answer = split_answer(message_list(row.columns.get("conversations"), "conversations"), "conversations")
     return [_tagged(with_system(prompt, row.columns), [answer], row)]
 
 
@@ -223,7 +223,7 @@ CHOSEN_MESSAGES = DataFormat(
     summary="`chosen_messages` and `rejected_messages` are whole conversations that start with the same turns, as in "
     "LLaMA-Factory's version 1",
     columns=("chosen_messages", "rejected_messages"),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={
         "chosen_messages": [_SAID, {"role": "assistant", "content": [{"type": "text", "value": "In Peru."}]}],
         "rejected_messages": [_SAID, {"role": "assistant", "content": [{"type": "text", "value": "In America."}]}],
@@ -236,7 +236,7 @@ ALPACA = DataFormat(
     name="alpaca",
     summary="`instruction` with `input` below it, and the texts of two answers; `history` has the earlier rounds",
     columns=("instruction", "chosen", "rejected"),
-    optional_columns=("input", "system", "history", "tools", "chat_template_kwargs"),
+    optional_columns=("input", "history", *TEMPLATE_COLUMNS),
     example={
         "instruction": "Translate to Spanish.",
         "input": "Good morning",
@@ -252,7 +252,7 @@ ALPACA_KTO = DataFormat(
     name="alpaca_kto",
     summary="`instruction`, `input` and `output`, and `kto_tag`: whether the output is good",
     columns=("instruction", "output", "kto_tag"),
-    optional_columns=("input", "system", "history", "tools", "chat_template_kwargs"),
+    optional_columns=("input", "history", *TEMPLATE_COLUMNS),
     example={"instruction": "Translate to Spanish.", "input": "Good morning", "output": "Bonjour", "kto_tag": False},
     matches=matches_alpaca_kto,
     to_rows=from_alpaca_kto,
@@ -264,7 +264,7 @@ SHAREGPT = DataFormat(
     summary="`conversations` of turns with `from` and `value`, and two answers `chosen` and `rejected`: a turn each, a "
     "list of turns, or a text",
     columns=("conversations", "chosen", "rejected"),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={
         "conversations": _CONVERSATION,
         "chosen": {"from": "gpt", "value": "In Peru."},
@@ -278,7 +278,7 @@ SHAREGPT_PAIR = DataFormat(
     name="sharegpt_pair",
     summary="`conversations` that end with a turn of `chosen_gpt` and one of `rejected_gpt`",
     columns=("conversations",),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={
         "conversations": [
             *_CONVERSATION,
@@ -294,7 +294,7 @@ SHAREGPT_KTO = DataFormat(
     name="sharegpt_kto",
     summary="`conversations` that end with an answer, and `kto_tag`: whether it is good",
     columns=("conversations", "kto_tag"),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={"conversations": [*_CONVERSATION, {"from": "gpt", "value": "In Peru."}], "kto_tag": True},
     matches=matches_sharegpt_kto,
     to_rows=from_sharegpt_kto,
@@ -305,7 +305,7 @@ ALPACA_SFT = DataFormat(
     name="alpaca_sft",
     summary="`instruction` with `input` below it, and its `output`; `history` has the earlier rounds",
     columns=("instruction", "output"),
-    optional_columns=("input", "system", "history", "tools", "chat_template_kwargs"),
+    optional_columns=("input", "history", *TEMPLATE_COLUMNS),
     example={"instruction": "Translate to Spanish.", "input": "Good morning", "output": "Buenos días"},
     matches=matches_alpaca_sft,
     to_rows=from_alpaca_sft,
@@ -317,7 +317,7 @@ SHAREGPT_SFT = DataFormat(
     summary="`conversations` of turns with `from` and `value` that end with an answer. Every turn of the assistant is "
     "an answer to imitate; `data.train_on_turns: last` takes only the last one",
     columns=("conversations",),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={"conversations": [*_CONVERSATION, {"from": "gpt", "value": "In Peru."}]},
     matches=matches_sharegpt_sft,
     to_rows=from_sharegpt_sft,

@@ -12,6 +12,10 @@ from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.rows import clean_text, clean_tree, content_of, decoded, text_of
 from dpo_recipes.data.structured_text import check_is_text
 
+TOOL_COLUMNS = ("tools", "chat_template_kwargs")
+"""Optional columns that are passed to the chat template unchanged."""
+TEMPLATE_COLUMNS = ("system", *TOOL_COLUMNS)
+"""The same, and the text or message that is put in front of the prompt."""
 _TEXT_EXTRAS = ("name", "tool_call_id")
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 _REASONING_KEYS = ("text", "value", *_REASONING_NAMES)
@@ -25,6 +29,14 @@ def message_list(value: Any, column: str) -> list[Message]:
             check_is_text(messages, column)
         raise BadRow("no_text", f"`{column}` is not a list of messages")
     return [message_of(message, f"{column}[{index}]") for index, message in enumerate(messages)]
+
+
+def split_answer(messages: list[Message], column: str) -> tuple[list[Message], Message]:
+    """The messages before the last one, and the last one, which is an answer. Raises `BadRow` if it is the only one."""
+    *prompt, answer = messages
+    if not prompt:
+        raise BadRow("bad_role_order", f"`{column}` has only one message; an answer needs a prompt before it")
+    return prompt, answer
 
 
 def messages_of(value: Any, column: str, role: str) -> list[Message]:

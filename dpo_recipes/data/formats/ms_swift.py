@@ -11,6 +11,7 @@ from typing import Any
 from dpo_recipes.data.formats.answers import answers_of
 from dpo_recipes.data.formats.llama_factory import history_of
 from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
     assistant_text,
     has,
     is_blank,
@@ -93,7 +94,7 @@ MS_SWIFT = DataFormat(
     summary="`messages` that end with the preferred answer, and `rejected_response` (a text, or a list of them) or "
     "`rejected_messages` (a whole conversation)",
     columns=("messages",),
-    optional_columns=("rejected_response", "rejected_messages", "system", "tools", "chat_template_kwargs"),
+    optional_columns=("rejected_response", "rejected_messages", *TEMPLATE_COLUMNS),
     example={
         "messages": [
             {"role": "system", "content": "You are a calculator."},
@@ -110,7 +111,7 @@ MS_SWIFT_QUERY = DataFormat(
     name="ms_swift_query",
     summary="`query` and `response`, `rejected_response` (a text, or a list of them), and `history`: earlier rounds",
     columns=("query", "response", "rejected_response"),
-    optional_columns=("history", "system", "tools", "chat_template_kwargs"),
+    optional_columns=("history", *TEMPLATE_COLUMNS),
     example={
         "system": "Be brief.",
         "history": [["I live in Lima.", "A fine city."]],
@@ -126,7 +127,7 @@ MS_SWIFT_KTO = DataFormat(
     name="ms_swift_kto",
     summary="`messages` that end with an answer, and `label`: whether it is good",
     columns=("messages", "label"),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example={
         "messages": [
             {"role": "user", "content": "Tell me tomorrow's weather."},

@@ -10,6 +10,7 @@ from typing import Any
 
 from dpo_recipes.data.formats.dialogue import parse_prompt
 from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
     assistant_text,
     has,
     is_messages,
@@ -83,7 +84,7 @@ RANKED = DataFormat(
     summary="a list of `answers` with their `rank`, 1 being the best; each answer ranked below the best makes one pair "
     "with it",
     columns=("prompt", "answers"),
-    optional_columns=("system", "tools", "chat_template_kwargs"),
+    optional_columns=TEMPLATE_COLUMNS,
     example=EXAMPLE,
     matches=matches,
     to_rows=from_ranked,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpo_recipes.data.formats.messages import assistant_text, has, message_list, number_of
-from dpo_recipes.data.formats.trl import TEMPLATE_COLUMNS, from_preference, holds_preference
+from dpo_recipes.data.formats.messages import TEMPLATE_COLUMNS, assistant_text, has, message_list, number_of
+from dpo_recipes.data.formats.trl import from_preference, holds_preference
 from dpo_recipes.data.rows import BadRow, DataFormat, Message, Row, SourceRow, preference, text_of
 
 _TURN = "\n<extra_id_1>"

@@ -12,6 +12,7 @@ from typing import Any
 from dpo_recipes.data.formats.answers import answers_of, paired
 from dpo_recipes.data.formats.dialogue import is_asking, is_whole_dialogue
 from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
     decoded_together,
     has,
     is_messages,
@@ -31,9 +32,6 @@ from dpo_recipes.data.rows import (
     labelled,
     preference,
 )
-
-TEMPLATE_COLUMNS = ("system", "tools", "chat_template_kwargs")
-"""Optional columns that are passed to the chat template."""
 
 
 def matches_preference(columns: Mapping[str, Any]) -> bool:

@@ -12,7 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from dpo_recipes.data.formats.dialogue import is_dialogue, parse_answer, parse_prompt
-from dpo_recipes.data.formats.messages import decoded_together, has, is_blank, message_list, messages_of, with_system
+from dpo_recipes.data.formats.messages import (
+    TEMPLATE_COLUMNS,
+    decoded_together,
+    has,
+    is_blank,
+    message_list,
+    messages_of,
+    with_system,
+)
 from dpo_recipes.data.rows import (
     BadRow,
     DataFormat,
@@ -111,9 +119,7 @@ WINNER = DataFormat(
     optional_columns=(
         "prompt",
         *(f"{kind}_{side}" for kind in ("response", "conversation") for side in ("a", "b", "0", "1", "2")),
-        "system",
-        "tools",
-        "chat_template_kwargs",
+        *TEMPLATE_COLUMNS,
     ),
     example={
         "prompt": "What is the capital of Peru?",

@@ -53,7 +53,7 @@ class CheckpointCallback(TrainerCallback):
         """Set when it exists; transformers passes callbacks the model but not itself."""
         self.distributed = distributed
         self.base: Any = None
-        """The callback that measured the untouched base (callbacks/base.py). A resumed run does not repeat that."""
+        """The callback that measured the untouched base (callbacks/baseline.py). A resumed run does not repeat that."""
         self.earlier_s = 0.0
         """Seconds of training before this process."""
         self._began = self._last = time.monotonic()
