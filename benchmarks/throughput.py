@@ -11,7 +11,7 @@ of one length).
 - `ours`: the trainer as the worker runs it, in a worker's environment from launch/local.py (on a CPU with its allocator
   settings), with an empty cache.
 - `trl`: TRL's DPOTrainer with its own defaults: live reference, padding collator, random batches.
-  With another `--objective`, TRL's trainer of it with its defaults.
+  With another `--objective`, TRL's trainer for it with its defaults.
 - `trl-packed`: TRL's SFTTrainer with `packing`. Its batches differ, so its losses are not compared.
 - `trl-best`: DPO with a precomputed reference and batches grouped by length. Its batches differ, so its losses are
   not compared.
@@ -44,7 +44,7 @@ from dpo_recipes.shipped import recipe_paths
 
 SIDE = Path(__file__).with_name("throughput_side.py")
 REFEREED: dict[str, dict[str, Any]] = {"orpo": {"nll_on_prompt": True}}
-"""Parameters with which an objective computes what TRL's trainer of it computes."""
+"""Parameters with which an objective computes what TRL's trainer for it computes."""
 SYNTHETIC = {"long-prompts": (1024, 64), "nothing-shared": (0, 160)}
 
 

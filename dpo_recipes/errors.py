@@ -177,7 +177,7 @@ class DataError(DpoRecipeError):
 
 
 class RunError(DpoRecipeError):
-    """The model could not be built or the run could not go on: M and T codes, exit 6."""
+    """The model could not be built or the run failed: M and T codes, exit 6."""
 
 
 class FitError(DpoRecipeError):
@@ -185,7 +185,7 @@ class FitError(DpoRecipeError):
 
 
 class Interrupted(DpoRecipeError):
-    """A person or a scheduler stopped the run, which can go on: I codes, exit 75; 130 where it was stopped at once."""
+    """A person or a scheduler stopped the run, which can be resumed: I codes, exit 75, or 130 if it stopped at once."""
 
     @property
     def exit_code(self) -> int:

@@ -108,7 +108,7 @@ class FinishedRun:
 def open_run(path: Path) -> FinishedRun:
     """Open a run directory; one that belongs to another of several nodes leads to the shared one.
 
-    Raises `RunError` T640 if it is not a run directory, T641 if the run has not finished, and T642 if its result or
+    Raises `RunError` T640 if it is not a run directory, T641 if the run is unfinished, and T642 if its result or
     its recipe cannot be read.
     """
     run = RunDirectory(path.expanduser().resolve()).shared_run
@@ -155,4 +155,4 @@ def _not_finished(run: RunDirectory) -> RunError:
         why, fix = "it is still being executed", "wait until it has finished"
     else:
         why, fix = "it has no result.json", "run the recipe again: it resumes from the last checkpoint"
-    return RunError.of("T641", f"the run in {run.path} has not finished", why=why, fix=fix)
+    return RunError.of("T641", f"the run in {run.path} is unfinished", why=why, fix=fix)

@@ -35,7 +35,7 @@ def find_unfinished(recipe: Recipe, output_dir: Path, on_message: Callable[[str]
     for run in _unfinished(recipe, output_dir):
         found = _identity_digest(run)
         if not found:
-            on_message(f"{run.path} was not finished, but its resolved.yaml cannot be read: it is not resumed")
+            on_message(f"{run.path} is unfinished, but its resolved.yaml cannot be read: it is not resumed")
         if found != wanted:
             continue
         if is_orphaned(run):

@@ -106,7 +106,7 @@ def provide(wheels: Path, target: Path) -> dict[str, object]:
 
 
 def _unpack(wheel: Path, target: Path) -> str | None:
-    """Install one wheel without its needs; the reason where that fails."""
+    """Install one wheel without its dependencies. Returns the reason if that fails."""
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps",
         "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(target), str(wheel),

@@ -3,7 +3,7 @@
     python benchmarks/gpu/carry.py [--data harmless-base.jsonl.gz] [--without bitsandbytes]
 
 downloads the wheels for Linux on x86-64 and CPython 3.12 that such a machine may lack into `benchmarks/gpu/carried/`,
-at most 64 MiB with the ids, and prints how to go on. Run it where a package registry can be reached. What is there
+at most 64 MiB with the ids, and prints the next command. Run it where a package registry can be reached. What is there
 already is not downloaded again.
 """
 

@@ -59,7 +59,7 @@ class Check:
         """The process that predicts while others measure."""
 
     def run(self) -> None:
-        """All of it."""
+        """Run the chosen tasks."""
         import tasks
 
         wanted = self.options.only.split(",") if self.options.only else None
@@ -229,7 +229,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder of the results (default: benchmarks/results)")
-    parser.add_argument("--seconds", type=float, default=480, help="time for all of it")
+    parser.add_argument("--seconds", type=float, default=480, help="time for all tasks together")
     parser.add_argument("--only", help="comma-separated: sharing, speed, memory, resume, flex")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--tiny", action="store_true", help="try the check itself, with two-layer models")

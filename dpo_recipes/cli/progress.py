@@ -1,4 +1,4 @@
-"""The progress of a run: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""The progress of a run: a live line on a terminal, plain lines elsewhere. Everything goes to stderr."""
 
 from __future__ import annotations
 

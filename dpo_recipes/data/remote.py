@@ -61,5 +61,5 @@ def fetch(url: str) -> Path:
 
 def _version(info: dict[str, Any]) -> dict[str, str]:
     """The version, date and size that the server reports for a file; empty without a version or date."""
-    told = {name: str(info[name]) for name in _VERSION_FIELDS if info.get(name)}
-    return {**told, "size": str(info.get("size"))} if told else {}
+    known = {name: str(info[name]) for name in _VERSION_FIELDS if info.get(name)}
+    return {**known, "size": str(info.get("size"))} if known else {}

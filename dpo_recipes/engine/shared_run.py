@@ -19,9 +19,9 @@ def find_shared_run(run: RunDirectory, distributed: DistributedContext, events: 
     Nodes without a shared file system keep their own directories, and the run reports that it cannot be resumed. Raises
     `RunError` T618 if some nodes cannot read the checkpoints of another.
     """
-    told = distributed.gather((str(run.path), any(newest_first(run.checkpoints))))
-    begun = max((path for path, has_checkpoints in told if has_checkpoints), default=None)
-    shared_run = RunDirectory(Path(begun or told[0][0]))
+    gathered = distributed.gather((str(run.path), any(newest_first(run.checkpoints))))
+    begun = max((path for path, has_checkpoints in gathered if has_checkpoints), default=None)
+    shared_run = RunDirectory(Path(begun or gathered[0][0]))
     if not all(distributed.gather(shared_run.path.is_dir())):
         if begun:
             raise not_seen(shared_run.path)

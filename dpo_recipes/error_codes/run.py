@@ -99,7 +99,7 @@ CODES = {
         "A run directory has resolved.yaml, and result.json when the run has finished. It is not the folder of its",
         "model, nor that of all runs of a recipe.",
     ),
-    "T641": entry("the run has not finished", "result.json is written last: a run without one is unfinished."),
+    "T641": entry("the run is unfinished", "result.json is written last: a run without one is unfinished."),
     "T642": entry(
         "the result of the run cannot be read",
         "result.json has another schema than this version reads, or it or resolved.yaml was changed or truncated.",

@@ -10,7 +10,7 @@ from dpo_recipes.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class JobFacts:
-    """A recipe and what its data and model turned out to be; None where that is not known (yet)."""
+    """A recipe with facts about its data and model. A fact that is not known (yet) is None."""
 
     recipe: Recipe
     num_train_pairs: int | None = None

@@ -129,7 +129,7 @@ def first_failure(run: RunDirectory) -> tuple[dict[str, Any] | None, int | None]
         (event, rank) for rank in known_ranks(run) for event in read_events(run, rank) if event["event"] == "error"
     ]
     # When one fails, others lose their connection to it or are asked to end. The cause is an error of another kind.
-    return min(errors, key=lambda told: (_is_consequence(told[0]), told[0]["time"]), default=(None, None))
+    return min(errors, key=lambda error: (_is_consequence(error[0]), error[0]["time"]), default=(None, None))
 
 
 def _is_consequence(event: dict[str, Any]) -> bool:

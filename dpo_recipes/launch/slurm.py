@@ -145,7 +145,7 @@ class SlurmJob:
         self._on_message = request.on_message
         self._number = str(number)
         self._asked_to_stop = False
-        self._told = ""
+        self._reported = ""
         self._restarts = 0
         self._exit_code: int | None = None
         self._is_executing = False
@@ -254,8 +254,8 @@ class SlurmJob:
 
     def _say(self, text: str) -> None:
         """Report a change. After a change SLURM is queried often again."""
-        if text and text != self._told:
-            self._told, self._ask_after_s = text, _ASK_SLURM_S[0]
+        if text and text != self._reported:
+            self._reported, self._ask_after_s = text, _ASK_SLURM_S[0]
             self._on_message(text)
 
 

@@ -84,7 +84,7 @@ def _bounds(histogram: Mapping[str, Any], at: int) -> str:
 
 
 def _limit(edges: Sequence[int], limit: int | None, slot: float, longest: int) -> Tick | None:
-    """Where the marked length lies; none when it is off the chart, where no pair is too long (or all are)."""
+    """The position of the marked length. None if it is off the chart, because no row is too long or all are."""
     if limit is None or limit < edges[0] or limit > longest:
         return None
     at = max(at for at, edge in enumerate(edges) if edge <= limit)

@@ -139,7 +139,7 @@ def thin_points(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def lay_out_chart(spec: ChartSpec) -> Chart | None:
-    """Place a chart, or None where no series has a value to draw."""
+    """Place a chart, or None if no series has a value to draw."""
     shown = [s for s in spec.series if any(y is not None for _, y in s.points)]
     if not shown:
         return None

@@ -109,11 +109,11 @@ def test_a_stopped_run_goes_on_and_knows_reference_and_base(
     place = (FSDP, f"output_dir={tmp_path}")
     with pytest.raises(Interrupted):
         run(2, *place, adapter=adapter, on_event=stop, cache=tmp_path / "cache")
-    told: list[dict[str, Any]] = []
-    again = run(then, *place, adapter=adapter, on_event=told.append, resume=True, cache=tmp_path / "cache")
+    events: list[dict[str, Any]] = []
+    again = run(then, *place, adapter=adapter, on_event=events.append, resume=True, cache=tmp_path / "cache")
     assert 3 <= again.result["resumed_from_step"] < 10
     assert_same_run(one, again, then)
-    assert not [event for event in told if event["event"] == "stage" and event["name"] == "base"]
+    assert not [event for event in events if event["event"] == "stage" and event["name"] == "base"]
 
 
 @pytest.mark.slow

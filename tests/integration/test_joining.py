@@ -104,19 +104,19 @@ def unused_port() -> int:
 
 
 class DistributedDataParallel(torch.nn.Module):
-    """By name what accelerate makes of a model."""
+    """A stand-in with the name of the class in which accelerate wraps a model."""
 
 
 class DeepSpeedEngine(torch.nn.Module):
-    """By name what DeepSpeed makes of it."""
+    """A stand-in with the name of the class in which DeepSpeed wraps a model."""
 
 
 class FSDPModule:
-    """By name what torch's fully_shard adds to its class."""
+    """A stand-in with the name of the class that torch's fully_shard adds as a base."""
 
 
 class FSDPLlama(FSDPModule, torch.nn.Module):
-    """A class as fully_shard makes them."""
+    """A class as fully_shard makes it."""
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_accelerate_reads_its_configuration(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_nodes_that_accelerate_starts_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torchrun, which `accelerate launch` runs, is told in the end."""
+    """The arguments that torchrun gets from `accelerate launch`."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
     from torch.distributed.run import config_from_args, get_args_parser

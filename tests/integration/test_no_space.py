@@ -1,4 +1,4 @@
-"""A disk that becomes full in the middle of a run: nothing is lost, and when there is room again the run goes on."""
+"""A disk that becomes full during a run: nothing is lost, and the run can be resumed when there is space again."""
 
 from __future__ import annotations
 

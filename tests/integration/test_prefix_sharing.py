@@ -473,16 +473,16 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", LEFT_OUT)
-def test_a_batch_that_cannot_be_packed_is_told_once(case: str) -> None:
+def test_a_batch_that_cannot_be_packed_is_messages_once(case: str) -> None:
     change, why = LEFT_OUT[case]
     for mode in ("auto", "on"):
         model = make_model()
         batch = {"input_ids": _ROWS, "use_cache": False, **change}
         expected = model.base_model(**batch).last_hidden_state
-        sharing, told = share_prefixes(model, mode), list[str]()  # type: ignore[arg-type]
-        sharing.on_message = told.append
+        sharing, messages = share_prefixes(model, mode), list[str]()  # type: ignore[arg-type]
+        sharing.on_message = messages.append
         model.base_model(input_ids=_ROWS, use_cache=False)
-        assert (sharing.describe(), told) == ("on", [])
+        assert (sharing.describe(), messages) == ("on", [])
         if mode == "on":
             with pytest.raises(RunError, match="T606"):
                 model.base_model(**batch)
@@ -490,5 +490,5 @@ def test_a_batch_that_cannot_be_packed_is_told_once(case: str) -> None:
         for _ in range(2):
             assert torch.equal(model.base_model(**batch).last_hidden_state, expected)
         assert why in sharing.describe()
-        assert len(told) == 1
-        assert why in told[0]
+        assert len(messages) == 1
+        assert why in messages[0]

@@ -278,9 +278,11 @@ def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with EventLog(tmp_path / "events.jsonl") as events, contextlib.suppress(Ended):
             referee.reference_progress = ReferenceProgress(events)
             referee.compute()
-        told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-        assert {(event["event"], event["name"], event["detail"]) for event in told} == {("share", "reference", "train")}
-        shares.append([event["done"] for event in told])
+        events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+        assert {(event["event"], event["name"], event["detail"]) for event in events} == {
+            ("share", "reference", "train")
+        }
+        shares.append([event["done"] for event in events])
     of_batches = [TOKENS[rows].sum() / TOKENS.sum() for rows in batches_by_tokens(TOKENS, 2)]
     assert shares[0] + shares[1] == pytest.approx(np.cumsum(of_batches), abs=1e-4)
 

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on to the same weights, metrics and results as one that was not."""
+"""A stopped and resumed run ends with the same weights, metrics and results as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def text(model: Path, pairs: Path, adapter: str = "{kind: lora, r: 4, dropout: 0
 
 @pytest.fixture
 def calm_and_stopped(work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]) -> tuple[str, Any, Any]:
-    """A recipe with a run of it that nobody disturbed, and one that was stopped after step 7."""
+    """A recipe, an uninterrupted run, and one that was stopped after step 7."""
     recipe = text(tiny_model, pairs)
     calm = work(recipe)
     stop_at(6)
@@ -145,7 +145,7 @@ def test_an_evaluation_that_the_stop_left_out_is_made_up_for(
 def test_one_that_was_stopped_in_its_last_step_takes_no_other(
     work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], eval_steps: str
 ) -> None:
-    part = f"num_epochs: 1.5, eval_steps: {eval_steps}, lr_scheduler: constant"  # steps go on to learn
+    part = f"num_epochs: 1.5, eval_steps: {eval_steps}, lr_scheduler: constant"  # late steps still change the weights
     recipe = text(tiny_model, pairs).replace("num_epochs: 2, eval_steps: 4", part)
     calm = work(recipe)
     last = calm.result["steps"]
@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert weights(again) == weights(calm)
 
 
-def test_a_damaged_best_is_told(work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]) -> None:
+def test_a_damaged_best_is_reported(work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]) -> None:
     recipe = text(tiny_model, pairs, extra="checkpoints: {save_steps: 3, save_total_limit: 9, keep_best: true}")
     stop_at(6)
     stopped = work(recipe)
@@ -256,7 +256,7 @@ def test_a_damaged_best_is_told(work: Work, tiny_model: Path, pairs: Path, stop_
     assert "checkpoint-4, the best one so far, is damaged: adapter_model.safetensors has 3 bytes" in notes(again)
 
 
-def test_rows_of_metrics_that_are_lost_are_told(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
+def test_lost_rows_of_metrics_are_reported(work: Work, calm_and_stopped: tuple[str, Any, Any]) -> None:
     recipe, calm, stopped = calm_and_stopped
     stopped.run.metrics.unlink()
     again = work(recipe, resume=True)
@@ -310,7 +310,7 @@ def test_metrics_that_a_power_cut_has_torn(work: Work, calm_and_stopped: tuple[s
 def test_what_was_decided_for_want_of_memory_stays(
     work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `--fit` a run that goes on keeps the settings it began with, whatever is free by then."""
+    """With `--fit` a resumed run keeps the settings with which it began, however much memory is free later."""
     recipe = text(tiny_model, pairs)
     first = work(recipe, "training.num_epochs=0.1")
     needed = json.loads(first.run.plan.read_text())["prediction"]["peak_bytes"]

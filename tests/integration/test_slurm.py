@@ -174,7 +174,7 @@ def test_a_stop_reaches_every_task_as_sigint_and_all_end_in_peace(jobs: Jobs, be
 
 def test_a_stop_while_the_job_waits_takes_it_out_of_the_queue(jobs: Jobs, cluster: SlurmCluster) -> None:
     job = jobs.start("exit 0", slurm_settings=read_slurm_settings(["begin=now+3600"], None, {}))
-    wait_until(lambda: job.poll() or len(jobs.notes) == 2, 20, "no reason is told")
+    wait_until(lambda: job.poll() or len(jobs.notes) == 2, 20, "no reason is reported")
     assert jobs.notes[1].startswith("waiting: it may not start yet")
     job.interrupt()
     assert _end_of(job) == -2

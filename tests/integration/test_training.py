@@ -68,7 +68,7 @@ def test_a_run_tells_how_fast_it_was_in_distinct_tokens(work: Work, tiny_model: 
         assert row["peak_memory_bytes"] > 10**8
     assert outcome.result["positions_saved"] == trained[-1]["positions_saved"]
     assert outcome.result["distinct_tokens_per_second"] > 0
-    assert outcome.result["matmul_share"] is None  # nobody has said what the device can do
+    assert outcome.result["matmul_share"] is None  # the rate of the device is not known
     profiled = work(recipe_text(tiny_model, pairs).replace("device: cpu", "device: cpu, profile: cpu")).result
     assert 0 <= profiled["matmul_share"] < 1  # of a model this small it rounds to nothing
     plain = work(recipe_text(tiny_model, pairs), "training.prefix_sharing=off").result

@@ -48,7 +48,7 @@ def test_a_step_is_followed_by_an_evaluation_that_may_be_left() -> None:
 
 
 def test_whether_training_is_over_is_asked_after_a_step_only() -> None:
-    """Without `PretokenizedDPOTrainer._run_epoch` a run that goes on from its last step would take another."""
+    """Without `PretokenizedDPOTrainer._run_epoch` a run that resumes from its last step would take another step."""
     loop, epoch = (inspect.getsource(getattr(Trainer, name)) for name in ("_inner_training_loop", "_run_epoch"))
     assert loop.index("for epoch in range(epochs_trained") < loop.index("self._run_epoch(")
     assert "max_steps" not in loop.partition("for epoch in range(")[2]

@@ -84,13 +84,13 @@ def _fork(run: RunDirectory, cache: Path, rank: int, count: int, port: str) -> i
 
 
 def wait_for(run: RunDirectory, process: int, moment: str, count: int) -> bool:
-    """Wait until the run has told of the moment `count` times; whether it did before it ended."""
+    """Wait until the run has reported the moment `count` times. False if it ended before that."""
     event, stage, _ = MOMENTS[moment]
     end = time.monotonic() + 300
     while time.monotonic() < end:
         lines = run.events.read_text().splitlines() if run.events.exists() else []
-        told = [json.loads(line) for line in lines if line.endswith("}")]
-        if sum(e["event"] == event and stage in (None, e.get("name")) for e in told) >= count:
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        if sum(e["event"] == event and stage in (None, e.get("name")) for e in events) >= count:
             return True
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return False

@@ -75,7 +75,7 @@ def test_the_way_out_that_is_named_is_one(accumulation: int) -> None:
         ({}, 8, {"num_nodes": 2}, (16, 2)),
         ({}, 6, {}, (4, 1)),  # 32 pairs are not divisible by 6
         ({}, 5, {"num_nodes": 2}, (8, 2)),
-        ({}, 8, {"num_nodes": 3}, (24, 3)),  # no number of processes on three nodes divides them: told as R340
+        ({}, 8, {"num_nodes": 3}, (24, 3)),  # no number of processes on three nodes divides them: R340
     ],
 )
 def test_flags_go_before_the_recipe_and_auto_is_one_a_gpu(

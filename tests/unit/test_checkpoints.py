@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is sealed is whole, and what is not whole is told from it."""
+"""Checkpoints on disk: a sealed checkpoint is whole, and one that is not whole is detected."""
 
 from __future__ import annotations
 

@@ -45,6 +45,6 @@ def test_all_libraries_are_told_where_it_does_not_answer(monkeypatch: pytest.Mon
     assert datasets.config.HF_HUB_OFFLINE
 
 
-def test_a_person_who_has_switched_it_off_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_chosen_by_the_user_gives_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert not hub.go_offline_if_unreachable()

@@ -55,7 +55,7 @@ def test_at_first_it_is_that_of_the_first_process(tmp_path: Path, events: EventL
     )
 
 
-def test_without_common_files_each_keeps_its_own_and_is_told(tmp_path: Path, events: EventLog) -> None:
+def test_without_common_files_each_keeps_its_own_and_a_note_says_so(tmp_path: Path, events: EventLog) -> None:
     first, second = directory(tmp_path / "a"), directory(tmp_path / "b")
     assert find_shared_run(first, processes((second, False), sees=False), events) == first
     assert "this run cannot be resumed" in (tmp_path / "events.jsonl").read_text()

@@ -1,4 +1,4 @@
-"""What SLURM says of a job, read; and what a person is told of it. The commands are stand-ins."""
+"""The state of a job as read from SLURM, and the messages about it. The commands are stand-ins."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_reason_to_wait_is_put_in_words(reason: str, words: str) -> None:
     assert describe_wait(JobView("PENDING", reason)).startswith(words)
 
 
-def test_an_expected_start_is_told() -> None:
+def test_an_expected_start_is_reported() -> None:
     assert describe_wait(JobView("PENDING", "Priority", starts="2026-11-21T12:00:00")).endswith(
         ", expected to start 2026-11-21 12:00:00"
     )

@@ -193,8 +193,8 @@ def test_columns_enter_json_text_and_lists(tmp_path: Path) -> None:
 def test_a_fault_uses_the_column_names_of_the_file(
     tmp_path: Path, columns: dict[str, str], row: dict[str, Any], what: str
 ) -> None:
-    (told,) = faults(tmp_path / "a.jsonl", [{"chosen": "a", "rejected": "b", **row}], columns=columns)
-    assert told.startswith(f"a.jsonl:1: {what}")
+    (fault,) = faults(tmp_path / "a.jsonl", [{"chosen": "a", "rejected": "b", **row}], columns=columns)
+    assert fault.startswith(f"a.jsonl:1: {what}")
 
 
 def test_a_path_into_text_that_is_not_json_is_explained() -> None:

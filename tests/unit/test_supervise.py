@@ -1,4 +1,4 @@
-"""What the parent makes of what its workers tell, and of how they end."""
+"""How the parent handles the events of its workers, and their ends."""
 
 from __future__ import annotations
 
@@ -249,12 +249,12 @@ class Ended:
 
 
 def test_a_process_that_dies_when_all_is_saved_takes_nothing_away(run: RunDirectory) -> None:
-    request, told = LaunchRequest(Recipe.model_validate(PLAIN), run), []
+    request, messages = LaunchRequest(Recipe.model_validate(PLAIN), run), []
     with pytest.raises(RunError, match="died of SIGABRT"):
-        follow(Ended(-6), request, told.append)
+        follow(Ended(-6), request, messages.append)
     run.result.write_text("{}")
-    follow(Ended(-6), request, told.append)
-    (note,) = told
+    follow(Ended(-6), request, messages.append)
+    (note,) = messages
     assert note["event"] == "note"
     assert "code -6 after everything was saved" in note["text"]
 

@@ -42,7 +42,7 @@ _VICUNA = (
     "and polite answers to the user's questions. USER: Hi ASSISTANT:"
 )
 _LLAMA3 = "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-PROMPTS = {  # a question and what asks for the answer; how the text goes on with an answer and a second question
+PROMPTS = {  # the text of a question and the generation prompt; the text after it with an answer and a second question
     "alpaca": (_ALPACA, "Hello.</s>\n\n### Instruction:\nWhy?\n\n### Response:\n"),
     "chatml": (_CHATML, _CHATML_TURNS.removeprefix(_CHATML)),
     "gemma": (

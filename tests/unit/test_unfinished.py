@@ -49,9 +49,9 @@ def test_another_recipe_or_broken_folder_is_not_gone_on_with(tmp_path: Path) -> 
     torn = begin(tmp_path, recipe())
     torn.resolved_recipe.write_text("{", encoding="utf-8")
     begin(tmp_path, recipe()).resolved_recipe.unlink()
-    told: list[str] = []
-    assert find_unfinished(recipe(), tmp_path, told.append) is None
-    assert told == [f"{torn.path} was not finished, but its resolved.yaml cannot be read: it is not resumed"]
+    messages: list[str] = []
+    assert find_unfinished(recipe(), tmp_path, messages.append) is None
+    assert messages == [f"{torn.path} is unfinished, but its resolved.yaml cannot be read: it is not resumed"]
 
 
 def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:

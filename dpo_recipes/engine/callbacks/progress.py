@@ -25,7 +25,7 @@ class ReferenceProgress:
 
     def __init__(self, events: EventLog | None = None) -> None:
         self._events = events
-        self._told = -math.inf
+        self._reported_at = -math.inf
 
     def begin(self, split: str, total: int, known: int) -> None:
         """Start a pass over `total` tokens, some of which were computed earlier."""
@@ -36,9 +36,9 @@ class ReferenceProgress:
         """Report further tokens, counted over all processes."""
         self._done = min(self._done + tokens, self._total)
         now = time.monotonic()
-        if self._events is None or now - self._told < _SHARE_EVERY_S:
+        if self._events is None or now - self._reported_at < _SHARE_EVERY_S:
             return
-        self._told = now
+        self._reported_at = now
         per_token_s = (now - self._started) / max(1, self._done - self._known)
         self._events.emit(
             "share",
@@ -70,7 +70,7 @@ class MetricsCallback(TrainerCallback):
         self.shown = (*live, *(f"eval_{key}" for key in live))
         """The columns whose latest values are reported."""
         self.latest: dict[str, float | None] = {}
-        self.started = self._told = time.monotonic()
+        self.started = self._reported_at = time.monotonic()
         self.first_step = 0
         self._step: dict[str, float] | None = None
         """The progress of a step whose row of metrics has not been logged yet."""
@@ -97,9 +97,9 @@ class MetricsCallback(TrainerCallback):
             "eta_s": round(elapsed_s / done * (state.max_steps - state.global_step), 1),
         }
         if not control.should_log:  # else with its own metrics, in `on_log`
-            self._tell_step()
+            self._report_step()
 
-    def _tell_step(self) -> None:
+    def _report_step(self) -> None:
         if self._step is not None:
             self.events.emit("step", **self._step, metrics=self.latest)
             self._step = None
@@ -108,17 +108,17 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report that the run is alive, also in a long step."""
-        self._tell_alive()
+        self._report_alive()
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report that the run is alive during an evaluation."""
-        self._tell_alive()
+        self._report_alive()
 
-    def _tell_alive(self) -> None:
-        if time.monotonic() - self._told > _ALIVE_EVERY_S:
-            self._told = time.monotonic()
+    def _report_alive(self) -> None:
+        if time.monotonic() - self._reported_at > _ALIVE_EVERY_S:
+            self._reported_at = time.monotonic()
             self.events.emit("alive")
 
     def on_log(
@@ -143,12 +143,12 @@ class MetricsCallback(TrainerCallback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in self.shown if name in row}}
-        self._tell_step()
+        self._report_step()
 
 
 def _keep_rows(path: Path, num_bytes: int) -> int:
-    """Leave the rows that were there when a checkpoint was written: those after it will come once more. Gives the bytes
-    that are left; a power cut may have left fewer."""
+    """Keep the rows that were there when a checkpoint was written, because later ones will be computed again. Returns
+    the number of bytes that are left; a power cut may have left fewer."""
     with path.open("a+b") as file:
         file.seek(0)
         return file.truncate(file.read(num_bytes).rfind(b"\n") + 1)

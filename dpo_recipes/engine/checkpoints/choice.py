@@ -124,9 +124,9 @@ def find_start(
 
 
 def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
-    """The digest of the weights that the reference was computed with, and on what, in which precision and under whose
-    names they lie: only there it must be the same. None where last bits are chance (of how many threads compute, say):
-    an adapter has moved the base, or rows for new tokens were drawn around the mean of the others."""
+    """The digest of the weights with which the reference was computed, and the device, precision and versions for
+    which it holds: only these must give the same digest again. None if the last bits may differ between equal runs: an
+    adapter has changed the base, or rows for new tokens were drawn around the mean of the others."""
     adapter = bundle.adapter_config
     if bundle.model_info["added_tokens"] or getattr(adapter, "init_lora_weights", None) in ("pissa", "olora", "loftq"):
         return None

@@ -150,7 +150,7 @@ def prune(folder: Path, keep: int, newest: Checkpoint, best: str | None, damaged
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process had not finished writing or removing, and restore what it had only partly
+    """Remove what a killed process left half written or half removed, and restore what it had only partly
     replaced."""
     for path in folder.glob(f"{_REPLACED}*"):
         name = folder / path.name.removeprefix(_REPLACED)

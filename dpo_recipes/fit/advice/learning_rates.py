@@ -1,4 +1,4 @@
-"""The usual learning rates of a job, by its objective, by what is tuned and with which optimizer."""
+"""The usual learning rates of a job, by its objective, the tuned parameters and the optimizer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ OPTIMIZER_FACTORS: dict[str, tuple[float, float] | None] = {
     "adagrad": None,
     "sgd": None,
 }
-"""By what an optimizer's name contains: factors on the range's ends for Adam; None where nothing is known of the rate,
-because its steps depend on the gradient's size. The others of the schema (AdamW in all forms, Adafactor as transformers
+"""Factors on the ends of the range for Adam, by a part of the optimizer's name. None if no usual rate is known, because
+its steps depend on the gradient's size. The others of the schema (AdamW in all forms, Adafactor as transformers
 sets it up, AdEMAMix, RMSprop) step by about the rate, as Adam does."""
 
 
 def usual_rates(
     rates: LearningRates, optimizer: str, *, is_full: bool, num_parameters: int | None = None
 ) -> RateRange | None:
-    """The usual range of learning rates; None for an optimizer of which nothing is known.
+    """The usual range of learning rates; None for an optimizer without a usual rate.
 
     With full fine-tuning, `num_parameters` is the model's size; a model of unknown size may be a small one.
     """

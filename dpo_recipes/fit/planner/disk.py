@@ -16,7 +16,7 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | None]:
-    """Bytes of the base as it is stored (None where that cannot be told), a checkpoint, all of them, and the model."""
+    """Bytes of the base as it is stored (None if that is unknown), a checkpoint, all of them, and the model."""
     recipe = meta_model.recipe
     adapter = recipe.model.adapter
     state = int(weights.num_trainable * optimizer_cost(recipe.training.optimizer, meta_model.device).state)

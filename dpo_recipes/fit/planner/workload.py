@@ -81,7 +81,7 @@ class Workload:
 
 def check_pass_budget(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> None:
     """Raise `RunError` T607 for a pair that does not fit into one pass with its prompt computed once; where a model
-    turns out not to share it, the engine looks again."""
+    does not share it, the engine looks again."""
     shares, most = recipe.training.prefix_sharing != "off", recipe.training.max_tokens_per_pass
     if most is not None:
         seen = seen_splits(recipe, tokenized, num_processes)

@@ -1,4 +1,4 @@
-"""The top level of a recipe, and the JSON schema of all of it."""
+"""The top level of a recipe, and the JSON schema of recipes."""
 
 from typing import Annotated, Any, Literal
 
