@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from transformers import TrainerCallback
@@ -11,11 +12,12 @@ from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT, WEIGHT
 from dpo_recipes.engine.collators import DpoCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.metric_counts import TrlMetricCounts
+from dpo_recipes.engine.pair_weights import weigh_losses
 from dpo_recipes.engine.reference import REFERENCE, add_reference
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
@@ -25,8 +27,8 @@ from dpo_recipes.objectives.dpo import DpoParams, losses_of
 class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: the collator reads the columns of tokenized rows.
 
-    `_prepare_dataset`, `_precompute_ref_logps` and `_set_signature_columns_if_needed` are private upstream;
-    tests/integration/test_upstream.py fails when they move.
+    `_prepare_dataset`, `_precompute_ref_logps`, `_set_signature_columns_if_needed` and `_compute_loss` are private
+    upstream; tests/integration/test_upstream.py fails when they move.
     """
 
     token_weighted_metrics: ClassVar[Mapping[str, tuple[int, ...]]] = {
@@ -69,7 +71,19 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
         return dataset  # `prepare_reference` adds them when the trainer is complete
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [PROMPT, ANSWERS, CONTEXT, REFERENCE]
+        self._signature_columns = [PROMPT, ANSWERS, CONTEXT, REFERENCE, WEIGHT]
+
+    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """TRL's reference log-probabilities of a batch, in which a weight has no part."""
+        return super().compute_ref_log_probs(model, {name: inputs[name] for name in inputs if name != WEIGHT})
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
+        inputs = dict(inputs)
+        weights = inputs.pop(WEIGHT, None)
+        if weights is None:
+            return super()._compute_loss(model, inputs, return_outputs)
+        compute = partial(super()._compute_loss, inputs=inputs, return_outputs=return_outputs)
+        return weigh_losses(compute, model, self.loss_types, weights, inputs["completion_mask"])
 
 
 def dpo_config(context: TrainingContext) -> DPOConfig:

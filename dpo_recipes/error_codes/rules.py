@@ -172,8 +172,8 @@ CODES = {
     ),
     "R356": entry(
         "a variant of DPO that the loss does not have",
-        "`f_divergence_type` and `use_weighting` change only some losses, and `f_alpha_divergence_coef` and",
-        "`discopop_tau` belong to one value each.",
+        "`f_divergence_type`, `use_weighting` and a column `weight` change only some losses, and",
+        "`f_alpha_divergence_coef` and `discopop_tau` belong to one value each.",
     ),
     "R357": entry(
         "a format of rows that the objective cannot learn from",

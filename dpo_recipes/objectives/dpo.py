@@ -112,6 +112,14 @@ BETA_RANGE = (0.001, 10.0)
 _SMOOTHED = {"sigmoid", "robust", "exo_pair"}
 _DIVERGENT = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
 """The losses that TRL 1.16 combines with another divergence than `reverse_kl`."""
+_SORTS = "it sorts the rewards of a micro-batch, so a weight would meet another pair"
+_WITHOUT_WEIGHTING = {
+    "aot": _SORTS,
+    "aot_unpaired": _SORTS,
+    "sft": "it is one mean over the tokens of all chosen answers, so a pair has no loss of its own",
+    "hinge": "TRL 1.16 overwrites the loss with the weighted one, and its gradient needs the former",
+}
+"""The losses that TRL 1.16 cannot combine with `use_weighting`, and why."""
 
 
 class Dpo(Objective):
@@ -120,7 +128,6 @@ class Dpo(Objective):
     kind = "dpo"
     params = DpoParams
     rows = "pair"
-    row_numbers = ()  # TRL's trainer has no weights
     trainer = "dpo_recipes.engine.dpo_trainer:PretokenizedDPOTrainer"
     best_metric = "loss"
     metrics = (
@@ -144,7 +151,7 @@ class Dpo(Objective):
 
     def couples_batch(self, params: DpoParams) -> bool:
         """AOT sorts the rewards of a micro-batch."""
-        return not {"aot", "aot_unpaired"}.isdisjoint(losses_of(params))
+        return bool(_sorting(params))
 
     def averages_tokens(self, params: DpoParams) -> bool:
         """The loss `sft` is a mean over the tokens of a micro-batch."""
@@ -211,6 +218,31 @@ class Dpo(Objective):
                 "remove it, or choose one of these losses",
             )
         yield from _check_variants(params, locate)
+        yield from _check_weights(recipe, locate)
+
+
+def _check_weights(recipe: Recipe, locate: Locate) -> Iterator[Finding]:
+    """R356: a weight of each pair with a loss that compares other values than those of one pair."""
+    params, data = recipe.objective, recipe.data
+    assert isinstance(params, DpoParams)
+    if not (sorting := _sorting(params)):
+        return
+    held_out = [((section, "sources"), getattr(data, section).sources) for section in ("eval", "test")]
+    for at, sources in ((("train",), data.train), *held_out):
+        for index, source in enumerate(sources):
+            if "weight" in source.columns:
+                yield Finding(
+                    "R356",
+                    f"a weight of each pair cannot be combined with {', '.join(sorting)}",
+                    locate(("data", *at, index, "columns", "weight"), key=True),
+                    _SORTS,
+                    "remove the column, or choose another loss",
+                )
+
+
+def _sorting(params: DpoParams) -> list[str]:
+    """The losses that sort the rewards of a micro-batch."""
+    return [loss for loss in losses_of(params) if loss.startswith("aot")]
 
 
 def _check_variants(params: DpoParams, locate: Locate) -> Iterator[Finding]:
@@ -224,14 +256,15 @@ def _check_variants(params: DpoParams, locate: Locate) -> Iterator[Finding]:
             "these losses do not compare the two answers, so that the divergence's unknown constant remains",
             f"choose among the losses {', '.join(sorted(_DIVERGENT))}, or remove it",
         )
-    if params.use_weighting and (sorting := [loss for loss in losses if loss.startswith("aot")]):
-        yield Finding(
-            "R356",
-            f"`use_weighting` cannot be combined with {', '.join(sorting)}",
-            locate(("objective", "use_weighting")),
-            "it sorts the rewards of a micro-batch, so a weight would meet another pair",
-            "remove `use_weighting`, or choose another loss",
-        )
+    for loss in losses if params.use_weighting else ():
+        if loss in _WITHOUT_WEIGHTING:
+            yield Finding(
+                "R356",
+                f"`use_weighting` cannot be combined with {loss}",
+                locate(("objective", "use_weighting")),
+                _WITHOUT_WEIGHTING[loss],
+                "remove `use_weighting`, or choose another loss",
+            )
     unused = {
         "f_alpha_divergence_coef": (
             params.f_divergence_type != "alpha_divergence",

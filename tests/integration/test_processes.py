@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import Run, Runner, assert_same_steps, assert_same_weights, base_answers
+from tiny import write_pairs
 
 from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Interrupted, RecipeError
@@ -59,6 +60,19 @@ def test_two_processes_take_the_steps_of_one_with_any_objective(run: Runner, kin
     alone, both = (run(count, *settings) for count in (1, 2))
     assert_same_steps(alone, both, num_steps=3 if kind == "kto" else 2)  # each pair becomes two rows
     assert_same_weights(alone, both)
+
+
+def test_two_processes_take_the_steps_of_one_with_weights_of_pairs(run: Runner, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in write_pairs(tmp_path / "pairs.jsonl", 23).read_text().splitlines()]
+    weighted = [json.dumps({**row, "votes": place % 4 / 2}) for place, row in enumerate(rows)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(weighted) + "\n")
+    source = f"data.train=[{{path: '{tmp_path / 'pairs.jsonl'}', columns: {{weight: votes}}}}]"
+    settings = (source, "training.num_epochs=1")
+    alone, both, by_tokens = run(1, *settings), run(2, *settings), run(2, *settings, "training.max_tokens_per_pass=80")
+    assert alone.steps[0]["loss"] != pytest.approx(math.log(2), rel=1e-2)
+    assert_same_steps(alone, both, num_steps=5)
+    assert_same_weights(alone, both)
+    assert_same_steps(alone, by_tokens, num_steps=5)
 
 
 def test_simpo_takes_the_same_steps_in_passes_that_are_filled_by_tokens(run: Runner) -> None:

@@ -84,6 +84,22 @@ def test_trl_knows_every_loss_of_the_schema() -> None:
     assert not missing
 
 
+def test_trl_takes_one_mean_of_the_pairs_losses_after_the_weights_of_wpo() -> None:
+    """engine/pair_weights.py multiplies what these means are taken of."""
+    source = inspect.getsource(DPOTrainer._compute_loss)
+    forward, rest = source.split("outputs = model(**model_kwargs, labels=labels, fused_lm_head=True)")
+    assert ".mean(" not in forward
+    of_losses, _ = rest.split("if self.aux_loss_enabled:")
+    assert of_losses.count(".mean()") == 2
+    tokens, weighting, mean = map(of_losses.index, (
+        "batch_loss = -chosen_per_token_logps[chosen_mask.bool()].mean()",
+        "per_sequence_loss *= chosen_weights * rejected_weights",
+        "loss += per_sequence_loss.mean() * loss_weight",
+    ))  # fmt: skip
+    assert tokens < weighting < mean
+    assert "per_sequence_loss = batch_loss.expand(batch_size)" in of_losses
+
+
 def test_transformers_knows_every_scheduler_and_optimizer_of_the_schema() -> None:
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames

@@ -222,6 +222,9 @@ def test_a_fault_in_a_parent_points_into_the_parent(write: Write) -> None:
         (["objective={kind: dpo, loss_type: exo_pair}"], ["R312"]),
         (["objective={kind: dpo, loss_type: apo_zero, f_divergence_type: forward_kl}"], ["R356"]),
         (["objective={kind: dpo, loss_type: aot, use_weighting: true}"], ["R356"]),
+        (["objective={kind: dpo, loss_type: [sigmoid, sft, hinge], use_weighting: true}"], ["R356", "R356"]),
+        (["objective={kind: dpo, use_weighting: true}", "data.train[0].columns={weight: votes}"], []),
+        (["objective={kind: dpo, loss_type: [sigmoid, sft]}", "data.train[0].columns={weight: votes}"], []),
         (["objective={kind: dpo, discopop_tau: 0.1}"], ["R356"]),
         (["objective={kind: dpo, f_alpha_divergence_coef: 0.1}"], ["R356"]),
         (["objective={kind: dpo, f_divergence_type: alpha_divergence, f_alpha_divergence_coef: 0.1}"], []),
@@ -289,7 +292,7 @@ def test_the_memory_limits_of_a_mac_are_checked(
     ("kind", "override", "what"),
     [
         ("dpo", "data.train_on_turns=last", "`train_on_turns`"),
-        ("dpo", "data.train[0].columns={weight: votes}", "`weight`"),
+        ("dpo", "data.train[0].columns={margin: gap}", "`margin`"),
         ("orpo", "data.train[0].columns={margin: gap}", "`margin`"),
     ],
 )
@@ -299,8 +302,20 @@ def test_what_the_objective_does_not_use_is_an_error(check: Check, kind: str, ov
     assert found.where is not None
 
 
-def test_losses_of_the_engine_have_weights(check: Check) -> None:
-    assert check("objective={kind: orpo}", "data.train[0].columns={weight: votes}").warnings == ()
+@pytest.mark.parametrize("kind", ["orpo", "dpo"])
+def test_losses_have_weights(check: Check, kind: str) -> None:
+    assert check(f"objective={{kind: {kind}}}", "data.train[0].columns={weight: votes}").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["data.train[0].columns={weight: votes}", "data.eval={sources: [{path: other, columns: {weight: votes}}]}"],
+)
+def test_losses_that_sort_rewards_have_no_weights(check: Check, source: str) -> None:
+    found = _finding(check, "objective={kind: dpo, loss_type: [sigmoid, aot]}", source)
+    assert (found.code, found.what) == ("R356", "a weight of each pair cannot be combined with aot")
+    assert found.where is not None
+    assert found.where.text == source
 
 
 def test_objectives_on_single_answers_may_train_on_the_last_turn(check: Check) -> None:
