@@ -200,6 +200,62 @@ def test_columns_and_counts(tmp_path: Path) -> None:
     assert everything.key != mixed.key
 
 
+def dialogue(*turns: str) -> str:
+    return "".join(f"\n\n{'Assistant' if place % 2 else 'Human'}: {turn}" for place, turn in enumerate(turns))
+
+
+SHARED = ("Name a tree.", "The oak.", "Does it grow fast?")
+HH = [
+    # They part at the second answer; one goes on for two more turns, the other for one.
+    {
+        "chosen": dialogue(*SHARED, "No, slowly.", "How tall?", "Forty metres.", "Thanks.", "Any time."),
+        "rejected": dialogue(*SHARED, "Ask a gardener.", "Please.", "No."),
+    },
+    # They part at the first answer.
+    {
+        "chosen": dialogue("Hello there!", "How can I help?", "Boil an egg.", "Eight minutes."),
+        "rejected": dialogue("Hello there!", "What do you want?"),
+    },
+]
+"""Dialogues as in hh-rlhf."""
+
+
+@pytest.mark.parametrize("trains_all", [False, True])
+def test_dpo_trains_every_turn_of_the_assistant_after_two_dialogues_part(tmp_path: Path, trains_all: bool) -> None:
+    """The labels of DPO's batch are exactly the ids of these turns, each with its end, and the reference and the policy
+    score no others."""
+    fields = {"train_on_turns": "all"} if trains_all else {}
+    pairs, tokenizer = split_of(tmp_path, HH, **fields).pairs("train"), make_tokenizer()
+    end = "<|im_end|>\n"
+    asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    own = [
+        [["No, slowly.", "Forty metres.", "Any time."], ["Ask a gardener.", "No."]],
+        [["How can I help?", "Eight minutes."], ["What do you want?"]],
+    ]
+    others = [[["How tall?", "Thanks."], ["Please."]], [["Boil an egg."], []]]
+    prompts = [asked.format("Name a tree.") + "The oak." + end + asked.format("Does it grow fast?"),
+               asked.format("Hello there!")]  # fmt: skip
+    trained = train(tmp_path / "run", list(pairs), micro_batch_size=2, max_steps=1)
+    batch = trained.trainer.data_collator(list(pairs))
+    for place, row in enumerate(batch["input_ids"]):
+        pair, answer = place % 2, place // 2
+        texts, expected = [prompts[pair]], [False]
+        for number, turn in enumerate(own[pair][answer]):
+            texts += [turn + end, *(asked.format(text) for text in others[pair][answer][number : number + 1])]
+            expected += [True, *(trains_all for _ in others[pair][answer][number : number + 1])]
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        flags = [flag for part, flag in zip(ids, expected, strict=True) for _ in part]
+        length = len(flags)
+        assert row[:length].tolist() == [token for part in ids for token in part]
+        assert batch["attention_mask"][place].sum() == length
+        assert batch["completion_mask"][place].tolist() == [*flags, *[False] * (len(row) - length)]
+    if not trains_all:
+        columns = [dict(pair) for pair in pairs]
+        reference = np.array(trained.trainer.train_dataset["reference_logps"]).T
+        assert np.allclose(reference, sums_by_hand(make_model(), columns), atol=1e-4)
+        assert trained.rows[0]["logps/chosen"] == pytest.approx(reference[0].mean(), abs=1e-4)
+
+
 def with_context(pair: dict[str, Any], chosen: list[int], rejected: list[int]) -> dict[str, Any]:
     return {**pair, "answer_context": [chosen, rejected]}
 
