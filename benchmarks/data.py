@@ -173,7 +173,7 @@ def measure_memory(count: int, reference: str) -> dict[str, Any]:
 def prepare(path: Path, reference: str) -> dict[str, Any]:
     """Run the data stage on a file. Returns its time and memory."""
     from dpo_recipes.data.chat_template import apply_template
-    from dpo_recipes.data.prepare import load_preferences
+    from dpo_recipes.data.prepare import load_rows
     from dpo_recipes.data.tokenize import tokenize_splits
     from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 
@@ -182,7 +182,7 @@ def prepare(path: Path, reference: str) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak (Linux)
     before_bytes = resident_bytes("VmRSS")
     started = time.perf_counter()
-    splits = load_preferences(data, seed=0)
+    splits = load_rows(data, seed=0)
     converted = time.perf_counter()
     chat = apply_template(tokenizer, "chatml", add_special_tokens=False)
     tokenize_splits(splits, tokenizer, chat.renderer, data)

@@ -79,9 +79,9 @@ def tokenized(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, Any
             [[draw.randrange(100, 40_000) for _ in range(n)] for n in (prompt, answer, answer)] for _ in range(needed)
         ]
         return [{"prompt_ids": prompt_ids, "answer_ids": answer_ids} for prompt_ids, *answer_ids in pairs]
-    from dpo_recipes.pairs import prepare_pairs
+    from dpo_recipes.prepared_data import prepare_data
 
-    pairs = prepare_pairs(recipe, lambda *_: None, trust_remote_code=False).splits.pairs("train")
+    pairs = prepare_data(recipe, lambda *_: None, trust_remote_code=False).splits.for_trainer("train")
     return pairs.shuffle(seed=0).select(range(min(needed, len(pairs)))).to_list()
 
 

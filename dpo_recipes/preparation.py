@@ -56,7 +56,7 @@ class RunPlan:
             "recipe": self.recipe,
             "backend": self.backend,
             "command": self.command,
-            "pairs_per_step": self.launch.batch.pairs_per_step,
+            "pairs_per_step": self.launch.batch.rows_per_step,
             "num_processes": self.launch.batch.num_processes,
             "launch": self.launch.to_json(),
             "warnings": [finding.to_json() for finding in self.warnings],

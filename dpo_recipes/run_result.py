@@ -1,5 +1,8 @@
 """The result of a run: the content of result.json, as types that write and read it.
 
+In the file, the names of some fields say "pair": schema 1 was made when all objectives learned from pairs. They count
+rows, whatever the objective is.
+
 `SCHEMA` is raised when the meaning of a field changes. A new field with a default does not raise it, and the reader
 ignores fields that it does not know, so that versions of one schema read the results of each other.
 """
@@ -22,10 +25,18 @@ SavedKind = Literal["adapter", "merged", "full"]
 """The form of a saved model: the adapter alone, the base with the adapter merged into it, or a whole model."""
 
 
+def _named(name: str) -> Any:
+    """A number that is None if it is missing, and has another name in the file. `alias` is not used, because type
+    checkers would then expect that name as the argument."""
+    return Field(default=None, validation_alias=name, serialization_alias=name)
+
+
 class _Part(BaseModel):
     """A part of a result. Each value that may be missing is None then."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), defer_build=True, validate_by_name=True
+    )
 
 
 class _OpenPart(_Part):
@@ -70,7 +81,7 @@ class SavedModelComparison(_ShortPart):
     reason: str | None = None
     """The reason why it was not compared."""
     equal: bool | None = None
-    pairs: int | None = None
+    rows: int | None = _named("pairs")
     """The number of rows on which it was compared."""
     largest_logit_difference: float | None = None
     largest_logit: float | None = None
@@ -126,22 +137,21 @@ class ProcessInfo(_OpenPart):
     micro_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     max_tokens: int | None = None
-    pairs_per_step: int | None = None
+    rows_per_step: int | None = _named("pairs_per_step")
     strategy: str | None = None
     reason: str | None = None
     peak_memory_bytes: list[int] | None = None
 
 
 class TrainingFigures(_Part):
-    """Steps, speed and duration of the training. Rates are over the whole run and all processes; a row of the data is
-    called a pair here whatever the objective is."""
+    """Steps, speed and duration of the training. Rates are over the whole run and all processes."""
 
-    num_train_pairs: int | None = None
+    num_train_rows: int | None = _named("num_train_pairs")
     """The rows that the run used."""
     steps: int | None = None
     epochs: float | None = None
     train_runtime_s: float | None = None
-    pairs_per_second: float | None = None
+    rows_per_second: float | None = _named("pairs_per_second")
     tokens_per_second: float | None = None
     distinct_tokens_per_second: float | None = None
     """Without padding; a prompt that several answers share counts once."""
@@ -163,8 +173,8 @@ class RunResult(TrainingFigures):
     recipe: str
     """The name of the recipe."""
     summary: str | None = None
-    num_eval_pairs: int | None = None
-    num_test_pairs: int | None = None
+    num_eval_rows: int | None = _named("num_eval_pairs")
+    num_test_rows: int | None = _named("num_test_pairs")
     data: DataInfo = Field(default_factory=DataInfo)
     peak_memory_bytes: int | None = None
     """Of the process that needed most."""
@@ -205,7 +215,7 @@ class RunResult(TrainingFigures):
     def from_json(cls, plain: Mapping[str, Any]) -> RunResult:
         """The inverse of `to_json`. Unknown fields are ignored, and null is read as missing. Raises `ValidationError`
         if a value has another type, also for another schema."""
-        known = {field.alias or name for name, field in cls.model_fields.items()}
+        known = {field.serialization_alias or name for name, field in cls.model_fields.items()}
         values = {name: value for name, value in plain.items() if name in known and value is not None}
         return cls.model_validate({"schema": None, **values})
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dpo_recipes.engine.distributed import DistributedContext
     from dpo_recipes.evaluate.samples import Samples
     from dpo_recipes.model.build import ModelBundle
-    from dpo_recipes.pairs import PreparedPairs
+    from dpo_recipes.prepared_data import PreparedData
 
 
 _SPLIT_NAMES = {"train": "training {}s", "eval": "held out", "test": "to test on"}
@@ -133,8 +133,8 @@ class Worker:
         if self.launch.batch.num_nodes > 1:
             self.shared_run = find_shared_run(self.run, self.distributed, self.events)
         stop.checkpoints = self.shared_run.checkpoints
-        bundle, pairs = self._prepare()
-        result = self._train(bundle, pairs, stop)
+        bundle, tokenized = self._prepare()
+        result = self._train(bundle, tokenized, stop)
         if self.rank.is_main:
             self._report(result)
         self.distributed.wait()
@@ -143,27 +143,27 @@ class Worker:
     def _prepare(self) -> tuple[ModelBundle, TokenizedSplits]:
         from dpo_recipes.export.rehearsal import rehearse_saving
         from dpo_recipes.model.build import build_model
-        from dpo_recipes.pairs import prepare_pairs
+        from dpo_recipes.prepared_data import prepare_data
 
         with self.distributed.one_first():
             warned = self._check_base()
-            prepared = prepare_pairs(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
-        pairs = prepared.splits
+            prepared = prepare_data(self.recipe, self.events.stage, trust_remote_code=self.trust_remote_code)
+        tokenized = prepared.splits
         if hub.is_offline():
             text = f"{hub.endpoint()} does not answer: only downloaded files are used"
             self.events.note(text)
         if self.rank.is_main:
             write_json(
-                self.shared_run.data_report, {"splits": {k: asdict(report) for k, report in pairs.reports.items()}}
+                self.shared_run.data_report, {"splits": {k: asdict(report) for k, report in tokenized.reports.items()}}
             )
-        self.events.findings(pairs.warnings)
-        for name, report in pairs.reports.items():
+        self.events.findings(tokenized.warnings)
+        for name, report in tokenized.reports.items():
             if report.has_changes:
                 self.events.note(f"{name}: {report.describe_changes()}")
         decided = self._check_fit(prepared) if self.rank.is_main else None
         self.recipe, self.launch, self.reserve_bytes = self.distributed.share(decided)
         noun = objective_of(self.recipe).row_noun
-        counts = [f"{len(split)} {_SPLIT_NAMES[name].format(noun)}" for name, split in pairs.datasets.items()]
+        counts = [f"{len(split)} {_SPLIT_NAMES[name].format(noun)}" for name, split in tokenized.datasets.items()]
         self.events.stage("model", ", ".join(counts))
         bundle = build_model(
             self.recipe, prepared.location, prepared.tokenizer, prepared.chat,
@@ -172,7 +172,7 @@ class Worker:
         if self.rank.is_main:
             self.events.findings([finding for finding in bundle.findings if finding not in warned])
             rehearse_saving(self.recipe, bundle, self.shared_run)
-        return bundle, pairs
+        return bundle, tokenized
 
     def _check_base(self) -> list[Finding]:
         """Check the base before data and weights are read. Returns warnings."""
@@ -187,8 +187,8 @@ class Worker:
         self.events.findings(warnings)
         return warnings
 
-    def _check_fit(self, prepared: PreparedPairs) -> tuple[Recipe, LaunchPlan, int]:
-        """Plan the run with the lengths of its pairs, and report changes and doubts.
+    def _check_fit(self, prepared: PreparedData) -> tuple[Recipe, LaunchPlan, int]:
+        """Plan the run with the lengths of its rows, and report changes and doubts.
 
         Returns the decisions that all processes follow: the recipe, their shared state, and the bytes that the
         optimizer will need. Raises `FitError` F701 and `RunError` T602.
@@ -210,7 +210,7 @@ class Worker:
             self.events.note(f"{launch.strategy}: {launch.reason}")
         return decided.recipe, launch, decided.reserve_bytes
 
-    def _train(self, bundle: ModelBundle, pairs: TokenizedSplits, stop: StopRequest) -> RunResult:
+    def _train(self, bundle: ModelBundle, tokenized: TokenizedSplits, stop: StopRequest) -> RunResult:
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_splits
         from dpo_recipes.evaluate.samples import Samples
@@ -218,16 +218,16 @@ class Worker:
 
         distributed, is_main = replace(self.distributed, launch=self.launch), self.rank.is_main
         generates = objective_of(self.recipe).head == "causal_lm"
-        samples = Samples.choose(pairs, self.recipe.evaluation, generates=generates)
+        samples = Samples.choose(tokenized, self.recipe.evaluation, generates=generates)
         trained = train(
-            self.recipe, bundle, self.shared_run, pairs, samples, self.events, stop,
+            self.recipe, bundle, self.shared_run, tokenized, samples, self.events, stop,
             reserve_bytes=self.reserve_bytes, distributed=distributed,
         )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)
         if is_main or distributed.shards_weights:
             samples.ask("tuned", trained.trainer.model, bundle)
-        result = self._result(bundle, pairs, samples).with_changes(
+        result = self._result(bundle, tokenized, samples).with_changes(
             **dict(trained.figures),
             metrics={"train_loss": trained.train_loss, **metrics},
             base_metrics={"train_loss": None, **trained.base_metrics},
@@ -259,16 +259,16 @@ class Worker:
             model_dir=str(saved.folder), saved=saved.kind, saved_dtype=saved.dtype, saved_model=compared
         )
 
-    def _result(self, bundle: ModelBundle, pairs: TokenizedSplits, samples: Samples) -> RunResult:
+    def _result(self, bundle: ModelBundle, tokenized: TokenizedSplits, samples: Samples) -> RunResult:
         """What is known before the model is saved, without the results of the training."""
         peaks = self.distributed.gather(machine.peak_memory_bytes())
         return RunResult(
             status="finished",
             recipe=self.recipe.name,
             summary=self.recipe.summary,
-            num_eval_pairs=len(pairs.datasets.get("eval", ())),
-            num_test_pairs=len(pairs.datasets.get("test", ())),
-            data=DataInfo(source=pairs.key, chat_template=bundle.chat.template.name),
+            num_eval_rows=len(tokenized.datasets.get("eval", ())),
+            num_test_rows=len(tokenized.datasets.get("test", ())),
+            data=DataInfo(source=tokenized.key, chat_template=bundle.chat.template.name),
             peak_memory_bytes=max(peaks),
             processes=ProcessInfo(**self.launch.to_json(), peak_memory_bytes=peaks),
             samples=samples.side_by_side(),

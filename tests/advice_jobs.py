@@ -30,7 +30,7 @@ def make_recipe(**sections: dict[str, Any]) -> Recipe:
 
 def make_facts(known: dict[str, Any] | None = None, **sections: dict[str, Any]) -> JobFacts:
     """The facts of a job without any advice, with some replaced."""
-    usual = {"num_train_pairs": 5000, "num_eval_pairs": 500, "truncated_share": 0.01, "dropped_overlong_share": 0.0}
+    usual = {"num_train_rows": 5000, "num_eval_rows": 500, "truncated_share": 0.01, "dropped_overlong_share": 0.0}
     return JobFacts(make_recipe(**sections), **{**usual, **(known or {})})
 
 

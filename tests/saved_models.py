@@ -146,8 +146,8 @@ def fake_result(bundle: Any) -> RunResult:
         recipe="saved",
         model=ModelInfo(**bundle.model_info),
         steps=1,
-        num_train_pairs=1,
-        num_eval_pairs=0,
+        num_train_rows=1,
+        num_eval_rows=0,
         environment=Environment(packages={"dpo-recipe": "0"}),
     )
 

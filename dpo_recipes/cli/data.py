@@ -23,7 +23,7 @@ def data(
     set_: SetOption = None,
     json_: JsonOption = False,
     show: Annotated[
-        int, typer.Option("--show", help="Show this number of pairs of each split, token by token.", min=0, metavar="N")
+        int, typer.Option("--show", help="Show this number of rows of each split, token by token.", min=0, metavar="N")
     ] = 0,
     split: Annotated[Split | None, typer.Option(help="Show only this split.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write an HTML page for a browser.", metavar="FILE")] = None,
@@ -54,23 +54,23 @@ def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote
     from dpo_recipes.cli.progress import Progress
     from dpo_recipes.data.inspect.rows import show_rows
     from dpo_recipes.data.inspect.splits import inspect_splits
-    from dpo_recipes.pairs import prepare_pairs
+    from dpo_recipes.prepared_data import prepare_data
 
     recipe = validated.recipe
     with Progress() as progress:
-        prepared = prepare_pairs(
+        prepared = prepare_data(
             recipe,
             lambda name, detail: progress.on_event({"event": "stage", "name": name, "detail": detail}),
             trust_remote_code=trust_remote_code,
-            only_shows=True,
+            for_inspection=True,
         )
-        pairs, tokenizer, chat = prepared.splits, prepared.tokenizer, prepared.chat
-        if split is not None and split not in pairs.datasets:
-            raise typer.BadParameter(f"this recipe has no split `{split}`, only {', '.join(pairs.datasets)}")
+        splits, tokenizer, chat = prepared.splits, prepared.tokenizer, prepared.chat
+        if split is not None and split not in splits.datasets:
+            raise typer.BadParameter(f"this recipe has no split `{split}`, only {', '.join(splits.datasets)}")
         progress.on_event({"event": "stage", "name": "inspect", "detail": "every row"})
-        inspected = inspect_splits(pairs, recipe.data.max_length, tokenizer.bos_token_id, split)
+        inspected = inspect_splits(splits, recipe.data.max_length, tokenizer.bos_token_id, split)
     shown = {
-        name: [row.to_json() for row in show_rows(pairs, tokenizer, chat.renderer, name, show)] for name in inspected
+        name: [row.to_json() for row in show_rows(splits, tokenizer, chat.renderer, name, show)] for name in inspected
     }
     return {
         "recipe": recipe.name,
@@ -79,7 +79,7 @@ def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote
         "max_length": recipe.data.max_length,
         "overlong": recipe.data.overlong,
         "added_special_tokens": tokenizer.convert_ids_to_tokens(chat.added_ids),
-        "warnings": [finding.to_json() for finding in (*validated.warnings, *pairs.warnings)],
+        "warnings": [finding.to_json() for finding in (*validated.warnings, *splits.warnings)],
         "splits": {name: {**part.to_json(), "shown": shown[name]} for name, part in inspected.items()},
     }
 

@@ -97,7 +97,7 @@ def _plan(
     from dpo_recipes.fit.planner.workload import assume_workload, check_pass_budget, read_workload
     from dpo_recipes.model.preflight import check_base
     from dpo_recipes.model.sources import resolve_model
-    from dpo_recipes.pairs import prepare_pairs
+    from dpo_recipes.prepared_data import prepare_data
 
     recipe = validated.recipe
     trust = trust_remote_code and recipe.model.trust_remote_code
@@ -115,7 +115,7 @@ def _plan(
     workload = assume_workload(recipe)
     reports: dict[str, SplitReport] = {}
     if read_data:
-        prepared = prepare_pairs(recipe, on_stage, trust_remote_code=trust)
+        prepared = prepare_data(recipe, on_stage, trust_remote_code=trust)
         workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
         found = [*found, *prepared.splits.warnings]
         check_pass_budget(recipe, prepared.splits, batch.num_processes)

@@ -81,18 +81,18 @@ def _work(plan: JobPlan) -> Iterator[str]:
     facts, duration = plan.facts, plan.duration
     most = "" if plan.workload.is_read else "at most "
     unit = "pairs" if objective_of(plan.recipe).rows == "pair" else "rows"
-    count = f"{facts.num_train_pairs:,}" if facts.num_train_pairs is not None else "unknown"
-    held_out = f", {facts.num_eval_pairs:,} held out" if facts.num_eval_pairs else ""
+    count = f"{facts.num_train_rows:,}" if facts.num_train_rows is not None else "unknown"
+    held_out = f", {facts.num_eval_rows:,} held out" if facts.num_eval_rows else ""
     longest = plan.longest.lengths
     yield f"{unit:<11} {count} to train on{held_out}; the longest micro-batch has {sum(longest.distinct):,} tokens"
     tokens = plan.workload.tokens("train")
-    if tokens is not None and facts.num_train_pairs:
-        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_pairs:,.0f} a {unit.removesuffix('s')}"
+    if tokens is not None and facts.num_train_rows:
+        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_rows:,.0f} a {unit.removesuffix('s')}"
     else:
         length = plan.recipe.data.max_length
         yield f"            not read, assumed to have {length} tokens each, half of them prompt (see --read-data)"
     if facts.num_steps is not None:
-        yield f"steps       {facts.num_steps:,} of {facts.pairs_per_step:,} {unit} each, {plan.dtype}"
+        yield f"steps       {facts.num_steps:,} of {facts.rows_per_step:,} {unit} each, {plan.dtype}"
     total = duration.total_s
     if total is None or duration.stages_s is None:
         yield f"time        {most}{format_seconds(duration.step_s)} a step; their number depends on the data"

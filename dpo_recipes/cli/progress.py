@@ -83,7 +83,7 @@ class Progress:
         saved = f", {result.positions_saved:.0%} of positions saved" if result.positions_saved else ""
         self._line(
             f"done      {result.steps} steps, {result.train_runtime_s:.0f} s of training, "
-            f"{result.pairs_per_second:.2f} {noun}s/s{saved}, peak {format_bytes(result.peak_memory_bytes)}"
+            f"{result.rows_per_second:.2f} {noun}s/s{saved}, peak {format_bytes(result.peak_memory_bytes)}"
         )
         held_out = [_held_out(metric, result) for metric in objective.metrics if metric.is_shown_live]
         if any(held_out):

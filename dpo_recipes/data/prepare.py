@@ -28,7 +28,7 @@ _SHAPES_NO_ROWS = {"max_length", "overlong", "train_on_turns"}
 
 
 @dataclass
-class PreferenceSplits:
+class RowSplits:
     """The rows of each split that is not empty, with reports and warnings."""
 
     rows: dict[str, RowFile]
@@ -44,7 +44,7 @@ class PreferenceSplits:
         return self.rows["train"]
 
 
-def load_preferences(data: Data, seed: int, shape: RowShape = "pair") -> PreferenceSplits:
+def load_rows(data: Data, seed: int, shape: RowShape = "pair") -> RowSplits:
     """Read all sources, convert their rows to the shape that the objective learns from, select and split, or use the
     cached result.
 
@@ -61,7 +61,7 @@ def load_preferences(data: Data, seed: int, shape: RowShape = "pair") -> Prefere
     if None in fingerprints:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return PreferenceSplits(
+    return RowSplits(
         {name: RowFile(folder / f"{name}.jsonl") for name in SPLITS if (folder / f"{name}.jsonl").exists()},
         {name: SplitReport(**report) for name, report in stored["splits"].items()},
         [Finding.from_json(plain) for plain in stored["warnings"]],

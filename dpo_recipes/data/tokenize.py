@@ -19,7 +19,7 @@ from dpo_recipes.data.checks.rows import CODES_OF_CONTENT, RowChecks
 from dpo_recipes.data.encode import Encoded, Encoder, Texts
 from dpo_recipes.data.fit_length import TokenizedRow, fit
 from dpo_recipes.data.lengths import distributions
-from dpo_recipes.data.prepare import PreferenceSplits
+from dpo_recipes.data.prepare import RowSplits
 from dpo_recipes.data.render import render_row
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import Row
@@ -65,7 +65,7 @@ class TokenizedSplits:
     key: str
     is_cached: bool = False
 
-    def pairs(self, split: str) -> Any:
+    def for_trainer(self, split: str) -> Any:
         """The columns of a split for the trainer, and the index of each row, for errors that name it.
 
         The column CONTEXT is only included if an answer of the split has context.
@@ -76,7 +76,7 @@ class TokenizedSplits:
         return dataset.select_columns([PROMPT, ANSWERS, *context, *extras, ROW])
 
     def where(self, split: str, place: int) -> str:
-        """The location of a row in its source: `pairs.jsonl:12`."""
+        """The location of a row in its source: `rows.jsonl:12`."""
         return self.rows[split][place].where
 
     def row(self, split: str, index: int) -> Row:
@@ -85,7 +85,7 @@ class TokenizedSplits:
 
 
 def tokenize_splits(
-    splits: PreferenceSplits,
+    splits: RowSplits,
     tokenizer: Any,
     renderer: Renderer,
     data: Data,
@@ -95,7 +95,7 @@ def tokenize_splits(
 ) -> TokenizedSplits:
     """Tokenize every split, or use the cached result.
 
-    Findings whose code is `accepted` are left out. Raises `DataError` D408 (a too long pair with `overlong: error`),
+    Findings whose code is `accepted` are left out. Raises `DataError` D408 (a row is too long with `overlong: error`),
     D409 (every row dropped), D414 (labelled training rows of one class), D420 (the template fails), D429 (the turns of
     an answer cannot be distinguished), D430 (no pair with different answers), and with `raise_errors` every other error
     that `RowChecks` finds.
@@ -154,8 +154,8 @@ def one_class(report: SplitReport) -> list[Finding]:
 def _judged(report: SplitReport, accepted: Collection[str], *, is_carved: bool) -> list[Finding]:
     """The findings of a split that are not accepted.
 
-    A split of the training pairs can be so small that all its rows have a fault by chance, so faults of contents are
-    only warnings there; the training pairs decide whether the run ends.
+    A split of the training rows can be so small that all its rows have a fault by chance, so faults of contents are
+    only warnings there; the training rows decide whether the run ends.
     """
     findings = [Finding.from_json(plain) for plain in report.findings if plain["code"] not in accepted]
     if not is_carved:
@@ -163,7 +163,7 @@ def _judged(report: SplitReport, accepted: Collection[str], *, is_carved: bool) 
     return [replace(found, severity="warning") if found.code in CODES_OF_CONTENT else found for found in findings]
 
 
-def _build(folder: Path, splits: PreferenceSplits, tokenizer: Any, renderer: Renderer, data: Data) -> None:
+def _build(folder: Path, splits: RowSplits, tokenizer: Any, renderer: Renderer, data: Data) -> None:
     reports: dict[str, SplitReport] = {}
     encoder = Encoder(tokenizer, renderer.template.text)
     for name, rows in splits.rows.items():
@@ -276,8 +276,8 @@ class Tokenizer:
                 yield self._fitted(before[0], before[1].result(), report)
 
     def _render(self, places: Iterable[int], rows: Iterable[Any], report: SplitReport) -> list[_Rendered]:
-        pairs = zip(places, rows, strict=True)
-        return [(place, row, texts) for place, row in pairs if (texts := self._texts(row, report)) is not None]
+        placed = zip(places, rows, strict=True)
+        return [(place, row, texts) for place, row in placed if (texts := self._texts(row, report)) is not None]
 
     def _fitted(self, rendered: list[_Rendered], encodings: list[Encoded], report: SplitReport) -> list[Fitted]:
         batch: list[Fitted] = []

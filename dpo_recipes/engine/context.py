@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
-from dpo_recipes.engine.pair_names import LocateRow
+from dpo_recipes.engine.row_names import LocateRow
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import max_tokens
 from dpo_recipes.objectives import objective_of

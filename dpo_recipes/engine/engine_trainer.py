@@ -17,9 +17,9 @@ from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.fsdp import reshard, shard_policy
 from dpo_recipes.engine.head import prepare_head
-from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
+from dpo_recipes.engine.prefix_sharing import check_longest_row, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
-from dpo_recipes.engine.reference import try_one_pair
+from dpo_recipes.engine.reference import try_one_row
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
@@ -78,13 +78,14 @@ class EngineTrainer(MicroBatching):
 
     def _check_longest(self, datasets: dict[str, Any]) -> None:
         most = self.context.recipe.training.max_tokens_per_pass
-        check_longest_pair(datasets, most, shares=self.prefix_sharing.is_active, locate=self.locate)
+        noun, shares = self.context.objective.row_noun, self.prefix_sharing.is_active
+        check_longest_row(datasets, most, shares=shares, noun=noun, locate=self.locate)
 
     def _prepare(self, datasets: dict[str, Any]) -> None:
         """Compute the reference if the objective has one, verify prefix sharing, and shard the model."""
         self.prepare_reference()
         if self.distributed.shards_weights:
-            try_one_pair(self)
+            try_one_row(self)
         else:
             # If the reference was cached, no batch has been computed yet. Autocast is needed because modules that are
             # trained whole have 32 bits, and the base 16.

@@ -24,7 +24,7 @@ from dpo_recipes.objectives import fixed_micro_batch_reason
 
 def train_within_memory(trainer: Any, events: EventLog, *, adjusts: bool) -> Any:
     """`trainer.train()`. If memory runs out and `adjusts` is set, it resumes from the last step with the next smaller
-    micro-batch that keeps the effective batch, down to one pair. After that the error is raised. An error in the
+    micro-batch that keeps the effective batch, down to one row. After that the error is raised. An error in the
     optimizer is always raised: it has changed only some weights, and needs as much memory with any micro-batch."""
     mark = StepMark(trainer)
     if adjusts:
@@ -82,7 +82,7 @@ class StepMark(TrainerCallback):
 
 def smaller_micro_batch(trainer: Any) -> Callable[[], str] | None:
     """A function that sets the next smaller micro-batch with the same effective batch and returns a description of it.
-    None if the micro-batch is already one pair, or if another one would change the loss."""
+    None if the micro-batch is already one row, or if another one would change the loss."""
     if fixed_micro_batch_reason(trainer.context.recipe):
         return None
     if trainer.max_tokens is not None:

@@ -26,8 +26,8 @@ from dpo_recipes.engine.packing import (
     own_position_ids,
     split_by_padded_tokens,
 )
-from dpo_recipes.engine.pair_names import LocateRow, name_pair
 from dpo_recipes.engine.prefix_trial import run_trial, unsupported_reason
+from dpo_recipes.engine.row_names import LocateRow, name_row
 from dpo_recipes.errors import RunError
 
 Mode = Literal["auto", "on", "off"]
@@ -236,25 +236,28 @@ def refused(why: str, whose: str = "this model") -> RunError:
     )
 
 
-def check_longest_pair(
-    datasets: dict[str, Any], max_tokens: int | None, *, shares: bool, locate: LocateRow | None = None
+def check_longest_row(
+    datasets: dict[str, Any], max_tokens: int | None, *, shares: bool, noun: str, locate: LocateRow | None = None
 ) -> None:
-    """Raise `RunError` T607 if a pair does not fit into one pass. Its prompt counts once if sharing it saves positions;
-    otherwise both rows count with the length of the longer one."""
+    """Raise `RunError` T607 if a row does not fit into one pass. Its prompt counts once if sharing it saves positions;
+    otherwise each answer counts with the prompt and the length of the longest one. `noun` is what the objective calls a
+    row."""
     if max_tokens is None:
         return
-    for split, pairs in datasets.items():
-        lengths = row_lengths(pairs)
+    for split, rows in datasets.items():
+        lengths = row_lengths(rows)
         prompt, answers = lengths[:, 0], lengths[:, 1:]
         distinct, padded = lengths.sum(axis=1), answers.shape[1] * (prompt + answers.max(axis=1))
         tokens = np.where(shares & (distinct <= WORTH_PACKING * padded), distinct, padded)
         too_long = np.flatnonzero(tokens > max_tokens)
         if len(too_long):
-            counts = "" if shares else ", prompt and padding counted twice because prefixes are not shared"
+            named = name_row(rows, int(too_long[0]), split, noun=noun, locate=locate)
+            counts = ""
+            if not shares and answers.shape[1] > 1:
+                counts = ", with its prompt counted for each answer, and padding, because prefixes are not shared"
             raise RunError.of(
                 "T607",
-                f"{name_pair(pairs, int(too_long[0]), split, locate)} has {tokens[too_long[0]]} tokens, more than "
-                "`training.max_tokens_per_pass`",
-                why=f"it is {max_tokens}, and a pair goes through the model in one piece{counts}",
-                fix=f"raise it to {tokens.max()}, which all pairs of `{split}` fit, or lower `data.max_length`",
+                f"{named} has {tokens[too_long[0]]} tokens, more than `training.max_tokens_per_pass`",
+                why=f"it is {max_tokens}, and each {noun} goes through the model in one piece{counts}",
+                fix=f"raise it to {tokens.max()}, which all {noun}s of `{split}` fit, or lower `data.max_length`",
             )

@@ -21,8 +21,8 @@ class ProbeCallback(TrainerCallback):
     pass runs.
     """
 
-    def __init__(self, pairs: Any, reserve_bytes: int, events: EventLog) -> None:
-        self.pairs = pairs
+    def __init__(self, rows: Any, reserve_bytes: int, events: EventLog) -> None:
+        self.rows = rows
         self.reserve_bytes = reserve_bytes
         self.events = events
         self.trainer: Any = None
@@ -34,7 +34,7 @@ class ProbeCallback(TrainerCallback):
         """Run the trial. An out-of-memory error is raised as torch raises it."""
         if state.global_step or self.trainer is None or self.trainer.is_deepspeed_enabled:
             return  # DeepSpeed counts passes, and would count this one as part of the first step
-        batch = largest_batch(self.trainer, self.pairs, args.per_device_train_batch_size)
+        batch = largest_batch(self.trainer, self.rows, args.per_device_train_batch_size)
         with torch.random.fork_rng(enabled=True, devices=cuda_devices()):
             held = torch.empty(self.reserve_bytes, dtype=torch.uint8, device=args.device)
             forward_and_backward(self.trainer, batch)
@@ -42,15 +42,15 @@ class ProbeCallback(TrainerCallback):
         self.events.note(f"the largest micro-batch of {len(batch['input_ids'])} rows fits")
 
 
-def largest_batch(trainer: Any, pairs: Any, size: int) -> dict[str, Any]:
-    """The pairs with the most tokens, collated as the trainer does it."""
-    lengths = row_lengths(pairs)
+def largest_batch(trainer: Any, rows: Any, size: int) -> dict[str, Any]:
+    """The rows with the most tokens, collated as the trainer does it."""
+    lengths = row_lengths(rows)
     longest = np.argsort(-lengths.sum(axis=1), kind="stable")[:size]
     if trainer.max_tokens is not None:
-        pairs_in_step = size * trainer.distributed.num_processes  # any process may get the pass with the most pairs
-        longest = largest_group(as_lengths(lengths), trainer.max_tokens, pairs_in_step, shares=trainer.shares)
-    rows = [trainer.train_dataset[int(index)] for index in longest]
-    return trainer._prepare_inputs(trainer.data_collator(rows))
+        rows_in_step = size * trainer.distributed.num_processes  # any process may get the pass with the most rows
+        longest = largest_group(as_lengths(lengths), trainer.max_tokens, rows_in_step, shares=trainer.shares)
+    batch = [trainer.train_dataset[int(index)] for index in longest]
+    return trainer._prepare_inputs(trainer.data_collator(batch))
 
 
 def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:

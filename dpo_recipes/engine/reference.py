@@ -29,8 +29,8 @@ from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.fsdp import shard_policy
-from dpo_recipes.engine.pair_names import name_pair
 from dpo_recipes.engine.reference_parts import ReferenceParts
+from dpo_recipes.engine.row_names import name_row
 from dpo_recipes.errors import Interrupted, RunError
 
 _VERSION = 3
@@ -49,7 +49,7 @@ def add_reference(trainer: Any, rows: Any, split: str) -> tuple[Any, bool]:
     distributed = trainer.distributed
     tokens = hash_rows(rows)
     if len(set(distributed.gather(tokens))) > 1:
-        raise _other_pairs(distributed)
+        raise _different_rows(distributed, trainer.context.objective.row_noun)
     key, known = distributed.share(_find(trainer, tokens) if distributed.is_main else None)
     parts = ReferenceParts(key, distributed.rank)
     logps = None if known else reference_logps(trainer, rows, split, parts)
@@ -133,11 +133,11 @@ def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:
     return np.load(folder / _FILE)
 
 
-def _other_pairs(distributed: DistributedContext) -> RunError:
+def _different_rows(distributed: DistributedContext, noun: str) -> RunError:
     return RunError.of(
         "T622",
-        f"the {distributed.num_processes} processes have read different pairs",
-        why="each step would have other pairs than the recipe says, and results could not be combined",
+        f"the {distributed.num_processes} processes have read different {noun}s",
+        why=f"each step would have other {noun}s than the recipe says, and results could not be combined",
         fix="give all nodes the same files (a shared file system), and pin hub datasets with `revision`",
     )
 
@@ -201,9 +201,10 @@ def _check_finite(trainer: Any, rows: Any, split: str, batch: list[int], logps: 
     if not len(bad):
         return
     values = ", ".join(map(str, logps[:, bad[0]]))
+    named = name_row(rows, batch[bad[0]], split, noun=trainer.context.objective.row_noun, locate=trainer.locate)
     raise RunError.of(
         "T608",
-        f"the reference returns NaN or infinity for {name_pair(rows, batch[bad[0]], split, trainer.locate)}",
+        f"the reference returns NaN or infinity for {named}",
         why=f"the log-probabilities of its answers are {values}, and nothing was trained yet: weights of the base are "
         "NaN, or its activations overflow",
         fix="use `model.dtype: float32`; if it is already float32, the base's files are damaged",
@@ -235,7 +236,7 @@ def reference_model(trainer: Any) -> Any:
     return trainer._precompute_engine
 
 
-def try_one_pair(trainer: Any) -> None:
+def try_one_row(trainer: Any) -> None:
     """Compute a row with a sharded model, as the trial of prefix sharing if the reference was cached.
 
     Only a whole forward pass of all processes can be this trial. Raises `RunError` T606.

@@ -50,21 +50,21 @@ def prepare_trainer(
     return trainer
 
 
-def seen_splits(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> dict[str, Any]:
-    """The pairs of each split that the run will use."""
-    datasets = {name: tokenized.pairs(name) for name in tokenized.datasets}
-    return {**datasets, "train": _seen_pairs(recipe, datasets["train"], num_processes)}
+def used_splits(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> dict[str, Any]:
+    """The rows of each split that the run will use."""
+    datasets = {name: tokenized.for_trainer(name) for name in tokenized.datasets}
+    return {**datasets, "train": _used_rows(recipe, datasets["train"], num_processes)}
 
 
-def _seen_pairs(recipe: Recipe, pairs: Any, num_processes: int) -> Any:
-    """The training pairs that the run will use: all, or with `max_steps` a seeded draw of as many as it needs, so that
+def _used_rows(recipe: Recipe, rows: Any, num_processes: int) -> Any:
+    """The training rows that the run will use: all, or with `max_steps` a seeded draw of as many as it needs, so that
     no unused reference log-probability is computed."""
     training = recipe.training
     if training.max_steps is None:
-        return pairs
+        return rows
     step = training.micro_batch_size * training.gradient_accumulation_steps * num_processes
     needed = training.max_steps * step
-    return pairs if needed >= len(pairs) else pairs.shuffle(seed=training.seed).select(range(needed))
+    return rows if needed >= len(rows) else rows.shuffle(seed=training.seed).select(range(needed))
 
 
 def train(  # noqa: PLR0913
@@ -93,16 +93,16 @@ def train(  # noqa: PLR0913
         samples.answers["base"] = start.base.answers
     elif distributed.is_main and not distributed.shards_weights:
         answer_as_base(samples, bundle.policy, bundle, events)
-    datasets = seen_splits(recipe, tokenized, distributed.num_processes)
+    datasets = used_splits(recipe, tokenized, distributed.num_processes)
     report = tokenized.reports["train"]
-    tokens_per_pair = report.tokens / report.rows_kept
+    tokens_per_row = report.tokens / report.rows_kept
     _announce_reference(recipe, datasets, events)
     saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed, best_metric)
     metrics = MetricsCallback(
         run.metrics if distributed.is_main else None,
         events,
         objective_of(recipe).metrics,
-        tokens_per_pair,
+        tokens_per_row,
         start.metrics_bytes,
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
@@ -145,7 +145,7 @@ def train(  # noqa: PLR0913
     bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()  # what batches were like is known by now
     runtime_s = saving.earlier_s + output.metrics["train_runtime"]
     figures = TrainingFigures(
-        **_rates(trainer, len(datasets["train"]), tokens_per_pair, runtime_s),
+        **_rates(trainer, len(datasets["train"]), tokens_per_row, runtime_s),
         **_speed(recipe, bundle, trainer, runtime_s),
         resumed_from_step=start.step,
         checkpoints_waited_s=round(trainer.checkpoints.blocked_s, 2),
@@ -174,16 +174,16 @@ def _end_training(
     return is_stopped
 
 
-def _rates(trainer: Any, num_pairs: int, tokens_per_pair: float, runtime_s: float) -> dict[str, Any]:
-    """Steps and pairs a second, over the whole run and all processes that have worked on it."""
-    pairs = trainer.state.epoch * num_pairs
+def _rates(trainer: Any, num_rows: int, tokens_per_row: float, runtime_s: float) -> dict[str, Any]:
+    """Steps and rows a second, over the whole run and all processes that have worked on it."""
+    rows = trainer.state.epoch * num_rows
     return {
-        "num_train_pairs": num_pairs,
+        "num_train_rows": num_rows,
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch, 4),
         "train_runtime_s": round(runtime_s, 2),
-        "pairs_per_second": round(pairs / runtime_s, 3),
-        "tokens_per_second": round(pairs * tokens_per_pair / runtime_s, 1),
+        "rows_per_second": round(rows / runtime_s, 3),
+        "tokens_per_second": round(rows * tokens_per_row / runtime_s, 1),
     }
 
 

@@ -41,13 +41,13 @@ class Samples:
     answers: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def choose(cls, pairs: TokenizedSplits, evaluation: Evaluation, *, generates: bool = True) -> Samples:
+    def choose(cls, tokenized: TokenizedSplits, evaluation: Evaluation, *, generates: bool = True) -> Samples:
         """`num_samples` rows spread evenly over the held-out ones (else the training ones): always the same ones.
         No rows if the model does not generate, as a reward model."""
-        split = next(name for name in ("eval", "test", "train") if name in pairs.datasets)
-        num_rows = len(pairs.datasets[split])
+        split = next(name for name in ("eval", "test", "train") if name in tokenized.datasets)
+        num_rows = len(tokenized.datasets[split])
         count = min(evaluation.num_samples, num_rows) if generates else 0
-        rows = [pairs.row(split, index * num_rows // count) for index in range(count)]
+        rows = [tokenized.row(split, index * num_rows // count) for index in range(count)]
         return cls(rows, evaluation.max_new_tokens)
 
     def ask(self, version: str, model: Any, bundle: ChatModel) -> None:

@@ -26,7 +26,7 @@ def interval_half_width(num_pairs: float) -> float:
     return (high - low) / 2
 
 
-def pairs_for_half_width(half_width: float) -> int:
+def rows_for_half_width(half_width: float) -> int:
     """The fewest pairs on which no 95% Wilson interval reaches farther than `half_width` to each side.
 
     At an accuracy of one half, Wilson's half-width is z / (2 √(n + z²)), which gives n = (z / 2w)² − z².

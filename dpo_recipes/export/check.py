@@ -17,7 +17,7 @@ from dpo_recipes.model.saved import load_saved
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_result import SavedModelComparison
 
-_PAIRS = 4
+_ROWS = 4
 _TOKENS, _POSITIONS = 256, 16
 """The tokens of a text that are computed, and the last positions of these whose logits are compared."""
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -39,7 +39,7 @@ class SavedModelCheck:
         self.trainer, self.recipe, self.bundle = trainer, recipe, bundle
         self.reason: str | None = None
         """Why nothing can be compared."""
-        self.num_pairs = 0
+        self.num_rows = 0
         self._texts: list[list[int]] = []
         self._trained: list[torch.Tensor] = []
         if strategy != "ddp":
@@ -79,9 +79,9 @@ class SavedModelCheck:
 
     def _note_trained(self) -> None:
         trainer = self.trainer
-        pairs = trainer.eval_dataset or trainer.test_dataset or trainer.train_dataset
-        rows = [pairs[index] for index in range(min(_PAIRS, len(pairs)))]
-        self.num_pairs = len(rows)
+        dataset = trainer.eval_dataset or trainer.test_dataset or trainer.train_dataset
+        rows = [dataset[index] for index in range(min(_ROWS, len(dataset)))]
+        self.num_rows = len(rows)
         self._texts = [(row["prompt_ids"] + ids)[:_TOKENS] for row in rows for ids in row["answer_ids"]]
         self._trained = self._logits(trainer.model)
 
@@ -153,7 +153,7 @@ class SavedModelCheck:
         result = SavedModelComparison(
             checked=True,
             equal=is_equal,
-            pairs=self.num_pairs,
+            rows=self.num_rows,
             largest_logit_difference=largest,
             largest_logit=scale,
         )

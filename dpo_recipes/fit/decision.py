@@ -16,7 +16,7 @@ from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from dpo_recipes.pairs import PreparedPairs
+    from dpo_recipes.prepared_data import PreparedData
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ def decide(
     recipe: Recipe,
     launch: LaunchPlan,
     rank: Rank,
-    prepared: PreparedPairs,
+    prepared: PreparedData,
     *,
     trust_remote_code: bool,
     before: Decided | None = None,
 ) -> Decision:
     """Plan the run with its real lengths. A resumed run keeps what was decided `before`, as long as that fits.
 
-    Raises `FitError` F701, `RunError` T607 (a pair does not fit into a pass) and T617 (the optimizer of its checkpoint
+    Raises `FitError` F701, `RunError` T607 (a row does not fit into a pass) and T617 (the optimizer of its checkpoint
     no longer fits).
     """
     given = recipe.launch.strategy

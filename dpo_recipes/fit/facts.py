@@ -13,13 +13,13 @@ class JobFacts:
     """A recipe with facts about its data and model. A fact that is not known (yet) is None."""
 
     recipe: Recipe
-    num_train_pairs: int | None = None
-    num_eval_pairs: int | None = None
-    num_test_pairs: int | None = None
+    num_train_rows: int | None = None
+    num_eval_rows: int | None = None
+    num_test_rows: int | None = None
     truncated_share: float | None = None
-    """Of the training pairs, those cut to `data.max_length`; between 0 and 1."""
+    """Of the training rows, those cut to `data.max_length`; between 0 and 1."""
     dropped_overlong_share: float | None = None
-    """Of the training pairs, those dropped because of `data.max_length`; between 0 and 1."""
+    """Of the training rows, those dropped because of `data.max_length`; between 0 and 1."""
     num_desirable: int | None = None
     """Of the training rows, those with a good answer; None without labels."""
     num_undesirable: int | None = None
@@ -32,19 +32,19 @@ class JobFacts:
         return self.recipe.model.adapter is None
 
     @property
-    def pairs_per_step(self) -> int:
-        """The effective batch: pairs that one optimizer step sees."""
+    def rows_per_step(self) -> int:
+        """The effective batch: rows that one optimizer step sees."""
         training = self.recipe.training
         return training.micro_batch_size * training.gradient_accumulation_steps * self.num_processes
 
     @property
     def num_epoch_steps(self) -> int | None:
-        """Optimizer steps of one pass over the training pairs, as transformers 5.23 counts them
+        """Optimizer steps of one pass over the training rows, as transformers 5.23 counts them
         (`Trainer.set_initial_training_values`): a rest of a batch is a step."""
-        if not self.num_train_pairs:
+        if not self.num_train_rows:
             return None
         training = self.recipe.training
-        micro_batches = math.ceil(self.num_train_pairs / (training.micro_batch_size * self.num_processes))
+        micro_batches = math.ceil(self.num_train_rows / (training.micro_batch_size * self.num_processes))
         return math.ceil(micro_batches / training.gradient_accumulation_steps)
 
     @property
@@ -57,7 +57,7 @@ class JobFacts:
 
     @property
     def num_passes(self) -> float | None:
-        """How often each training pair is seen."""
+        """How often each training row is seen."""
         training = self.recipe.training
         if training.max_steps is None:
             return training.num_epochs

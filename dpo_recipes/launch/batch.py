@@ -20,8 +20,8 @@ class BatchPlan:
     micro_batch_size: int
     gradient_accumulation_steps: int
     max_tokens: int | None = None
-    """The token budget of a micro-batch, or None for a fixed number of pairs. With a budget, the two numbers above only
-    say how many pairs a process computes in a step."""
+    """The token budget of a micro-batch, or None for a fixed number of rows. With a budget, the two numbers above only
+    say how many rows a process computes in a step."""
 
     @property
     def trainer_batch(self) -> tuple[int, int]:
@@ -35,12 +35,12 @@ class BatchPlan:
     def accumulates(self) -> bool:
         """Whether a process may compute several micro-batches in a step, so that it keeps gradients between them."""
         if self.max_tokens is not None:
-            return self.pairs_per_step > self.num_processes
+            return self.rows_per_step > self.num_processes
         return self.gradient_accumulation_steps > 1
 
     @property
-    def pairs_per_step(self) -> int:
-        """The effective batch: the pairs of one optimizer step."""
+    def rows_per_step(self) -> int:
+        """The effective batch: the rows of one optimizer step."""
         return self.num_processes * self.micro_batch_size * self.gradient_accumulation_steps
 
     @property
@@ -50,7 +50,7 @@ class BatchPlan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
-        return {**asdict(self), "pairs_per_step": self.pairs_per_step}
+        return {**asdict(self), "pairs_per_step": self.rows_per_step}
 
     def describe(self) -> str:
         """The plan in words."""
@@ -58,9 +58,9 @@ class BatchPlan:
         processes = f"{self.num_processes} process{'es' if self.num_processes > 1 else ''}{nodes}"
         if self.max_tokens is not None:
             share, _ = self.trainer_batch
-            return f"{self.pairs_per_step} pairs a step: {processes} × {share} in passes of {self.max_tokens:,} tokens"
+            return f"{self.rows_per_step} pairs a step: {processes} × {share} in passes of {self.max_tokens:,} tokens"
         return (
-            f"{self.pairs_per_step} pairs a step: {processes} × micro-batch {self.micro_batch_size} × "
+            f"{self.rows_per_step} pairs a step: {processes} × micro-batch {self.micro_batch_size} × "
             f"{self.gradient_accumulation_steps} accumulated"
         )
 
@@ -72,14 +72,14 @@ def effective_batch(recipe: Recipe) -> int:
 
 
 def divisible_parts(recipe: Recipe) -> int:
-    """The number of parts of a step that processes can share equally: its pairs, or its micro-batches if another
+    """The number of parts of a step that processes can share equally: its rows, or its micro-batches if another
     micro-batch would change the loss."""
     total = effective_batch(recipe)
     return total if fixed_micro_batch_reason(recipe) is None else total // recipe.training.micro_batch_size
 
 
 def divisors(total: int, most: int) -> list[int]:
-    """The whole numbers up to `most` that divide a number of pairs, the largest first."""
+    """The whole numbers up to `most` that divide a number of rows, the largest first."""
     return [number for number in range(most, 0, -1) if total % number == 0]
 
 
@@ -125,9 +125,9 @@ def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
 
 
 def max_tokens(recipe: Recipe) -> int | None:
-    """The token budget of a micro-batch, or None if micro-batches have a fixed number of pairs.
+    """The token budget of a micro-batch, or None if micro-batches have a fixed number of rows.
 
-    It is also None if other pairs in the micro-batch would change the loss.
+    It is also None if other rows in the micro-batch would change the loss.
     """
     return recipe.training.max_tokens_per_pass if fixed_micro_batch_reason(recipe) is None else None
 

@@ -80,7 +80,7 @@ def describe_idle(recipe: Recipe, batch: BatchPlan, flags: LaunchFlags, num_gpus
         return None
     where = " of each node" if batch.num_nodes > 1 else ""
     parts = divisible_parts(recipe)
-    what = f"{objective_of(recipe).row_noun}s" if parts == batch.pairs_per_step else "micro-batches"
+    what = f"{objective_of(recipe).row_noun}s" if parts == batch.rows_per_step else "micro-batches"
     return (
         f"{idle} of {num_gpus} GPUs{where} are left out: the {parts} {what} of a step are not divisible "
         f"by {num_gpus * batch.num_nodes} (`training.gradient_accumulation_steps` changes them)"

@@ -30,7 +30,7 @@ def deepspeed_config(recipe: Recipe, strategy: str, batch: BatchPlan, dtype: str
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     micro_batch, accumulation = batch.trainer_batch
     config = {
-        "train_batch_size": batch.pairs_per_step,
+        "train_batch_size": batch.rows_per_step,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": recipe.training.max_grad_norm,

@@ -121,7 +121,7 @@ def describe_saved_model(saved: SavedModelComparison | None) -> str:
     largest = f"{saved.largest_logit_difference:.2g}"
     if not saved.equal:
         return f"differs from the trained model: logits by {largest}, and the largest is {saved.largest_logit:.2g}"
-    return f"reloaded and compared on {saved.pairs} rows: largest logit difference {largest}"
+    return f"reloaded and compared on {saved.rows} rows: largest logit difference {largest}"
 
 
 def list_samples(result: RunResult) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def _quality_tiles(result: RunResult, objective: Objective) -> list[Tile]:
 def _metric_tile(metric: Metric, result: RunResult, objective: Objective) -> Tile:
     key = f"eval_{metric.key}"
     if metric.is_tied_at_base:
-        detail = _detail(f"on {{}} held-out {objective.row_noun}s", format_count(result.num_eval_pairs))
+        detail = _detail(f"on {{}} held-out {objective.row_noun}s", format_count(result.num_eval_rows))
     elif metric.base_value is not None:
         detail = f"base: {format_short(metric.base_value)} by definition"
     else:
@@ -170,7 +170,7 @@ def _cost_tiles(result: RunResult, objective: Objective) -> list[Tile]:
         ),
         Tile(
             "Throughput",
-            _with_unit(result.pairs_per_second, 2, f" {noun}s/s"),
+            _with_unit(result.rows_per_second, 2, f" {noun}s/s"),
             _throughput_detail(result),
         ),
         Tile(
@@ -181,7 +181,7 @@ def _cost_tiles(result: RunResult, objective: Objective) -> list[Tile]:
         Tile(
             "Steps",
             format_count(result.steps),
-            _detail(f"on {{}} training {noun}s", format_count(result.num_train_pairs)),
+            _detail(f"on {{}} training {noun}s", format_count(result.num_train_rows)),
         ),
     ]
 

@@ -25,8 +25,8 @@ def write_verdict(result: RunResult, objective: Objective) -> str:
 
 def _describe_run(result: RunResult, objective: Objective) -> str:
     text = f"{format_count(result.steps)} {'step' if result.steps == 1 else 'steps'}"
-    if result.num_train_pairs is not None:
-        text += f" on {format_count(result.num_train_pairs)} training {objective.row_noun}s"
+    if result.num_train_rows is not None:
+        text += f" on {format_count(result.num_train_rows)} training {objective.row_noun}s"
     if result.status == "finished":
         return f"After {text}"
     return f"The run did not finish (status: {result.status}); after {text}"
@@ -40,7 +40,7 @@ def _describe_ranking(result: RunResult, objective: Objective) -> str | None:
     accuracy = finite(result.metrics.get(f"eval_{ranking.key}"))
     if accuracy is None:
         return None
-    num_pairs = result.num_eval_pairs
+    num_pairs = result.num_eval_rows
     counted = bool(num_pairs and num_pairs > 0 and 0 <= accuracy <= 1)
     pairs = "held-out pairs"
     if counted:
@@ -79,9 +79,9 @@ def _describe_best(result: RunResult, objective: Objective) -> str | None:
     if tuned is None:
         return None
     text = f"the {metric.label.lower()}"
-    if result.num_eval_pairs:
-        noun = objective.row_noun if result.num_eval_pairs == 1 else f"{objective.row_noun}s"
-        text += f" on {format_count(result.num_eval_pairs)} held-out {noun}"
+    if result.num_eval_rows:
+        noun = objective.row_noun if result.num_eval_rows == 1 else f"{objective.row_noun}s"
+        text += f" on {format_count(result.num_eval_rows)} held-out {noun}"
     text += f" is {metric.format(tuned)}"
     if base is None or metric.is_tied_at_base:
         return text

@@ -20,7 +20,7 @@ from dpo_recipes.data.encode import Encoder, context_runs
 from dpo_recipes.data.fit_length import fit
 from dpo_recipes.data.inspect.rows import show_rows
 from dpo_recipes.data.message import Message
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.render import render_row
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import Row
@@ -176,7 +176,7 @@ def split_of(tmp_path: Path, rows: list[dict[str, Any]], **fields: Any) -> Any:
     data = Data(train=[Source(path=str(path))], **fields)
     tokenizer = make_tokenizer()
     renderer = apply_template(tokenizer, "chatml", add_special_tokens=False).renderer
-    return tokenize_splits(load_preferences(data, 0), tokenizer, renderer, data)
+    return tokenize_splits(load_rows(data, 0), tokenizer, renderer, data)
 
 
 MULTI = {"chosen": [ASKED, *TALK], "rejected": [ASKED, *SHORT]}
@@ -185,7 +185,7 @@ SINGLE = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "River
 
 def test_columns_and_counts(tmp_path: Path) -> None:
     mixed = split_of(tmp_path, [MULTI, SINGLE])
-    pairs = mixed.pairs("train")
+    pairs = mixed.for_trainer("train")
     assert pairs.column_names == ["prompt_ids", "answer_ids", "answer_context", "row"]
     ((start, stop), none), of_single = pairs["answer_context"]
     assert none == []
@@ -193,10 +193,10 @@ def test_columns_and_counts(tmp_path: Path) -> None:
     assert (mixed.reports["train"].masked_rows, mixed.reports["train"].masked_tokens) == (1, stop - start)
     assert "answers of 1 pairs contain turns" in mixed.reports["train"].describe_changes()
     plain = split_of(tmp_path, [SINGLE])
-    assert plain.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
+    assert plain.for_trainer("train").column_names == ["prompt_ids", "answer_ids", "row"]
     assert not plain.reports["train"].has_changes
     everything = split_of(tmp_path, [MULTI, SINGLE], train_on_turns="all")
-    assert everything.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
+    assert everything.for_trainer("train").column_names == ["prompt_ids", "answer_ids", "row"]
     assert everything.key != mixed.key
 
 

@@ -19,7 +19,7 @@ from dpo_recipes.cli import app
 from dpo_recipes.cli.data_text import DataText
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.inspect.rows import show_rows
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.tokenize import render_row, tokenize_splits
 from dpo_recipes.errors import DataError, DpoRecipeError, RecipeError
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
@@ -147,7 +147,7 @@ def test_shown_rows_are_the_trainers_tokens(tmp_path: Path, overlong: Any, max_l
     data = Data(train=[Source(path=str(path))], overlong=overlong, max_length=max_length)
     tokenizer = make_tokenizer()
     chat = apply_template(tokenizer, "chatml", add_special_tokens=False)
-    pairs = tokenize_splits(load_preferences(data, seed=1), tokenizer, chat.renderer, data)
+    pairs = tokenize_splits(load_rows(data, seed=1), tokenizer, chat.renderer, data)
     rows = list(show_rows(pairs, tokenizer, chat.renderer, "train", 100))
     assert len(rows) == len(pairs.datasets["train"]) > 10
     for index, row in enumerate(rows):
@@ -302,7 +302,7 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
     data = Data(train=[Source(path=str(_write(tmp_path / "p.jsonl", rows)))], eval=HeldOut(count=1))
     tokenizer = make_tokenizer()
     chat = apply_template(tokenizer, "chatml", add_special_tokens=False)
-    pairs = tokenize_splits(load_preferences(data, seed=1), tokenizer, chat.renderer, data)
+    pairs = tokenize_splits(load_rows(data, seed=1), tokenizer, chat.renderer, data)
     tracemalloc.start()
     inspection = inspect_splits(pairs, data.max_length, None, "train")
     peak = tracemalloc.get_traced_memory()[1]

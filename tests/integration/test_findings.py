@@ -14,7 +14,7 @@ from dpo_recipes.cli import app
 from dpo_recipes.data.chat_template import apply_template
 from dpo_recipes.data.checks.marks import MarkFinder
 from dpo_recipes.data.checks.reasoning import divide_reasoning
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.tokenize import TokenizedSplits, tokenize_splits
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
@@ -44,7 +44,7 @@ def tokenize(tmp_path: Path) -> Any:
         data = Data(train=[Source(path=str(path), format=format)], **fields)
         tokenizer = tokenizer or make_tokenizer()
         chat = apply_template(tokenizer, template, add_special_tokens=template == "qwen3")
-        return tokenize_splits(load_preferences(data, 1), tokenizer, chat.renderer, data, accepted=accepted)
+        return tokenize_splits(load_rows(data, 1), tokenizer, chat.renderer, data, accepted=accepted)
 
     return tokenize_rows
 
@@ -202,7 +202,7 @@ def test_reasoning_is_one_thing_under_all_names(tokenize: Any, message: dict[str
     tokenizer = make_tokenizer()
     splits = tokenize([_chat([{"role": "assistant", **message}], _says("5"))], "qwen3", tokenizer=tokenizer)
     assert splits.warnings == []
-    assert "Two and two.\n</think>\n\n4" in tokenizer.decode(splits.pairs("train")[0]["answer_ids"][0])
+    assert "Two and two.\n</think>\n\n4" in tokenizer.decode(splits.for_trainer("train")[0]["answer_ids"][0])
 
 
 def test_two_different_texts_of_reasoning_are_a_bad_row(tokenize: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from dpo_recipes.engine.micro_batch import gather_uneven
 from dpo_recipes.engine.reference import add_reference, share_of
 from dpo_recipes.errors import RunError
 from dpo_recipes.launch.ranks import Rank
+from dpo_recipes.objectives.dpo import OBJECTIVE as DPO
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -169,12 +171,14 @@ def test_work_lists_are_equally_long_and_every_batch_counts_once() -> None:
     assert list(share_of(batches, 0, 1)) == [(batch, True) for batch in batches]
 
 
-def test_processes_with_other_pairs_do_not_go_on(tmp_path: Path) -> None:
+def test_processes_with_different_pairs_end_the_run(tmp_path: Path) -> None:
     class Disagreeing(DistributedContext):
         def gather(self, value: Any) -> list[Any]:
             return [value, "another"]
 
-    trainer: Any = type("Trainer", (), {"distributed": Disagreeing(Rank(0, 2, 0, 2))})()
+    trainer: Any = type(
+        "Trainer", (), {"distributed": Disagreeing(Rank(0, 2, 0, 2)), "context": SimpleNamespace(objective=DPO)}
+    )()
     with pytest.raises(RunError, match="different pairs") as caught:
         add_reference(trainer, [{"prompt_ids": [1], "answer_ids": [[2], [3]]}], "train")
     assert _code(caught) == "T622"

@@ -18,7 +18,7 @@ from sharing import METRICS, Trained, lora, make_model, make_pairs, recipe, trai
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.attention import KEYWORD
-from dpo_recipes.engine.prefix_sharing import check_longest_pair, share_prefixes
+from dpo_recipes.engine.prefix_sharing import check_longest_row, share_prefixes
 from dpo_recipes.engine.prefix_trial import unsupported_reason
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.quantize import keep_differentiable
@@ -375,9 +375,9 @@ def test_the_longest_pair_counts_as_it_is_computed() -> None:
     rows = [([5] * 60, [[6] * 10, [7] * 20]), ([], [[6] * 20, [7] * 20])]
     pairs = Dataset.from_list([{"prompt_ids": prompt, "answer_ids": answers} for prompt, answers in rows])
     for shares, tokens in ((True, 90), (False, 160)):
-        check_longest_pair({"train": pairs}, tokens, shares=shares)
+        check_longest_row({"train": pairs}, tokens, shares=shares, noun="pair")
         with pytest.raises(RunError, match=f"pair 0 of `train` has {tokens} tokens"):
-            check_longest_pair({"train": pairs}, tokens - 1, shares=shares)
+            check_longest_row({"train": pairs}, tokens - 1, shares=shares, noun="pair")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.ranks import Rank
+from dpo_recipes.objectives.dpo import OBJECTIVE as DPO
 
 PAIRS = make_pairs(12)
 TOKENS = np.array([len(pair["prompt_ids"]) + sum(map(len, pair["answer_ids"])) for pair in PAIRS])
@@ -171,6 +172,7 @@ class Referee:
     is_deepspeed_enabled = is_fsdp_enabled = False
     args = SimpleNamespace(per_device_eval_batch_size=2)
     accelerator = SimpleNamespace(device="cpu")
+    context = SimpleNamespace(objective=DPO)
 
     def __init__(
         self,

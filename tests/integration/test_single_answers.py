@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dpo_recipes.cli import app
 from dpo_recipes.data.chat_template import apply_template
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.tokenize import TokenizedSplits, tokenize_splits
 from dpo_recipes.errors import DataError, DpoRecipeError
 from dpo_recipes.objectives.base import RowShape
@@ -46,12 +46,12 @@ def tokenize(folder: Path, rows: list[Any], shape: RowShape, **fields: Any) -> T
     data = Data(train=[Source(path=str(write(folder / "rows.jsonl", rows)), columns=columns)], **fields)
     tokenizer = make_tokenizer()
     renderer = apply_template(tokenizer, "chatml", add_special_tokens=False).renderer
-    return tokenize_splits(load_preferences(data, 1, shape), tokenizer, renderer, data)
+    return tokenize_splits(load_rows(data, 1, shape), tokenizer, renderer, data)
 
 
 def trained_text(splits: TokenizedSplits, index: int = 0) -> str:
     """The trained tokens of the first answer of a row, as text; context is left out."""
-    row = splits.pairs("train")[index]
+    row = splits.for_trainer("train")[index]
     (ids, *_), ((runs), *_) = row["answer_ids"], row.get("answer_context") or [[]]
     context = {at for start, stop in zip(runs[::2], runs[1::2], strict=True) for at in range(start, stop)}
     return make_tokenizer().decode([token for at, token in enumerate(ids) if at not in context])
@@ -59,7 +59,7 @@ def trained_text(splits: TokenizedSplits, index: int = 0) -> str:
 
 def test_labels_become_a_column_and_are_counted(tmp_path: Path) -> None:
     splits = tokenize(tmp_path, LABELLED, "labelled")
-    dataset, report = splits.pairs("train"), splits.reports["train"]
+    dataset, report = splits.for_trainer("train"), splits.reports["train"]
     assert dataset.column_names == ["prompt_ids", "answer_ids", "label", "row"]
     assert dataset["label"] == [row["label"] for row in LABELLED]
     assert {len(answers) for answers in dataset["answer_ids"]} == {1}
@@ -71,7 +71,7 @@ def test_labels_become_a_column_and_are_counted(tmp_path: Path) -> None:
 
 def test_weights_and_margins_become_columns(tmp_path: Path) -> None:
     rows = [{"prompt": f"{n}?", "chosen": "Yes, it is.", "rejected": "No.", "w": n / 4, "m": 2 * n} for n in range(3)]
-    dataset = tokenize(tmp_path, rows, "pair", columns={"weight": "w", "margin": "m"}).pairs("train")
+    dataset = tokenize(tmp_path, rows, "pair", columns={"weight": "w", "margin": "m"}).for_trainer("train")
     assert dataset.column_names == ["prompt_ids", "answer_ids", "weight", "margin", "row"]
     assert dataset["weight"] == [0.0, 0.25, 0.5]
     assert dataset["margin"] == [0.0, 2.0, 4.0]
@@ -92,7 +92,7 @@ def test_weights_and_margins_become_columns(tmp_path: Path) -> None:
 def test_the_turns_of_a_dialogue_that_are_trained_on(tmp_path: Path, turns: Any, prompt: str, trained: str) -> None:
     splits = tokenize(tmp_path, [{"messages": TALK}], "completion", train_on_turns=turns)
     assert trained_text(splits) == trained
-    text = make_tokenizer().decode(splits.pairs("train")[0]["prompt_ids"])
+    text = make_tokenizer().decode(splits.for_trainer("train")[0]["prompt_ids"])
     assert text.endswith(f"{prompt}<|im_end|>\n<|im_start|>assistant\n")
     assert splits.reports["train"].masked_rows == (turns == "assistant")
 

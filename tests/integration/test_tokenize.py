@@ -20,7 +20,7 @@ from dpo_recipes.data.checks.rows import RowChecks
 from dpo_recipes.data.encode import Encoder, Texts, can_cut_at_words, cutting_tokens
 from dpo_recipes.data.fit_length import fit
 from dpo_recipes.data.lengths import row_lengths, trained_lengths
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import BadRow, Row, SourceRow
 from dpo_recipes.data.tokenize import Tokenizer, tokenize_splits
@@ -315,7 +315,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def _tokenize(data: Data, template: str = "chatml", tokenizer: Any = None) -> Any:
     tokenizer = tokenizer or make_tokenizer()
     chat = apply_template(tokenizer, template, add_special_tokens=False)
-    return tokenize_splits(load_preferences(data, seed=1), tokenizer, chat.renderer, data)
+    return tokenize_splits(load_rows(data, seed=1), tokenizer, chat.renderer, data)
 
 
 GOOD = [{"prompt": f"Question {i}?", "chosen": "Yes.", "rejected": "It depends."} for i in range(8)]
@@ -325,7 +325,7 @@ def test_splits_become_datasets_that_know_their_rows(tmp_path: Path) -> None:
     data = _data(_write(tmp_path / "p.jsonl", GOOD), eval=HeldOut(count=2), test=HeldOut(count=3), max_length=64)
     splits = _tokenize(data)
     assert {name: len(pairs) for name, pairs in splits.datasets.items()} == {"train": 3, "eval": 2, "test": 3}
-    assert splits.pairs("train").column_names == ["prompt_ids", "answer_ids", "row"]
+    assert splits.for_trainer("train").column_names == ["prompt_ids", "answer_ids", "row"]
     row = splits.row("test", 1)
     text = make_tokenizer().decode(splits.datasets["test"][1]["prompt_ids"])
     assert row.prompt[0]["content"] in text
@@ -337,7 +337,7 @@ def test_rows_and_tokens_are_kept_for_the_next_time(tmp_path: Path) -> None:
     path = _write(tmp_path / "p.jsonl", GOOD)
     first, second = _tokenize(_data(path)), _tokenize(_data(path))
     assert (first.is_cached, second.is_cached) == (False, True)
-    assert first.pairs("train")[:] == second.pairs("train")[:]
+    assert first.for_trainer("train")[:] == second.for_trainer("train")[:]
     assert first.reports == second.reports
 
 
@@ -371,7 +371,7 @@ def test_another_tokenizer_never_meets_an_old_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rows", "tokens"])
 def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: str, kind: str) -> None:
     path = _write(tmp_path / "p.jsonl", GOOD)
-    whole = _tokenize(_data(path)).pairs("train")[:]
+    whole = _tokenize(_data(path)).for_trainer("train")[:]
     (entry,) = (tmp_path / "cache" / kind).iterdir()
     file = entry / ("manifest.json" if damage == "manifest" else "train.jsonl" if kind == "rows" else "train.arrow")
     content = bytearray(file.read_bytes())
@@ -383,7 +383,7 @@ def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: str, kind: str) 
     else:
         file.write_bytes(content[: len(content) // 2])
     again = _tokenize(_data(path))
-    assert again.pairs("train")[:] == whole
+    assert again.for_trainer("train")[:] == whole
     assert not list((tmp_path / "cache" / kind).glob("*.partial"))
 
 
@@ -468,7 +468,7 @@ def test_texts_that_are_rendered_already_are_noticed_or_passed_through(tmp_path:
         _tokenize(_data(path))
     splits = _tokenize(Data(train=[Source(path=str(path), format="passthrough")]))
     assert splits.warnings == []
-    pair = splits.pairs("train")[0]
+    pair = splits.for_trainer("train")[0]
     tokenizer = make_tokenizer()
     assert tokenizer.decode(pair["prompt_ids"] + pair["answer_ids"][0]) == row["prompt"] + row["chosen"]
 

@@ -12,7 +12,7 @@ from advice_jobs import codes, make_facts, make_recipe, only
 
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.evaluate.significance import interval_half_width, smallest_difference
-from dpo_recipes.fit.advice.checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_PAIRS
+from dpo_recipes.fit.advice.checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_ROWS
 from dpo_recipes.fit.advice.learning_rates import format_rate
 from dpo_recipes.fit.advice.rules import RULES, AdviceRule, advise
 from dpo_recipes.fit.facts import JobFacts
@@ -24,11 +24,11 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "advice.md").read_text(encoding="utf-8")
 DISAPPOINTING = {
     "F790": make_facts(training={"learning_rate": 0.1}),
-    "F791": make_facts({"num_train_pairs": 299}, training={"gradient_accumulation_steps": 4}),
+    "F791": make_facts({"num_train_rows": 299}, training={"gradient_accumulation_steps": 4}),
     "F792": make_facts({"trainable_parameters": 10_000_000}, training={"num_epochs": 9.0}),
     "F793": make_facts({"truncated_share": 0.2, "dropped_overlong_share": 0.1}),
     "F794": make_facts(training={"micro_batch_size": 1, "gradient_accumulation_steps": 1}),
-    "F795": make_facts({"num_eval_pairs": 85}),
+    "F795": make_facts({"num_eval_rows": 85}),
     "F796": make_facts(objective={"beta": 40.0}),
     "F797": make_facts(training={"warmup_ratio": 0.8}),
     "F798": make_facts(training={"max_steps": 5}),
@@ -94,7 +94,7 @@ def test_the_page_says_what_held_out_pairs_can_show(pairs: int) -> None:
 @pytest.mark.parametrize("name", recipe_paths())
 def test_shipped_recipes_get_no_advice_on_rate_batch_passes_beta_or_warm_up(name: str) -> None:
     recipe = validate(recipe_paths()[name]).recipe
-    plausible = {"num_train_pairs": 362 if name == "quickstart" else 1800}
+    plausible = {"num_train_rows": 362 if name == "quickstart" else 1800}
     found = codes(JobFacts(recipe, **plausible, trainable_parameters=124_000_000 if not recipe.model.adapter else None))
     assert found == []
 
@@ -119,7 +119,7 @@ def test_a_warning_has_a_place_in_the_recipe(tmp_path: Path) -> None:
 
 
 def test_the_explanations_name_the_thresholds() -> None:
-    assert str(FEW_TRAIN_PAIRS) in CODES["F791"].text
+    assert str(FEW_TRAIN_ROWS) in CODES["F791"].text
     assert str(FEW_STEPS) in CODES["F798"].text
     assert "381" in CODES["F795"].text
 

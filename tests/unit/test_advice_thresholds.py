@@ -73,7 +73,7 @@ def test_rates_are_written_as_in_recipes(rate: float, text: str) -> None:
 
 @pytest.mark.parametrize(("pairs", "warns"), [(1, True), (299, True), (300, False), (None, False)])
 def test_few_training_pairs(pairs: int | None, warns: bool) -> None:
-    facts = make_facts({"num_train_pairs": pairs}, training={"gradient_accumulation_steps": 4, "max_steps": 20})
+    facts = make_facts({"num_train_rows": pairs}, training={"gradient_accumulation_steps": 4, "max_steps": 20})
     assert ("F791" in codes(facts)) == warns
 
 
@@ -90,11 +90,11 @@ def test_few_training_pairs(pairs: int | None, warns: bool) -> None:
     ],
 )
 def test_many_passes(training: dict[str, Any], pairs: int | None, warns: bool) -> None:
-    assert codes(make_facts({"num_train_pairs": pairs}, training=training)) == (["F792"] if warns else [])
+    assert codes(make_facts({"num_train_rows": pairs}, training=training)) == (["F792"] if warns else [])
 
 
 def test_too_many_steps_get_a_suggested_number() -> None:
-    finding = only(make_facts({"num_train_pairs": 400, "trainable_parameters": 8_000_000}, training={"max_steps": 250}))
+    finding = only(make_facts({"num_train_rows": 400, "trainable_parameters": 8_000_000}, training={"max_steps": 250}))
     assert finding.what == "in 10 passes the model will memorize the training pairs"
     assert (finding.why or "").startswith(
         "each pair is seen 10 times, and there are 20,000 trained parameters per pair; "
@@ -135,17 +135,17 @@ def test_a_batch_of_one(micro: int, accumulation: int, processes: int, warns: bo
 )
 def test_few_held_out_pairs(held_out: int | None, test: int | None, warnings: int) -> None:
     """± 5 points at 50 % take (1.96 / 0.1)² − 1.96² = 380.3 pairs."""
-    assert codes(make_facts({"num_eval_pairs": held_out, "num_test_pairs": test})) == ["F795"] * warnings
+    assert codes(make_facts({"num_eval_rows": held_out, "num_test_rows": test})) == ["F795"] * warnings
 
 
 def test_the_smallest_difference_that_held_out_pairs_show() -> None:
     """Of 85 pairs: 1.96 / (2 √(85 + 3.84)) = 10.4 points; unpaired 2.8016 √(0.5 / 85) = 21.5 points."""
-    finding = only(make_facts({"num_eval_pairs": 85}))
+    finding = only(make_facts({"num_eval_rows": 85}))
     assert finding.what == "85 held-out pairs cannot distinguish two good models"
     for number in ("± 10.4 points", "13.4 points", "21.5 points"):
         assert number in (finding.why or "")
-    assert "rank one pair in five" not in (only(make_facts({"num_eval_pairs": 12})).why or "")
-    assert only(make_facts({"num_eval_pairs": 1})).what.startswith("1 held-out pair cannot")
+    assert "rank one pair in five" not in (only(make_facts({"num_eval_rows": 12})).why or "")
+    assert only(make_facts({"num_eval_rows": 1})).what.startswith("1 held-out pair cannot")
 
 
 @pytest.mark.parametrize(
@@ -214,5 +214,5 @@ def test_keep_best_with_no_evaluation_before_the_last_step(eval_steps: int | str
     ],
 )
 def test_few_steps(training: dict[str, Any], pairs: int | None, processes: int, warns: bool) -> None:
-    known = {"num_train_pairs": pairs, "num_processes": processes}
+    known = {"num_train_rows": pairs, "num_processes": processes}
     assert codes(make_facts(known, training=training)) == (["F798"] if warns else [])

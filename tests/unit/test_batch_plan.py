@@ -43,7 +43,7 @@ def test_accumulation_makes_up_for_the_number_of_processes(
     given = recipe(num_processes=meant)
     plan = plan_batch(given, processes)
     assert (plan.micro_batch_size, plan.gradient_accumulation_steps) == (micro, accumulation)
-    assert plan.pairs_per_step == effective_batch(given)
+    assert plan.rows_per_step == effective_batch(given)
 
 
 def test_processes_that_do_not_divide_the_batch_are_refused_with_both_ways_out() -> None:
@@ -60,7 +60,7 @@ def test_processes_that_do_not_divide_the_batch_are_refused_with_both_ways_out()
 
 @pytest.mark.parametrize("accumulation", [9])
 def test_the_way_out_that_is_named_is_one(accumulation: int) -> None:
-    assert plan_batch(recipe(accumulation=accumulation), 3).pairs_per_step == 36
+    assert plan_batch(recipe(accumulation=accumulation), 3).rows_per_step == 36
 
 
 @pytest.mark.parametrize(

@@ -9,25 +9,25 @@ from typing import Any
 import pytest
 
 from dpo_recipes.data.column_use import kind_of, score_pairs
-from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
+from dpo_recipes.data.prepare import RowSplits, load_rows
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
 PAIR = {"prompt": "Name a tree.", "chosen": "The oak.", "rejected": "A tree is tall."}
 
 
-def _load(folder: Path, *rows: dict[str, Any], **fields: Any) -> PreferenceSplits:
+def _load(folder: Path, *rows: dict[str, Any], **fields: Any) -> RowSplits:
     path = folder / "p.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return load_preferences(Data(train=[Source(path=str(path), **fields)]), seed=3)
+    return load_rows(Data(train=[Source(path=str(path), **fields)]), seed=3)
 
 
-def _unread(splits: PreferenceSplits) -> dict[str, int]:
+def _unread(splits: RowSplits) -> dict[str, int]:
     (source,) = splits.reports["train"].sources
     return source["unread"]
 
 
-def _only(splits: PreferenceSplits) -> Finding:
+def _only(splits: RowSplits) -> Finding:
     (finding,) = splits.warnings
     assert finding.severity == "warning"
     return finding

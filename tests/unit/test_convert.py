@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes import registry
-from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
+from dpo_recipes.data.prepare import RowSplits, load_rows
 from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.data.rows import DataFormat, Row
 from dpo_recipes.errors import DataError
@@ -35,9 +35,9 @@ def source_of(folder: Path, rows: list[Any], name: str = "a.jsonl", **fields: An
     return Source(path=str(folder / name), **fields)
 
 
-def load(sources: Source | list[Source], shape: RowShape, **fields: Any) -> PreferenceSplits:
+def load(sources: Source | list[Source], shape: RowShape, **fields: Any) -> RowSplits:
     data = Data(train=sources if isinstance(sources, list) else [sources], **fields)
-    splits = load_preferences(data, seed=3, shape=shape)
+    splits = load_rows(data, seed=3, shape=shape)
     for report in splits.reports.values():
         assert report.rows_in == report.rows_kept + sum(report.dropped.values())
         assert report.steps[-1]["rows"] == report.rows_kept

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes.data.message import Message
-from dpo_recipes.data.prepare import PreferenceSplits, load_preferences
+from dpo_recipes.data.prepare import RowSplits, load_rows
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import Row
 from dpo_recipes.data.store import RowFile, RowWriter
@@ -29,15 +29,15 @@ def _file(folder: Path, rows: list[Any], name: str = "p.jsonl") -> Source:
     return Source(path=str(folder / name))
 
 
-def _load(source: Source | list[Source], **fields: Any) -> PreferenceSplits:
+def _load(source: Source | list[Source], **fields: Any) -> RowSplits:
     data = Data(train=source if isinstance(source, list) else [source], **fields)
-    splits = load_preferences(data, seed=3)
+    splits = load_rows(data, seed=3)
     for report in splits.reports.values():
         assert report.rows_in == report.rows_kept + sum(report.dropped.values())
     return splits
 
 
-def _prompts(splits: PreferenceSplits, name: str = "train") -> list[str]:
+def _prompts(splits: RowSplits, name: str = "train") -> list[str]:
     return [row.prompt[0]["content"] for row in splits.rows[name]]
 
 

@@ -19,6 +19,7 @@ from dpo_recipes.run_dir import RunDirectory, write_json
 from dpo_recipes.run_result import (
     AnswerWords,
     ModelInfo,
+    ProcessInfo,
     RunResult,
     Sample,
     SavedModelComparison,
@@ -27,7 +28,7 @@ from dpo_recipes.run_result import (
 )
 
 RESULT = RunResult(
-    **dict(TrainingFigures(steps=3, num_train_pairs=12, positions_saved=0.25)),
+    **dict(TrainingFigures(steps=3, num_train_rows=12, positions_saved=0.25)),
     status="finished",
     recipe="job",
     metrics={"train_loss": 0.5, "eval_loss": 0.4, "eval_absent": None},
@@ -50,6 +51,20 @@ def test_parts_that_are_short_leave_out_what_is_missing() -> None:
     assert plain["samples"] == [{"prompt": "p", "base": "b", "tuned": "t", "completion": "c"}]
     assert plain["saved_model"] == {"checked": False, "reason": "no memory"}
     assert plain["matmul_share"] is None
+
+
+def test_the_file_keeps_the_names_of_schema_1() -> None:
+    """Rows are called pairs in the file. Results of versions in which the fields had these names are read."""
+    processes, saved = ProcessInfo(rows_per_step=8), SavedModelComparison(checked=True, rows=4)
+    result = RESULT.with_changes(
+        num_eval_rows=3, num_test_rows=2, rows_per_second=1.5, processes=processes, saved_model=saved
+    )
+    plain = result.to_json()
+    named = {name: plain[name] for name in plain if "pair" in name or "row" in name}
+    assert named == {"num_train_pairs": 12, "num_eval_pairs": 3, "num_test_pairs": 2, "pairs_per_second": 1.5}
+    assert (plain["processes"]["pairs_per_step"], plain["saved_model"]) == (8, {"checked": True, "pairs": 4})
+    assert RunResult.from_json(plain) == result
+    assert ProcessInfo(**plain["processes"]).rows_per_step == 8
 
 
 def test_numbers_that_are_not_finite_are_null_in_the_file_and_kept_in_memory(tmp_path: Path) -> None:

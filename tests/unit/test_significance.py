@@ -7,7 +7,7 @@ import pytest
 from dpo_recipes.evaluate.significance import (
     accuracy_interval,
     interval_half_width,
-    pairs_for_half_width,
+    rows_for_half_width,
     smallest_difference,
 )
 
@@ -34,7 +34,7 @@ def test_an_accuracy_of_one_half_has_the_widest_interval() -> None:
 @pytest.mark.parametrize(("half_width", "num_pairs"), [(0.05, 381), (0.1, 93), (0.03, 1064), (0.01, 9601)])
 def test_the_fewest_pairs_for_a_half_width(half_width: float, num_pairs: int) -> None:
     """(1.96 / 0.1)² − 3.8416 = 384.16 − 3.8416 = 380.3 for ± 5 points, so 381 pairs; one fewer is not enough."""
-    assert pairs_for_half_width(half_width) == num_pairs
+    assert rows_for_half_width(half_width) == num_pairs
     assert interval_half_width(num_pairs) <= half_width < interval_half_width(num_pairs - 1)
 
 

@@ -12,7 +12,7 @@ import pytest
 from dpo_recipes.data.detect import choose_format
 from dpo_recipes.data.formats.roles import role_of
 from dpo_recipes.data.nulls import is_nothing, without_filled_nulls
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.rows import BadRow, SourceRow, tools_of
 from dpo_recipes.data.sources import Renamer, read_rows
 from dpo_recipes.data.structured_text import check_is_text
@@ -38,7 +38,7 @@ def load(path: Path, rows: list[dict[str, Any]], **fields: Any) -> list[Any]:
             writer.writerows(rows)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return list(load_preferences(Data(train=[Source(path=str(path), **fields)], on_bad_row=on_bad_row), seed=0).train)
+    return list(load_rows(Data(train=[Source(path=str(path), **fields)], on_bad_row=on_bad_row), seed=0).train)
 
 
 def faults(path: Path, rows: list[dict[str, Any]], **fields: Any) -> list[str]:
@@ -304,7 +304,7 @@ def test_rows_from_arrow_equal_those_of_json_lines(tmp_path: Path) -> None:
         writer.write_table(table)
     for name in ("a.parquet", "a.arrow"):
         source = Source(path=str(tmp_path / name))
-        made = list(load_preferences(Data(train=[source]), seed=0).train)
+        made = list(load_rows(Data(train=[source]), seed=0).train)
         assert plain(made) == expected, name
     assert expected[0][2][0]["function"]["parameters"]["properties"]["unit"] == {"type": "string", "default": None}
 
@@ -327,7 +327,7 @@ def test_nulls_that_a_filter_or_a_mapping_asks_for_are_there(tmp_path: Path) -> 
     source = Source(
         path=str(tmp_path / "a.parquet"), filter="meta.lang == null", columns={"prompt": "{meta.lang}{prompt}"}
     )
-    (made,) = load_preferences(Data(train=[source]), seed=0).train
+    (made,) = load_rows(Data(train=[source]), seed=0).train
     assert made.prompt[0]["content"] == "q1"
 
 

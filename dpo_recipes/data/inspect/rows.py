@@ -51,13 +51,15 @@ class ShownRow:
         return {**plain.pop("parts"), **plain, "tokens": tokens, **marked}
 
 
-def show_rows(pairs: TokenizedSplits, tokenizer: Any, renderer: Renderer, split: str, count: int) -> Iterator[ShownRow]:
+def show_rows(
+    tokenized: TokenizedSplits, tokenizer: Any, renderer: Renderer, split: str, count: int
+) -> Iterator[ShownRow]:
     """`count` rows of a split at even distances from the first to the last; the choice is deterministic."""
-    dataset = pairs.datasets[split]
+    dataset = tokenized.datasets[split]
     encoder = Encoder(tokenizer, renderer.template.text)
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
-        row = pairs.row(split, index)
+        row = tokenized.row(split, index)
         texts = render_row(row, renderer)
         (whole,) = encoder.encode([texts])
         kept = dataset[index]

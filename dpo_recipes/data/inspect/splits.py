@@ -64,15 +64,15 @@ class SplitInspection:
 
 
 def inspect_splits(
-    pairs: TokenizedSplits, max_length: int, bos_id: int | None, only: str | None = None
+    tokenized: TokenizedSplits, max_length: int, bos_id: int | None, only: str | None = None
 ) -> dict[str, SplitInspection]:
     """Inspect every row of every split, or of the one split `only`; memory does not grow with the size of the texts."""
     train_prompts = np.empty(0, np.uint64)
     inspections = {}
-    for name in (name for name in SPLITS if name in pairs.datasets):
+    for name in (name for name in SPLITS if name in tokenized.datasets):
         is_wanted = only in (None, name)
         if is_wanted or name == "train":  # every split is compared with the prompts of train
-            scan = _Scan(pairs, name, bos_id)
+            scan = _Scan(tokenized, name, bos_id)
             train_prompts = np.unique(scan.texts.prompts) if name == "train" else train_prompts
             if is_wanted:
                 inspections[name] = _inspect(scan, max_length, train_prompts)
@@ -82,13 +82,13 @@ def inspect_splits(
 class _Scan:
     """One pass over the tokens of a split, and one over its rows."""
 
-    def __init__(self, pairs: TokenizedSplits, split: str, bos_id: int | None) -> None:
-        self.split, self.report, self.rows = split, pairs.reports[split], pairs.rows[split]
-        self.uncut = np.asarray(pairs.lengths[split])
+    def __init__(self, tokenized: TokenizedSplits, split: str, bos_id: int | None) -> None:
+        self.split, self.report, self.rows = split, tokenized.reports[split], tokenized.rows[split]
+        self.uncut = np.asarray(tokenized.lengths[split])
         self.begins_with_bos = False
         self.texts = TextScan()
         kept, places = [], []
-        for table in pairs.datasets[split].with_format("arrow").iter(_BATCH):
+        for table in tokenized.datasets[split].with_format("arrow").iter(_BATCH):
             if not places and bos_id is not None:
                 self.begins_with_bos = table.column(PROMPT)[0].as_py()[:1] == [bos_id]
             kept.append(table_lengths(table))

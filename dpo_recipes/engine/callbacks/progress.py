@@ -57,7 +57,7 @@ class MetricsCallback(TrainerCallback):
         path: Path | None,
         events: EventLog,
         metrics: Iterable[Metric],
-        tokens_per_pair: float,
+        tokens_per_row: float,
         keep_bytes: int = 0,
     ) -> None:
         self.path = path
@@ -65,7 +65,7 @@ class MetricsCallback(TrainerCallback):
         if path is not None and _keep_rows(path, keep_bytes) < keep_bytes:
             events.note(f"{path.name} has lost rows that were there when the checkpoint was written")
         self.events = events
-        self.tokens_per_pair = tokens_per_pair
+        self.tokens_per_row = tokens_per_row
         live = [metric.key for metric in metrics if metric.is_shown_live]
         self.shown = (*live, *(f"eval_{key}" for key in live))
         """The columns whose latest values are reported."""
@@ -89,11 +89,11 @@ class MetricsCallback(TrainerCallback):
         """Report step, speed and remaining time to the parent."""
         elapsed_s = time.monotonic() - self.started
         done = state.global_step - self.first_step
-        pairs = done * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        rows = done * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self._step = {
             "step": state.global_step,
             "total": state.max_steps,
-            "tokens_per_second": round(pairs * self.tokens_per_pair / elapsed_s, 1),
+            "tokens_per_second": round(rows * self.tokens_per_row / elapsed_s, 1),
             "eta_s": round(elapsed_s / done * (state.max_steps - state.global_step), 1),
         }
         if not control.should_log:  # else with its own metrics, in `on_log`

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpo_recipes.evaluate.significance import interval_half_width, pairs_for_half_width, smallest_difference
+from dpo_recipes.evaluate.significance import interval_half_width, rows_for_half_width, smallest_difference
 from dpo_recipes.fit.advice.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import RowCounts
 from dpo_recipes.recipe.load import DataPath
 
-FEW_TRAIN_PAIRS = 300
+FEW_TRAIN_ROWS = 300
 """Fewer than ten steps with Zephyr's batch of 32, and less than a third of what Amazon's guide recommends."""
 MANY_PASSES = 3.0
 CUT_SHARE = 0.05
@@ -59,10 +59,10 @@ def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:
     )
 
 
-def check_pair_count(facts: JobFacts) -> Iterator[Remark]:
+def check_row_count(facts: JobFacts) -> Iterator[Remark]:
     """F791."""
-    pairs = facts.num_train_pairs
-    if not pairs or pairs >= FEW_TRAIN_PAIRS:
+    pairs = facts.num_train_rows
+    if not pairs or pairs >= FEW_TRAIN_ROWS:
         return
     is_limited = facts.recipe.data.limit is not None and facts.recipe.data.limit <= pairs
     yield Remark(
@@ -80,8 +80,8 @@ def check_num_passes(facts: JobFacts) -> Iterator[Remark]:
         return
     by_steps = facts.recipe.training.max_steps is not None
     number = f"each pair is seen {passes:.3g} times"
-    if facts.trainable_parameters and facts.num_train_pairs:
-        number += f", and there are {facts.trainable_parameters // facts.num_train_pairs:,} trained parameters per pair"
+    if facts.trainable_parameters and facts.num_train_rows:
+        number += f", and there are {facts.trainable_parameters // facts.num_train_rows:,} trained parameters per pair"
     three = "" if not by_steps else f": {int(MANY_PASSES) * (facts.num_epoch_steps or 1):,} steps are three passes"
     yield Remark(
         ("training", "max_steps") if by_steps else ("training", "num_epochs"),
@@ -112,7 +112,7 @@ def check_lengths(facts: JobFacts) -> Iterator[Remark]:
 
 def check_batch(facts: JobFacts) -> Iterator[Remark]:
     """F794."""
-    if facts.pairs_per_step > 1:
+    if facts.rows_per_step > 1:
         return
     yield Remark(
         ("training", "gradient_accumulation_steps"),
@@ -124,8 +124,8 @@ def check_batch(facts: JobFacts) -> Iterator[Remark]:
 
 def check_held_out_count(facts: JobFacts) -> Iterator[Remark]:
     """F795, for the held-out and for the test pairs. R390 warns if nothing is held out."""
-    enough = pairs_for_half_width(HALF_WIDTH)
-    for part, pairs, noun in (("eval", facts.num_eval_pairs, "held-out"), ("test", facts.num_test_pairs, "test")):
+    enough = rows_for_half_width(HALF_WIDTH)
+    for part, pairs, noun in (("eval", facts.num_eval_rows, "held-out"), ("test", facts.num_test_rows, "test")):
         if not pairs or pairs >= enough:
             continue
         yield Remark(
@@ -140,7 +140,7 @@ def check_held_out_count(facts: JobFacts) -> Iterator[Remark]:
 def check_parameters(facts: JobFacts) -> Iterator[Remark]:
     """F796: the advice of the objective on its own parameters."""
     recipe = facts.recipe
-    counts = RowCounts(facts.num_train_pairs, facts.num_desirable, facts.num_undesirable)
+    counts = RowCounts(facts.num_train_rows, facts.num_desirable, facts.num_undesirable)
     for advice in objective_of(recipe).advise(recipe, counts):
         yield Remark(advice.at, advice.what, advice.why, advice.fix)
 

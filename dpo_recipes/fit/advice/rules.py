@@ -63,7 +63,7 @@ RULES = (
     AdviceRule(
         "F791",
         "few-training-pairs",
-        checks.check_pair_count,
+        checks.check_row_count,
         "fewer than 300 training pairs",
         "models get better and steadier with more pairs, and Amazon recommends at least 1,000; expect a change of "
         "length or tone that varies with the seed",

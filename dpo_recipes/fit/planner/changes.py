@@ -115,7 +115,7 @@ def _same_result(recipe: Recipe, try_: Try) -> Iterator[Change]:
 
 def _smaller_micro_batches(recipe: Recipe) -> list[Settings]:
     """Settings of micro-batches with the same effective batch and result, from the recipe's down to the smallest. A
-    token budget is halved down to the longest pair; a number of pairs takes every size that divides the pairs of a
+    token budget is halved down to the longest row; a number of rows takes every size that divides the rows of a
     step. A micro-batch that the loss depends on has no smaller one."""
     if fixed_micro_batch_reason(recipe):
         return [{}]
@@ -130,7 +130,7 @@ def _smaller_micro_batches(recipe: Recipe) -> list[Settings]:
 
 
 def _smaller_sizes(recipe: Recipe) -> list[Settings]:
-    """Settings of micro-batches with fewer pairs and the same effective batch, the largest first."""
+    """Settings of micro-batches with fewer rows and the same effective batch, the largest first."""
     training = recipe.training
     total = training.micro_batch_size * training.gradient_accumulation_steps
     return [
@@ -174,7 +174,7 @@ def _other_jobs(recipe: Recipe, *, is_cuda: bool) -> Iterator[tuple[Settings, st
         yield settings, "QLoRA: the base in 4 bits, a third slower"
     length = data.max_length // 2
     if length >= 128:
-        yield {"data.max_length": length}, "longer pairs are dropped or cut, as `data.overlong` says"
+        yield {"data.max_length": length}, "longer rows are dropped or cut, as `data.overlong` says"
 
 
 def _change(recipe: Recipe, try_: Try, settings: Settings, price: str, *, is_same_job: bool = True) -> Change:

@@ -18,7 +18,7 @@ _ANSWERS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of each stage after the data, on one device; None where the number of pairs is not known."""
+    """Seconds of each stage after the data, on one device; None if the number of rows is not known."""
 
     step_s: float
     """One optimizer step."""
@@ -42,15 +42,15 @@ def estimate_duration(
     forward = simulate(meta_model, batch, rates, trains=False)
     step = simulate(meta_model, batch, rates)
     size = len(typical)
-    micro_batches = batch_of(recipe).pairs_per_step / size
+    micro_batches = batch_of(recipe).rows_per_step / size
     # The optimizer reads and writes parameters, gradients and its state once.
     update_s = 5 * weights.trainable_bytes / rates.bandwidth
     step_s, step_flops = micro_batches * step.seconds + update_s, micro_batches * step.flops
-    if facts.num_steps is None or facts.num_train_pairs is None:
+    if facts.num_steps is None or facts.num_train_rows is None:
         return Duration(step_s, step_flops, None, None)
-    pair_s, pair_flops = forward.seconds / size, forward.flops / size
-    seen = min(facts.num_train_pairs, facts.num_steps * facts.pairs_per_step)
-    held_out, tested = facts.num_eval_pairs or 0, facts.num_test_pairs or 0
+    row_s, row_flops = forward.seconds / size, forward.flops / size
+    seen = min(facts.num_train_rows, facts.num_steps * facts.rows_per_step)
+    held_out, tested = facts.num_eval_rows or 0, facts.num_test_rows or 0
     objective = objective_of(recipe)
     has_reference = objective.reference(recipe.objective) != "none"
     referenced = seen + held_out + tested if has_reference else 0
@@ -58,12 +58,12 @@ def estimate_duration(
     num_samples = recipe.evaluation.num_samples if objective.head == "causal_lm" else 0
     answers = 2 * -(-num_samples // _ANSWERS_AT_ONCE) * recipe.evaluation.max_new_tokens
     stages = {
-        "reference": referenced / facts.num_processes * pair_s,
+        "reference": referenced / facts.num_processes * row_s,
         "training": facts.num_steps * step_s,
-        "evaluation": evaluated / facts.num_processes * pair_s,
+        "evaluation": evaluated / facts.num_processes * row_s,
         "samples": answers * (weights.base / rates.bandwidth + 0.02),
     }
-    flops = facts.num_steps * facts.num_processes * step_flops + (referenced + evaluated) * pair_flops
+    flops = facts.num_steps * facts.num_processes * step_flops + (referenced + evaluated) * row_flops
     return Duration(step_s, step_flops, stages, flops)
 
 

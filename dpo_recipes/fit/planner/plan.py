@@ -68,9 +68,9 @@ class JobPlan:
             "parameters": self.weights.num_base,
             "trainable_parameters": self.weights.num_trainable,
             "micro_batch_size": self.recipe.training.micro_batch_size,
-            "pairs_per_step": facts.pairs_per_step,
-            "num_train_pairs": facts.num_train_pairs,
-            "num_eval_pairs": facts.num_eval_pairs,
+            "pairs_per_step": facts.rows_per_step,
+            "num_train_pairs": facts.num_train_rows,
+            "num_eval_pairs": facts.num_eval_rows,
             "steps": facts.num_steps,
             "tokens": self.workload.tokens("train"),
             "is_data_read": self.workload.is_read,
@@ -158,13 +158,13 @@ class Planner:
         meta_model, weights = self._variant(recipe)
         peak = estimate_memory(meta_model, weights, self._longest(recipe), self._rates, self._sharding).peak_bytes
         typical = self._typical(recipe)
-        passes = batch_of(recipe).pairs_per_step / len(typical)
+        passes = batch_of(recipe).rows_per_step / len(typical)
         step_s = simulate(meta_model, Batch.of(*typical.T), self._rates).seconds * passes
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)
 
 
 def advice_facts(plan: JobPlan, reports: dict[str, SplitReport]) -> JobFacts:
-    """The facts for advice: the plan's counts, and from the data report the shares of truncated and dropped pairs."""
+    """The facts for advice: the plan's counts, and from the data report the shares of truncated and dropped rows."""
     facts = replace(plan.facts, trainable_parameters=plan.weights.num_trainable)
     report = reports.get("train")
     if report is None:

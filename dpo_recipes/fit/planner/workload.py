@@ -1,4 +1,4 @@
-"""The number of pairs of a job and their lengths, read from tokenized data or assumed at their longest."""
+"""The number of rows of a job and their lengths, read from tokenized data or assumed at their longest."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 
 from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.data.tokenize import TokenizedSplits
-from dpo_recipes.engine.prefix_sharing import check_longest_pair
+from dpo_recipes.engine.prefix_sharing import check_longest_row
 from dpo_recipes.engine.token_budget import as_lengths, largest_group
-from dpo_recipes.engine.train import seen_splits
+from dpo_recipes.engine.train import used_splits
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.launch.batch import batch_of, max_tokens
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 LengthTable = np.ndarray
-"""Tokens of prompt, chosen and rejected answer as training sees them, of shape [pairs, 3]."""
+"""Tokens of the prompt and of each of the K answers of a row as training sees them, of shape [rows, 1 + K]."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The pairs of each split. Without `lengths` both sequences of every pair are taken to be as long as
-    `data.max_length` lets them, one half of them prompt."""
+    """The rows of each split. Without `lengths` all sequences of every row are taken to be as long as
+    `data.max_length` allows, with half of their tokens in the prompt."""
 
-    num_pairs: dict[str, int | None]
+    num_rows: dict[str, int | None]
     """By split; None if it is unknown before the data are read."""
     lengths: dict[str, LengthTable] | None = None
 
@@ -38,15 +38,15 @@ class Workload:
         return self.lengths is not None
 
     def facts(self, recipe: Recipe, num_processes: int) -> JobFacts:
-        """Steps and passes of a recipe on these pairs."""
-        counts = (self.num_pairs.get(split) for split in ("train", "eval", "test"))
+        """Steps and passes of a recipe on these rows."""
+        counts = (self.num_rows.get(split) for split in ("train", "eval", "test"))
         return JobFacts(recipe, *counts, num_processes=num_processes)
 
     def longest(self, recipe: Recipe, num_processes: int = 1, *, shares: bool = True) -> LengthTable:
-        """The pairs of the micro-batch with the most tokens that can come together; of shape [micro-batch, 3].
+        """The rows of the micro-batch with the most tokens that can come together; of shape [micro-batch, 1 + K].
 
-        The longest pairs may be drawn together in any order. `shares` says whether the model can be computed with each
-        distinct token once. Any of several processes may get the pass with the most pairs of a step.
+        The longest rows may be drawn together in any order. `shares` says whether the model can be computed with each
+        distinct token once. Any of several processes may get the pass with the most rows of a step.
         """
         size, _ = batch_of(recipe).trainer_batch
         if max_tokens(recipe) is not None:
@@ -60,12 +60,12 @@ class Workload:
 
     @cached_property
     def _longest_first(self) -> LengthTable:
-        """Training pairs, sorted once for all variants of a recipe that `--fit` tries."""
+        """Training rows, sorted once for all variants of a recipe that `--fit` tries."""
         rows = (self.lengths or {})["train"]
         return rows[np.argsort(-rows.sum(axis=1), kind="stable")]
 
     def typical(self, recipe: Recipe, *, shares: bool = True) -> LengthTable:
-        """A micro-batch of pairs of the mean length."""
+        """A micro-batch of rows of the mean length."""
         if self.lengths is None:
             return self.longest(recipe, shares=shares)
         size, _ = batch_of(recipe).trainer_batch
@@ -73,23 +73,23 @@ class Workload:
         return _together(recipe, np.tile(mean, (size, 1)), size, shares=shares)
 
     def tokens(self, split: str) -> int | None:
-        """Distinct tokens of a split: of each pair the prompt once and both answers."""
+        """Distinct tokens of a split: of each row the prompt once and all answers."""
         if self.lengths is not None:
             return int(self.lengths[split].sum()) if split in self.lengths else 0
         return None
 
 
 def check_pass_budget(recipe: Recipe, tokenized: TokenizedSplits, num_processes: int) -> None:
-    """Raise `RunError` T607 for a pair that does not fit into one pass with its prompt computed once; where a model
+    """Raise `RunError` T607 for a row that does not fit into one pass with its prompt computed once; if a model
     does not share it, the engine looks again."""
     shares, most = recipe.training.prefix_sharing != "off", recipe.training.max_tokens_per_pass
     if most is not None:
-        seen = seen_splits(recipe, tokenized, num_processes)
-        check_longest_pair(seen, most, shares=shares, locate=tokenized.where)
+        used, noun = used_splits(recipe, tokenized, num_processes), objective_of(recipe).row_noun
+        check_longest_row(used, most, shares=shares, noun=noun, locate=tokenized.where)
 
 
 def _together(recipe: Recipe, rows: LengthTable, size: int, *, shares: bool) -> LengthTable:
-    """The first of some pairs, longest first, that are computed together: so many, or as many as a pass may have
+    """The first of some rows, longest first, that are computed together: so many, or as many as a pass may have
     tokens."""
     most = max_tokens(recipe)
     if most is None:
@@ -105,7 +105,7 @@ def read_workload(datasets: dict[str, Any]) -> Workload:
 
 
 def assume_workload(recipe: Recipe) -> Workload:
-    """The workload as far as a recipe alone tells it: at most as many pairs as `limit` and `select` let through."""
+    """The workload as far as a recipe alone tells it: at most as many rows as `limit` and `select` let through."""
     data = recipe.data
     most = [_most(source) for source in data.train]
     total = None if None in most else sum(count or 0 for count in most)

@@ -1,4 +1,4 @@
-"""The stages before the model: from a recipe to tokenized pairs, for the worker and for `dpo-recipe data`."""
+"""The stages before the model: from a recipe to tokenized rows, for the worker and for `dpo-recipe data`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_recipes.data.chat_template import Chat, apply_template
 from dpo_recipes.data.mismatched import add_mismatched_answers
-from dpo_recipes.data.prepare import load_preferences
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.data.tokenize import TokenizedSplits, tokenize_splits
 from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
@@ -17,8 +17,8 @@ from dpo_recipes.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
-class PreparedPairs:
-    """Tokenized pairs of each split, with the tokenizer and template that made them."""
+class PreparedData:
+    """The tokenized rows of each split, with the tokenizer and template that made them."""
 
     splits: TokenizedSplits
     tokenizer: Any
@@ -26,27 +26,27 @@ class PreparedPairs:
     location: ModelLocation
 
 
-def prepare_pairs(
-    recipe: Recipe, on_stage: Callable[[str, str], None], *, trust_remote_code: bool, only_shows: bool = False
-) -> PreparedPairs:
+def prepare_data(
+    recipe: Recipe, on_stage: Callable[[str, str], None], *, trust_remote_code: bool, for_inspection: bool = False
+) -> PreparedData:
     """Read, convert, select, render and tokenize; no weight is loaded. `on_stage` gets the name of each stage and
     a detail.
 
     Data comes before the tokenizer, so that its faults are found first. `trust_remote_code` counts only together with
-    the recipe's own: its author and the person who runs it must both want it. With `only_shows`, errors that are found
-    while tokenizing are among the warnings, so that the rows can be looked at, and rows have no answers of other rows.
-    Raises `DataError`, `RunError`.
+    the recipe's own: its author and the person who runs it must both want it. With `for_inspection`, errors that are
+    found while tokenizing are among the warnings, so that the rows can be shown, and rows have no answers of
+    others. Raises `DataError`, `RunError`.
     """
     on_stage("data", "reading rows")
-    rows = load_preferences(recipe.data, recipe.training.seed, objective_of(recipe).rows)
+    rows = load_rows(recipe.data, recipe.training.seed, objective_of(recipe).rows)
     on_stage("tokenizer", recipe.model.path)
     location = resolve_model(recipe.model)
     tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code and recipe.model.trust_remote_code)
     chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
     on_stage("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
     splits = tokenize_splits(
-        rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=not only_shows
+        rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=not for_inspection
     )
-    if objective_of(recipe).adds_mismatched_answer(recipe.objective) and not only_shows:
+    if objective_of(recipe).adds_mismatched_answer(recipe.objective) and not for_inspection:
         splits = add_mismatched_answers(splits, recipe.training.seed, recipe.data.max_length)
-    return PreparedPairs(splits, tokenizer, chat, location)
+    return PreparedData(splits, tokenizer, chat, location)
