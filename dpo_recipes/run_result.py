@@ -175,6 +175,8 @@ class RunResult(TrainingFigures):
     summary: str | None = None
     num_eval_rows: int | None = _named("num_eval_pairs")
     num_test_rows: int | None = _named("num_test_pairs")
+    subsets: Mapping[str, Mapping[str, int]] = Field(default_factory=dict)
+    """For `eval` and `test`, the number of rows of each subset that `columns: {subset: ...}` of the data names."""
     data: DataInfo = Field(default_factory=DataInfo)
     peak_memory_bytes: int | None = None
     """Of the process that needed most."""
@@ -185,7 +187,8 @@ class RunResult(TrainingFigures):
     model: ModelInfo = Field(default_factory=ModelInfo)
     environment: Environment = Field(default_factory=Environment)
     metrics: Mapping[str, float | None] = Field(default_factory=dict)
-    """Of the tuned model: `train_loss`, and each metric of the objective as `eval_<key>` and `test_<key>`."""
+    """Of the tuned model: `train_loss`, and each metric of the objective as `eval_<key>` and `test_<key>`; its accuracy
+    on each subset as `eval_<key>/<subset>`."""
     base_metrics: Mapping[str, float | None] = Field(default_factory=dict)
     """The same of the untouched base, without a training loss."""
     model_dir: str | None = None

@@ -268,6 +268,9 @@ class Worker:
             summary=self.recipe.summary,
             num_eval_rows=len(tokenized.datasets.get("eval", ())),
             num_test_rows=len(tokenized.datasets.get("test", ())),
+            subsets={
+                name: report.subsets for name, report in tokenized.reports.items() if name != "train" and report.subsets
+            },
             data=DataInfo(source=tokenized.key, chat_template=bundle.chat.template.name),
             peak_memory_bytes=max(peaks),
             processes=ProcessInfo(**self.launch.to_json(), peak_memory_bytes=peaks),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
-from dpo_recipes.errors import EXIT_DATA, RecipeError
+from dpo_recipes.errors import EXIT_DATA, DpoRecipeError, RecipeError
 from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.run_dir import write_text_atomically
 from dpo_recipes.shipped import find_recipe
@@ -56,14 +56,17 @@ def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote
     from dpo_recipes.data.inspect.splits import inspect_splits
     from dpo_recipes.prepared_data import prepare_data
 
-    recipe = validated.recipe
+    recipe, find = validated.recipe, validated.composed.where
     with Progress() as progress:
-        prepared = prepare_data(
-            recipe,
-            lambda name, detail: progress.on_event({"event": "stage", "name": name, "detail": detail}),
-            trust_remote_code=trust_remote_code,
-            for_inspection=True,
-        )
+        try:
+            prepared = prepare_data(
+                recipe,
+                lambda name, detail: progress.on_event({"event": "stage", "name": name, "detail": detail}),
+                trust_remote_code=trust_remote_code,
+                for_inspection=True,
+            )
+        except DpoRecipeError as error:
+            raise error.located(find) from error
         splits, tokenizer, chat = prepared.splits, prepared.tokenizer, prepared.chat
         if split is not None and split not in splits.datasets:
             raise typer.BadParameter(f"this recipe has no split `{split}`, only {', '.join(splits.datasets)}")
@@ -79,7 +82,7 @@ def _inspect(validated: Validated, show: int, split: str | None, *, trust_remote
         "max_length": recipe.data.max_length,
         "overlong": recipe.data.overlong,
         "added_special_tokens": tokenizer.convert_ids_to_tokens(chat.added_ids),
-        "warnings": [finding.to_json() for finding in (*validated.warnings, *splits.warnings)],
+        "warnings": [finding.located(find).to_json() for finding in (*validated.warnings, *splits.warnings)],
         "splits": {name: {**part.to_json(), "shown": shown[name]} for name, part in inspected.items()},
     }
 

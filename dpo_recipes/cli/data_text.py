@@ -71,6 +71,11 @@ class DataText:
             self._line(f"  {'truncated':<9} {part} {count:,}")
         if split["desirable"] is not None:
             self._line(f"  {'labels':<9} {split['desirable']:,} good answers, {split['undesirable']:,} bad ones")
+        if split["subsets"]:
+            counts = [f"{name} {count:,}" for name, count in split["subsets"].items()]
+            num_others = split["rows_kept"] - sum(split["subsets"].values())
+            counts += [f"{num_others:,} {whole}s without a subset"] if num_others else []
+            self._line(f"  {'subsets':<9} {', '.join(counts)}")
         if split["masked_rows"]:
             answers = f"{split['masked_tokens']:,} tokens in the answers of {split['masked_rows']:,} {whole}s"
             self._line(f"  {'masked':<9} {answers}: turns of the user or a tool, which are not trained on")

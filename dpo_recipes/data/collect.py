@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,10 @@ from dpo_recipes.data.sources import Renamer, filtered, named_value, read_rows
 from dpo_recipes.data.split import prompt_hash, top_rows
 from dpo_recipes.data.store import RowWriter
 from dpo_recipes.data.structured_text import message_columns, read_messages
+from dpo_recipes.data.subsets import MAX_SUBSETS, NO_SUBSET, subset_of, too_many_subsets
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.objectives.base import RowShape
+from dpo_recipes.objectives.row_shapes import SUBSET
 from dpo_recipes.recipe.schema.data import Data, Select, Source
 
 ROW_NUMBERS: dict[RowShape, tuple[str, ...]] = {
@@ -44,12 +47,15 @@ _UNDECIDED = "tie"
 
 @dataclass
 class RowIndex:
-    """Values of the spooled rows that avoid reading them again: one entry a row in each array (24 bytes a row)."""
+    """Values of the spooled rows that avoid reading them again: one entry a row in each array (28 bytes a row)."""
 
     prompt_hashes: array = field(default_factory=lambda: array("Q"))
     row_hashes: array = field(default_factory=lambda: array("Q"))
     values: array = field(default_factory=lambda: array("d"))
     """The values of the column that `select` orders by; NaN without `select`."""
+    subsets: array = field(default_factory=lambda: array("i"))
+    """For each row the index of its subset in `subset_names`, or NO_SUBSET."""
+    subset_names: list[str] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     """Warnings about the columns of the sources."""
 
@@ -73,17 +79,23 @@ class _BadRows:
 
 
 def collect(
-    sources: list[Source], data: Data, writer: RowWriter, index: RowIndex, report: SplitReport
+    sources: list[Source],
+    data: Data,
+    writer: RowWriter,
+    index: RowIndex,
+    report: SplitReport,
+    at: tuple[str | int, ...] = ("data", "train"),
 ) -> list[np.ndarray]:
     """Read all sources of one split into the spool, and return the indices of the selected rows of each source.
 
-    Rows are converted to the shape of the report. Raises `DataError`: D401 to D413 as the sources and formats do, D403
-    (no rows), D404 (bad rows, unless they may be dropped), D409 (every row dropped).
+    Rows are converted to the shape of the report. `at` is the path of the list of sources in the recipe. Raises
+    `DataError`: D401 to D413 as the sources and formats do, D403 (no rows), D404 (bad rows, unless they may be
+    dropped), D409 (every row dropped), D415 (too many subsets).
     """
     named = {name for source in sources for name in ROW_NUMBERS[report.shape] if name in source.columns}
     collector = _Collector(writer, index, report, sorted(named), splits_last_turn=data.train_on_turns == "last")
     before = len(index)
-    picked = [collector.collect(source) for source in sources]
+    picked = [collector.collect(source, (*at, place)) for place, source in enumerate(sources)]
     bad = collector.bad
     if bad.count and data.on_bad_row == "error" and bad.count > data.max_bad_fraction * report.rows_in:
         raise _too_many_bad_rows(bad, report.rows_in)
@@ -121,8 +133,8 @@ class _Collector:
     num_added: int = 0
     """How many more rows the sources became than they have."""
 
-    def collect(self, source: Source) -> np.ndarray:
-        """The indices of the selected rows of a source."""
+    def collect(self, source: Source, at: tuple[str | int, ...]) -> np.ndarray:
+        """The indices of the selected rows of a source. `at` is its path in the recipe."""
         start, renamer = len(self.index), Renamer(source.columns)
         rows = _named_rows(source, renamer, self.report)
         sample = list(islice(rows, SAMPLE_ROWS))
@@ -139,7 +151,7 @@ class _Collector:
                 if row.fault is not None:
                     raise row.fault
                 made = data_format.to_rows(SourceRow(columns, row.where))
-                values = self._values(source, columns)
+                values = self._values(source, columns, at)
             except BadRow as error:
                 if error.reason != _UNDECIDED:
                     self.bad.add(row.where, renamer.in_file_names(error))
@@ -154,19 +166,29 @@ class _Collector:
         self.index.warnings += column_warnings(use, data_format)
         return _selected(source, np.arange(start, len(self.index)), self.index, self.report)
 
-    def _values(self, source: Source, columns: ReadColumns) -> dict[str, float]:
-        """The values of `row_numbers` in one row; the defaults if the source does not map them. Raises `BadRow`."""
-        values: dict[str, float] = {}
+    def _values(self, source: Source, columns: ReadColumns, at: tuple[str | int, ...]) -> dict[str, Any]:
+        """The values of `row_numbers` in one row, the defaults if the source does not map them, and the row's subset.
+
+        Raises `BadRow`, and `DataError` D415.
+        """
+        values: dict[str, Any] = {}
         for name in self.row_numbers:
             values[name] = number_of(columns.get(name), name) if name in source.columns else _DEFAULTS[name]
             if values[name] < 0:
                 raise BadRow("bad_number", f"`{name}` is {values[name]:g}, less than 0")
+        if SUBSET in source.columns:
+            subset = values[SUBSET] = subset_of(columns.get(SUBSET))
+            if subset is not None and subset not in self.index.subset_names:
+                self.index.subset_names.append(subset)
+            if len(self.index.subset_names) > MAX_SUBSETS:
+                raise too_many_subsets(source, at, self.index.subset_names)
         return values
 
     def _keep(self, row: Row, value: float) -> None:
         self.writer.write(row)
         self.index.prompt_hashes.append(prompt_hash(row.prompt))
         self.index.row_hashes.append(_row_hash(row))
+        self.index.subsets.append(NO_SUBSET if row.subset is None else self.index.subset_names.index(row.subset))
         self.index.values.append(value)
 
 

@@ -25,6 +25,8 @@ class TokenizedRow:
     """The factor of the row's loss."""
     margin: float | None = None
     """How much better the chosen answer of a pair is."""
+    subset: str | None = None
+    """The subset that the row belongs to."""
 
     @property
     def length(self) -> int:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpo_recipes.cache import content_key, file_digest, get_or_build
 from dpo_recipes.data import hub
 from dpo_recipes.data.collect import RowIndex, collect
@@ -17,6 +19,7 @@ from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.sources import local_files
 from dpo_recipes.data.split_dataset import SPLITS, Division, shared_prompts, split_dataset
 from dpo_recipes.data.store import RowFile, RowWriter
+from dpo_recipes.data.subsets import NO_SUBSET
 from dpo_recipes.errors import Finding
 from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
@@ -49,7 +52,7 @@ def load_rows(data: Data, seed: int, shape: RowShape = "pair") -> RowSplits:
     cached result.
 
     Raises `DataError`: D401, D402, D403, D404, D405, D406, D410 to D413 as sources and formats do, D407 (cannot be
-    split), D409 (every row dropped).
+    split), D409 (every row dropped), D415 (too many subsets).
     """
     sources = {"train": data.train, "eval": _sources(data.eval, data), "test": _sources(data.test, data)}
     fingerprints = [_fingerprint(source) for part in sources.values() for source in part]
@@ -75,12 +78,17 @@ def _build(folder: Path, sources: dict[str, list[Source]], data: Data, seed: int
     reports = {name: SplitReport(shape) for name in SPLITS}
     spool = folder / "spool"
     with RowWriter(spool) as writer:
-        picked = {name: collect(part, data, writer, index, reports[name]) for name, part in sources.items() if part}
+        picked = {
+            name: collect(part, data, writer, index, reports[name], _place(name, data))
+            for name, part in sources.items()
+            if part
+        }
     rows = RowFile(spool, writer.offsets)
     division = Division(rows, index, reports, {})
     split_dataset(division, picked, data, seed)
     for name, places in division.places.items():
         reports[name].rows_kept = len(places)
+        reports[name].subsets = _count_subsets(index, places)
         if len(places):
             with RowWriter(folder / f"{name}.jsonl") as out:
                 for place in places:
@@ -98,6 +106,20 @@ def _sources(held_out: HeldOut, data: Data) -> list[Source]:
     if held_out.split is not None:
         return [source.model_copy(update={"split": held_out.split, "weight": None}) for source in data.train]
     return held_out.sources
+
+
+def _place(split: str, data: Data) -> tuple[str | int, ...]:
+    """The path in the recipe of the sources of a split."""
+    if split == "train" or getattr(data, split).split is not None:
+        return ("data", "train")
+    return ("data", split, "sources")
+
+
+def _count_subsets(index: RowIndex, places: np.ndarray) -> dict[str, int]:
+    """The number of rows of each subset, by name in alphabetical order."""
+    of_rows = np.frombuffer(index.subsets, np.int32)[places]
+    counts = np.bincount(of_rows[of_rows != NO_SUBSET])
+    return dict(sorted((index.subset_names[at], int(count)) for at, count in enumerate(counts) if count))
 
 
 def _fingerprint(source: Source) -> Any:

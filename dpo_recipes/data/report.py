@@ -42,6 +42,8 @@ class SplitReport:
     desirable: int | None = None
     """The number of kept rows with a good answer; None without labels."""
     undesirable: int | None = None
+    subsets: dict[str, int] = field(default_factory=dict)
+    """The number of kept rows of each subset. Empty if no row names one."""
 
     @property
     def unit(self) -> str:
@@ -80,6 +82,11 @@ class SplitReport:
         if label is not None:
             self.desirable = (self.desirable or 0) + label
             self.undesirable = (self.undesirable or 0) + (not label)
+
+    def count_subset(self, subset: str | None) -> None:
+        """Count the subset of a kept row."""
+        if subset is not None:
+            self.subsets[subset] = self.subsets.get(subset, 0) + 1
 
     @property
     def has_changes(self) -> bool:

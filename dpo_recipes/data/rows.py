@@ -47,6 +47,8 @@ class Row:
     """The factor of the row's loss. None counts as 1."""
     margin: float | None = None
     """How much better the chosen answer of a pair is, for objectives that use it. None counts as 0."""
+    subset: str | None = None
+    """The subset of the data, such as a category, that the row belongs to."""
     tools: list[Any] | None = None
     """The JSON schemas of the functions that the template offers to the model."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from dpo_recipes.data.nulls import without_filled_nulls
 from dpo_recipes.data.rows import RowIterator, SourceRow
 from dpo_recipes.data.structured_text import PYTHON_ADVICE, check_is_text, is_python, is_text_list
 from dpo_recipes.errors import DataError
+from dpo_recipes.objectives.row_shapes import SUBSET
 from dpo_recipes.recipe.column_map import ColumnValue, decoded, parse_column
 from dpo_recipes.recipe.paths import is_url
 from dpo_recipes.recipe.row_filter import FilterTypeError, RowFilter, parse
@@ -65,8 +66,10 @@ class Renamer:
 
     def __init__(self, columns: Mapping[str, str]) -> None:
         self._values = {ours: parse_column(theirs) for ours, theirs in columns.items()}
-        # A column of the file that already has a mapped name is replaced by the column that the recipe maps to it.
-        self._replaced = {*self._values, *(name for value in self._values.values() for name in value.names)}
+        # A column of the file that already has a mapped name is replaced by the column that the recipe maps to it. The
+        # format may still read a column that also names the subset.
+        moved = (value.names for ours, value in self._values.items() if ours != SUBSET)
+        self._replaced = {*self._values, *(name for names in moved for name in names)}
         self._is_first = True
 
     def rename(self, row: SourceRow) -> SourceRow:

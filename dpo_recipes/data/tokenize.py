@@ -24,6 +24,7 @@ from dpo_recipes.data.render import render_row
 from dpo_recipes.data.report import SplitReport
 from dpo_recipes.data.rows import Row
 from dpo_recipes.data.store import RowFile
+from dpo_recipes.data.subsets import NO_SUBSET, subset_names
 from dpo_recipes.data.template import Renderer
 from dpo_recipes.errors import DataError, Finding
 from dpo_recipes.recipe.schema.data import Data
@@ -42,6 +43,9 @@ LABEL = "label"
 WEIGHT, MARGIN = "weight", "margin"
 """The columns of the factor of a row's loss, and of how much better the chosen answer of a pair is; absent if no source
 has these numbers."""
+SUBSET_NUMBER = "subset"
+"""The column of the index of a row's subset in `TokenizedSplits.subsets`, NO_SUBSET for a row without one; absent if no
+row of the split has one."""
 ROW = "row"
 """The column of a row's index in its split."""
 _BATCH = 256
@@ -52,7 +56,7 @@ _REASONS = {"D420": "template_failed", "D429": "turns_not_found"}
 @dataclass
 class TokenizedSplits:
     """The token ids of each split that is not empty, as a `datasets.Dataset` with the columns PROMPT, ANSWERS, CONTEXT,
-    ROW, LABEL for labelled rows, and WEIGHT and MARGIN if a source has them."""
+    ROW, LABEL for labelled rows, and WEIGHT, MARGIN and SUBSET_NUMBER if a source has them."""
 
     datasets: dict[str, Any]
     rows: dict[str, RowFile]
@@ -64,15 +68,19 @@ class TokenizedSplits:
     """Findings about the rows, including errors if these are not raised."""
     key: str
     is_cached: bool = False
+    subsets: tuple[str, ...] = ()
+    """The names of the subsets of all splits."""
 
     def for_trainer(self, split: str) -> Any:
         """The columns of a split for the trainer, and the index of each row, for errors that name it.
 
-        The column CONTEXT is only included if an answer of the split has context.
+        The column CONTEXT is only included if an answer of the split has context, and SUBSET_NUMBER only for held-out
+        rows: training does not depend on it.
         """
         context = [CONTEXT] if self.reports[split].masked_rows else []
         dataset = self.datasets[split]
-        extras = [name for name in (LABEL, WEIGHT, MARGIN) if name in dataset.column_names]
+        names = (LABEL, WEIGHT, MARGIN) if split == "train" else (LABEL, WEIGHT, MARGIN, SUBSET_NUMBER)
+        extras = [name for name in names if name in dataset.column_names]
         return dataset.select_columns([PROMPT, ANSWERS, *context, *extras, ROW])
 
     def where(self, split: str, place: int) -> str:
@@ -131,6 +139,7 @@ def tokenize_splits(
         findings,
         key,
         is_cached,
+        subset_names(splits.reports),
     )
 
 
@@ -165,11 +174,13 @@ def _judged(report: SplitReport, accepted: Collection[str], *, is_carved: bool) 
 
 def _build(folder: Path, splits: RowSplits, tokenizer: Any, renderer: Renderer, data: Data) -> None:
     reports: dict[str, SplitReport] = {}
+    subsets = subset_names(splits.reports)
     encoder = Encoder(tokenizer, renderer.template.text)
     for name, rows in splits.rows.items():
         report = reports[name] = deepcopy(splits.reports[name])
+        report.subsets = dict.fromkeys(report.subsets, 0)
         checks = RowChecks(tokenizer, renderer, name, data.max_length, lambda place, rows=rows: rows[place].where)
-        write_split(folder / f"{name}.arrow", rows, Tokenizer(encoder, renderer, checks, data), report)
+        write_split(folder / f"{name}.arrow", rows, Tokenizer(encoder, renderer, checks, data), report, subsets)
         report.findings = [finding.to_json() for finding in checks.findings()]
     write_json(folder / "report.json", {"splits": {name: asdict(report) for name, report in reports.items()}})
 
@@ -191,14 +202,18 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitReport) -> None:
+def write_split(
+    path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitReport, subsets: Sequence[str] = ()
+) -> None:
     """Tokenize rows into an Arrow file, and write the rows' lengths before truncation into a file beside it.
 
-    Fills `report`. Raises `DataError` D408, D409, D420, D429, D430.
+    Fills `report`. `subsets` are the names that SUBSET_NUMBER refers to. Raises `DataError` D408, D409, D420, D429,
+    D430.
     """
     import pyarrow as pa
 
-    schema = _schema(rows[0])
+    schema = _schema(rows[0], has_subsets=bool(report.subsets))
+    numbers = {None: NO_SUBSET} | {name: number for number, name in enumerate(subsets)}
     lengths: list[np.ndarray] = []
     uncut = np.zeros((len(rows), 1 + len(rows[0].answers)), np.int32)
     with _no_garbage_collection(), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -211,22 +226,27 @@ def write_split(path: Path, rows: RowFile, tokenize: Tokenizer, report: SplitRep
                     kept.append((place, fitted))
                     report.mask(fitted.num_context)
                     report.count_label(fitted.label)
+                    report.count_subset(fitted.subset)
             lengths.append(np.array([row.lengths for _, row in kept], np.int32).reshape(-1, uncut.shape[1]))
             columns = {name: [getattr(row, name) for _, row in kept] for name in schema.names if name != ROW}
             columns[ROW] = [place for place, _ in kept]
+            if SUBSET_NUMBER in columns:
+                columns[SUBSET_NUMBER] = [numbers[row.subset] for _, row in kept]
             writer.write_batch(pa.RecordBatch.from_pydict(columns, schema))
     np.save(path.with_suffix(".lengths.npy"), uncut)
     _summarize(np.concatenate(lengths), report, tokenize.checks)
 
 
-def _schema(row: Row) -> Any:
+def _schema(row: Row, *, has_subsets: bool) -> Any:
     """The schema of a split with rows like `row`."""
     import pyarrow as pa
 
     ids = pa.list_(pa.int32())
     label = {LABEL: pa.bool_()} if row.label is not None else {}
     numbers = {name: pa.float32() for name in (WEIGHT, MARGIN) if getattr(row, name) is not None}
-    return pa.schema({PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids), **label, **numbers, ROW: pa.int64()})
+    subset = {SUBSET_NUMBER: pa.int32()} if has_subsets else {}
+    lists = {PROMPT: ids, ANSWERS: pa.list_(ids), CONTEXT: pa.list_(ids)}
+    return pa.schema({**lists, **label, **numbers, **subset, ROW: pa.int64()})
 
 
 def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> None:
@@ -284,7 +304,13 @@ class Tokenizer:
         for (place, row, texts), encoded in zip(rendered, encodings, strict=True):
             self.checks.look(place, row, texts, encoded)
             whole = TokenizedRow(
-                encoded.prompt_ids, encoded.answer_ids, encoded.answer_context, row.label, row.weight, row.margin
+                encoded.prompt_ids,
+                encoded.answer_ids,
+                encoded.answer_context,
+                row.label,
+                row.weight,
+                row.margin,
+                row.subset,
             )
             fitted = fit(whole, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
             if fitted is not None and self.checks.is_equal(row.where, whole, fitted):

@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, LABEL, MARGIN, PROMPT, WEIGHT
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, LABEL, MARGIN, PROMPT, SUBSET_NUMBER, WEIGHT
 from dpo_recipes.engine.reference import REFERENCE
 
-ROW_COLUMNS = {LABEL: torch.bool, WEIGHT: torch.float32, MARGIN: torch.float32, REFERENCE: torch.float32}
+ROW_COLUMNS = {
+    LABEL: torch.bool,
+    WEIGHT: torch.float32,
+    MARGIN: torch.float32,
+    SUBSET_NUMBER: torch.int64,
+    REFERENCE: torch.float32,
+}
 """Columns with a value for each row, and the types of their tensors. REFERENCE has a value for each answer."""
 
 
@@ -59,8 +65,9 @@ class DpoCollator:
         """Return the batch of some pairs."""
         batch = self.collate(list(map(trl_columns, rows)))
         mask_context(batch["completion_mask"], rows)
-        if WEIGHT in rows[0]:
-            batch[WEIGHT] = torch.tensor([row[WEIGHT] for row in rows], dtype=ROW_COLUMNS[WEIGHT])
+        for name in (WEIGHT, SUBSET_NUMBER):
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows], dtype=ROW_COLUMNS[name])
         return batch
 
 

@@ -38,6 +38,9 @@ class TrainingContext:
     checkpoint_state: CheckpointCallback | None = None
     """Decides when a checkpoint is written; None for a trainer that is only measured."""
 
+    subsets: tuple[str, ...] = ()
+    """The names of the subsets whose numbers the held-out rows have."""
+
     @property
     def objective(self) -> Objective:
         """The objective of the recipe."""

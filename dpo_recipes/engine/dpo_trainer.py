@@ -12,7 +12,7 @@ from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT, WEIGHT
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT, SUBSET_NUMBER, WEIGHT
 from dpo_recipes.engine.collators import DpoCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
@@ -64,6 +64,16 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
         pairs, self.reference_known[name] = add_reference(self, pairs, name)
         return pairs
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        """The loss of a batch. An evaluation also counts the accuracy of each subset."""
+        numbers = inputs.pop(SUBSET_NUMBER, None)
+        if numbers is None:
+            return super().compute_loss(model, inputs, *rest, **more)
+        with _recorded_gathers(self.accelerator) as gathered:
+            loss = super().compute_loss(model, inputs, *rest, **more)
+        self.count_subsets({SUBSET_NUMBER: numbers}, gathered[_ACCURACIES])
+        return loss
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
 
@@ -71,11 +81,12 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
         return dataset  # `prepare_reference` adds them when the trainer is complete
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [PROMPT, ANSWERS, CONTEXT, REFERENCE, WEIGHT]
+        self._signature_columns = [PROMPT, ANSWERS, CONTEXT, REFERENCE, WEIGHT, SUBSET_NUMBER]
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """TRL's reference log-probabilities of a batch, in which a weight has no part."""
-        return super().compute_ref_log_probs(model, {name: inputs[name] for name in inputs if name != WEIGHT})
+        """TRL's reference log-probabilities of a batch, in which neither a weight nor a subset has a part."""
+        unused = (WEIGHT, SUBSET_NUMBER)
+        return super().compute_ref_log_probs(model, {name: inputs[name] for name in inputs if name not in unused})
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
         inputs = dict(inputs)
@@ -109,6 +120,32 @@ def dpo_config(context: TrainingContext) -> DPOConfig:
         precompute_ref_batch_size=context.recipe.training.micro_batch_size,
         disable_dropout=False,  # the base's is off already; see model.build
     )
+
+
+_ACCURACIES = -4
+"""The place of the accuracies of a batch's pairs among the tensors that TRL 1.16 gathers in `_compute_loss`: the last
+six are the rewards of both answers, accuracies, margins, and the log-probabilities of both answers.
+tests/integration/test_upstream.py fails when this order changes."""
+
+
+@contextmanager
+def _recorded_gathers(accelerator: Any) -> Iterator[list[Any]]:
+    """The tensors of this process that are passed to `accelerator.gather` meanwhile: TRL keeps only their means."""
+    gathered: list[Any] = []
+    replaced, gather = vars(accelerator).get("gather"), accelerator.gather
+
+    def record(tensor: Any) -> Any:
+        gathered.append(tensor)
+        return gather(tensor)
+
+    accelerator.gather = record
+    try:
+        yield gathered
+    finally:
+        if replaced is None:
+            del accelerator.gather
+        else:
+            accelerator.gather = replaced
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from dpo_recipes.data.tokenize import SUBSET_NUMBER
 from dpo_recipes.engine.batching import MicroBatching
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import ReferenceProgress
@@ -20,6 +21,7 @@ from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import check_longest_row, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.reference import try_one_row
+from dpo_recipes.engine.subset_counts import SubsetCounts
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
@@ -64,6 +66,10 @@ class EngineTrainer(MicroBatching):
             callbacks=callbacks,
             **upstream,
         )
+        metric = context.objective.subset_metric
+        self.subset_counts = None
+        if metric is not None and context.subsets:
+            self.subset_counts = SubsetCounts(metric.key, context.subsets, self.accelerator)
         self.gather_by_rows()
         self.remove_callback(PrinterCallback)
         # TRL 1.16 converts an adapter on a quantized base to bfloat16, in which updates of usual size are rounded away.
@@ -141,8 +147,31 @@ class EngineTrainer(MicroBatching):
         rows_only = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only)
 
+    def count_subsets(self, inputs: Mapping[str, Any], values: torch.Tensor) -> None:
+        """Add the values of `Objective.subset_metric`, [B], for the rows of a batch of an evaluation.
+
+        A process without rows has computed a row that does not count.
+        """
+        is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
+        if self.subset_counts is not None and SUBSET_NUMBER in inputs and is_counted:
+            self.subset_counts.add(inputs[SUBSET_NUMBER], values)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, for an evaluation with the metric of each subset."""
+        model: Any = self.model
+        if self.subset_counts is not None and not model.training:
+            # In place, because `evaluate` returns this dictionary.
+            logs.update({f"eval_{name}": value for name, value in self.subset_counts.take_means().items()})
+        super().log(logs, start_time)
+
+    def _clear_evaluation(self) -> None:
+        self.metric_counts.clear_evaluation()
+        if self.subset_counts is not None:
+            self.subset_counts.clear()
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and restore the random state: the number of evaluations does not affect training."""
+        self._clear_evaluation()  # an evaluation that ran out of memory has left its counts
         with torch.random.fork_rng(devices=cuda_devices()):
             return super().evaluate(*args, **kwargs)
 
@@ -151,7 +180,7 @@ class EngineTrainer(MicroBatching):
         try:
             return super()._evaluate(*args, **kwargs)
         except Interrupted:
-            self.metric_counts.clear_evaluation()
+            self._clear_evaluation()
             self.checkpoint_state.leave_evaluation(self.control)
             return {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -41,6 +41,7 @@ class ObjectiveTrainer(Trainer):
     args: Any
     micro_batch: MicroBatch | None
     distributed: Any
+    count_subsets: Callable[[Mapping[str, Any], torch.Tensor], None]
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class ObjectiveTrainer(Trainer):
         """The loss of a micro-batch. Adds its metrics to the counts."""
         scores, router_loss = self.scores(model, inputs)
         loss = self.objective.loss(self.params, scores)
-        self._count(loss, scores, inputs["attention_mask"])
+        self._count(loss, scores, inputs)
         if self.objective.loss_mean == "rows":
             value = loss.per_row.mean()
         elif num_items_in_batch is None:  # an evaluation, or a trial outside the training loop
@@ -149,7 +150,7 @@ class ObjectiveTrainer(Trainer):
         """[K·B] → [B, K] in 32 bits."""
         return values.float().reshape(self.num_answers, -1).T
 
-    def _count(self, loss: Loss, scores: Scores, mask: torch.Tensor) -> None:
+    def _count(self, loss: Loss, scores: Scores, inputs: Mapping[str, Any]) -> None:
         mode = "train" if self.model.training else "eval"
         values: dict[str, tuple[torch.Tensor, torch.Tensor | int]] = {}
         is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
@@ -159,7 +160,12 @@ class ObjectiveTrainer(Trainer):
                 values[name] = sums.detach().sum(), len(sums) if counts is None else counts.sum()
             if self.objective.loss_mean == "tokens":
                 values["loss"] = loss.per_row.detach().sum(), num_trained(scores)
-        self.metric_counts.add(mode, values, int(mask.sum()) if is_counted else 0)
+        self.metric_counts.add(mode, values, int(inputs["attention_mask"].sum()) if is_counted else 0)
+        metric = self.objective.subset_metric
+        if mode == "eval" and metric is not None:
+            of_rows = loss.metrics[metric.key]
+            assert not isinstance(of_rows, tuple), f"`{metric.key}` is a share of rows, not of tokens"
+            self.count_subsets(inputs, of_rows)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The trained tokens of an optimizer step in all processes, for a loss that is their mean."""

@@ -116,8 +116,9 @@ def train(  # noqa: PLR0913
         damaged=start.damaged,
     )
     context = TrainingContext(
-        recipe, run.checkpoints, bundle.device, bundle.dtype, distributed, events, tokenized.where, writer, saving
-    )
+        recipe, run.checkpoints, bundle.device, bundle.dtype, distributed, events, tokenized.where, writer, saving,
+        tokenized.subsets,
+    )  # fmt: skip
     trainer = prepare_trainer(bundle, context, datasets, callbacks)
     probe.trainer = saving.trainer = trainer
     weights = distributed.share(digest_of_base(trainer, bundle))

@@ -46,6 +46,11 @@ CODES = {
         "same label, or only good or only bad ones are left after rows were selected and dropped.",
         "Add answers of the other class; `objective: {kind: sft}` imitates good answers alone.",
     ),
+    "D415": entry(
+        "too many subsets",
+        "`columns: {subset: ...}` names a column with more than 100 different values. An accuracy would be logged for",
+        "each of them, on very few rows. Name a column with few values, such as a category.",
+    ),
     "D420": entry(
         "the chat template fails",
         "The template raised an error for a conversation, for example because it does not support system messages.",

@@ -39,11 +39,17 @@ def evaluate_base(trainer: Any, metrics: Iterable[Metric]) -> Values:
     metrics = tuple(metrics)
     values = evaluate_splits(trainer, metrics)
     for metric in metrics:
-        for name in (f"eval_{metric.key}", f"test_{metric.key}"):
+        for name in (*_names(metric, "eval", values), *_names(metric, "test", values)):
             if metric.base_value is not None and values.get(name) is not None:
                 values[name] = metric.base_value
     return values
 
 
 def _select(split: str, measured: Mapping[str, float], metrics: Iterable[Metric]) -> Values:
-    return {name: measured.get(name) for name in (f"{split}_{metric.key}" for metric in metrics)}
+    return {name: measured.get(name) for metric in metrics for name in _names(metric, split, measured)}
+
+
+def _names(metric: Metric, split: str, measured: Iterable[str]) -> list[str]:
+    """The name of a metric in a split, and those of its values for each subset."""
+    whole = f"{split}_{metric.key}"
+    return [whole, *(name for name in measured if metric.by_subset and name.startswith(f"{whole}/"))]

@@ -6,6 +6,7 @@ from importlib import resources
 
 from jinja2 import Environment
 
+from dpo_recipes.evaluate.subsets import list_subset_tables
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Metric
@@ -18,6 +19,7 @@ def render_card(recipe: Recipe, result: RunResult, bundle: ModelBundle) -> str:
     template = resources.files("dpo_recipes.export").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["code"] = lambda text: f"`{text}`"
+    environment.filters["cell"] = lambda text: text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     objective = objective_of(recipe)
     return environment.from_string(template).render(
         recipe=recipe,
@@ -25,6 +27,7 @@ def render_card(recipe: Recipe, result: RunResult, bundle: ModelBundle) -> str:
         objective=objective,
         title=objective.title(recipe.objective),
         rows=[row for metric in objective.metrics if (row := _compare(metric, result))],
+        subsets=list_subset_tables(result, objective),
         is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),
         gguf_file=bundle.location.gguf_file,
         quantization=recipe.model.quantization,

@@ -71,6 +71,9 @@ class Metric:
     that of a tuned model."""
     chance: float | None = None
     """The value that guessing gives: a chart marks it, and the verdict compares with it."""
+    by_subset: bool = False
+    """Whether evaluations also give the metric for each subset of the rows (`columns: {subset: ...}` of a source): a
+    share of rows, with 0 or 1 for each of them."""
     short_label: str = ""
     """The name in the progress line. Empty: the label in lower case."""
     description: str = ""
@@ -257,6 +260,11 @@ class Objective:
     def metric(self, key: str) -> Metric:
         """The metric of a key. Raises `KeyError` if the objective has none of this key."""
         return {metric.key: metric for metric in self.metrics}[key]
+
+    @property
+    def subset_metric(self) -> Metric | None:
+        """The metric that evaluations also give for each subset of the rows; None if the objective has none."""
+        return next((metric for metric in self.metrics if metric.by_subset), None)
 
     def reference(self, params: Any) -> ReferenceKind:
         """Whether the loss compares the policy with a reference."""

@@ -12,6 +12,7 @@ ACCURACY = Metric(
     higher_is_better=True,
     is_shown_live=True,
     chance=0.5,
+    by_subset=True,
     short_label="accuracy",
     description="Share of pairs whose chosen answer gets the higher reward.",
 )

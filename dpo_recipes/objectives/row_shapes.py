@@ -6,6 +6,8 @@ from dpo_recipes.objectives.base import RowShape
 
 ROW_NUMBERS = ("weight", "margin")
 """Numbers that a row may have beside its texts, from columns that `columns:` names."""
+SUBSET = "subset"
+"""The name in `columns:` of the subset that a row belongs to."""
 _MADE_FROM: dict[RowShape, tuple[RowShape, ...]] = {
     "pair": ("pair",),
     "labelled": ("labelled", "pair"),

@@ -14,7 +14,7 @@ from typing import Any
 from dpo_recipes import registry
 from dpo_recipes.errors import Finding, Where
 from dpo_recipes.objectives import objective_of
-from dpo_recipes.objectives.row_shapes import ROW_NUMBERS, why_not
+from dpo_recipes.objectives.row_shapes import ROW_NUMBERS, SUBSET, why_not
 from dpo_recipes.recipe.column_map import ColumnMapError, parse_column
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
@@ -171,7 +171,7 @@ def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Compos
             if data_format.detect or source.format != "auto"
             for column in (*data_format.columns, *data_format.optional_columns)
         }
-        yield from _check_columns((*at, "columns"), source.columns, {*columns, *ROW_NUMBERS}, composed)
+        yield from _check_columns((*at, "columns"), source.columns, {*columns, *ROW_NUMBERS, SUBSET}, composed)
     if source.format != "auto":
         data_format = registry.load("data_formats", source.format)
         refusal = why_not(data_format.kind, objective_of(recipe).rows)
@@ -339,14 +339,17 @@ def _identity(source: Source) -> tuple[Any, ...]:
     return (source.path, source.name, source.split, tuple(files) if isinstance(files, list) else files)
 
 
-def check_row_numbers(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R327: a weight or margin that the objective does not use."""
+def check_row_columns(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R327: a weight, margin or subset that the objective does not use."""
     objective = objective_of(recipe)
     for at, source in _sources(recipe):
         for name in ROW_NUMBERS:
             if name in source.columns and name not in objective.row_numbers:
                 why = f"the objective `{objective.kind}` does not use a {name} of each row"
                 yield does_nothing((*at, "columns", name), why, composed)
+        if SUBSET in source.columns and objective.subset_metric is None:
+            why = f"the objective `{objective.kind}` has no accuracy that is measured for each subset of the rows"
+            yield does_nothing((*at, "columns", SUBSET), why, composed)
 
 
 def check_turns(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -356,7 +359,7 @@ def check_turns(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         yield does_nothing(("data", "train_on_turns"), why, composed)
 
 
-RULES = (check_sources, check_rows, check_mixture, check_held_out, check_row_numbers, check_turns)
+RULES = (check_sources, check_rows, check_mixture, check_held_out, check_row_columns, check_turns)
 
 
 def _held_out(recipe: Recipe) -> list[tuple[str, HeldOut]]:

@@ -110,6 +110,8 @@ def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
             )
         )
     tables = [_steps(split), _lengths(split), _limits(split), _longest(split), _scripts(split)]
+    if split["subsets"]:
+        tables.append(_subsets(split))
     title = f"{_TITLES[name]} {whole}s"
     return SplitSection(name, title, _tiles(split), split["observations"], charts, tables)
 
@@ -205,6 +207,14 @@ def _scripts(split: dict[str, Any]) -> Table:
         for name, counts in split["scripts"].items()
     ]
     return Table("Letters by script", ["", "Letters", f"{_unit(split).capitalize()} mostly in this script"], rows)
+
+
+def _subsets(split: dict[str, Any]) -> Table:
+    num_kept, counts = split["rows_kept"], dict(split["subsets"])
+    if num_others := num_kept - sum(counts.values()):
+        counts["(none)"] = num_others
+    rows = [[name, format_count(count), format_percent(count / num_kept)] for name, count in counts.items()]
+    return Table("Subsets", ["", _unit(split).capitalize(), "Share"], rows)
 
 
 def _counts(row: dict[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dpo_recipes.evaluate.subsets import list_subset_tables
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.report.curves import draw_curves
@@ -45,6 +46,7 @@ def render_report(
         verdict=write_verdict(result, objective),
         tiles=list_tiles(result, objective),
         comparison=compare_models(result, objective),
+        subsets=list_subset_tables(result, objective),
         charts=charts,
         absent_charts=absent,
         samples=list_samples(result),

@@ -106,6 +106,33 @@ def test_peculiar_rows_are_named_with_their_places(recipe: Path) -> None:
     assert "chosen is longer in" in observations["length_bias"]["text"]
 
 
+def test_subsets_are_counted_after_rows_were_dropped(recipe: Path, tmp_path: Path) -> None:
+    kinds = ["chat", "code", "chat", None]
+    rows = [{**ROWS[n], "kind": kind} for n, kind in enumerate(kinds)] + [{**ROWS[15], "kind": "long"}]
+    _write(recipe.parent / "pairs.jsonl", rows)
+    columns = ("--set", "data.train[0].columns={subset: kind}", "--set", "data.overlong=drop")
+    assert _json(recipe, *columns)["splits"]["train"]["subsets"] == {"chat": 2, "code": 1, "long": 0}
+    page = tmp_path / "page.html"
+    assert (
+        "  subsets   chat 2, code 1, long 0, 1 pairs without a subset\n"
+        in _run(recipe, *columns, "--html", page).stdout
+    )
+    assert "<caption>Subsets</caption>" in page.read_text(encoding="utf-8")
+    assert '<th scope="row">(none)</th><td>1</td><td>25.0%</td>' in page.read_text(encoding="utf-8")
+
+
+def test_a_column_of_many_values_is_shown_in_the_recipe(recipe: Path) -> None:
+    _write(recipe.parent / "pairs.jsonl", [{**ROWS[0], "prompt": f"{n}?", "kind": f"k{n}"} for n in range(101)])
+    text = recipe.read_text().replace("{path: pairs.jsonl}", "{path: pairs.jsonl, columns: {subset: kind}}")
+    recipe.write_text(text)
+    with pytest.raises(DataError) as caught:
+        _run(recipe)
+    (found,) = caught.value.findings
+    assert found.code == "D415"
+    assert found.where is not None
+    assert (found.where.line, found.where.column) == (4, text.splitlines()[3].index("kind") + 1)
+
+
 def test_answers_that_cutting_makes_equal_are_found(recipe: Path) -> None:
     same = "Well, this begins in the same way " * 4
     rows = [*ROWS[:4], {"prompt": "Hm?", "chosen": same + "and ends well.", "rejected": same + "and ends badly."}]

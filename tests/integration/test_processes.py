@@ -75,6 +75,29 @@ def test_two_processes_take_the_steps_of_one_with_weights_of_pairs(run: Runner, 
     assert_same_steps(alone, by_tokens, num_steps=5)
 
 
+@pytest.mark.parametrize("kind", ["dpo", "reward"])
+def test_two_processes_count_subsets_as_one_does(run: Runner, tmp_path: Path, kind: str) -> None:
+    """There are 5 held-out pairs in micro-batches of 2: with two processes, one computes a pair that does not count."""
+    held_out = tmp_path / "held_out.jsonl"
+    rows = [{"prompt": f"{n}?", "chosen": f"Many things could be said about {n}.", "rejected": "1."} for n in range(5)]
+    named = [{**row, "kind": kind} for row, kind in zip(rows, ("a", "b", "b", None, "a"), strict=True)]
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in named), encoding="utf-8")
+    settings = (
+        f"objective={{kind: {kind}}}",
+        f"data.eval={{sources: [{{path: '{held_out}', columns: {{subset: kind}}}}]}}",
+        "evaluation.num_samples=0",
+        "training.num_epochs=1",
+        "training.learning_rate=1e-4",
+    )
+    alone, both = (run(count, *settings) for count in (1, 2))
+    metric = "accuracy" if kind == "reward" else "rewards/accuracies"
+    for part in ("metrics", "base_metrics"):
+        of_one, of_both = alone.result[part], both.result[part]
+        assert {name for name in of_one if f"{metric}/" in name} == {f"eval_{metric}/a", f"eval_{metric}/b"}
+        assert all(of_both[name] == value for name, value in of_one.items() if f"{metric}/" in name)
+    assert both.result["subsets"] == {"eval": {"a": 2, "b": 2}}
+
+
 def test_simpo_takes_the_same_steps_in_passes_that_are_filled_by_tokens(run: Runner) -> None:
     settings = ("objective={kind: simpo}", "training.num_epochs=1")
     alone, by_tokens = run(1, *settings), run(2, *settings, "training.max_tokens_per_pass=80")

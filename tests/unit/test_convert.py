@@ -220,3 +220,48 @@ def test_a_weight_that_is_no_weight_is_a_bad_row(tmp_path: Path, value: Any) -> 
         load(source, "pair")
     assert caught.value.findings[0].code == "D404"
     assert "`votes`" in caught.value.findings[0].what
+
+
+def test_subsets_are_counted_in_the_rows_of_each_split(tmp_path: Path) -> None:
+    """Whole numbers and truth values name a subset too; null, NaN and blank texts name none."""
+    values = ["chat", " hard \n one ", None, "", 3, 3.0, float("nan"), True]
+    rows = [{"prompt": f"{n}?", "chosen": "A.", "rejected": "B.", "kind": value} for n, value in enumerate(values)]
+    named = source_of(tmp_path, rows, columns={"subset": "kind"})
+    joined = source_of(tmp_path, rows[:1], "b.jsonl", columns={"subset": "{prompt}/{kind}"})
+    other = source_of(tmp_path, [{**PAIRS[0], "subset": "unread"}], "c.jsonl")
+    splits = load([named, other], "pair", eval=HeldOut(sources=[joined]))
+    assert [row.subset for row in splits.train] == ["chat", "hard one", None, None, "3", "3", None, "true", None]
+    assert splits.reports["train"].subsets == {"3": 2, "chat": 1, "hard one": 1, "true": 1}
+    assert splits.reports["eval"].subsets == {"0?/chat": 1}
+    assert load(named, "labelled").reports["train"].subsets["3"] == 4
+    assert load(named, "pair", limit=1).reports["train"].subsets == {"chat": 1}
+    assert load(other, "pair").reports["train"].subsets == {}
+
+
+@pytest.mark.parametrize("value", [0.5, ["chat"], {"name": "chat"}, "long " * 30])
+def test_a_value_that_names_no_subset_is_a_bad_row(tmp_path: Path, value: Any) -> None:
+    rows = [PAIRS[0] | {"kind": "chat"}, PAIRS[1] | {"kind": value}]
+    source = source_of(tmp_path, rows, columns={"subset": "kind"})
+    with pytest.raises(DataError) as caught:
+        load(source, "pair")
+    assert caught.value.findings[0].code == "D404"
+    assert "`kind`" in caught.value.findings[0].what
+    assert load(source, "pair", on_bad_row="drop").reports["train"].dropped == {"bad_subset": 1}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "at"),
+    [(False, ("data", "train", 1, "columns", "subset")), (True, ("data", "eval", "sources", 0, "columns", "subset"))],
+)
+def test_a_column_of_many_values_is_no_subset(tmp_path: Path, held_out: bool, at: tuple[str | int, ...]) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": "A.", "rejected": "B.", "kind": f"k{n}"} for n in range(101)]
+    plain = source_of(tmp_path, PAIRS)
+    hundred = source_of(tmp_path, rows[:100], "b.jsonl", columns={"subset": "kind"})
+    assert len(load([plain, hundred], "pair").reports["train"].subsets) == 100
+    more = source_of(tmp_path, rows, "c.jsonl", columns={"subset": "kind"})
+    with pytest.raises(DataError) as caught:
+        load([plain] if held_out else [plain, more], "pair", eval=HeldOut(sources=[more] if held_out else []))
+    (found,) = caught.value.findings
+    assert (found.code, found.at) == ("D415", at)
+    assert found.what == "`kind` names more than 100 subsets"
+    assert "`k0`, `k1`, `k2`" in (found.why or "")

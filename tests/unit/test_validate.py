@@ -294,6 +294,7 @@ def test_the_memory_limits_of_a_mac_are_checked(
         ("dpo", "data.train_on_turns=last", "`train_on_turns`"),
         ("dpo", "data.train[0].columns={margin: gap}", "`margin`"),
         ("orpo", "data.train[0].columns={margin: gap}", "`margin`"),
+        ("sft", "data.train[0].columns={subset: category}", "`subset`"),
     ],
 )
 def test_what_the_objective_does_not_use_is_an_error(check: Check, kind: str, override: str, what: str) -> None:

@@ -57,7 +57,9 @@ class Source(Section):
         default_factory=dict,
         description="Maps the columns of the format to the columns of this source, for example {prompt: question, "
         "chosen: better}. A dot reaches into an object, a list or the JSON text of one (`input.text`, `output.0`), and "
-        'braces join several columns: {prompt: "{instruction}\\n\\n{input}"}.',
+        'braces join several columns: {prompt: "{instruction}\\n\\n{input}"}. Every format also takes `weight`, '
+        "`margin` and `subset`: a factor of the row's loss, how much better the chosen answer is, and a category by "
+        "which evaluations also give the accuracy.",
     )
     filter: str | None = Field(
         default=None,
