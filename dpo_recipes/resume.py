@@ -17,12 +17,15 @@ from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.launch.batch import effective_batch
 from dpo_recipes.launch.ranks import followed_processes
 from dpo_recipes.launch.slurm import is_executed
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.dump import plain_recipe, read_resolved
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
 
 _NO_PART_OF_THE_RESULT = ("summary", "launch", "checkpoints", "tracking", "accept_advice", "output_dir")
 """Sections that may change before a run is resumed, because they do not change the weights."""
+_ROWS_PER_STEP = "pairs a step"
+"""The key of the effective batch in `identity`. It keeps its name, because checkpoints hold a digest of it."""
 _LOOK_EVERY_S = 0.2
 
 
@@ -119,13 +122,15 @@ def differences(earlier: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     """The values that differ and change the result, as (path, earlier, now)."""
     before, after = (dict(_leaves(identity(recipe))) for recipe in (earlier, now))
     paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
-    return [(path, before.get(path), after.get(path)) for path in paths]
+    noun = objective_of(now).row_noun
+    names = {_ROWS_PER_STEP: f"{noun}s a step"}
+    return [(names.get(path, path), before.get(path), after.get(path)) for path in paths]
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that determines the result, as plain data."""
     kept = {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
-    return {**kept, "pairs a step": effective_batch(recipe)}
+    return {**kept, _ROWS_PER_STEP: effective_batch(recipe)}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -34,7 +34,7 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool | None,
         typer.Option(
             "--read-data/--no-data",
-            help="Read and tokenize the data for exact lengths, or assume that every pair is as long as `max_length` "
+            help="Read and tokenize the data for exact lengths, or assume that every row is as long as `max_length` "
             "allows, with half of its tokens in the prompt. Without either, only data in local files are read.",
         ),
     ] = None,

@@ -53,7 +53,7 @@ def describe_plan(
             yield f"converted   {describe_conversion(conversion)} ({name})"
     yield from _disk(plan)
     if launch is not None:
-        yield from _launch(launch)
+        yield from _launch(launch, objective_of(plan.recipe).row_noun)
     if plan.changes:
         yield ""
         fit = any(change.fits for change in plan.changes)
@@ -80,19 +80,20 @@ def _verdict(plan: JobPlan) -> str:
 def _work(plan: JobPlan) -> Iterator[str]:
     facts, duration = plan.facts, plan.duration
     most = "" if plan.workload.is_read else "at most "
-    unit = "pairs" if objective_of(plan.recipe).rows == "pair" else "rows"
+    noun = objective_of(plan.recipe).row_noun
     count = f"{facts.num_train_rows:,}" if facts.num_train_rows is not None else "unknown"
     held_out = f", {facts.num_eval_rows:,} held out" if facts.num_eval_rows else ""
     longest = plan.longest.lengths
-    yield f"{unit:<11} {count} to train on{held_out}; the longest micro-batch has {sum(longest.distinct):,} tokens"
+    held_out += f"; the longest micro-batch has {sum(longest.distinct):,} tokens"
+    yield f"{noun + 's':<11} {count} to train on{held_out}"
     tokens = plan.workload.tokens("train")
     if tokens is not None and facts.num_train_rows:
-        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_rows:,.0f} a {unit.removesuffix('s')}"
+        yield f"tokens      {tokens:,} distinct, {tokens / facts.num_train_rows:,.0f} per {noun}"
     else:
         length = plan.recipe.data.max_length
         yield f"            not read, assumed to have {length} tokens each, half of them prompt (see --read-data)"
     if facts.num_steps is not None:
-        yield f"steps       {facts.num_steps:,} of {facts.rows_per_step:,} {unit} each, {plan.dtype}"
+        yield f"steps       {facts.num_steps:,} of {facts.rows_per_step:,} {noun}s each, {plan.dtype}"
     total = duration.total_s
     if total is None or duration.stages_s is None:
         yield f"time        {most}{format_seconds(duration.step_s)} a step; their number depends on the data"
@@ -117,8 +118,8 @@ def _disk(plan: JobPlan) -> Iterator[str]:
     yield f"disk        {', '.join(sizes)}"
 
 
-def _launch(launch: LaunchSketch) -> Iterator[str]:
-    yield f"launch      {launch.plan.batch.describe()}"
+def _launch(launch: LaunchSketch, noun: str) -> Iterator[str]:
+    yield f"launch      {launch.plan.batch.describe(noun)}"
     if launch.plan.batch.num_processes > 1 or launch.plan.strategy != "ddp":
         yield f"strategy    {launch.plan.strategy}: {launch.plan.reason}"
     yield f"command     {shlex.join(launch.command)}"

@@ -50,8 +50,9 @@ class Progress:
         if kind == "run":
             again = ", unfinished: resuming it" if event.get("resumed") else ""
             self._line(f"run       {_short(event['dir'])}{again}")
-            self._metrics = get_objective(event["objective"]).metrics
-            self._launch(event["plan"])
+            objective = get_objective(event["objective"])
+            self._metrics = objective.metrics
+            self._launch(event["plan"], objective.row_noun)
             for finding in event["plan"].warnings:
                 self._line(finding.render())
         elif kind == "stage":
@@ -67,10 +68,10 @@ class Progress:
         elif kind == "step":
             self._step(event)
 
-    def _launch(self, plan: Any) -> None:
+    def _launch(self, plan: Any, noun: str) -> None:
         """The number of processes, and the command for the other nodes."""
         batch = plan.launch.batch
-        self._line(f"launch    {batch.describe()}")
+        self._line(f"launch    {batch.describe(noun)}")
         if batch.num_nodes > 1:
             self._line(f"          on each of the other nodes, run: {shlex.join(plan.command)}")
 

@@ -1,1 +1,1 @@
-"""The data stage: from sources to preference rows to tokenized pairs, with counts of all dropped rows by reason."""
+"""The data stage: from sources to rows to tokenized rows, with counts of all dropped rows by reason."""

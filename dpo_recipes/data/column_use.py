@@ -38,7 +38,7 @@ KINDS = {
         r"|(reasoning(_content)?|thinking|thoughts?|cot)_(chosen|rejected)"
     ),
 }
-"""Names of columns that probably matter for the pair, by kind, in lower case with `_` between words."""
+"""Names of columns that probably matter for the row, by kind, in lower case with `_` between words."""
 _SCORES = {"score", "scores", "rating", "ratings", "reward", "rewards", "grade", "grades", "points", "quality"}
 _SIDES: dict[str, str] = {
     **dict.fromkeys(("chosen", "accepted", "preferred", "better", "winner", "win", "w"), "chosen"),
@@ -100,7 +100,7 @@ class ColumnUse:
     unread: dict[str, Seen] = field(default_factory=dict)
     """Columns that were not read, with the rows in which they are not empty; `rows` is 0 if they always are."""
     missed: dict[str, Seen] = field(default_factory=dict)
-    """Unread columns whose name matches `KINDS` and whose content is not already in the pair."""
+    """Unread columns whose name matches `KINDS` and whose content is not already in the row."""
     lower_scores: dict[str, Seen] = field(default_factory=dict)
     """Rows in which the rejected answer has the higher score, by the comparison: `chosen_score < rejected_score`."""
     placeholders: Seen = field(default_factory=Seen)
@@ -236,7 +236,7 @@ def _number(value: Any) -> float | None:
 
 
 def _repeats(value: Any, texts: Sequence[str]) -> bool:
-    """Whether the pair already contains all texts of a value, such as `messages` beside `prompt` and `chosen`."""
+    """Whether the row already contains all texts of a value, such as `messages` beside `prompt` and `chosen`."""
     leaves = [leaf.strip() for leaf in _leaves(value)]
     return all(any(leaf in text for text in texts) for leaf in leaves if leaf)
 

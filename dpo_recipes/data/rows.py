@@ -20,7 +20,7 @@ MAX_TEXT_CHARS = 1_000_000
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One row of a source, unchanged, and its location in `where`, such as `pairs.jsonl:12`."""
+    """One row of a source, unchanged, and its location in `where`, such as `rows.jsonl:12`."""
 
     columns: Mapping[str, Any]
     where: str

@@ -24,7 +24,7 @@ CODES = {
     "D407": entry(
         "too few rows to split", "After holding out `data.eval` or `data.test`, one of the splits would be empty."
     ),
-    "D408": entry("a pair is too long", "With `overlong: error`, no pair may have more than `max_length` tokens."),
+    "D408": entry("a row is too long", "With `overlong: error`, no row may have more than `max_length` tokens."),
     "D409": entry("every row was dropped", "The counts show why; check `max_length`, `format` and `columns`."),
     "D410": entry(
         "a hub dataset cannot be loaded",
@@ -133,7 +133,7 @@ CODES = {
     "D441": entry(
         "warning: a column that is not read",
         "Its name suggests that the model should see it (`system_prompt`, `input`, `history`, `functions`), but the",
-        "format does not use it. Map it with `columns:`. A column whose texts are already in the pair is only listed",
+        "format does not use it. Map it with `columns:`. A column whose texts are already in the row is only listed",
         "in data_report.json.",
     ),
     "D442": entry(

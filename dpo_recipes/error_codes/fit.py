@@ -33,16 +33,16 @@ CODES = {
         "schedule-free optimizers up to 10 times more. The rate is more than five times outside that range.",
     ),
     "F791": entry(
-        "warning: few training pairs",
+        "warning: few training rows",
         "There are fewer than 300, enough for a trial. Expect a change of length or tone that varies with the seed.",
     ),
     "F792": entry(
-        "warning: many passes over the same pairs",
+        "warning: many passes over the same rows",
         "There are more than three. Preferences are memorized quickly: the training loss falls, and the held-out",
         "loss rises.",
     ),
     "F793": entry(
-        "warning: many pairs are too long",
+        "warning: many rows are too long",
         "More than 5 % are truncated to `data.max_length` or dropped. `dpo-recipe data` shows the lengths.",
     ),
     "F794": entry(
@@ -50,7 +50,7 @@ CODES = {
         "micro_batch_size x gradient_accumulation_steps x processes is 1; the gradient is mostly noise.",
     ),
     "F795": entry(
-        "warning: few held-out pairs",
+        "warning: few held-out rows",
         "With fewer than 381, the 95 % interval of an accuracy is wider than 5 points to each side: a difference",
         "between two runs may be chance.",
     ),

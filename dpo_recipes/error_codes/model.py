@@ -99,7 +99,7 @@ CODES = {
     "M525": entry(
         "the saved model differs from the trained one",
         "After saving, the run loads the model again with plain transformers and peft and compares logits on a few",
-        "held-out pairs. `saved_model` in result.json has the largest difference. The run ends as usual and the folder",
+        "held-out rows. `saved_model` in result.json has the largest difference. The run ends as usual and the folder",
         "stays, but the model should not be used before the cause is known.",
     ),
 }

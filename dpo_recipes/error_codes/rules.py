@@ -36,9 +36,9 @@ CODES = {
         "`data.eval` has its own sources or a fraction of the training data, not both.",
     ),
     "R308": entry(
-        "training data is also held out", "A model looks good on pairs that it was trained on. Use other pairs."
+        "training data is also held out", "A model looks good on rows that it was trained on. Use other rows."
     ),
-    "R309": entry("evaluation without held-out pairs", "`training.eval_steps` needs `data.eval`."),
+    "R309": entry("evaluation without held-out rows", "`training.eval_steps` needs `data.eval`."),
     "R310": entry(
         "an unknown chat template", "`chat_template` is `tokenizer`, the name of a shipped template, or a .jinja file."
     ),
@@ -125,7 +125,7 @@ CODES = {
     ),
     "R340": entry(
         "processes that do not divide the batch",
-        "A step uses the number of pairs in the recipe, with any number of processes: each computes an equal share.",
+        "A step uses the number of rows in the recipe, with any number of processes: each computes an equal share.",
         "If the loss depends on the micro-batch, the share consists of whole micro-batches.",
     ),
     "R341": entry("processes that do not divide among the nodes", "Every node starts the same number."),
@@ -181,7 +181,7 @@ CODES = {
         "single answers, nor labels for answers without any. D413 is the same fault in data whose format was detected.",
     ),
     "R390": entry(
-        "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some pairs."
+        "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some rows."
     ),
     "R392": entry(
         "warning: a format's name promises another template",
@@ -189,7 +189,7 @@ CODES = {
     ),
     "R393": entry("warning: doubtful on this device", "It works, with the drawback that the warning names."),
     "R394": entry(
-        "warning: micro-batches keep their number of pairs",
+        "warning: micro-batches keep their number of rows",
         "`max_tokens_per_pass` fills micro-batches by tokens, but not those of a loss that compares their rows or",
         "averages over their tokens. Their backbone passes still have at most that many tokens.",
     ),

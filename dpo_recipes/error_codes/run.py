@@ -30,14 +30,14 @@ CODES = {
         "or a balancing loss over experts. `prefix_sharing: auto` computes other models with padded rows.",
     ),
     "T607": entry(
-        "a pair does not fit into a pass",
-        "Raise `training.max_tokens_per_pass`, or lower `data.max_length`. Without prefix sharing, a pair counts twice",
-        "the length of its longer row.",
+        "a row does not fit into a pass",
+        "Raise `training.max_tokens_per_pass`, or lower `data.max_length`. Without prefix sharing, a pair counts as",
+        "twice its longer sequence.",
     ),
     "T608": entry(
         "the reference is not a number",
-        "Before anything is trained, the base gives NaN or infinity for the answer of a pair. float16 may overflow, or",
-        "weights may be damaged. Values of earlier pairs are kept.",
+        "Before anything is trained, the base gives NaN or infinity for an answer. float16 may overflow, or",
+        "weights may be damaged. Values of earlier rows are kept.",
     ),
     "T609": entry(
         "the model could not be saved",
@@ -91,7 +91,7 @@ CODES = {
     ),
     "T622": entry(
         "processes with different data",
-        "Each must read the same pairs, but files or revisions differ between the nodes.",
+        "Each must read the same rows, but files or revisions differ between the nodes.",
     ),
     # T64x: finished runs
     "T640": entry(

@@ -52,15 +52,15 @@ class BatchPlan:
         """The plan as plain data."""
         return {**asdict(self), "pairs_per_step": self.rows_per_step}
 
-    def describe(self) -> str:
-        """The plan in words."""
+    def describe(self, noun: str) -> str:
+        """The plan in words. `noun` is what the objective calls a row."""
         nodes = f" on {self.num_nodes} nodes" if self.num_nodes > 1 else ""
         processes = f"{self.num_processes} process{'es' if self.num_processes > 1 else ''}{nodes}"
         if self.max_tokens is not None:
             share, _ = self.trainer_batch
-            return f"{self.rows_per_step} pairs a step: {processes} × {share} in passes of {self.max_tokens:,} tokens"
+            return f"{self.rows_per_step} {noun}s a step: {processes} × {share} in passes of {self.max_tokens:,} tokens"
         return (
-            f"{self.rows_per_step} pairs a step: {processes} × micro-batch {self.micro_batch_size} × "
+            f"{self.rows_per_step} {noun}s a step: {processes} × micro-batch {self.micro_batch_size} × "
             f"{self.gradient_accumulation_steps} accumulated"
         )
 

@@ -66,7 +66,7 @@ class ExportRequest:
 def travelling_recipe(request: ExportRequest) -> tuple[str, dict[str, Path]]:
     """The recipe as one text with parents and overrides merged, and the local files that it needs.
 
-    Files are named relative to the recipe, as `files/0/pairs.jsonl`; a template file becomes part of the text. Launch
+    Files are named relative to the recipe, as `files/0/rows.jsonl`; a template file becomes part of the text. Launch
     settings of this machine are left out.
     """
     data = copy.deepcopy(request.validated.composed.data)

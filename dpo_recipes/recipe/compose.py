@@ -189,7 +189,7 @@ def _parse_path(name: str, override: str) -> DataPath:
             raise _bad_override(
                 override,
                 f"`{name}` is not a path of keys and [indices]",
-                "write `--set data.train[0].path=pairs.jsonl`",
+                "write `--set data.train[0].path=rows.jsonl`",
                 column=position + 1,
             )
         path.append(match.group(1) if match.group(1) else int(match.group(2)))

@@ -1,5 +1,5 @@
 """Checks of the `data` section: whether sources exist and can be read, whether filters, formats and columns are valid,
-and whether held-out pairs are separate from the training pairs."""
+and whether held-out rows are separate from the training rows."""
 
 from __future__ import annotations
 
@@ -229,9 +229,8 @@ def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     for section, held_out in _held_out(recipe):
         for index, source in enumerate(held_out.sources):
             if source.weight is not None:
-                yield does_nothing(
-                    ("data", section, "sources", index, "weight"), "held-out pairs are not mixed", composed
-                )
+                why = f"held-out {objective_of(recipe).row_noun}s are not mixed"
+                yield does_nothing(("data", section, "sources", index, "weight"), why, composed)
     if data.max_bad_fraction and data.on_bad_row == "drop":
         yield does_nothing(("data", "max_bad_fraction"), "with `on_bad_row: drop` any number may be dropped", composed)
     if data.dedup != "near" and data.near_threshold != type(data).model_fields["near_threshold"].default:
@@ -247,15 +246,16 @@ def check_mixture(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R307, R308, R321, R327, R328: held-out pairs have several origins, are also training pairs, or have an invalid
+    """R307, R308, R321, R327, R328: held-out rows have several origins, are also training rows, or have an invalid
     setting; R309, R390: nothing is held out."""
+    noun = objective_of(recipe).row_noun
     for section, held_out in _held_out(recipe):
         yield from _check_one_origin(section, held_out, recipe, composed)
     carved = [held_out for _, held_out in _held_out(recipe) if held_out.is_carved]
     if sum(held_out.fraction or 0.0 for held_out in carved) >= 1.0:
         why = "the fractions of `data.eval` and `data.test` add up to 1 or more"
         fix = "hold out less"
-        yield Finding("R307", "no training pairs remain", composed.where(("data", "test", "fraction")), why, fix)
+        yield Finding("R307", f"no training {noun}s remain", composed.where(("data", "test", "fraction")), why, fix)
     if len({held_out.stable for held_out in carved}) > 1:
         why = "`data.eval` and `data.test` are drawn together"
         fix = "set `stable` for both, each with a `fraction`, or for neither"
@@ -272,16 +272,16 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "R390",
                 "nothing is held out",
                 composed.where(("data",), key=True),
-                "without held-out pairs, learning cannot be distinguished from memorizing",
+                f"without held-out {noun}s, learning cannot be distinguished from memorizing",
                 "add `eval: {fraction: 0.05}` under `data`",
                 "warning",
             )
         if recipe.checkpoints.keep_best:
-            yield _best_of_nothing(composed, "there are no held-out pairs to evaluate on", "add `data.eval`")
+            yield _best_of_nothing(composed, f"there are no held-out {noun}s to evaluate on", "add `data.eval`")
         if recipe.training.eval_steps is not None:
             yield Finding(
                 "R309",
-                "`training.eval_steps` is set, but there are no held-out pairs",
+                f"`training.eval_steps` is set, but there are no held-out {noun}s",
                 composed.where(("training", "eval_steps"), key=True),
                 "there is nothing to evaluate on",
                 "add `data.eval`, or remove `eval_steps`",
@@ -298,13 +298,14 @@ def _best_of_nothing(composed: Composed, why: str, fix: str) -> Finding:
 
 def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     at: DataPath = ("data", section)
+    noun = objective_of(recipe).row_noun
     origins = [name for name in ("sources", "split", "fraction", "count") if getattr(held_out, name)]
     if len(origins) > 1:
         yield Finding(
             "R307",
             f"`data.{section}` has both `{origins[0]}` and `{origins[1]}`",
             composed.where(at, key=True),
-            "held-out pairs are either read from separate data or split from the training data",
+            f"held-out {noun}s are either read from separate data or split from the training data",
             "remove one of them",
         )
     if held_out.stable and held_out.fraction is None:
@@ -317,7 +318,7 @@ def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed:
                 "R308",
                 f"{source.path} is both training and held-out data",
                 composed.where((*at, "sources", index, "path")),
-                "results on pairs that the model was trained on are too good",
+                f"results on {noun}s that the model was trained on are too good",
                 "use another file, or `eval: {fraction: 0.05}`",
             )
     for source in recipe.data.train if held_out.split is not None else []:

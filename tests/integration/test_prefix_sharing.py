@@ -378,6 +378,10 @@ def test_the_longest_pair_counts_as_it_is_computed() -> None:
         check_longest_row({"train": pairs}, tokens, shares=shares, noun="pair")
         with pytest.raises(RunError, match=f"pair 0 of `train` has {tokens} tokens"):
             check_longest_row({"train": pairs}, tokens - 1, shares=shares, noun="pair")
+    answers = Dataset.from_list([{"prompt_ids": [5] * 4, "answer_ids": [[6] * 3]}])
+    with pytest.raises(RunError, match="answer 0 of `train` has 7 tokens") as caught:
+        check_longest_row({"train": answers}, 6, shares=False, noun="answer")
+    assert caught.value.findings[0].why == "it is 6, and each answer goes through the model in one piece"
 
 
 @pytest.mark.parametrize(

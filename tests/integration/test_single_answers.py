@@ -177,7 +177,7 @@ def test_the_data_command_shows_labelled_rows(kto_file: Path, tmp_path: Path) ->
 
 def test_the_plan_shows_conversions(kto_file: Path) -> None:
     text = command("plan", kto_file, "--read-data")
-    assert "rows        36 to train on, 12 held out" in text
+    assert "answers     36 to train on, 12 held out" in text
     assert "converted   24 pairs became 48 labelled rows (train)" in text
     plan = json.loads(command("plan", kto_file, "--read-data", "--json"))
     assert plan["conversions"]["train"] == [{"from": "pairs", "to": "labelled rows", "rows": 24, "made": 48}]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from advice_jobs import FULL_TUNING, codes, make_facts, only
 
 from dpo_recipes.fit.advice.learning_rates import format_rate, usual_rates
-from dpo_recipes.fit.advice.rules import advise
+from dpo_recipes.fit.advice.rules import RULES, advise
 from dpo_recipes.objectives.base import PREFERENCE_RATES
 
 BIG = 7_000_000_000
@@ -119,6 +120,37 @@ def test_the_truncated_part_is_named(overlong: str, lost: str) -> None:
     finding = only(make_facts({"truncated_share": 0.123}, data={"overlong": overlong}))
     assert finding.what == "1024 tokens are too few for 12.3 % of the training pairs"
     assert f"12.3 % of the training pairs lose {lost}" in (finding.why or "")
+
+
+@pytest.mark.parametrize(("kind", "noun"), [("kto", "answer"), ("sft", "completion")])
+def test_a_row_has_the_word_of_its_objective(kind: str, noun: str) -> None:
+    """Reasons may speak of pairs where a source does, but not of the pairs of a job that has none."""
+    known = {
+        "num_train_rows": 20,
+        "num_eval_rows": 85,
+        "num_test_rows": 85,
+        "truncated_share": 0.2,
+        "dropped_overlong_share": 0.2,
+        "trainable_parameters": 1_000_000,
+    }
+    training = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "num_epochs": 9.0, "learning_rate": 1.0}
+    one_step = make_facts(known, objective={"kind": kind}, training={**training, "gradient_accumulation_steps": 2})
+    facts = make_facts(known, objective={"kind": kind}, training=training)
+    few = make_facts({**known, "num_train_rows": 4}, objective={"kind": kind}, training={"num_epochs": 1.0})
+    remarks = [remark for job in (facts, one_step, few) for rule in RULES for remark in rule.look(job)]
+    texts = [text for remark in remarks for text in (remark.what, remark.number, remark.fix)]
+    assert not [text for text in texts if re.search(r"\bpairs?\b", text)]
+    whole = "\n".join(texts)
+    for expected in (
+        f"20 training {noun}s will teach the model little",
+        f"each {noun} is seen 9 times, and there are 50,000 trained parameters per {noun}",
+        f"40 % of the training {noun}s",
+        f"each optimizer step uses a single {noun}",
+        f"85 held-out {noun}s cannot distinguish two good models",
+        f"hold out 381 {noun}s or more in `data.test`",
+        f"train on more {noun}s, or on fewer in each step",
+    ):
+        assert expected in whole
 
 
 @pytest.mark.parametrize(

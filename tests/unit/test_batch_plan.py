@@ -143,7 +143,8 @@ def test_nodes_have_equal_numbers_of_processes() -> None:
 
 def test_the_plan_says_what_it_is_and_reaches_the_worker() -> None:
     plan = BatchPlan(8, 2, 2, 4)
-    assert plan.describe() == "64 pairs a step: 8 processes on 2 nodes × micro-batch 2 × 4 accumulated"
+    assert plan.describe("pair") == "64 pairs a step: 8 processes on 2 nodes × micro-batch 2 × 4 accumulated"
+    assert plan.describe("answer").startswith("64 answers a step: ")
     assert plan.processes_per_node == 4
     training = with_batch(recipe(), plan).training
     assert (training.micro_batch_size, training.gradient_accumulation_steps) == (2, 4)

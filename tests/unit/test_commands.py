@@ -147,14 +147,15 @@ def test_the_progress_line_has_the_live_metrics_of_the_objective(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_objective.register(monkeypatch)
-    batch = SimpleNamespace(describe=lambda: "1 process", num_nodes=1)
+    batch = SimpleNamespace(describe=lambda noun: f"8 {noun}s a step: 1 process", num_nodes=1)
     plan = SimpleNamespace(launch=SimpleNamespace(batch=batch), warnings=())
     metrics = {"loss": 0.5, "rewards/rejected": 0.125, "absent": None, "rewards/accuracies": 1.0, "eval_loss": 0.4}
     step = {"event": "step", "step": 2, "total": 2, "metrics": metrics, "tokens_per_second": 100.0, "eta_s": 0.0}
     with Progress() as progress:
         progress.on_event({"event": "run", "dir": "runs/one", "plan": plan, "objective": "fake", "resumed": False})
         progress.on_event(step)
-    line = capsys.readouterr().err.splitlines()[-1]
+    *_, launch, line = capsys.readouterr().err.splitlines()
+    assert launch == "launch    8 pairs a step: 1 process"
     assert line == "train     step 2/2  loss 0.500  pen +0.12  100 tokens/s  ETA 0:00"
 
 

@@ -68,6 +68,10 @@ def test_what_does_not_change_the_weights_may_change(tmp_path: Path) -> None:
     # A number of processes in the recipe multiplies the effective batch; the flag of the command keeps it.
     several = recipe(launch={"num_processes": 2})
     assert differences(recipe(), several) == [("pairs a step", 16, 32)]
+    kto = {"kind": "kto"}
+    assert differences(recipe(objective=kto), recipe(objective=kto, launch={"num_processes": 2})) == [
+        ("answers a step", 16, 32)
+    ]
     assert find_unfinished(several, tmp_path, print) is None
 
 

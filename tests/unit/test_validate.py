@@ -59,6 +59,14 @@ def test_a_doubtful_recipe_passes_with_a_warning(check: Check) -> None:
     assert (warning.code, warning.severity) == ("R390", "warning")
 
 
+@pytest.mark.parametrize(("kind", "noun"), [("dpo", "pair"), ("kto", "answer"), ("sft", "completion")])
+def test_findings_have_the_word_of_the_objective_for_a_row(check: Check, kind: str, noun: str) -> None:
+    unheld = _findings(check, f"objective.kind={kind}", "data.eval={}", "training.eval_steps=5")
+    texts = {finding.code: f"{finding.what}; {finding.why}" for finding in unheld}
+    assert f"there are no held-out {noun}s" in texts["R309"]
+    assert f"without held-out {noun}s, learning" in texts["R390"]
+
+
 # --- strictness ----------------------------------------------------------------------------------
 
 

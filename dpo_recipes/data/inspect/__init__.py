@@ -1,1 +1,1 @@
-"""Inspects the pairs of a recipe before a model is trained on them."""
+"""Inspects the rows of a recipe before a model is trained on them."""

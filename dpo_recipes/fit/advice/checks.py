@@ -9,7 +9,7 @@ from dpo_recipes.evaluate.significance import interval_half_width, rows_for_half
 from dpo_recipes.fit.advice.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives import objective_of
-from dpo_recipes.objectives.base import RowCounts
+from dpo_recipes.objectives.base import Objective, RowCounts, RowShape
 from dpo_recipes.recipe.load import DataPath
 
 FEW_TRAIN_ROWS = 300
@@ -19,9 +19,17 @@ CUT_SHARE = 0.05
 HALF_WIDTH = 0.05
 """Recipes are often compared by differences of a few points of accuracy, which a wider interval cannot show."""
 DISAGREEMENT = 0.2
-"""The assumed share of held-out pairs that two runs rank differently, for the smallest difference they can show."""
+"""The assumed share of held-out rows on which two runs differ, for the smallest difference they can show."""
 FEW_STEPS = 20
 LONG_WARMUP = 0.5
+
+
+_INFORMATION: dict[RowShape, str] = {
+    "pair": "which of two answers is better is at most one bit of information: {bits} in total",
+    "labelled": "whether an answer is good is at most one bit of information: {bits} in total",
+    "completion": "LIMA, one of the smallest sets that gave a good assistant, has 1,000 (https://arxiv.org/abs/2305.11206)",
+}
+"""How much a row can teach, by its shape."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:
     yield Remark(
         ("training", "learning_rate"),
         f"a learning rate of {format_rate(training.learning_rate)} is far {side} the usual range for {tuning} on "
-        "preferences",
+        f"{_learned_from(facts)}",
         f"usual with {training.optimizer} are {format_rate(usual.low)} to {format_rate(usual.high)}, and {distance}",
         f"start from `learning_rate: {format_rate(usual.start)}`",
     )
@@ -61,15 +69,16 @@ def check_learning_rate(facts: JobFacts) -> Iterator[Remark]:
 
 def check_row_count(facts: JobFacts) -> Iterator[Remark]:
     """F791."""
-    pairs = facts.num_train_rows
-    if not pairs or pairs >= FEW_TRAIN_ROWS:
+    rows, objective = facts.num_train_rows, objective_of(facts.recipe)
+    if not rows or rows >= FEW_TRAIN_ROWS:
         return
-    is_limited = facts.recipe.data.limit is not None and facts.recipe.data.limit <= pairs
+    noun = objective.row_noun
+    is_limited = facts.recipe.data.limit is not None and facts.recipe.data.limit <= rows
     yield Remark(
         ("data", "limit") if is_limited else ("data", "train"),
-        f"{_count(pairs, 'training pair')} will teach the model little",
-        f"which of two answers is better is at most one bit of information: {_count(pairs, 'bit')} in total",
-        "raise or remove `data.limit`" if is_limited else "add pairs to `data.train`, or treat the run as a trial",
+        f"{_count(rows, f'training {noun}')} will teach the model little",
+        _INFORMATION[objective.rows].format(bits=_count(rows, "bit")),
+        "raise or remove `data.limit`" if is_limited else f"add {noun}s to `data.train`, or treat the run as a trial",
     )
 
 
@@ -79,13 +88,15 @@ def check_num_passes(facts: JobFacts) -> Iterator[Remark]:
     if passes is None or passes <= MANY_PASSES:
         return
     by_steps = facts.recipe.training.max_steps is not None
-    number = f"each pair is seen {passes:.3g} times"
+    noun = objective_of(facts.recipe).row_noun
+    number = f"each {noun} is seen {passes:.3g} times"
     if facts.trainable_parameters and facts.num_train_rows:
-        number += f", and there are {facts.trainable_parameters // facts.num_train_rows:,} trained parameters per pair"
+        per_row = facts.trainable_parameters // facts.num_train_rows
+        number += f", and there are {per_row:,} trained parameters per {noun}"
     three = "" if not by_steps else f": {int(MANY_PASSES) * (facts.num_epoch_steps or 1):,} steps are three passes"
     yield Remark(
         ("training", "max_steps") if by_steps else ("training", "num_epochs"),
-        f"in {passes:.3g} passes the model will memorize the training pairs",
+        f"in {passes:.3g} passes the model will memorize the training {noun}s",
         number,
         f"lower `max_steps`{three}" if by_steps else "write `num_epochs: 1`, at most 3, and watch the held-out loss",
     )
@@ -96,15 +107,15 @@ def check_lengths(facts: JobFacts) -> Iterator[Remark]:
     cut, dropped = facts.truncated_share or 0.0, facts.dropped_overlong_share or 0.0
     if cut + dropped <= CUT_SHARE:
         return
-    data = facts.recipe.data
+    data, noun = facts.recipe.data, objective_of(facts.recipe).row_noun
     loss = "the end of an answer, and with it the token that ends it"
     if data.overlong != "truncate_completion_end":
         loss = "the beginning of the prompt"
-    number = [f"{_percent(cut)} of the training pairs lose {loss}"] if cut else []
+    number = [f"{_percent(cut)} of the training {noun}s lose {loss}"] if cut else []
     number += [f"{_percent(dropped)} are dropped"] if dropped else []
     yield Remark(
         ("data", "max_length"),
-        f"{data.max_length} tokens are too few for {_percent(cut + dropped)} of the training pairs",
+        f"{data.max_length} tokens are too few for {_percent(cut + dropped)} of the training {noun}s",
         ", ".join(number),
         "raise `data.max_length`; `dpo-recipe data RECIPE` shows the effect of other lengths",
     )
@@ -114,26 +125,31 @@ def check_batch(facts: JobFacts) -> Iterator[Remark]:
     """F794."""
     if facts.rows_per_step > 1:
         return
+    objective = objective_of(facts.recipe)
+    noun = objective.row_noun
+    paper = ", the batch in the DPO paper" if objective.rows == "pair" else ""
     yield Remark(
         ("training", "gradient_accumulation_steps"),
-        "each optimizer step uses a single pair",
-        "the gradient of one pair is 8 times as noisy as that of 64 pairs, the batch in the DPO paper",
+        f"each optimizer step uses a single {noun}",
+        f"the gradient of one {noun} is 8 times as noisy as that of 64 {noun}s{paper}",
         "raise `gradient_accumulation_steps` to 16 or 32, which needs no more memory",
     )
 
 
 def check_held_out_count(facts: JobFacts) -> Iterator[Remark]:
-    """F795, for the held-out and for the test pairs. R390 warns if nothing is held out."""
+    """F795, for the held-out and for the test rows. R390 warns if nothing is held out."""
     enough = rows_for_half_width(HALF_WIDTH)
-    for part, pairs, noun in (("eval", facts.num_eval_rows, "held-out"), ("test", facts.num_test_rows, "test")):
-        if not pairs or pairs >= enough:
+    objective = objective_of(facts.recipe)
+    share = "an accuracy" if objective.rows == "pair" else "a share"
+    for part, rows, kind in (("eval", facts.num_eval_rows, "held-out"), ("test", facts.num_test_rows, "test")):
+        if not rows or rows >= enough:
             continue
         yield Remark(
             ("data", part),
-            f"{_count(pairs, f'{noun} pair')} cannot distinguish two good models",
-            f"at an accuracy of 50 % the 95 % interval is ± {_points(interval_half_width(pairs))} points, and "
-            + _describe_difference(pairs),
-            f"hold out {enough} pairs or more in `data.{part}`",
+            f"{_count(rows, f'{kind} {objective.row_noun}')} cannot distinguish two good models",
+            f"at {share} of 50 % the 95 % interval is ± {_points(interval_half_width(rows))} points, and "
+            + _describe_difference(rows, objective),
+            f"hold out {enough} {objective.row_noun}s or more in `data.{part}`",
         )
 
 
@@ -180,14 +196,18 @@ def check_steps(facts: JobFacts) -> Iterator[Remark]:
     training, steps = facts.recipe.training, facts.num_steps
     if steps is None or steps >= FEW_STEPS:
         return
-    rate = training.learning_rate
+    rate, noun = training.learning_rate, objective_of(facts.recipe).row_noun
     by_steps = training.max_steps is not None
     yield Remark(
         ("training", "max_steps") if by_steps else ("training", "gradient_accumulation_steps"),
         f"{_count(steps, 'optimizer step')} will hardly change the model",
         f"at {format_rate(rate)} a weight moves by about {format_rate(steps * rate)} at most",
-        "raise or remove `max_steps`" if by_steps else "train on more pairs, or on fewer in each step",
+        "raise or remove `max_steps`" if by_steps else f"train on more {noun}s, or on fewer in each step",
     )
+
+
+def _learned_from(facts: JobFacts) -> str:
+    return "completions" if objective_of(facts.recipe).rows == "completion" else "preferences"
 
 
 def _count(number: int, noun: str) -> str:
@@ -202,14 +222,15 @@ def _points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _describe_difference(pairs: int) -> str:
-    """The smallest differences between two runs that can be detected: on pairs of their own, and on the same pairs if
-    that number of pairs suffices."""
-    unpaired, paired = smallest_difference(pairs), smallest_difference(pairs, disagreement=DISAGREEMENT)
-    own = f"{_points(unpaired)} points when each is measured on pairs of its own"
+def _describe_difference(rows: int, objective: Objective) -> str:
+    """The smallest differences between two runs that can be detected: on rows of their own, and on the same rows if
+    that number of rows suffices."""
+    noun, do = objective.row_noun, "rank" if objective.rows == "pair" else "answer"
+    unpaired, paired = smallest_difference(rows), smallest_difference(rows, disagreement=DISAGREEMENT)
+    own = f"{_points(unpaired)} points when each is measured on {noun}s of its own"
     if paired >= DISAGREEMENT:
         return f"two runs are distinguished four times in five only if they differ by {own}"
     return (
-        "two runs that rank one pair in five differently are distinguished four times in five only if they differ by "
-        f"{_points(paired)} points, or {own}"
+        f"two runs that {do} one {noun} in five differently are distinguished four times in five only if they differ "
+        f"by {_points(paired)} points, or {own}"
     )

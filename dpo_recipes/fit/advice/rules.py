@@ -62,10 +62,10 @@ RULES = (
     ),
     AdviceRule(
         "F791",
-        "few-training-pairs",
+        "few-training-rows",
         checks.check_row_count,
-        "fewer than 300 training pairs",
-        "models get better and steadier with more pairs, and Amazon recommends at least 1,000; expect a change of "
+        "fewer than 300 training rows",
+        "models get better and steadier with more rows, and Amazon recommends at least 1,000; expect a change of "
         "length or tone that varies with the seed",
         (DATA_EFFICIENCY, NOVA),
     ),
@@ -73,16 +73,16 @@ RULES = (
         "F792",
         "many-passes",
         checks.check_num_passes,
-        "more than 3 passes over the training pairs",
+        "more than 3 passes over the training rows",
         "Zephyr ranked every training pair correctly after one pass, and its best model had three passes; Tulu 3 "
         "scored 57.3 after one and 53.4 after three",
         (ZEPHYR, TULU_3),
     ),
     AdviceRule(
         "F793",
-        "many-pairs-cut",
+        "many-rows-cut",
         checks.check_lengths,
-        "more than 5 % of the training pairs are truncated to `data.max_length` or dropped because of it",
+        "more than 5 % of the training rows are truncated to `data.max_length` or dropped because of it",
         "truncated text is not learned; pre-training on texts that were not truncated gave up to 58 % fewer "
         "hallucinations",
         (TRL_LENGTH, TRUNCATIONS),
@@ -92,14 +92,14 @@ RULES = (
         "batch-of-one",
         checks.check_batch,
         "an effective batch of 1: micro_batch_size × gradient_accumulation_steps × processes",
-        "the noise of a gradient falls with 1/√batch, and published runs use 32 to 128 pairs per step",
+        "the noise of a gradient falls with 1/√batch, and published runs use 32 to 128 rows per step",
         (NOISE_SCALE, TULU_3),
     ),
     AdviceRule(
         "F795",
-        "few-held-out-pairs",
+        "few-held-out-rows",
         checks.check_held_out_count,
-        "fewer than 381 held-out or test pairs, where the 95 % interval of an accuracy reaches beyond ± 5 points",
+        "fewer than 381 held-out or test rows, where the 95 % interval of an accuracy reaches beyond ± 5 points",
         "a smaller difference may be due to chance, and so are settings that are chosen by it",
         (WILSON, ERROR_BARS),
     ),

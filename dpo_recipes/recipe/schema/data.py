@@ -1,4 +1,4 @@
-"""The `data` section: sources of preference pairs, their formats, held-out pairs and truncation."""
+"""The `data` section: sources of rows, their formats, held-out rows and truncation."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ class Select(Section):
 
 
 class Source(Section):
-    """One source of preference pairs: local files, a hub dataset, or files behind a URL."""
+    """One source of rows: local files, a hub dataset, or files behind a URL."""
 
     path: str = Field(
         min_length=1,
@@ -86,9 +86,9 @@ class Source(Section):
 
 
 class HeldOut(Section):
-    """Held-out pairs from separate sources, from another split of the training datasets, or from the training pairs."""
+    """Held-out rows from separate sources, from another split of the training datasets, or from the training rows."""
 
-    sources: list[Source] = Field(default_factory=list, description="Sources of held-out pairs.")
+    sources: list[Source] = Field(default_factory=list, description="Sources of held-out rows.")
     split: str | None = Field(
         default=None, description="The split of the hub datasets in `data.train` to hold out, for example `test`."
     )
@@ -96,11 +96,11 @@ class HeldOut(Section):
         default=None,
         gt=0.0,
         lt=1.0,
-        description="The share of the training pairs to hold out, drawn by prompt, so that no prompt is on both sides. "
-        "0.05 holds out one pair in twenty.",
+        description="The share of the training rows to hold out, drawn by prompt, so that no prompt is on both sides. "
+        "0.05 holds out one row in twenty.",
     )
     count: int | None = Field(
-        default=None, ge=1, description="The number of training pairs to hold out, also drawn by prompt."
+        default=None, ge=1, description="The number of training rows to hold out, also drawn by prompt."
     )
     stable: bool = Field(
         default=False,
@@ -108,27 +108,27 @@ class HeldOut(Section):
         "rows never moves a prompt to the other side. The share is then approximate.",
     )
     limit: int | None = Field(
-        default=None, ge=1, description="Keep at most this number of held-out pairs, the first ones."
+        default=None, ge=1, description="Keep at most this number of held-out rows, the first ones."
     )
 
     @property
     def is_set(self) -> bool:
-        """Whether any pairs are held out."""
+        """Whether any rows are held out."""
         return bool(self.sources) or self.split is not None or self.is_carved
 
     @property
     def is_carved(self) -> bool:
-        """Whether the pairs are taken from the training data."""
+        """Whether the rows are taken from the training data."""
         return self.fraction is not None or self.count is not None
 
 
 class Data(Section):
-    """Training, validation (`eval`) and test pairs, and how unusable or overlong rows are handled."""
+    """Training, validation (`eval`) and test rows, and how unusable or overlong rows are handled."""
 
-    train: list[Source] = Field(min_length=1, description="Sources of training pairs, concatenated in this order.")
+    train: list[Source] = Field(min_length=1, description="Sources of training rows, concatenated in this order.")
     eval: HeldOut = Field(
         default_factory=HeldOut,
-        description="Held-out pairs to evaluate on during and after training. Absent: nothing is evaluated, and the "
+        description="Held-out rows to evaluate on during and after training. Absent: nothing is evaluated, and the "
         "run warns about it.",
     )
     test: HeldOut = Field(
@@ -138,34 +138,33 @@ class Data(Section):
     )
     dedup: Literal["none", "exact", "near"] = Field(
         default="none",
-        description="Drop duplicates of earlier pairs: `exact` drops pairs with the same prompt and answers, `near` "
-        "also pairs with nearly the same words (MinHash over word 3-grams, needs the extra `dedup`). A held-out pair "
-        "that duplicates a training pair is dropped too.",
+        description="Drop duplicates of earlier rows: `exact` drops rows with the same prompt and answers, `near` "
+        "also rows with nearly the same words (MinHash over word 3-grams, needs the extra `dedup`). A held-out row "
+        "that duplicates a training row is dropped too.",
     )
     near_threshold: float = Field(
         default=0.8,
         gt=0.0,
         le=1.0,
-        description="With `dedup: near`: a pair counts as a duplicate from this Jaccard similarity on.",
+        description="With `dedup: near`: a row counts as a duplicate from this Jaccard similarity on.",
     )
     shuffle: bool = Field(
         default=False,
-        description="Shuffle the training pairs with the seed before `limit` is applied. Each epoch of training is "
+        description="Shuffle the training rows with the seed before `limit` is applied. Each epoch of training is "
         "shuffled in any case.",
     )
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="Use at most this number of training pairs, for example for a trial with a few rows "
-        "(`--set data.limit=8`).",
+        description="Use at most this number of training rows, for example for a short trial (`--set data.limit=8`).",
     )
     max_length: int = Field(default=1024, ge=8, description="The maximum length of prompt + answer in tokens.")
     overlong: Overlong = Field(
         default="truncate_prompt_start",
-        description="How a pair longer than `max_length` is handled. `truncate_prompt_start` removes the first tokens "
-        "of the prompt, so that both answers stay whole (a pair with an answer that is too long is dropped and "
+        description="How a row longer than `max_length` is handled. `truncate_prompt_start` removes the first tokens "
+        "of the prompt, so that all answers stay whole (a row with an answer that is too long is dropped and "
         "counted); `truncate_completion_end` removes the end of the answers (at least one token of each stays); "
-        "`drop` drops and counts the pair; `error` ends the run with an error.",
+        "`drop` drops and counts the row; `error` ends the run with an error.",
     )
     train_on_turns: Literal["assistant", "last", "all"] = Field(
         default="assistant",
@@ -176,7 +175,7 @@ class Data(Section):
     )
     on_bad_row: Literal["error", "drop"] = Field(
         default="error",
-        description="How a row that is not a preference (no text, equal answers, roles out of order) is handled: "
+        description="How a row that the objective cannot use (no text, equal answers, roles out of order) is handled: "
         "`error` ends the run with an error that names the row, `drop` drops and counts it.",
     )
     max_bad_fraction: float = Field(

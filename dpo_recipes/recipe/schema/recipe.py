@@ -34,7 +34,7 @@ class Recipe(Section):
         "those of the parent.",
     )
     model: Model = Field(description="The base model and how it is tuned.")
-    data: Data = Field(description="Training and held-out preference pairs.")
+    data: Data = Field(description="Training and held-out rows.")
     chat_template: str = Field(
         default="tokenizer",
         min_length=1,

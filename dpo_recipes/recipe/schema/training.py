@@ -39,10 +39,10 @@ Optimizer = Literal[
 
 
 class Training(Section):
-    """Optimization. One optimizer step uses micro_batch_size × gradient_accumulation_steps × processes pairs."""
+    """Optimization. One optimizer step uses micro_batch_size × gradient_accumulation_steps × processes rows."""
 
     num_epochs: float = Field(
-        default=1.0, gt=0.0, description="The number of passes over the training pairs; fractions are allowed."
+        default=1.0, gt=0.0, description="The number of passes over the training rows; fractions are allowed."
     )
     max_steps: int | None = Field(
         default=None, ge=1, description="Stop after this number of optimizer steps; overrides `num_epochs`."
@@ -50,9 +50,9 @@ class Training(Section):
     micro_batch_size: int = Field(
         default=2,
         ge=1,
-        description="Pairs that go through the model at once on one device; each has two sequences. If memory is "
+        description="Rows that go through the model at once on one device; a pair has two sequences. If memory is "
         "short, lower it and raise `gradient_accumulation_steps` by the same factor: the result stays the same, unless "
-        "the loss compares the pairs of a micro-batch (`aot`) or averages over its tokens (`sft`).",
+        "the loss compares the rows of a micro-batch (`aot`) or averages over its tokens (`sft`).",
     )
     gradient_accumulation_steps: int = Field(
         default=8, ge=1, description="Micro-batches whose gradients are accumulated for one optimizer step."
@@ -98,7 +98,7 @@ class Training(Section):
     )
     prefix_sharing: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Compute the shared prefix of a pair's two sequences once, and no padding: the same losses with "
+        description="Compute the shared prefix of a row's sequences once, and no padding: the same losses with "
         "less time and memory. `auto` does so if a trial at the start shows that the model returns the same hidden "
         "states, and only for batches that have something to share; `on` ends the run if the model does not support "
         "it.",
@@ -107,17 +107,17 @@ class Training(Section):
         default=None,
         ge=1,
         description="Fill micro-batches up to this number of tokens, with a shared prompt counted once, instead of "
-        "with `micro_batch_size` pairs: many short pairs go through the model together, and long pairs need no more "
-        "memory. The pairs of an optimizer step and its loss stay the same. Reference passes and evaluations are "
+        "with `micro_batch_size` rows: many short rows go through the model together, and long rows need no more "
+        "memory. The rows of an optimizer step and its loss stay the same. Reference passes and evaluations are "
         "divided in the same way, unless the weights are sharded across processes. Without prefix sharing, padding "
-        "counts. A loss that compares the pairs of a micro-batch or averages over its tokens, such as `aot` "
-        "and `sft`, is computed over whole micro-batches of `micro_batch_size` pairs; these are divided into passes, "
+        "counts. A loss that compares the rows of a micro-batch or averages over its tokens, such as `aot` "
+        "and `sft`, is computed over whole micro-batches of `micro_batch_size` rows; these are divided into passes, "
         "which bounds memory together with `gradient_checkpointing`.",
     )
     logging_steps: int = Field(default=10, ge=1, description="Optimizer steps between two lines of metrics.jsonl.")
     eval_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = Field(
         default=None,
-        description="Optimizer steps between two evaluations on the held-out pairs, or `epoch` for one after each "
+        description="Optimizer steps between two evaluations on the held-out rows, or `epoch` for one after each "
         "epoch. Absent: one evaluation at the end.",
     )
     seed: int = Field(
