@@ -71,6 +71,7 @@ class FinishedRun:
 
         from dpo_recipes.data.chat_template import chat_of_saved
         from dpo_recipes.model.build import load_base, load_config
+        from dpo_recipes.model.heads import is_encoder
         from dpo_recipes.model.loading import loading_errors
         from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
         from dpo_recipes.model.saved import load_saved
@@ -81,11 +82,11 @@ class FinishedRun:
         assert kind is not None, "a finished run has saved its model"
         trust = trust_remote_code and recipe.model.trust_remote_code
         saved = ModelLocation(str(folder))
-        tokenizer = load_tokenizer(saved, trust_remote_code=trust)
         base = resolve_model(recipe.model) if kind == "adapter" else saved
+        config = load_config(base, trust_remote_code=trust)
+        tokenizer = load_tokenizer(saved, trust_remote_code=trust, is_encoder=is_encoder(config))
         device = choose_device(device or recipe.hardware.device)
-        model_type = getattr(load_config(base, trust_remote_code=trust), "model_type", None)
-        dtype = choose_dtype(recipe, device, model_type)
+        dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))
         with loading_errors("the saved model", saved):
             policy = load_saved(
                 folder,

@@ -40,9 +40,13 @@ def prepare_data(
     on_stage("data", "reading rows")
     rows = load_rows(recipe.data, recipe.training.seed, objective_of(recipe).rows)
     on_stage("tokenizer", recipe.model.path)
-    location = resolve_model(recipe.model)
-    tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code and recipe.model.trust_remote_code)
-    chat = apply_template(tokenizer, recipe.chat_template, recipe.model.add_special_tokens, recipe.chat_template_kwargs)
+    location, trust = resolve_model(recipe.model), trust_remote_code and recipe.model.trust_remote_code
+    is_encoder = _is_encoder(recipe, location, trust_remote_code=trust)
+    tokenizer = load_tokenizer(location, trust_remote_code=trust, is_encoder=is_encoder)
+    variables = recipe.chat_template_kwargs
+    chat = apply_template(
+        tokenizer, recipe.chat_template, recipe.model.add_special_tokens, variables, is_encoder=is_encoder
+    )
     on_stage("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
     splits = tokenize_splits(
         rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=not for_inspection
@@ -50,3 +54,13 @@ def prepare_data(
     if objective_of(recipe).adds_mismatched_answer(recipe.objective) and not for_inspection:
         splits = add_mismatched_answers(splits, recipe.training.seed, recipe.data.max_length)
     return PreparedData(splits, tokenizer, chat, location)
+
+
+def _is_encoder(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bool) -> bool:
+    """Whether the base of a reward model is an encoder; other objectives have none."""
+    if objective_of(recipe).head == "causal_lm":
+        return False
+    from dpo_recipes.model.build import load_config
+    from dpo_recipes.model.heads import is_encoder
+
+    return is_encoder(load_config(location, trust_remote_code=trust_remote_code))

@@ -45,6 +45,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
          "qk_nope_head_dim": 8, "v_head_dim": 8, "index_topk": 32, "index_head_dim": 16, "index_n_heads": 2,
          "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1},
     ),
+    "bert": (
+        "BertConfig",
+        {**ROPED, "type_vocab_size": 1, "initializer_range": 0.2, "max_position_embeddings": 128},
+    ),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4}),
 }  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +92,76 @@ training: {{max_steps: 3, micro_batch_size: 2, gradient_accumulation_steps: 2, l
 evaluation: {{num_samples: 2, max_new_tokens: 8}}
 hardware: {{device: cpu}}
 {extra}"""
+
+
+def make_encoder_tokenizer(family: str = "bert") -> Any:
+    """A fast tokenizer that joins two texts as those of an encoder do: BERT's with one separator, RoBERTa's with two
+    marks between the texts and a byte-level BPE."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if family == "roberta":
+        special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+        tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        backend = Tokenizer(models.BPE(unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False
+        )
+        backend.train_from_iterator(TEXTS * 5, trainer)
+        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+        names = ["input_ids", "attention_mask"]
+    else:
+        special = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        words = sorted(set(re.findall(r"\w+", " ".join(TEXTS).lower())))
+        letters = sorted(set(string.printable.lower()) - set(string.whitespace))
+        vocabulary = [*tokens, *letters, *(f"##{letter}" for letter in letters), *words]  # a trainer's order varies
+        ids = {token: place for place, token in enumerate(dict.fromkeys(vocabulary))}
+        backend = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+        backend.normalizer = normalizers.BertNormalizer()
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+    unknown, pad, mask = (next(token for token in tokens if part in token.lower()) for part in ("unk", "pad", "mask"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=unknown,
+        pad_token=pad,
+        mask_token=mask,
+        model_input_names=names,
+        **special,
+    )
+
+
+ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "albert", "electra", "mpnet")
+"""Families of encoders that differ in their heads, positions or token types."""
+
+
+def save_tiny_encoder(folder: Path, family: str = "bert", **settings: Any) -> Path:
+    """Write a randomly initialized two-layer encoder with its head for masked tokens and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    two_marks = family in ("roberta", "mpnet")
+    tokenizer = make_encoder_tokenizer("roberta" if two_marks else "bert")
+    torch.manual_seed(0)
+    special = {"bos_token_id": None, "eos_token_id": None, "cls_token_id": None, "sep_token_id": None}
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "max_position_embeddings": 130 if two_marks else 128, "embedding_size": 16,
+    }  # fmt: skip
+    if family == "distilbert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 128}
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        **{**special, **sizes, **settings},
+    )
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

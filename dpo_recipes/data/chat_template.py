@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpo_recipes.data.checks.template import end_token_ids
+from dpo_recipes.data.encoder_template import check_encoder_text, encoder_template
 from dpo_recipes.data.template import Renderer, Template, find_template, template_of_tokenizer
 from dpo_recipes.errors import DataError
 
@@ -28,13 +29,23 @@ def apply_template(
     reference: str,
     add_special_tokens: bool | None,
     template_kwargs: Mapping[str, Any] | None = None,
+    *,
+    is_encoder: bool = False,
 ) -> Chat:
     """Set the recipe's template on the tokenizer, and add the tokens that it needs if the recipe allows that.
 
-    Raises `DataError` D421 if tokens are missing and `add_special_tokens` is not set, and `RunError` M505 if the
-    reference is `tokenizer` and the tokenizer has no template.
+    For an encoder, `tokenizer` is the tokenizer's form of two texts unless it has a chat template. Raises `DataError`
+    D421 if tokens are missing and `add_special_tokens` is not set, and `RunError` M505 if the reference is `tokenizer`
+    and the tokenizer of a decoder has no template, and M527 if the texts do not fit an encoder.
     """
-    template = template_of_tokenizer(tokenizer) if reference == "tokenizer" else find_template(reference)
+    if reference != "tokenizer":
+        template = find_template(reference)
+    elif is_encoder and not tokenizer.chat_template:
+        template = encoder_template(tokenizer)
+    else:
+        template = template_of_tokenizer(tokenizer)
+    if is_encoder:  # before tokens of the wrong template are missed
+        check_encoder_text(tokenizer, Renderer(template, tokenizer.special_tokens_map, template_kwargs))
     added: list[str] = []
     if add_special_tokens is not False:
         added = missing_tokens(tokenizer, template)

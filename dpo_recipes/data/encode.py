@@ -42,7 +42,9 @@ class Encoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.bos_token_id: int | None = tokenizer.bos_token_id
+        self.first_token_id = first_token_id(tokenizer)
+        self.last_token_id: int | None = None if tokenizer.cls_token_id is None else tokenizer.sep_token_id
+        """The id of the token after the whole input of an encoder; None for a decoder's tokenizer."""
         added = list(self._backend.get_added_tokens_decoder().values())
         variables = (tokenizer.bos_token, tokenizer.eos_token)
         self._cuts = cutting_tokens(self._backend, added, [template_text, *filter(None, variables)])
@@ -95,6 +97,11 @@ class Encoder:
 
     def _encode_all(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def first_token_id(tokenizer: Any) -> int | None:
+    """The id of the token before a text: the beginning-of-sequence token, or an encoder's [CLS]."""
+    return tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]]) -> Encoded:

@@ -51,12 +51,13 @@ def fit(
     overlong: Overlong,
     report: SplitReport,
     *,
-    keep_first: int | None = None,
+    keep: tuple[int | None, int | None] = (None, None),
 ) -> TokenizedRow | None:
     """The row truncated to `max_length`, or None if it is dropped.
 
-    A first token `keep_first`, the beginning-of-sequence token, is kept if the start of the prompt is truncated. Raises
-    `DataError` D408 for a too long row with `overlong: error`.
+    Two tokens are kept if the row has them: `keep[0]`, the beginning-of-sequence token, at the start of a truncated
+    prompt, and `keep[1]`, with which the input of an encoder ends, at the end of a truncated answer. Raises `DataError`
+    D408 for a too long row with `overlong: error`.
     """
     if not all(row.lengths):
         report.drop("empty_after_template", where)
@@ -71,19 +72,26 @@ def fit(
             fix="raise `data.max_length`, or choose `overlong: drop`",
         )
     excess = row.length - max_length
-    start = row.prompt_ids[:1] if row.prompt_ids[0] == keep_first else []
+    start = row.prompt_ids[:1] if row.prompt_ids[0] == keep[0] else []
     if overlong == "truncate_prompt_start" and excess + len(start) < len(row.prompt_ids):
         report.cut("prompt_start")
         return replace(row, prompt_ids=[*start, *row.prompt_ids[excess + len(start) :]])
     room = max_length - len(row.prompt_ids)
     if overlong == "truncate_completion_end" and room > 0:
         report.cut("completion_end")
-        answers = tuple(ids[:room] for ids in row.answer_ids)
+        answers = tuple(_first_ids(ids, room, keep[1]) for ids in row.answer_ids)
         return replace(
             row, answer_ids=answers, answer_context=tuple(first_runs(runs, room) for runs in row.answer_context)
         )
     report.drop("overlong", where)
     return None
+
+
+def _first_ids(ids: list[int], count: int, last: int | None) -> list[int]:
+    """The first ids of a text. If it ends with `last`, the shorter text does, too."""
+    if len(ids) <= count or ids[-1] != last:
+        return ids[:count]
+    return [*ids[: count - 1], last]
 
 
 def first_runs(runs: list[int], count: int) -> list[int]:

@@ -271,7 +271,6 @@ class Tokenizer:
     """Converts rows to token ids that fit `max_length`."""
 
     def __init__(self, encoder: Encoder, renderer: Renderer, checks: RowChecks, data: Data) -> None:
-        self._bos = encoder.bos_token_id
         self._renderer = renderer
         self._encoder = encoder
         self.checks = checks
@@ -312,7 +311,8 @@ class Tokenizer:
                 row.margin,
                 row.subset,
             )
-            fitted = fit(whole, row.where, self._data.max_length, self._data.overlong, report, keep_first=self._bos)
+            ends = self._encoder.first_token_id, self._encoder.last_token_id
+            fitted = fit(whole, row.where, self._data.max_length, self._data.overlong, report, keep=ends)
             if fitted is not None and self.checks.is_equal(row.where, whole, fitted):
                 report.drop("equal_tokens", row.where)
                 fitted = None

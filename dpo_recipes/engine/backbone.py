@@ -44,14 +44,23 @@ def forward_padded(plain: Any, kwargs: dict[str, Any], lengths: GroupLengths, pa
     num_groups = len(lengths.prefix)
     outputs: Any = None
     hidden: list[torch.Tensor] = []
+    pooled: list[torch.Tensor] = []
     for groups in passes:
         columns = lengths.columns(groups)
         rows = [answer * num_groups + group for answer in range(lengths.answers_per_group) for group in groups]
-        own = {name: _part(kwargs.get(name), rows, columns) for name in ("input_ids", "attention_mask", "position_ids")}
+        own = {name: _part(kwargs.get(name), rows, columns) for name in _OF_POSITIONS}
         outputs = plain(**kwargs | {name: part for name, part in own.items() if part is not None})
         hidden.append(pad(outputs.last_hidden_state, (0, 0, columns.start, lengths.width - columns.stop)))
+        if (of_pooler := getattr(outputs, "pooler_output", None)) is not None:
+            pooled.append(of_pooler)
     outputs.last_hidden_state = _join(hidden, lengths.answers_per_group)
+    if pooled:
+        outputs.pooler_output = _join(pooled, lengths.answers_per_group)
     return outputs
+
+
+_OF_POSITIONS = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
+"""The arguments of a backbone that have a value for each position, [K·B, L]."""
 
 
 def _part(tensor: torch.Tensor | None, rows: list[int], columns: range) -> torch.Tensor | None:
@@ -59,6 +68,6 @@ def _part(tensor: torch.Tensor | None, rows: list[int], columns: range) -> torch
 
 
 def _join(hidden: list[torch.Tensor], num_answers: int) -> torch.Tensor:
-    """[K·b, L, H] of each pass → [K·B, L, H]: the first rows of all groups, then the second ones, and so on."""
+    """[K·b, ...] of each pass → [K·B, ...]: the first rows of all groups, then the second ones, and so on."""
     parts = [of_pass.chunk(num_answers) for of_pass in hidden]
     return torch.cat([of_pass[answer] for answer in range(num_answers) for of_pass in parts])

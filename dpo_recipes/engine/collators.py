@@ -28,10 +28,11 @@ class AnswerCollator:
     second ones, and so on.
 
     `completion_mask` is 1 for tokens of an answer that are trained on: not for the prompt, padding, and turns of the
-    user or a tool within an answer.
+    user or a tool within an answer. With `has_token_types`, `token_type_ids` is 1 for all tokens of an answer.
     """
 
     pad_token_id: int
+    has_token_types: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """The tensors of some rows: `input_ids`, `attention_mask` and `completion_mask` are [K·B, L], each of
@@ -46,6 +47,8 @@ class AnswerCollator:
                 [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer in sequences], batch_first=True
             ),
         }
+        if self.has_token_types:
+            batch["token_type_ids"] = batch["completion_mask"].clone()
         mask_context(batch["completion_mask"], rows)
         of_rows = {name: dtype for name, dtype in ROW_COLUMNS.items() if name in rows[0]}
         return batch | {name: torch.tensor([row[name] for row in rows], dtype=dtype) for name, dtype in of_rows.items()}

@@ -22,6 +22,7 @@ from dpo_recipes.engine.micro_batch import MICRO_BATCH, MICRO_BATCHES, MicroBatc
 from dpo_recipes.engine.reference import REFERENCE, add_reference, weights_of
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.model.heads import reads_token_types
 from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores
 
 _NOT_OF_THE_MODEL = {"completion_mask", *ROW_COLUMNS}
@@ -64,9 +65,8 @@ class ObjectiveTrainer(Trainer):
         if objective.head == "causal_lm":
             model.generation_config.pad_token_id = pad
         model = with_adapter(model, peft_config, args)
-        super().__init__(
-            model=model, args=args, data_collator=AnswerCollator(pad), processing_class=processing_class, **upstream
-        )
+        collator = AnswerCollator(pad, has_token_types=reads_token_types(model.config, processing_class))
+        super().__init__(model=model, args=args, data_collator=collator, processing_class=processing_class, **upstream)
         self.loss_is_scaled_for_ga = objective.loss_mean == "tokens"
         names = [metric.key for metric in objective.metrics]
         self.metric_counts = RowMetricCounts(names, self.accelerator)

@@ -29,13 +29,14 @@ from dpo_recipes.engine.packing import (
 from dpo_recipes.engine.prefix_trial import run_trial, unsupported_reason
 from dpo_recipes.engine.row_names import LocateRow, name_row
 from dpo_recipes.errors import RunError
+from dpo_recipes.model.heads import is_encoder
 
 Mode = Literal["auto", "on", "off"]
 
 WORTH_PACKING = 0.97
 """Above this share of distinct positions a batch is computed padded: packing would cost more than it saves."""
 
-_PLAIN_ARGUMENTS = {"input_ids", "attention_mask", "use_cache", "return_dict"}
+_PLAIN_ARGUMENTS = {"input_ids", "attention_mask", "token_type_ids", "use_cache", "return_dict"}
 """A batch with any other argument that is set is computed padded."""
 
 
@@ -91,6 +92,8 @@ class PrefixSharing:
     """Why the first batch that could not be packed, although the model supports it, could not; None if all could."""
     on_message: Callable[[str], None] = lambda text: None
     """Called once with the message about the first such batch."""
+    is_encoder: bool = False
+    """Whether tokens attend to later ones, so that only the padded rows of a batch can be divided into passes."""
     is_verified: bool = False
     """Whether a trial batch gave the same hidden states both ways, on this device and in this precision."""
     trained: Positions = field(default_factory=Positions)
@@ -126,8 +129,10 @@ class PrefixSharing:
             len(args) == 1 and "input_ids" not in kwargs
         ):  # a classification head, as of a reward model, passes the ids by position
             args, kwargs = (), {"input_ids": args[0], **kwargs}
-        # These arguments identify a trainer's batch; any other call is, for example, a step of generation.
-        if args or "input_ids" not in kwargs or kwargs.get("use_cache") is not False:
+        # These arguments identify a trainer's batch; any other call is, for example, a step of generation. An encoder
+        # does not generate, and some do not pass `use_cache` on.
+        is_batch = self.is_encoder or kwargs.get("use_cache") is False
+        if args or "input_ids" not in kwargs or not is_batch:
             return self.plain(*args, **kwargs)
         lengths = measure_groups(kwargs["input_ids"], kwargs.get("attention_mask"), self.answers_per_group)
         packs = self._packs(kwargs, lengths)
@@ -212,6 +217,7 @@ def share_prefixes(
     backbone = base.base_model
     refusal = unsupported_reason(base)
     sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, answers_per_group, refusal)
+    sharing.is_encoder = is_encoder(base.config)
     if mode == "on" and sharing.refusal:
         raise refused(sharing.refusal)
     if sharing.is_active:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dpo_recipes.engine.attention import STANDS_IN_FOR, UnsupportedAttentionError
 from dpo_recipes.engine.backbone import compute_packed
 from dpo_recipes.engine.packing import Packing, measure_groups, own_position_ids, pack
+from dpo_recipes.model.heads import is_encoder
 
 _OTHER_STATE = ("linear_attention", "chunked_attention", "mamba", "recurrent", "conv")
 """Kinds of layers in the `layer_types` of transformers 5.23's configurations whose tokens depend on earlier ones not by
@@ -32,6 +33,8 @@ wrong mask or position gives some tenths."""
 
 def unsupported_reason(model: Any) -> str | None:
     """Why a model's configuration rules out packed rows, or None if the trial must decide."""
+    if is_encoder(model.config):
+        return "it is an encoder, whose tokens attend to later ones, too"
     config = model.config.get_text_config()
     attention = config._attn_implementation
     if attention not in STANDS_IN_FOR:

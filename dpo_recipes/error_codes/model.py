@@ -89,12 +89,23 @@ CODES = {
         "a base of another kind than the objective needs",
         "Preference optimization scores an answer token by token from left to right. Encoders (BERT),",
         "encoder-decoders (T5) and reward models cannot be trained this way. A reward model is trained from a decoder,",
-        "or from another reward model.",
+        "from an encoder, or from another reward model.",
     ),
     "M519": entry(
         "the architecture lacks this attention path",
         "transformers has not implemented each attention path for each architecture. `attn_implementation: auto` takes",
         "one that works.",
+    ),
+    "M526": entry(
+        "max_length exceeds the positions of the base",
+        "Encoders such as BERT, GPT-2 and OPT have a table with one row for each position. BERT's has 512. Rotary and",
+        "relative positions have no such limit.",
+    ),
+    "M527": entry(
+        "an encoder cannot read these texts",
+        "An encoder reads `[CLS] prompt [SEP] answer [SEP]` in its tokenizer's own form and returns its number for the",
+        "first token. `chat_template: tokenizer` writes this form. A chat template for decoders does not, and a",
+        "tokenizer without a separator has no such form.",
     ),
     "M525": entry(
         "the saved model differs from the trained one",

@@ -8,6 +8,7 @@ from jinja2 import Environment
 
 from dpo_recipes.evaluate.subsets import list_subset_tables
 from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.model.heads import is_encoder
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Metric
 from dpo_recipes.recipe.schema import Recipe
@@ -25,6 +26,7 @@ def render_card(recipe: Recipe, result: RunResult, bundle: ModelBundle) -> str:
         recipe=recipe,
         result=result,
         objective=objective,
+        is_encoder=is_encoder(bundle.policy.config),
         title=objective.title(recipe.objective),
         rows=[row for metric in objective.metrics if (row := _compare(metric, result))],
         subsets=list_subset_tables(result, objective),

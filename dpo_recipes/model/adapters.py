@@ -11,7 +11,7 @@ import torch
 
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.continued import check_continued, does_not_fit
-from dpo_recipes.model.heads import SCORE
+from dpo_recipes.model.heads import head_modules
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.module_names import matching_any, tie_embeddings
 from dpo_recipes.model.sources import ModelLocation
@@ -86,9 +86,8 @@ def _lora_config(adapter: LoraAdapter, policy: Any, added_ids: list[int], head: 
     from peft import LoraConfig
 
     whole = list(adapter.modules_to_save)
-    if head == "score" and SCORE not in whole:
-        whole.append(SCORE)  # it is new, so an update of low rank would not fit it
-
+    if head == "score":  # the head is new, so an update of low rank would not fit it
+        whole += [name for name in head_modules(policy) if name not in whole]
     return LoraConfig(
         r=adapter.r,
         lora_alpha=adapter.alpha,

@@ -12,7 +12,7 @@ from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.model.adapters import attach_adapter, describe_adapter
 from dpo_recipes.model.generation import prepare_generation
 from dpo_recipes.model.gguf import CONFIG_NAME, converted
-from dpo_recipes.model.heads import SCORE, auto_class, configure_head, initialize_score
+from dpo_recipes.model.heads import auto_class, configure_head, head_modules, initialize_head
 from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.missing_weights import judge_weights
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
@@ -191,7 +191,10 @@ def _load_policy(
         extra["gguf_file"] = location.gguf_file
         extra["quantization_config"] = GgufConfig(dequantize=True)
     elif model.quantization is not None:
-        extra["quantization_config"] = quantization_config(model.quantization, dtype)
+        whole = None
+        if head == "score":  # transformers would keep only the last weight of the head as it is
+            whole = head_modules(bare_model(extra["config"], location, head, trust_remote_code=trust_remote_code))
+        extra["quantization_config"] = quantization_config(model.quantization, dtype, whole)
         extra["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     if not location.gguf_file:
         extra["use_safetensors"] = None if model.allow_pickle else True
@@ -205,8 +208,8 @@ def _load_policy(
         loaded: Any = auto_class(head).from_pretrained(location.path, **source, **extra)
     policy, info = loaded
     warnings = judge_weights(info, policy, model.path, head)
-    if head == "score" and f"{SCORE}.weight" in info["missing_keys"]:
-        initialize_score(policy, recipe.training.seed)
+    if head == "score":
+        initialize_head(policy, info["missing_keys"], recipe.training.seed)
     keep_differentiable(policy)
     if model.quantization is not None and device == "cpu":
         let_go_of_files(policy)

@@ -40,9 +40,9 @@ def judge_weights(info: Mapping[str, Any], model: Any, path: str, head: Head = "
     a new head and without the base's head for tokens. Raises `RunError` M516 if weights are missing, have another
     shape, or belong to a part of the model whose results would differ without them.
     """
-    missing = sorted(without_head(info["missing_keys"], head))
+    missing = sorted(without_head(info["missing_keys"], model, head))
     other_shape = sorted(info["mismatched_keys"])
-    unexpected = sorted(without_head(info["unexpected_keys"], head))
+    unexpected = sorted(without_head(info["unexpected_keys"], model, head))
     unexpected = [name for name in unexpected if not _BUFFERS.search(name)]
     architecture = type(model).__name__
     if missing and unexpected:

@@ -13,10 +13,11 @@ from dpo_recipes.errors import Finding, RecipeError, RunError
 from dpo_recipes.model.adapters import adapter_config
 from dpo_recipes.model.build import bare_model, load_config
 from dpo_recipes.model.continued import check_continued
-from dpo_recipes.model.heads import auto_class, is_classifier
+from dpo_recipes.model.heads import auto_class, is_classifier, is_encoder
 from dpo_recipes.model.loading import loading_errors, quiet_loading
 from dpo_recipes.model.missing_weights import judge_weights
 from dpo_recipes.model.module_names import check_module_names
+from dpo_recipes.model.positions import num_positions
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.model.stored import stored_weights
 from dpo_recipes.objectives import objective_of
@@ -29,8 +30,8 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
     """Warnings about a base and the recipe's adapter on it.
 
     Raises `RecipeError` R337 and R339 (names of modules), `RunError` M504, M509 (configuration), M512, M515 (an adapter
-    that is continued), M516 (missing weights, if the files are local safetensors) and M518 (not a causal language
-    model).
+    that is continued), M516 (missing weights, if the files are local safetensors), M518 (a base of another kind than
+    the objective needs), M519 (attention) and M526 (positions).
     """
     config = load_config(location, trust_remote_code=trust_remote_code)
     is_quantized = getattr(config, "quantization_config", None) is not None
@@ -40,6 +41,7 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
     _check_kind(config, location, head)
     base = bare_model(config, location, head, trust_remote_code=trust_remote_code)
     _check_attention(recipe, base)
+    _check_positions(recipe, base)
     findings = check_module_names(recipe, base)
     if findings:
         raise RecipeError(*findings)
@@ -49,24 +51,25 @@ def check_base(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bo
 
 
 def _check_kind(config: Any, location: ModelLocation, head: Head) -> None:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
-    is_encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
-    if getattr(config, "is_encoder_decoder", False):
-        why = f"{config.model_type} is an encoder-decoder: its answers do not follow the prompt in one sequence"
-    elif is_encoder:
-        why = f"{config.model_type} is an encoder: each token attends to later tokens, too"
-    elif type(config) not in AutoModelForCausalLM._model_mapping and not hasattr(config, "auto_map"):
-        why = f"transformers has no causal language model of the type {config.model_type}"
-    elif head == "causal_lm" and is_classifier(config):
-        why = "it returns a number for a sequence, as a reward model does, and has no weights that predict tokens"
-    elif type(config) not in auto_class(head)._model_mapping and not hasattr(config, "auto_map"):
-        why = f"transformers has no sequence classifier of the type {config.model_type}"
-    else:
-        return
+    is_known = type(config) in auto_class(head)._model_mapping or hasattr(config, "auto_map")
     what, fix = f"{location.path} is not a causal language model", "use a decoder, such as a Llama, Qwen or GPT-2"
     if head == "score":
-        what = f"{location.path} cannot become a reward model: it is not a decoder"
+        what, fix = (
+            f"{location.path} cannot become a reward model",
+            "use a decoder such as Qwen, or an encoder like BERT",
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        why = f"{config.model_type} is an encoder-decoder: its answers do not follow the prompt in one sequence"
+    elif head == "causal_lm" and is_encoder(config):
+        why = f"{config.model_type} is an encoder: each token attends to later tokens, too"
+        fix += "; an encoder can become a reward model (`objective: {kind: reward}`)"
+    elif head == "causal_lm" and is_classifier(config):
+        why = "it returns a number for a sequence, as a reward model does, and has no weights that predict tokens"
+    elif not is_known:
+        kind = "sequence classifier" if head == "score" else "causal language model"
+        why = f"transformers has no {kind} of the type {config.model_type}"
+    else:
+        return
     raise RunError(Finding("M518", what, None, why, fix, at=("model", "path")))
 
 
@@ -84,6 +87,23 @@ def _check_attention(recipe: Recipe, base: Any) -> None:
             why=f"transformers implements {', '.join(others[1:])} for this architecture",
             fix=f"write `attn_implementation: auto`; possible are {', '.join(others)}",
             at=("model", "attn_implementation"),
+        )
+    )
+
+
+def _check_positions(recipe: Recipe, base: Any) -> None:
+    """Whether the base has a position for each token of the longest row."""
+    positions, longest = num_positions(base), recipe.data.max_length
+    if positions is None or positions >= longest:
+        return
+    raise RunError(
+        Finding(
+            "M526",
+            f"{type(base).__name__} reads at most {positions} tokens, and `data.max_length` is {longest}",
+            None,
+            why="its table of positions has no more rows, so a longer row would end the run; special tokens count",
+            fix=f"write `max_length: {positions}`, or choose a base for longer texts",
+            at=("data", "max_length"),
         )
     )
 

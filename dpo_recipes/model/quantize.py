@@ -18,15 +18,17 @@ _LIBRARIES = {
 }
 
 
-def quantization_config(quantization: Quantization, dtype: str) -> Any:
-    """transformers' configuration for loading a quantized base; `dtype` is the precision of the run."""
+def quantization_config(quantization: Quantization, dtype: str, whole: list[str] | None = None) -> Any:
+    """transformers' configuration for loading a quantized base; `dtype` is the precision of the run. `whole` are the
+    modules that are not quantized; None leaves the choice to transformers, which excepts the head for tokens."""
     from transformers import BitsAndBytesConfig
 
     if quantization.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     compute = dtype if quantization.compute_dtype == "auto" else quantization.compute_dtype
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=whole,
         bnb_4bit_quant_type=quantization.quant_type,
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=getattr(torch, compute),

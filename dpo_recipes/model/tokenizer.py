@@ -10,8 +10,8 @@ from dpo_recipes.model.loading import loading_errors
 from dpo_recipes.model.sources import ModelLocation
 
 
-def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) -> Any:
-    """A fast tokenizer that has an end-of-sequence and a padding token.
+def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False, is_encoder: bool = False) -> Any:
+    """A fast tokenizer that has an end-of-sequence token, which an encoder does not need, and a padding token.
 
     Raises `RunError` M504 (cannot be loaded), M506 (no end-of-sequence token), M510 (no fast tokenizer).
     """
@@ -31,7 +31,7 @@ def load_tokenizer(location: ModelLocation, *, trust_remote_code: bool = False) 
             why="it is written in Python, which is too slow, and it does not report the positions of its tokens",
             fix="convert it to a tokenizer.json with `transformers`, or use another base",
         )
-    if tokenizer.eos_token is None:
+    if tokenizer.eos_token is None and not (is_encoder and tokenizer.pad_token):
         raise RunError.of(
             "M506",
             "the tokenizer has no end-of-sequence token",

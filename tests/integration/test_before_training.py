@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from preflight import check
 from safetensors.torch import load_file, save_file
 from tiny import recipe_text, write_pairs
 from typer.testing import CliRunner
 
 from dpo_recipes.cli import app
 from dpo_recipes.errors import DpoRecipeError, Finding
-from dpo_recipes.model.preflight import check_base
 from dpo_recipes.model.sources import resolve_model
 from dpo_recipes.recipe.validate import validate
 
@@ -27,18 +27,6 @@ Weights = dict[str, torch.Tensor]
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "pairs.jsonl")
-
-
-def check(path: Path, text: str, *overrides: str) -> list[Finding]:
-    """What is found before data and weights are read, with places; warnings where there is no error."""
-    path.write_text(text, encoding="utf-8")
-    validated = validate(path, list(overrides))
-    location = resolve_model(validated.recipe.model)
-    try:
-        found = check_base(validated.recipe, location, trust_remote_code=False)
-    except DpoRecipeError as error:
-        return list(error.located(validated.composed.where).findings)
-    return [finding.located(validated.composed.where) for finding in found]
 
 
 def with_adapter(model: Path, pairs: Path, settings: str) -> str:

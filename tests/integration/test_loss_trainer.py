@@ -72,6 +72,28 @@ def test_twenty_steps_equal_those_of_trl(tmp_path: Path, architecture: str, kind
     assert mine.trainer.prefix_sharing.trained.packed_batches > 0
 
 
+def test_an_encoder_takes_the_steps_of_trl(tmp_path: Path) -> None:
+    job = recipe({}, {"kind": "reward"})
+    rows = rows_of(job)
+    mine = train_ours(tmp_path / "ours", make_model("bert", "score"), rows, job)
+    theirs = train_referee(tmp_path / "theirs", make_model("bert", "score"), rows, job)
+    compare(mine, theirs, job)
+    assert mine.trainer.prefix_sharing.refusal is not None
+
+
+def test_passes_of_an_encoder_change_nothing(tmp_path: Path) -> None:
+    kind = {"kind": "reward"}
+    whole, divided = recipe({"max_steps": 4}, kind), recipe({"max_steps": 4, "max_tokens_per_pass": 130}, kind)
+    rows = rows_of(whole)
+    one = train_ours(tmp_path / "one", make_model("bert", "score"), rows, whole)
+    many = train_ours(tmp_path / "many", make_model("bert", "score"), rows, divided)
+    assert many.trainer.prefix_sharing.trained.computed < one.trainer.prefix_sharing.trained.computed
+    # Weights are not compared: the gradient of a key's bias is 0 but for rounding, which Adam scales up.
+    for row, other in zip(one.rows, many.rows, strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=RTOL)
+        assert other["grad_norm"] == pytest.approx(row["grad_norm"], rel=RTOL)
+
+
 @pytest.mark.parametrize("kind", ["orpo", "sft", "kto", "reward"])
 def test_an_adapter_and_accumulation_take_the_steps_of_trl(tmp_path: Path, kind: str) -> None:
     params = {"nll_on_prompt": True} if kind == "orpo" else {}

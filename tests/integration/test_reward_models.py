@@ -111,12 +111,12 @@ def test_a_resumed_run_ends_with_the_same_bits(work: Work, tiny_model: Path, tmp
 def test_a_new_head_is_the_same_for_a_seed(tiny_model: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from dpo_recipes.model.heads import initialize_score
+    from dpo_recipes.model.heads import initialize_head
 
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
     heads = []
     for seed in (1, 1, 2):
-        initialize_score(model, seed)
+        initialize_head(model, ["score.weight"], seed)
         heads.append(model.score.weight.detach().clone())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -135,13 +135,15 @@ def test_a_reward_model_is_no_base_of_an_objective_that_generates(work: Work, ti
     assert work(reward_recipe(base, tmp_path, "null")).exit_code == 0, "but one that is trained further"
 
 
-def test_an_encoder_is_refused_before_its_weights_are_read(work: Work, tiny_model: Path, tmp_path: Path) -> None:
-    from transformers import BertConfig
+def test_an_encoder_decoder_is_refused_before_its_weights_are_read(
+    work: Work, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import T5Config
 
     base = shutil.copytree(tiny_model, tmp_path / "base")
-    BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32).save_pretrained(base)
+    T5Config(d_model=32, num_layers=1, num_heads=2, d_ff=32).save_pretrained(base)
     outcome = work(reward_recipe(base, tmp_path, "null"))
     assert outcome.codes == ["M518"]
     (event,) = [event for event in outcome.events if event["event"] == "error"]
-    assert "cannot become a reward model: it is not a decoder" in event["findings"][0]["what"]
-    assert "is an encoder" in event["findings"][0]["why"]
+    assert "cannot become a reward model" in event["findings"][0]["what"]
+    assert "is an encoder-decoder" in event["findings"][0]["why"]

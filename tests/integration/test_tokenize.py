@@ -297,7 +297,7 @@ PAIR = tokenized([9, 1, 2, 3, 4, 5], [6, 7], [8])
 )
 def test_what_is_too_long_is_cut_as_asked(max_length: int, overlong: Any, keep_first: Any, expected: Any) -> None:
     report = SplitReport()
-    assert fit(PAIR, "row 1", max_length, overlong, report, keep_first=keep_first) == expected
+    assert fit(PAIR, "row 1", max_length, overlong, report, keep=(keep_first, None)) == expected
     assert report.dropped == ({} if expected else {"overlong": 1})
     assert sum(report.truncated.values()) == (expected is not None and expected != PAIR)
 

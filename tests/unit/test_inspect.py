@@ -39,7 +39,7 @@ def test_other_limits_leave_what_cutting_leaves(way: Any, begins_with_bos: bool,
         rows = [TokenizedRow([7] * p, tuple([1] * a for a in answers), contexts) for p, *answers in lengths.tolist()]
         first = 7 if begins_with_bos else None
         limit = line["max_length"]
-        cut = [fit(row, "", limit, way, SplitReport(), keep_first=first) for row in rows]
+        cut = [fit(row, "", limit, way, SplitReport(), keep=(first, None)) for row in rows]
         kept = [row for row in cut if row is not None]
         tokens = sum(num_answers * len(row.prompt_ids) + sum(map(len, row.answer_ids)) for row in kept)
         assert line["too_long"] == sum(row.length > limit for row in rows)

@@ -9,7 +9,7 @@ from dpo_recipes.data.checks.generation_prompt import probe_generation_prompt, w
 from dpo_recipes.data.checks.marks import end_marks
 from dpo_recipes.data.checks.notes import Notes
 from dpo_recipes.data.checks.reasoning import texts_of
-from dpo_recipes.data.encode import Encoded, Texts
+from dpo_recipes.data.encode import Encoded, Texts, first_token_id
 from dpo_recipes.data.render import messages_in_texts
 from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.data.template import EOS, Renderer, Template
@@ -25,7 +25,7 @@ class TemplateChecks:
 
     def __init__(self, notes: Notes, tokenizer: Any, renderer: Renderer) -> None:
         self._notes = notes
-        self._bos = tokenizer.bos_token_id
+        self._bos = first_token_id(tokenizer)
         self._ends = end_token_ids(tokenizer, renderer.template)
         self._end = renderer.template.end_of_turn or EOS
         self._end = tokenizer.eos_token if self._end == EOS else self._end
@@ -161,9 +161,8 @@ def end_token_ids(tokenizer: Any, template: Template) -> set[int]:
     """The ids that end an answer: the end-of-sequence token, and the template's end of turn if it is one token."""
     ids = {tokenizer.eos_token_id}
     if template.end_of_turn and template.end_of_turn != EOS:
-        end = tokenizer.backend_tokenizer.token_to_id(template.end_of_turn)
-        ids.add(tokenizer.eos_token_id if end is None else end)
-    return ids
+        ids.add(tokenizer.backend_tokenizer.token_to_id(template.end_of_turn))
+    return ids - {None}  # encoders have no end-of-sequence token
 
 
 def tool_name(tool: Any) -> str | None:

@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpo_recipes.model.adapters import adapter_config
 from dpo_recipes.model.build import load_config, switch_off_dropout
-from dpo_recipes.model.heads import SCORE, auto_class, configure_head
+from dpo_recipes.model.heads import auto_class, configure_head, head_modules, is_of_head
 from dpo_recipes.model.quantize import check_own_quantization
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import Head
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.quantization import Quantization
 
@@ -128,8 +129,15 @@ def load_meta_model(recipe: Recipe, location: ModelLocation, device: str, *, tru
     if own:
         del config.quantization_config
     # Flash attention keeps what SDPA keeps, and has no kernel for the CPU that simulations run on.
-    config._attn_implementation = "eager" if model.attn_implementation == "eager" else "sdpa"
+    is_eager = model.attn_implementation == "eager" or not _has_sdpa(config, objective_of(recipe).head)
+    config._attn_implementation = "eager" if is_eager else "sdpa"
     return MetaModel(recipe, config, location, device, "float32", own)
+
+
+def _has_sdpa(config: Any, head: Head) -> bool:
+    """Whether an architecture has SDPA; transformers has not implemented it for DeBERTa and a few others."""
+    mapping = auto_class(head)._model_mapping
+    return type(config) not in mapping or mapping[type(config)]._supports_sdpa
 
 
 def layer_period(config: Any) -> int:
@@ -205,7 +213,9 @@ def _quantized_weights(meta_model: MetaModel, model: Any) -> set[int]:
     head = base.get_output_embeddings()
     kept = {id(head.weight)} if head is not None else set()
     kept.add(id(base.get_input_embeddings().weight))
-    kept |= {id(weight) for name, weight in base.named_parameters() if name.split(".")[0] == SCORE}
+    if objective_of(meta_model.recipe).head == "score":
+        whole = head_modules(base)
+        kept |= {id(weight) for name, weight in base.named_parameters() if is_of_head(name, whole)}
     found = set()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear | Conv1D) and "lora_" not in name and id(module.weight) not in kept:

@@ -20,6 +20,7 @@ from dpo_recipes.engine.versions import enable_checkpointing
 from dpo_recipes.fit.simulation.meta_model import MetaModel, layer_period, materialize, quiet
 from dpo_recipes.fit.simulation.trace import Rates, Trace, Tracer
 from dpo_recipes.launch.batch import batch_of
+from dpo_recipes.model.heads import is_encoder
 from dpo_recipes.objectives import objective_of
 
 
@@ -91,6 +92,12 @@ def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch,
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     autocast = meta_model.autocast_dtype
     with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        if is_encoder(meta_model.config):  # its head has several layers for one position of a sequence
+            # An architecture without SDPA, such as DeBERTa, makes its own mask from that of the tokens.
+            mask = _mask(meta_model, batch) if base._supports_sdpa else torch.ones_like(ids)
+            rewards = base(input_ids=ids, attention_mask=mask).logits
+            tracer.mark_kept()
+            return rewards
         if packs(meta_model, base, batch):
             register()
             most = meta_model.recipe.training.max_tokens_per_pass

@@ -38,9 +38,9 @@ class Recipe(Section):
     chat_template: str = Field(
         default="tokenizer",
         min_length=1,
-        description="The template that turns messages into text: `tokenizer` (the model's own template), the name of a "
-        "shipped template (docs/templates.md), the path of a `.jinja` file relative to the recipe, or the text of the "
-        "template itself.",
+        description="The template that turns messages into text: `tokenizer` (the model's own template, or an "
+        "encoder's own form of two texts), the name of a shipped template (docs/templates.md), the path of a `.jinja` "
+        "file relative to the recipe, or the text of the template itself.",
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,
