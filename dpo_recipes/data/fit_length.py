@@ -89,7 +89,7 @@ def fit(
 
 def _first_ids(ids: list[int], count: int, last: int | None) -> list[int]:
     """The first ids of a text. If it ends with `last`, the shorter text does, too."""
-    if len(ids) <= count or ids[-1] != last:
+    if last is None or len(ids) <= count or ids[-1] != last:
         return ids[:count]
     return [*ids[: count - 1], last]
 

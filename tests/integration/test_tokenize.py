@@ -223,7 +223,8 @@ def test_cutting_between_words_changes_no_id(pattern: str) -> None:
     ]
 
     class Fast:
-        backend_tokenizer, bos_token, eos_token, bos_token_id = backend, None, None, None
+        backend_tokenizer, bos_token, eos_token = backend, None, None
+        bos_token_id = cls_token_id = sep_token_id = None
 
     for _ in range(3000):
         shared, *ends = ("".join(draw.choices(signs, k=draw.randrange(1, 12))) for _ in range(4))
