@@ -25,6 +25,7 @@ from dpo_recipes.engine.subset_counts import SubsetCounts
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.objectives.base import Objective
 
 
 class EngineTrainer(MicroBatching):
@@ -202,8 +203,18 @@ def build_trainer(
     budget of a pass) and T608 (the reference is NaN or infinite).
     """
     prepare_head(bundle.device)
-    module, _, attribute = context.objective.trainer.partition(":")
-    return getattr(import_module(module), attribute)(bundle, context, datasets, callbacks)
+    return trainer_class(context.objective)(bundle, context, datasets, callbacks)
+
+
+def trainer_class(objective: Objective) -> type[Any]:
+    """The class of the trainer that an objective names."""
+    module, _, attribute = objective.trainer.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def is_trained_by_trl(objective: Objective) -> bool:
+    """Whether the trainer of an objective is one of TRL's, and not ours, which only uses parts of TRL."""
+    return any(base.__module__.partition(".")[0] == "trl" for base in trainer_class(objective).__mro__)
 
 
 def begin_above_zero(scheduler: Any, num_warmup_steps: int) -> None:

@@ -6,6 +6,7 @@ from importlib import resources
 
 from jinja2 import Environment
 
+from dpo_recipes.engine.engine_trainer import is_trained_by_trl
 from dpo_recipes.evaluate.subsets import list_subset_tables
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import is_encoder
@@ -27,6 +28,7 @@ def render_card(recipe: Recipe, result: RunResult, bundle: ModelBundle) -> str:
         result=result,
         objective=objective,
         is_encoder=is_encoder(bundle.policy.config),
+        is_trained_by_trl=is_trained_by_trl(objective),
         title=objective.title(recipe.objective),
         rows=[row for metric in objective.metrics if (row := _compare(metric, result))],
         subsets=list_subset_tables(result, objective),

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 import torch
 from tiny import make_tokenizer, recipe_text, write_pairs
+from transformers import LlamaConfig
 
 from dpo_recipes.data.template import Template
 from dpo_recipes.errors import Finding, Interrupted, RunError
 from dpo_recipes.export.beside import ending_turns, turn_end
+from dpo_recipes.export.card import render_card
 from dpo_recipes.model.generation import prepare_generation
 from dpo_recipes.model.tied import describe_untied, tied_names
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_result import Environment, ModelInfo, RunResult
 
 Work = Callable[..., Any]
+PLAIN = {"schema": 1, "name": "job", "model": {"path": "owner/base"}, "data": {"train": [{"path": "owner/rows"}]}}
 
 
 @pytest.fixture
@@ -39,6 +44,37 @@ def change_json(path: Path, **values: Any) -> None:
 
 def findings(outcome: Any) -> dict[str, dict[str, Any]]:
     return {e["finding"]["code"]: e["finding"] for e in outcome.events if e["event"] == "finding"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags"),
+    [
+        ("dpo", "[dpo-recipe, dpo, trl]"),
+        ("orpo", "[dpo-recipe, orpo]"),
+        ("simpo", "[dpo-recipe, simpo]"),
+        ("kto", "[dpo-recipe, kto]"),
+        ("sft", "[dpo-recipe, sft]"),
+        ("reward", "[dpo-recipe, reward]"),
+    ],
+)
+def test_the_card_names_trl_only_if_its_trainer_was_used(kind: str, tags: str) -> None:
+    recipe = Recipe.model_validate({**PLAIN, "objective": {"kind": kind}})
+    result = RunResult(
+        status="finished",
+        recipe="job",
+        saved="full",
+        model=ModelInfo(trainable_parameters=1, total_parameters=2),
+        environment=Environment(packages={"dpo-recipe": "1"}),
+    )
+    bundle: Any = SimpleNamespace(
+        policy=SimpleNamespace(config=LlamaConfig()),
+        location=SimpleNamespace(gguf_file=None),
+        tokenizer=SimpleNamespace(convert_ids_to_tokens=lambda ids: ids),
+        chat=SimpleNamespace(end_ids={"<end>"}),
+    )
+    card = render_card(recipe, result, bundle)
+    assert f"\ntags: {tags}\n" in card
+    assert ("trl" in card.lower()) == (kind == "dpo")
 
 
 SAMPLES = "samples"
