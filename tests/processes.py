@@ -103,5 +103,25 @@ def assert_same_weights(one: Run, other: Run) -> None:
         np.testing.assert_allclose(others[name], weight, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def assert_scores_alike(one: Run, other: Run) -> None:
+    """The saved reward models load as classifiers without a missing weight and give a dialogue the same number."""
+    import torch
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
+
+    rewards = []
+    for run in (one, other):
+        folder = run.result["model_dir"]
+        if run.result["saved"] == "adapter":
+            model: Any = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+        else:
+            model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+            assert not any(info.values()), info
+        with torch.no_grad():
+            rewards.append(model.eval()(input_ids=torch.arange(3, 23).reshape(1, -1)).logits)
+    assert rewards[0].shape == (1, 1)
+    torch.testing.assert_close(rewards[1], rewards[0], rtol=1e-3, atol=1e-4)
+
+
 def base_answers(run: Run) -> list[str]:
     return [sample["base"] for sample in run.result["samples"]]

@@ -199,7 +199,8 @@ class ObjectiveTrainer(Trainer):
             return self.compute_loss(model, inputs).detach(), None, None
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
-        """K tensors [B]: the reference's log-probabilities of a batch, with the policy's adapter switched off."""
+        """K tensors [B]: the reference's log-probabilities of a batch, or the values of a model that returns scores,
+        with the policy's adapter switched off."""
         adapter: Any = nullcontext()
         policy: Any = self.accelerator.unwrap_model(self.model)
         if isinstance(policy, PeftModel):
@@ -207,8 +208,9 @@ class ObjectiveTrainer(Trainer):
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), checkpointing, adapter, self.accelerator.autocast():
             scores, _ = self.scores(model, inputs)
-        assert scores.logps is not None
-        return tuple(scores.logps.T)
+        of_answers = scores.logps if scores.values is None else scores.values
+        assert of_answers is not None
+        return tuple(of_answers.T)
 
 
 def num_trained(scores: Scores) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fsdp_worker import allow_fsdp_on_cpu
-from processes import Run, Runner, assert_same_steps, assert_same_weights, base_answers
+from processes import Run, Runner, assert_same_steps, assert_same_weights, assert_scores_alike, base_answers
 
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.hardware import rule_table
@@ -88,6 +88,17 @@ def test_full_fine_tuning_in_16_bits_is_near(run: Runner) -> None:
 def test_an_adapter_that_takes_a_part_of_the_base_is_saved_as_the_difference(run: Runner) -> None:
     adapter = "{kind: lora, r: 4, init: olora, modules_to_save: [lm_head]}"
     assert_same_run(run(1, adapter=adapter), run(2, FSDP, adapter=adapter))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("adapter", "dtype"), [("null", "float32"), (LORA, "float32"), (LORA, "bfloat16")])
+def test_a_reward_model_takes_the_steps_of_one_process(run: Runner, adapter: str, dtype: str) -> None:
+    """Its new head is trained and saved whole, also beside an adapter."""
+    settings = ("objective={kind: reward}", "evaluation.num_samples=0", "training.gradient_checkpointing=true")
+    settings = (*settings, f"model.dtype={dtype}")
+    one, other = run(1, *settings, adapter=adapter), run(2, FSDP, *settings, adapter=adapter)
+    assert_same_run(one, other)
+    assert_scores_alike(one, other)
 
 
 @pytest.mark.slow

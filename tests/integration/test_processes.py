@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import Run, Runner, assert_same_steps, assert_same_weights, base_answers
+from processes import Run, Runner, assert_same_steps, assert_same_weights, assert_scores_alike, base_answers
 from tiny import write_pairs
 
 from dpo_recipes.engine.checkpoints.folder import newest_first
@@ -188,6 +188,20 @@ def test_deepspeed_takes_the_same_steps(run: Runner, alone: Run, strategy: str, 
     assert other.reference.keys() == one.reference.keys()
     assert base_answers(other) == base_answers(one)
     assert_same_weights(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["null", "{kind: lora, r: 4}"])
+@pytest.mark.parametrize("strategy", ["deepspeed-zero2", "deepspeed-zero3"])
+def test_deepspeed_trains_the_same_reward_model(run: Runner, strategy: str, adapter: str) -> None:
+    """Its new head is trained and saved whole, also beside an adapter."""
+    pytest.importorskip("deepspeed")
+    settings = ("objective={kind: reward}", "evaluation.num_samples=0", "training.gradient_checkpointing=true")
+    one, other = run(1, *settings, adapter=adapter), run(2, f"launch.strategy={strategy}", *settings, adapter=adapter)
+    assert other.result["model"]["processes"] == f"2 with {strategy}"
+    assert_same_steps(one, other)
+    assert_same_weights(one, other)
+    assert_scores_alike(one, other)
 
 
 @pytest.mark.slow
