@@ -78,7 +78,7 @@ class ReadColumns(Mapping[str, Any]):
 
 
 @dataclass
-class Seen:
+class Occurrences:
     """The number of rows in which something was seen, and the location of the first."""
 
     rows: int = 0
@@ -97,17 +97,17 @@ class ColumnUse:
     source: Source
     format: str
     rows: int = 0
-    unread: dict[str, Seen] = field(default_factory=dict)
+    unread: dict[str, Occurrences] = field(default_factory=dict)
     """Columns that were not read, with the rows in which they are not empty; `rows` is 0 if they always are."""
-    missed: dict[str, Seen] = field(default_factory=dict)
+    missed: dict[str, Occurrences] = field(default_factory=dict)
     """Unread columns whose name matches `KINDS` and whose content is not already in the row."""
-    lower_scores: dict[str, Seen] = field(default_factory=dict)
+    lower_scores: dict[str, Occurrences] = field(default_factory=dict)
     """Rows in which the rejected answer has the higher score, by the comparison: `chosen_score < rejected_score`."""
-    placeholders: Seen = field(default_factory=Seen)
+    placeholders: Occurrences = field(default_factory=Occurrences)
     """Rows whose texts contain `<image>`, `<video>`, `<audio>` or a model's own placeholder for them."""
-    text_lists: Seen = field(default_factory=Seen)
+    text_lists: Occurrences = field(default_factory=Occurrences)
     """Rows whose prompt, or both of whose answers, are texts that list texts in JSON or Python syntax."""
-    turns: Seen = field(default_factory=Seen)
+    turns: Occurrences = field(default_factory=Occurrences)
     """Rows in which one message contains turns of `Human:` and `Assistant:`."""
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class ColumnUse:
         for chosen, rejected in score_pairs:
             low, high = _number(raw.columns[chosen]), _number(raw.columns[rejected])
             if low is not None and high is not None and low < high:
-                self.lower_scores.setdefault(f"{chosen} < {rejected}", Seen()).add(raw.where)
+                self.lower_scores.setdefault(f"{chosen} < {rejected}", Occurrences()).add(raw.where)
         if any(_PLACEHOLDER.search(text) for text in texts if "<" in text):
             self.placeholders.add(raw.where)
         if made and _lists_texts(made[0]):
@@ -174,7 +174,7 @@ class ColumnUse:
         if seen is None:
             if len(self.unread) >= MAX_NAMES:
                 return
-            seen = self.unread[name] = Seen()
+            seen = self.unread[name] = Occurrences()
         if _is_empty(value):
             return
         seen.add(where)
@@ -183,7 +183,7 @@ class ColumnUse:
             return
         if kind == "media" and isinstance(value, bool | int | float):
             return
-        self.missed.setdefault(name, Seen()).add(where)
+        self.missed.setdefault(name, Occurrences()).add(where)
 
 
 @lru_cache(MAX_NAMES)

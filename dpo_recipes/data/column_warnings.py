@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_recipes.data.column_use import ColumnUse, Seen, kind_of
+from dpo_recipes.data.column_use import ColumnUse, Occurrences, kind_of
 from dpo_recipes.data.rows import DataFormat
 from dpo_recipes.data.structured_text import PYTHON_ADVICE
 from dpo_recipes.errors import Finding
@@ -42,7 +42,7 @@ class _Columns:
         self._known = {*data_format.columns, *data_format.optional_columns}
         self._taken = {*use.source.columns}
 
-    def of_media(self, name: str, seen: Seen) -> Finding:
+    def of_media(self, name: str, seen: Occurrences) -> Finding:
         return self._finding(
             "D440",
             self._unread(name, seen),
@@ -50,7 +50,7 @@ class _Columns:
             f"drop these rows with `filter: is_null({_quoted(name)})`; if the texts suffice, remove the column",
         )
 
-    def of_placeholders(self, seen: Seen) -> Finding:
+    def of_placeholders(self, seen: Occurrences) -> Finding:
         return self._finding(
             "D440",
             f"texts contain placeholders such as `<image>`, `<video>` or `<audio>`: {self._rows(seen)}",
@@ -58,7 +58,7 @@ class _Columns:
             "drop these rows with `filter: not contains(prompt, '<image>')`, or remove the placeholders from the data",
         )
 
-    def of_content(self, name: str, seen: Seen, kind: str) -> Finding:
+    def of_content(self, name: str, seen: Occurrences, kind: str) -> Finding:
         return self._finding(
             "D441",
             self._unread(name, seen),
@@ -67,7 +67,7 @@ class _Columns:
             self._way_to_read(name, kind),
         )
 
-    def of_verdict(self, name: str, seen: Seen) -> Finding:
+    def of_verdict(self, name: str, seen: Occurrences) -> Finding:
         return self._finding(
             "D442",
             self._unread(name, seen),
@@ -76,7 +76,7 @@ class _Columns:
             "response_b: ...}`; else remove the column",
         )
 
-    def of_scores(self, comparison: str, seen: Seen) -> Finding:
+    def of_scores(self, comparison: str, seen: Occurrences) -> Finding:
         chosen, rejected = comparison.split(" < ")
         return self._finding(
             "D442",
@@ -85,7 +85,7 @@ class _Columns:
             f"drop these rows with `filter: {_quoted(chosen)} > {_quoted(rejected)}`",
         )
 
-    def of_turns(self, seen: Seen) -> Finding:
+    def of_turns(self, seen: Occurrences) -> Finding:
         return self._finding(
             "D443",
             f"one message contains turns of `Human:` and `Assistant:`: {self._rows(seen)}",
@@ -96,7 +96,7 @@ class _Columns:
             "and `rejected`, or truncate the texts at the first such turn",
         )
 
-    def of_text_lists(self, seen: Seen) -> Finding:
+    def of_text_lists(self, seen: Occurrences) -> Finding:
         return self._finding(
             "D444",
             f"texts are lists of texts, such as `['...', '...']`: {self._rows(seen)}",
@@ -127,12 +127,12 @@ class _Columns:
             f'if it belongs to the prompt: `columns: {{{prompt}: "{theirs}\\n\\n{{{name}}}"}}`; else remove the column'
         )
 
-    def _unread(self, name: str, seen: Seen) -> str:
+    def _unread(self, name: str, seen: Occurrences) -> str:
         have = "have" if seen.rows > 1 else "has"
         rows = f"{seen.rows:,} of {self._use.rows:,} rows {have} a value in it"
         return f"the column `{name}` is not read: {rows}, the first is {seen.first}"
 
-    def _rows(self, seen: Seen) -> str:
+    def _rows(self, seen: Occurrences) -> str:
         return f"{seen.rows:,} of {self._use.rows:,} rows, the first is {seen.first}"
 
     def _finding(self, code: str, what: str, why: str, fix: str) -> Finding:

@@ -15,7 +15,7 @@ from dpo_recipes.data.encode import common_text
 from dpo_recipes.data.message import Message
 from dpo_recipes.data.template import Renderer, TemplateFailed
 
-Span = tuple[int, int]
+CharacterSpan = tuple[int, int]
 """The start and end of a part of a text, in characters."""
 _MARK = "\ue0f7turn\ue0f8"
 """A marker of private-use characters, which texts do not contain by chance."""
@@ -27,7 +27,7 @@ class TurnsNotFound(Exception):
 
 def find_context(
     prompt: Sequence[Message], answer: Sequence[Message], text: str, renderer: Renderer, extras: dict[str, Any]
-) -> tuple[Span, ...]:
+) -> tuple[CharacterSpan, ...]:
     """The spans of context in the `text` of a prompt and its answer, in order; empty for an answer of one turn.
 
     `extras` are the other inputs of the template: `tools` and its variables. The start and end of a turn are found by
@@ -48,7 +48,7 @@ class _Turns:
         self._renderer = renderer
         self._extras = extras
 
-    def between(self, first: int) -> Iterator[Span]:
+    def between(self, first: int) -> Iterator[CharacterSpan]:
         """The spans between the assistant's turns, from the message `first` on."""
         own = [place for place in range(first, len(self._messages)) if self._messages[place]["role"] == "assistant"]
         for place, following in pairwise(own):

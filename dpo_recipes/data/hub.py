@@ -12,12 +12,12 @@ from dpo_recipes.recipe.schema.data import Source
 
 def read_dataset(source: Source) -> RowIterator:
     """The rows of a split of a hub dataset. Raises `DataError` D410 if it cannot be loaded."""
-    dataset = load(source)
+    dataset = load_split(source)
     for index, row in enumerate(_errors_of(dataset, source)):
         yield SourceRow(dict(row), f"{source.path}[{source.split}][{index}]", has_filled_nulls=True)
 
 
-def load(source: Source) -> Any:
+def load_split(source: Source) -> Any:
     """The split as a `datasets.Dataset`, or as an `IterableDataset` if `streaming`. Raises `DataError` D410."""
     from datasets import load_dataset
 
@@ -45,7 +45,7 @@ def fingerprint(source: Source) -> str | None:
     """
     if source.streaming:
         return _commit(source)
-    dataset = load(source)
+    dataset = load_split(source)
     return dataset._fingerprint
 
 

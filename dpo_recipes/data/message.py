@@ -7,6 +7,8 @@ from typing import Any, NotRequired, TypedDict
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """The roles of messages; formats translate other names (`human`, `gpt`, `observation`) to these."""
 SYSTEM_ROLES = ("system", "developer")
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+"""The keys under which data and templates have the reasoning of a message."""
 
 
 class Message(TypedDict):
@@ -21,7 +23,7 @@ class Message(TypedDict):
 
 
 class BadRow(Exception):
-    """Raised for a row that cannot become a preference. `reason` is a short constant, by which such rows are
+    """Raised for a row that cannot be used. `reason` is a short constant, by which such rows are
     counted."""
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, nodes
 
+from dpo_recipes.data.message import REASONING_NAMES
 from dpo_recipes.errors import DpoRecipeError, RecipeError, RunError
 from dpo_recipes.recipe.jinja_syntax import parse_template
 from dpo_recipes.recipe.paths import is_inline_template
@@ -29,7 +30,6 @@ _HEADER = re.compile(r"\s*\{#[-+]?(.*?)#\}", re.DOTALL)
 _HEADER_LINE = re.compile(r"^\s*(special tokens|end of turn):(.*)$", re.MULTILINE)
 # <|im_end|> and DeepSeek's <｜User｜>; <start_of_turn>, <end_of_turn>; <s>, </s>, <bos>, <eos>; <think>, </think>.
 _TOKEN_FORM = re.compile(r"<[|｜][^\s<>|｜]+[|｜]>|<(?:start|end)_of_\w+>|</?s>|<(?:bos|eos)>|</?think>")
-_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
 class TemplateFailed(Exception):
@@ -202,7 +202,7 @@ class Renderer:
 
 def _with_reasoning(message: Message) -> Mapping[str, Any]:
     # transformers 5.23 does this too. Here reasoning under any name is available under all of them in every template.
-    for name in _REASONING_NAMES:
+    for name in REASONING_NAMES:
         if (reasoning := message.get(name)) is not None:
             return {"thinking": reasoning, "reasoning": reasoning, **message, "reasoning_content": reasoning}
     return message

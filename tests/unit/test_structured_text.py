@@ -312,7 +312,7 @@ def test_rows_from_arrow_equal_those_of_json_lines(tmp_path: Path) -> None:
 def test_rows_of_a_hub_dataset_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     from dpo_recipes.data import hub
 
-    monkeypatch.setattr(hub, "load", lambda source: [{"a": 1}])
+    monkeypatch.setattr(hub, "load_split", lambda source: [{"a": 1}])
     (row,) = read_rows(Source(path="org/name", streaming=True))
     assert row.has_filled_nulls
 

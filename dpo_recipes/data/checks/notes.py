@@ -10,7 +10,7 @@ from dpo_recipes.errors import Finding
 
 
 @dataclass
-class Seen:
+class FaultCount:
     """The number of rows with a fault, and the location and a detail of the first."""
 
     count: int = 0
@@ -27,7 +27,7 @@ class Notes:
         self.locate = locate
         self.num_rows = 0
         self.place = 0
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, FaultCount] = {}
         self._where = ""
         self._of_row: set[str] = set()
 
@@ -42,7 +42,7 @@ class Notes:
         """Count the current row under a code; the `detail` of the first row is kept for the text of the finding."""
         if code not in self._of_row:
             self._of_row.add(code)
-            self.seen.setdefault(code, Seen(where=self._where, detail=detail)).count += 1
+            self.seen.setdefault(code, FaultCount(where=self._where, detail=detail)).count += 1
 
     def has(self, code: str) -> bool:
         """Whether the current row is counted under a code."""

@@ -20,20 +20,20 @@ from dpo_recipes.data.formats.messages import (
 from dpo_recipes.data.rows import DataFormat, Row, SourceRow, labelled
 
 
-def from_texts(row: SourceRow, prompt: str) -> list[Row]:
+def from_labelled_text(row: SourceRow, prompt: str) -> list[Row]:
     """One labelled answer from the prompt's column and `completion`. Raises `BadRow`."""
     asked = with_system([user_text(row.columns.get(prompt), prompt)], row.columns)
     answer = assistant_text(row.columns.get("completion"), "completion")
     return [labelled(asked, [answer], row.columns.get("label"), row)]
 
 
-def from_conversation(row: SourceRow) -> list[Row]:
+def from_labelled_conversation(row: SourceRow) -> list[Row]:
     """The last message of the conversation in `completion`, labelled. Raises `BadRow`."""
     prompt, answer = split_answer(message_list(row.columns.get("completion"), "completion"), "completion")
     return [labelled(prompt, [answer], row.columns.get("label"), row)]
 
 
-def text_format(name: str, prompt: str, template: str) -> DataFormat:
+def labelled_texts(name: str, prompt: str, template: str) -> DataFormat:
     """A format of two text columns, a label, and an optional `system`."""
     return DataFormat(
         name=f"kto.{template}.{name}",
@@ -42,14 +42,14 @@ def text_format(name: str, prompt: str, template: str) -> DataFormat:
         optional_columns=TEMPLATE_COLUMNS,
         example={"system": "Be brief.", prompt: "Name a tree.", "completion": "The oak.", "label": True},
         matches=lambda columns: has(columns, prompt, "completion", "label"),
-        to_rows=partial(from_texts, prompt=prompt),
+        to_rows=partial(from_labelled_text, prompt=prompt),
         kind="labelled",
         detect=False,
         chat_template=template,
     )
 
 
-def conversation_format(template: str) -> DataFormat:
+def labelled_conversation(template: str) -> DataFormat:
     """A format whose `completion` is a whole conversation."""
     return DataFormat(
         name=f"kto.{template}.argilla_chat",
@@ -64,17 +64,26 @@ def conversation_format(template: str) -> DataFormat:
             "label": False,
         },
         matches=lambda columns: has(columns, "completion", "label"),
-        to_rows=from_conversation,
+        to_rows=from_labelled_conversation,
         kind="labelled",
         detect=False,
         chat_template=template,
     )
 
 
-CHATML_ARGILLA = text_format("argilla", "instruction", "chatml")
-LLAMA3_ARGILLA = text_format("argilla", "instruction", "llama3")
-CHATML_ARGILLA_CHAT, LLAMA3_ARGILLA_CHAT = conversation_format("chatml"), conversation_format("llama3")
-CHATML_INTEL, LLAMA3_INTEL = text_format("intel", "question", "chatml"), text_format("intel", "question", "llama3")
-CHATML_PROMPT_PAIRS = text_format("prompt_pairs", "prompt", "chatml")
-LLAMA3_PROMPT_PAIRS = text_format("prompt_pairs", "prompt", "llama3")
-CHATML_ULTRA, LLAMA3_ULTRA = text_format("ultra", "prompt", "chatml"), text_format("ultra", "prompt", "llama3")
+CHATML_ARGILLA = labelled_texts("argilla", "instruction", "chatml")
+LLAMA3_ARGILLA = labelled_texts("argilla", "instruction", "llama3")
+CHATML_ARGILLA_CHAT, LLAMA3_ARGILLA_CHAT = (
+    labelled_conversation("chatml"),
+    labelled_conversation("llama3"),
+)
+CHATML_INTEL, LLAMA3_INTEL = (
+    labelled_texts("intel", "question", "chatml"),
+    labelled_texts("intel", "question", "llama3"),
+)
+CHATML_PROMPT_PAIRS = labelled_texts("prompt_pairs", "prompt", "chatml")
+LLAMA3_PROMPT_PAIRS = labelled_texts("prompt_pairs", "prompt", "llama3")
+CHATML_ULTRA, LLAMA3_ULTRA = (
+    labelled_texts("ultra", "prompt", "chatml"),
+    labelled_texts("ultra", "prompt", "llama3"),
+)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dpo_recipes.data.formats.roles import CALL_ROLES, plain_name, role_key, role_of, text_key
-from dpo_recipes.data.message import ROLES, BadRow, Message
+from dpo_recipes.data.message import REASONING_NAMES, ROLES, BadRow, Message
 from dpo_recipes.data.nulls import is_nothing
 from dpo_recipes.data.rows import clean_text, clean_tree, content_of, decoded, text_of
 from dpo_recipes.data.structured_text import check_is_text
@@ -17,8 +17,7 @@ TOOL_COLUMNS = ("tools", "chat_template_kwargs")
 TEMPLATE_COLUMNS = ("system", *TOOL_COLUMNS)
 """The same, and the text or message that is put in front of the prompt."""
 _TEXT_EXTRAS = ("name", "tool_call_id")
-_REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
-_REASONING_KEYS = ("text", "value", *_REASONING_NAMES)
+_REASONING_KEYS = ("text", "value", *REASONING_NAMES)
 
 
 def message_list(value: Any, column: str) -> list[Message]:
@@ -77,7 +76,7 @@ def message_of(value: Any, at: str) -> Message:
     if plain_name(value[key]) in CALL_ROLES:
         return tool_call_of(value.get(text_key(value)), text_at)
     content, parts = _read_parts(value.get(text_key(value)), text_at)
-    reasoning = _one_reasoning({**value, text_at: parts.pop("reasoning", None)}, (*_REASONING_NAMES, text_at), at)
+    reasoning = _one_reasoning({**value, text_at: parts.pop("reasoning", None)}, (*REASONING_NAMES, text_at), at)
     value = {**value, **parts}
     calls = value.get("tool_calls")
     content = "" if calls and is_blank(content) else content_of(content, text_at)
@@ -184,7 +183,7 @@ def _read_parts(content: Any, column: str) -> tuple[Any, dict[str, Any]]:
     texts: dict[str, list[str]] = {}
     for part in content:
         kind = (part.get("type") or "text") if isinstance(part, Mapping) else None
-        kind, keys = ("reasoning", _REASONING_KEYS) if kind in _REASONING_NAMES else (kind, ("text", "value"))
+        kind, keys = ("reasoning", _REASONING_KEYS) if kind in REASONING_NAMES else (kind, ("text", "value"))
         text = next((part[key] for key in keys if isinstance(part.get(key), str)), None) if kind else None
         if kind not in ("text", "reasoning", "tool_call") or text is None:
             named = f" (`{kind}`)" if isinstance(kind, str) and kind != "text" else ""
