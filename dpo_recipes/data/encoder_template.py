@@ -25,10 +25,10 @@ def encoder_template(tokenizer: Any) -> Template:
 
     Raises `RunError` M527 if the tokenizer has no separator.
     """
-    encoding = tokenizer.backend_tokenizer.encode("a", "b")
+    encoding = tokenizer("a", "b")  # unlike the backend's own method, it leaves out padding that the file asks for
     parts: list[list[str]] = [[], [], []]
     seen: set[int] = set()
-    for token, sequence in zip(encoding.tokens, encoding.sequence_ids, strict=True):
+    for token, sequence in zip(encoding.tokens(), encoding.sequence_ids(), strict=True):
         if sequence is None:
             parts[len(seen)].append(token)
         else:

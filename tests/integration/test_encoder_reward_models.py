@@ -65,6 +65,14 @@ def test_rows_have_the_ids_of_two_texts(family: str) -> None:
     assert ("token_type_ids" in expected) == (family == "bert")
 
 
+def test_a_tokenizer_whose_file_asks_for_padding() -> None:
+    tokenizer = make_encoder_tokenizer()
+    tokenizer.backend_tokenizer.enable_padding(length=20, pad_id=tokenizer.pad_token_id, pad_token="[PAD]")
+    tokenizer.backend_tokenizer.enable_truncation(10)
+    row = encoded(tokenizer, conversation("Hello!"), "Lima.")
+    assert tokenizer.decode([*row.prompt_ids, *row.answer_ids[0]]) == "[CLS] hello! [SEP] lima. [SEP]"
+
+
 def test_a_longer_conversation_has_a_separator_after_each_turn() -> None:
     tokenizer = make_encoder_tokenizer()
     row = encoded(tokenizer, conversation("Hello!", "Hello there!", "How long?"), "Eight minutes.")
