@@ -121,7 +121,7 @@ CODES = {
     "R339": entry(
         "an adapter on a module that does not support it",
         "LoRA supports linear layers and embeddings, but not norms, the LM head, or modules that are",
-        "trained whole.",
+        "trained whole, such as the new head of a reward model.",
     ),
     "R340": entry(
         "processes that do not divide the batch",

@@ -135,7 +135,10 @@ def _check_kind(path: str, config: Any, head: Head) -> None:
         if (config.task_type == "SEQ_CLS") != (head == "score"):
             scores = "returns one number for a sequence, as a reward model does", "predicts tokens"
             has, needs = scores if head == "causal_lm" else scores[::-1]
-            raise does_not_fit(path, f"its model {has}, and this objective needs one that {needs}")
+            fix = "merge it into its base and use the result as `model.path`, or begin a new adapter without `path`"
+            if head == "causal_lm":
+                fix = "continue it with `objective: {kind: reward}`, or use an adapter of a model that predicts tokens"
+            raise does_not_fit(path, f"its model {has}, and this objective needs one that {needs}", fix)
         return
     raise RunError.of(
         "M515",

@@ -22,9 +22,10 @@ AT = ("model", "adapter", "path")
 _SIZES = re.compile(r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) .*?\[(.*?)\]\)")
 
 
-def does_not_fit(path: str, why: str) -> RunError:
+def does_not_fit(
+    path: str, why: str, fix: str = "use the base that the adapter was trained on, or another adapter"
+) -> RunError:
     """The error M512 for an adapter, with its reason."""
-    fix = "use the base that the adapter was trained on, or another adapter"
     return RunError(Finding("M512", f"the adapter {path} does not fit the base", None, why, fix, at=AT))
 
 

@@ -14,6 +14,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from dpo_recipes.errors import Finding
+from dpo_recipes.model.heads import head_modules, is_of_head
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.adapter import LoraAdapter
 
@@ -36,6 +38,7 @@ def check_module_names(recipe: Recipe, base: Any) -> list[Finding]:
         return []
     modules = dict(base.named_modules())
     findings = [*_check_whole(adapter, modules, base)]
+    new_head = head_modules(base) if objective_of(recipe).head == "score" else []
     try:
         targets = _converted(adapter, base)
     except ValueError as error:  # only a part of a parameter that transformers 5 has fused
@@ -46,9 +49,10 @@ def check_module_names(recipe: Recipe, base: Any) -> list[Finding]:
             Finding("R339", "`target_modules` names a part of a fused module", None, why, fix, at=_TARGETS),
         ]
     if isinstance(targets, str):
-        findings += _check_pattern(targets, adapter, modules, base)
+        findings += _check_pattern(targets, adapter, modules, base, new_head)
     elif isinstance(adapter.target_modules, list):
-        findings += _check_listed([name for name in adapter.target_modules if name in targets], adapter, modules, base)
+        names = [name for name in adapter.target_modules if name in targets]
+        findings += _check_listed(names, adapter, modules, base, new_head)
     return [*findings, *_check_new_tokens(recipe, modules, base)]
 
 
@@ -73,12 +77,16 @@ def _converted(adapter: LoraAdapter, base: Any) -> str | list[str]:
     return targets if isinstance(targets, str) else list(targets or ())
 
 
-def _check_listed(names: list[str], adapter: LoraAdapter, modules: dict[str, Any], base: Any) -> Iterator[Finding]:
+def _check_listed(
+    names: list[str], adapter: LoraAdapter, modules: dict[str, Any], base: Any, new_head: list[str]
+) -> Iterator[Finding]:
     for name in names:
         at = (*_TARGETS, adapter.target_modules.index(name))
         found = _matching(name, modules)
         if not found:
             yield _unknown(name, at, linear_names(base), base)
+        elif all(is_of_head(path, new_head) for path in found):
+            yield _on_new_head(f"`{name}`", at)
         elif any(matching_any(adapter.modules_to_save, path) for path in found):
             yield Finding(
                 "R339",
@@ -91,10 +99,15 @@ def _check_listed(names: list[str], adapter: LoraAdapter, modules: dict[str, Any
             yield from _check_kinds(f"`{name}`", found, at, modules, base)
 
 
-def _check_pattern(pattern: str, adapter: LoraAdapter, modules: dict[str, Any], base: Any) -> Iterator[Finding]:
+def _check_pattern(
+    pattern: str, adapter: LoraAdapter, modules: dict[str, Any], base: Any, new_head: list[str]
+) -> Iterator[Finding]:
     if pattern.lower() == "all-linear":
         return
     found = [path for path in modules if re.fullmatch(pattern, path)]
+    if found and all(is_of_head(path, new_head) for path in found):
+        yield _on_new_head(f"the pattern `{pattern}`", _TARGETS)
+        return
     found = [path for path in found if not matching_any(adapter.modules_to_save, path)]
     if found:
         yield from _check_kinds(f"the pattern `{pattern}`", found, _TARGETS, modules, base)
@@ -109,6 +122,17 @@ def _check_pattern(pattern: str, adapter: LoraAdapter, modules: dict[str, Any], 
         why=f"{type(base).__name__} has the linear layers {', '.join(linear_names(base))}",
         fix=f"write a list: `[{', '.join(names)}]`" if known else fix,
         at=_TARGETS,
+    )
+
+
+def _on_new_head(what: str, at: tuple[str | int, ...]) -> Finding:
+    """The error for a name or pattern that only matches the head of a model that scores. peft 0.21 ignores it."""
+    return Finding(
+        "R339",
+        f"{what} puts an adapter on the head that scores",
+        why="this head is new, so it is trained whole in any case and gets no adapter",
+        fix="remove it from `target_modules`",
+        at=at,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,11 @@ def pairs(tmp_path: Path) -> Path:
 
 def with_adapter(model: Path, pairs: Path, settings: str) -> str:
     return recipe_text(model, pairs, adapter=f"{{kind: lora, r: 4, {settings}}}")
+
+
+def with_objective(kind: str, model: Path, pairs: Path, adapter: str) -> str:
+    text = recipe_text(model, pairs, f"objective: {{kind: {kind}}}\nchat_template: chatml\n", adapter)
+    return text.replace("evaluation: {num_samples: 2, max_new_tokens: 8}\n", "")
 
 
 def changed(model: Path, folder: Path, change: Callable[[Weights], Weights], **config: Any) -> Path:
@@ -359,6 +365,61 @@ def test_an_adapter_of_a_model_with_more_layers_or_other_names(
     assert "4 of its 9 weights match no module: model.layers.1." in str(finding.why)
     (finding,) = check(tmp_path / "r.yaml", recipe_text(_gpt2(tmp_path / "gpt2", tiny_model), pairs, adapter=text))
     assert finding.code == "M512"
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "words"),
+    [
+        ("CAUSAL_LM", "reward", ("predicts tokens", "returns one number", "merge it into its base")),
+        ("SEQ_CLS", "dpo", ("returns one number", "predicts tokens", "objective: {kind: reward}")),
+        ("SEQ_CLS", "sft", ("returns one number", "predicts tokens", "objective: {kind: reward}")),
+    ],
+)
+def test_an_adapter_of_a_model_with_another_head(
+    tiny_model: Path, pairs: Path, tmp_path: Path, adapter: Path, task: str, kind: str, words: tuple[str, str, str]
+) -> None:
+    has, needs, fix = words
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "task_type": task}))
+    text = with_objective(kind, tiny_model, pairs, f"{{kind: lora, path: '{adapter}'}}")
+    for found in (check(tmp_path / "r.yaml", text), _load(text, tmp_path)):
+        (finding,) = found
+        assert finding.code == "M512"
+        assert re.fullmatch(f"its model {has}.*, and this objective needs one that {needs}.*", str(finding.why))
+        assert fix in str(finding.fix)
+    (finding,) = check(tmp_path / "r.yaml", text)
+    assert finding.where is not None
+    assert (finding.where.file, finding.where.line) == (str(tmp_path / "r.yaml"), 3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "what"),
+    [
+        ("[q_proj, score]", "`score` puts an adapter on the head that scores"),
+        ("[score]", "`score` puts an adapter on the head that scores"),
+        ("'sco.*'", "the pattern `sco.*` puts an adapter on the head that scores"),
+        ("'.*(q_proj|score)'", None),
+        ("all-linear", None),
+        ("[q_proj], modules_to_save: [score]", None),
+    ],
+)
+def test_an_adapter_on_the_head_that_scores(
+    tiny_model: Path, pairs: Path, tmp_path: Path, targets: str, what: str | None
+) -> None:
+    """The head is trained whole in any case, and peft would ignore the name. A pattern may match it too."""
+    adapter = f"{{kind: lora, r: 4, target_modules: {targets}}}"
+    text = with_objective("reward", tiny_model, pairs, adapter)
+    found = check(tmp_path / "r.yaml", text)
+    if what is None:
+        assert found == []
+        return
+    (finding,) = found
+    assert (finding.code, finding.what) == ("R339", what)
+    assert finding.fix == "remove it from `target_modules`"
+    assert finding.where is not None
+    assert (finding.where.file, finding.where.line) == (str(tmp_path / "r.yaml"), 3)
+    (finding,) = check(tmp_path / "r.yaml", recipe_text(tiny_model, pairs, adapter=adapter.replace("q_proj, ", "")))
+    assert finding.code == "R337"
 
 
 # Kinds of models
