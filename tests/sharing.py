@@ -171,9 +171,11 @@ def train_ours(
 
 
 def train_trls(
-    folder: Path, model: Any, pairs: list[Any], recipe: Any, adapter: Any = None, dtype: str = "float32", **more: Any
-) -> Trained:
-    """TRL's DPOTrainer itself, with the same arguments, its own collator, padding, head and reference pass."""
+    folder: Path, model: Any, pairs: list[Any], recipe: Any, adapter: Any = None, dtype: str = "float32", *,
+    moving: Any = None, **more: Any,
+) -> Trained:  # fmt: skip
+    """TRL's DPOTrainer itself, with the same arguments, its own collator, padding, head and reference pass. `moving` is
+    a model that becomes a reference that moves."""
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -187,11 +189,17 @@ def train_trls(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
+    args = dpo_config(TrainingContext(recipe, folder, "cpu", dtype))
+    if moving is not None:
+        args.precompute_ref_log_probs, args.sync_ref_model = False, True
+        args.ref_model_mixup_alpha = recipe.objective.ref_model_mixup_alpha
+        args.ref_model_sync_steps = recipe.objective.ref_model_sync_steps
     with trls_own_head():
         torch.manual_seed(1)
         trainer = PlainDPOTrainer(
             model=model,
-            args=dpo_config(TrainingContext(recipe, folder, "cpu", dtype)),
+            ref_model=moving,
+            args=args,
             train_dataset=Dataset.from_list(list(map(trl_columns, pairs))),
             eval_dataset=Dataset.from_list(list(map(trl_columns, more["eval"]))) if more else None,
             processing_class=make_tokenizer(),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PARTS = {
     "weights": "weights of the base",
     "adapter": "adapter",
+    "reference": "moving reference",
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "optimizer_step": "optimizer step",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,3 +72,16 @@ def _join(hidden: list[torch.Tensor], num_answers: int) -> torch.Tensor:
     """[K·b, ...] of each pass → [K·B, ...]: the first rows of all groups, then the second ones, and so on."""
     parts = [of_pass.chunk(num_answers) for of_pass in hidden]
     return torch.cat([of_pass[answer] for answer in range(num_answers) for of_pass in parts])
+
+
+@contextmanager
+def in_evaluation_mode(model: Any) -> Iterator[None]:
+    """Switch off dropout and whatever else modules do in training mode, and restore the mode of each."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,9 +16,10 @@ from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT, SUBSET_NUMBER, W
 from dpo_recipes.engine.collators import DpoCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
+from dpo_recipes.engine.live_reference import LiveReference, MoveReference
 from dpo_recipes.engine.metric_counts import TrlMetricCounts
 from dpo_recipes.engine.pair_weights import weigh_losses
-from dpo_recipes.engine.reference import REFERENCE, add_reference
+from dpo_recipes.engine.reference import REFERENCE, add_reference, weights_of
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives.dpo import DpoParams, losses_of
@@ -27,8 +28,8 @@ from dpo_recipes.objectives.dpo import DpoParams, losses_of
 class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     """TRL 1.16's DPOTrainer without its dataset preparation: the collator reads the columns of tokenized rows.
 
-    `_prepare_dataset`, `_precompute_ref_logps`, `_set_signature_columns_if_needed` and `_compute_loss` are private
-    upstream; tests/integration/test_upstream.py fails when they move.
+    `_prepare_dataset`, `_precompute_ref_logps`, `_set_signature_columns_if_needed`, `_compute_loss` and transformers'
+    `_load_from_checkpoint` are private upstream; tests/integration/test_upstream.py fails when they move.
     """
 
     token_weighted_metrics: ClassVar[Mapping[str, tuple[int, ...]]] = {
@@ -38,12 +39,15 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
         "logits/rejected": (1,),
     }
     """The metrics of TRL 1.16's DPOTrainer that are means over tokens, and the answers whose tokens these are."""
+    live_reference: LiveReference | None = None
+    """The moving reference of `sync_ref_model`, whose log-probabilities are computed in each step."""
 
     def __init__(
         self, bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[TrainerCallback]
     ) -> None:
         self.metric_counts = TrlMetricCounts(self, self.token_weighted_metrics)
-        with _no_reference_upstream():
+        # Under FSDP, TRL would load a second model by its name; for its own cache it would hash all weights everywhere.
+        with _replaced_upstream(create_model_from_path=_nothing, hash_module=_nothing):
             super().__init__(
                 bundle,
                 context,
@@ -54,11 +58,36 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
             )
 
     def prepare_reference(self) -> None:
-        """Add the reference log-probabilities to all pairs."""
+        """Add the reference log-probabilities to all pairs, or make the reference that computes them in each step."""
         self.data_collator = DpoCollator(self.data_collator)
+        params = self.context.recipe.objective
+        assert isinstance(params, DpoParams), "the objective names this trainer"
+        if self.context.objective.reference(params) == "live":
+            self._make_live_reference(params)
+            return
         self.train_dataset = self._with_reference("train", self.train_dataset)
         held_out: Any = self.eval_dataset or {}
         self.eval_dataset = {name: self._with_reference(name, pairs) for name, pairs in held_out.items()} or None
+
+    def _make_live_reference(self, params: DpoParams) -> None:
+        if self.distributed.is_main:  # a resumed run compares the digest
+            weights_of(self)
+        self.live_reference = LiveReference(self.model)
+        # TRL would otherwise compute the reference with the policy's adapter switched off.
+        self.ref_model = self.live_reference
+        alpha, every_steps = params.ref_model_mixup_alpha, params.ref_model_sync_steps
+        note = self.context.events.note if self.context.events is not None else _nothing
+        self.add_callback(MoveReference(self.live_reference, alpha, every_steps, note))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.live_reference is not None and output_dir is not None:
+            self.live_reference.save(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.live_reference is not None:
+            self.live_reference.load(resume_from_checkpoint)
 
     def _with_reference(self, name: str, pairs: Any) -> Any:
         pairs, self.reference_known[name] = add_reference(self, pairs, name)
@@ -91,6 +120,11 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
         inputs = dict(inputs)
         weights = inputs.pop(WEIGHT, None)
+        if self.live_reference is not None:
+            # TRL would switch checkpointing off and on again in each step; in evaluation mode none takes place.
+            with _replaced_upstream(disable_gradient_checkpointing=lambda *_: nullcontext()):
+                logps = self.compute_ref_log_probs(self.live_reference, inputs)
+            inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = logps
         if weights is None:
             return super()._compute_loss(model, inputs, return_outputs)
         compute = partial(super()._compute_loss, inputs=inputs, return_outputs=return_outputs)
@@ -114,8 +148,8 @@ def dpo_config(context: TrainingContext) -> DPOConfig:
         use_weighting=params.use_weighting,
         discopop_tau=params.discopop_tau,
         max_length=None,  # pairs are cut to length when they are tokenized
-        # The reference never changes, so each pair meets it once: no second model stays in memory, and epochs and
-        # evaluations reuse the numbers.
+        # A frozen reference meets each pair once: no second model stays in memory, and epochs and evaluations reuse the
+        # numbers. Those of a moving one are computed here before TRL's loss, which finds them as if they were cached.
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=context.recipe.training.micro_batch_size,
         disable_dropout=False,  # the base's is off already; see model.build
@@ -148,16 +182,18 @@ def _recorded_gathers(accelerator: Any) -> Iterator[list[Any]]:
             accelerator.gather = replaced
 
 
-@contextmanager
-def _no_reference_upstream() -> Iterator[None]:
-    """Prevent TRL 1.16's constructor from work that is not needed.
+def _nothing(*_: Any, **__: Any) -> None:
+    """Stands in for work that is not needed."""
 
-    Under FSDP it would load a second model by its name, and hash all weights in all processes for its own cache.
-    """
+
+@contextmanager
+def _replaced_upstream(**stand_ins: Any) -> Iterator[None]:
+    """Replace functions that TRL 1.16's dpo_trainer calls by name; tests/integration/test_upstream.py fails when one
+    moves."""
     upstream: Any = dpo_trainer
-    own = upstream.create_model_from_path, upstream.hash_module
-    upstream.create_model_from_path = upstream.hash_module = lambda *args, **kwargs: None
+    own = {name: getattr(upstream, name) for name in stand_ins}
+    vars(upstream).update(stand_ins)
     try:
         yield
     finally:
-        upstream.create_model_from_path, upstream.hash_module = own
+        vars(upstream).update(own)

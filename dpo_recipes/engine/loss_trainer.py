@@ -269,7 +269,9 @@ class LossTrainer(EngineTrainer, ObjectiveTrainer):
 
     def prepare_reference(self) -> None:
         """Add the log-probabilities of the reference to all rows if the objective compares with one."""
-        if self.objective.reference(self.params) == "none":
+        kind = self.objective.reference(self.params)
+        assert kind != "live", "a reference that changes during training needs a trainer of its own"
+        if kind == "none":
             if self.distributed.is_main:  # a resumed run compares the digest
                 weights_of(self)
             return

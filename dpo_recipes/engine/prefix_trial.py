@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from dpo_recipes.engine.attention import STANDS_IN_FOR, UnsupportedAttentionError
-from dpo_recipes.engine.backbone import compute_packed
+from dpo_recipes.engine.backbone import compute_packed, in_evaluation_mode
 from dpo_recipes.engine.packing import Packing, measure_groups, own_position_ids, pack
 from dpo_recipes.model.heads import is_encoder
 
@@ -76,7 +74,7 @@ def run_trial(backbone: Any, plain: Any, device: torch.device, answers_per_group
     assert lengths is not None
     packing = pack(lengths, range(len(_TRIAL_PREFIXES)), device)
     packing.windows_seen = []
-    with _in_evaluation_mode(backbone):
+    with in_evaluation_mode(backbone):
         # A model that fails in any case fails here, as it would without sharing.
         padded = plain(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
         packed = _compute_packed(plain, ids, packing)
@@ -91,18 +89,6 @@ def run_trial(backbone: Any, plain: Any, device: torch.device, answers_per_group
         batch = {"input_ids": ids, "attention_mask": mask, "position_ids": own_position_ids(mask)}
         padded = plain(**batch, use_cache=False).last_hidden_state[mask.bool()]
     return Trial(None, _difference(padded, packed, _bits(backbone, device)))
-
-
-@contextmanager
-def _in_evaluation_mode(backbone: Any) -> Iterator[None]:
-    training = [module for module in backbone.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _compute_packed(plain: Any, ids: torch.Tensor, packing: Packing) -> torch.Tensor | str:

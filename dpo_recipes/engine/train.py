@@ -155,7 +155,7 @@ def train(  # noqa: PLR0913
 
 
 def _announce_reference(recipe: Recipe, datasets: dict[str, Any], events: EventLog) -> None:
-    if objective_of(recipe).reference(recipe.objective) != "none":
+    if objective_of(recipe).reference(recipe.objective) == "frozen":
         events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} rows")
 
 

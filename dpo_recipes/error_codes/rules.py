@@ -173,12 +173,17 @@ CODES = {
     "R356": entry(
         "a variant of DPO that the loss does not have",
         "`f_divergence_type`, `use_weighting` and a column `weight` change only some losses, and",
-        "`f_alpha_divergence_coef` and `discopop_tau` belong to one value each.",
+        "`f_alpha_divergence_coef`, `discopop_tau` and those of a moving reference belong to one value each.",
     ),
     "R357": entry(
         "a format of rows that the objective cannot learn from",
         "Pairs become labelled rows or answers to imitate if the objective needs them. Pairs cannot be made from",
         "single answers, nor labels for answers without any. D413 is the same fault in data whose format was detected.",
+    ),
+    "R358": entry(
+        "a moving reference that cannot be combined with another setting",
+        "`sync_ref_model` copies the trained weights in each process, so nothing may shard them. DPO's metrics compare",
+        "the policy with its reference, so evaluations with different references cannot be ranked by `keep_best`.",
     ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some rows."

@@ -38,8 +38,8 @@ DropoutRates = list[tuple[Any, str, float]]
 class ModelBundle:
     """What training needs of the model stage.
 
-    There is no reference model: its log-probabilities are computed before the first step, by the policy with its
-    adapter switched off or still untrained.
+    There is no reference model: the log-probabilities of a frozen one are computed before the first step, by the policy
+    with its adapter switched off or still untrained, and a moving one is a copy of the policy's trained weights.
     """
 
     policy: Any
@@ -118,8 +118,11 @@ def build_model(
 
 def _describe_reference(recipe: Recipe, reference: str) -> str | None:
     """A description of the reference, or None for an objective without one."""
-    if objective_of(recipe).reference(recipe.objective) == "none":
+    kind = objective_of(recipe).reference(recipe.objective)
+    if kind == "none":
         return None
+    if kind == "live":
+        return f"at first {reference}; it moves towards the policy, and its log-probabilities are computed in each step"
     return f"{reference}: its log-probabilities are computed once, before the first step"
 
 

@@ -32,7 +32,7 @@ Head = Literal["causal_lm", "score"]
 """`causal_lm`: the model predicts tokens. `score`: the model returns one number for a whole sequence."""
 ReferenceKind = Literal["none", "frozen", "live"]
 """`none`: the loss needs no reference. `frozen`: the untouched base, whose values are computed once. `live`: a model
-that changes during training."""
+that changes during training, which needs a trainer of its own (`Objective.trainer`)."""
 
 
 class Locate(Protocol):

@@ -20,6 +20,7 @@ from dpo_recipes.objectives.base import (
     ReferenceKind,
     RowCounts,
 )
+from dpo_recipes.objectives.dpo_checks import check_dpo, sorting_losses
 from dpo_recipes.objectives.pair_metrics import (
     ACCURACY,
     CHOSEN_LOGPS,
@@ -101,6 +102,25 @@ class DpoParams(ObjectiveParams):
         description="Whether each pair is weighted by how likely its answers are under the policy (WPO, "
         "https://arxiv.org/abs/2406.11827), for pairs that other models have written.",
     )
+    sync_ref_model: bool = Field(
+        default=False,
+        description="Whether the reference moves towards the policy during training (TR-DPO, "
+        "https://arxiv.org/abs/2404.09656). Its log-probabilities are then computed in each step, and a copy of all "
+        "trained weights stays in memory.",
+    )
+    ref_model_mixup_alpha: float = Field(
+        default=0.6,
+        gt=0.0,
+        le=1.0,
+        description="The share of the policy in the moving reference's new weights: 1 replaces the reference by the "
+        "policy. The default is TRL's.",
+    )
+    ref_model_sync_steps: int = Field(
+        default=512,
+        ge=1,
+        description="The moving reference is updated each time after this number of optimizer steps. The default is "
+        "TRL's.",
+    )
     discopop_tau: float = Field(
         default=0.05,
         gt=0.0,
@@ -109,17 +129,6 @@ class DpoParams(ObjectiveParams):
 
 
 BETA_RANGE = (0.001, 10.0)
-_SMOOTHED = {"sigmoid", "robust", "exo_pair"}
-_DIVERGENT = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
-"""The losses that TRL 1.16 combines with another divergence than `reverse_kl`."""
-_SORTS = "it sorts the rewards of a micro-batch, so a weight would meet another pair"
-_WITHOUT_WEIGHTING = {
-    "aot": _SORTS,
-    "aot_unpaired": _SORTS,
-    "sft": "it is one mean over the tokens of all chosen answers, so a pair has no loss of its own",
-    "hinge": "TRL 1.16 overwrites the loss with the weighted one, and its gradient needs the former",
-}
-"""The losses that TRL 1.16 cannot combine with `use_weighting`, and why."""
 
 
 class Dpo(Objective):
@@ -146,12 +155,12 @@ class Dpo(Objective):
         return f"DPO ({' + '.join(losses_of(params))})"
 
     def reference(self, params: DpoParams) -> ReferenceKind:
-        """The untouched base, whose log-probabilities are computed once."""
-        return "frozen"
+        """The untouched base, whose log-probabilities are computed once, or a copy that moves towards the policy."""
+        return "live" if params.sync_ref_model else "frozen"
 
     def couples_batch(self, params: DpoParams) -> bool:
         """AOT sorts the rewards of a micro-batch."""
-        return bool(_sorting(params))
+        return bool(sorting_losses(losses_of(params)))
 
     def averages_tokens(self, params: DpoParams) -> bool:
         """The loss `sft` is a mean over the tokens of a micro-batch."""
@@ -168,8 +177,7 @@ class Dpo(Objective):
 
     def advise(self, recipe: Recipe, counts: RowCounts) -> Iterator[Advice]:
         """F796, for the loss of the DPO paper only: in other losses `beta` has other units (in `ipo` it is tau)."""
-        params = recipe.objective
-        assert isinstance(params, DpoParams)
+        params = _params(recipe)
         low, high = BETA_RANGE
         if "sigmoid" not in losses_of(params) or low <= params.beta <= high:
             return
@@ -186,96 +194,14 @@ class Dpo(Objective):
         )
 
     def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
-        """R311 to R313 and R356: the loss and its settings do not fit together."""
-        params, where = recipe.objective, locate(("objective", "loss_type"))
-        assert isinstance(params, DpoParams)
-        losses = losses_of(params)
-        if not losses:
-            yield Finding("R311", "`objective.loss_type` is an empty list", where, None, "name at least one loss")
-        weights = params.loss_weights
-        if weights is not None and len(weights) != len(losses):
-            yield Finding(
-                "R311",
-                f"{len(weights)} loss_weights for {len(losses)} losses",
-                locate(("objective", "loss_weights")),
-                "each loss of `loss_type` needs one weight",
-                "give the same number of weights and losses, or remove `loss_weights`",
-            )
-        if "exo_pair" in losses and params.label_smoothing == 0.0:
-            yield Finding(
-                "R312",
-                "`exo_pair` needs `label_smoothing` above 0",
-                where,
-                "the loss contains its logarithm (https://arxiv.org/abs/2402.00856)",
-                "add `label_smoothing: 1e-3`",
-            )
-        if params.label_smoothing > 0.0 and _SMOOTHED.isdisjoint(losses):
-            yield Finding(
-                "R313",
-                f"`label_smoothing` has no effect with {', '.join(losses)}",
-                locate(("objective", "label_smoothing"), key=True),
-                "only sigmoid, robust and exo_pair use it",
-                "remove it, or choose one of these losses",
-            )
-        yield from _check_variants(params, locate)
-        yield from _check_weights(recipe, locate)
+        """R311 to R313, R356 and R358: settings that do not fit together."""
+        yield from check_dpo(recipe, losses_of(_params(recipe)), locate)
 
 
-def _check_weights(recipe: Recipe, locate: Locate) -> Iterator[Finding]:
-    """R356: a weight of each pair with a loss that compares other values than those of one pair."""
-    params, data = recipe.objective, recipe.data
+def _params(recipe: Recipe) -> DpoParams:
+    params = recipe.objective
     assert isinstance(params, DpoParams)
-    if not (sorting := _sorting(params)):
-        return
-    held_out = [((section, "sources"), getattr(data, section).sources) for section in ("eval", "test")]
-    for at, sources in ((("train",), data.train), *held_out):
-        for index, source in enumerate(sources):
-            if "weight" in source.columns:
-                yield Finding(
-                    "R356",
-                    f"a weight of each pair cannot be combined with {', '.join(sorting)}",
-                    locate(("data", *at, index, "columns", "weight"), key=True),
-                    _SORTS,
-                    "remove the column, or choose another loss",
-                )
-
-
-def _sorting(params: DpoParams) -> list[str]:
-    """The losses that sort the rewards of a micro-batch."""
-    return [loss for loss in losses_of(params) if loss.startswith("aot")]
-
-
-def _check_variants(params: DpoParams, locate: Locate) -> Iterator[Finding]:
-    """R356: f-divergences and weights that a loss does not have, and settings without effect."""
-    losses = losses_of(params)
-    if params.f_divergence_type != "reverse_kl" and (others := [loss for loss in losses if loss not in _DIVERGENT]):
-        yield Finding(
-            "R356",
-            f"`f_divergence_type: {params.f_divergence_type}` cannot be combined with {', '.join(others)}",
-            locate(("objective", "f_divergence_type")),
-            "these losses do not compare the two answers, so that the divergence's unknown constant remains",
-            f"choose among the losses {', '.join(sorted(_DIVERGENT))}, or remove it",
-        )
-    for loss in losses if params.use_weighting else ():
-        if loss in _WITHOUT_WEIGHTING:
-            yield Finding(
-                "R356",
-                f"`use_weighting` cannot be combined with {loss}",
-                locate(("objective", "use_weighting")),
-                _WITHOUT_WEIGHTING[loss],
-                "remove `use_weighting`, or choose another loss",
-            )
-    unused = {
-        "f_alpha_divergence_coef": (
-            params.f_divergence_type != "alpha_divergence",
-            "it belongs to `f_divergence_type: alpha_divergence`",
-        ),
-        "discopop_tau": ("discopop" not in losses, "it belongs to `loss_type: discopop`"),
-    }
-    for name, (has_no_effect, why) in unused.items():
-        if has_no_effect and getattr(params, name) != type(params).model_fields[name].default:
-            at = locate(("objective", name), key=True)
-            yield Finding("R356", f"`objective.{name}` has no effect", at, why, "remove it, or choose that value")
+    return params
 
 
 def losses_of(params: DpoParams) -> tuple[str, ...]:

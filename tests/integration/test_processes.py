@@ -98,6 +98,14 @@ def test_two_processes_count_subsets_as_one_does(run: Runner, tmp_path: Path, ki
     assert both.result["subsets"] == {"eval": {"a": 2, "b": 2}}
 
 
+@pytest.mark.parametrize("adapter", ["null", "{kind: lora, r: 4}"])
+def test_two_processes_move_their_reference_alike(run: Runner, adapter: str) -> None:
+    moving = "objective={kind: dpo, sync_ref_model: true, ref_model_sync_steps: 2}"
+    alone, both = (run(count, moving, "training.num_epochs=1", adapter=adapter) for count in (1, 2))
+    assert_same_steps(alone, both, num_steps=5)
+    assert_same_weights(alone, both)
+
+
 def test_simpo_takes_the_same_steps_in_passes_that_are_filled_by_tokens(run: Runner) -> None:
     settings = ("objective={kind: simpo}", "training.num_epochs=1")
     alone, by_tokens = run(1, *settings), run(2, *settings, "training.max_tokens_per_pass=80")

@@ -104,8 +104,14 @@ def notes(outcome: Any) -> str:
         ("{kind: lora, r: 4, init: pissa}", "objective: {kind: simpo}"),
         ("null", "objective: {kind: kto}"),
         ("{kind: lora, r: 4}", "objective: {kind: sft}"),
+        ("null", "objective: {kind: dpo, sync_ref_model: true, ref_model_sync_steps: 3}"),
+        ("{kind: lora, r: 4, dropout: 0.2}", "objective: {kind: dpo, sync_ref_model: true, ref_model_sync_steps: 3}"),
+        ("{kind: lora, r: 4, init: pissa}", "objective: {kind: dpo, sync_ref_model: true, ref_model_sync_steps: 3}"),
     ],
-    ids=["lora", "full", "pissa", "modules_to_save", "new_tokens", "orpo", "pissa_simpo", "kto", "sft"],
+    ids=[
+        *("lora", "full", "pissa", "modules_to_save", "new_tokens", "orpo", "pissa_simpo", "kto", "sft"),
+        *("live", "live_lora", "live_pissa"),
+    ],
 )
 def test_stopped_and_gone_on_is_the_same_to_the_bit(
     work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], adapter: str, extra: str

@@ -61,6 +61,15 @@ def test_what_cannot_be_cut_up_stays_whole_and_says_why() -> None:
     assert "it cannot be sharded: FSDP and ZeRO-3 shard only floating-point weights" in reason
 
 
+def test_a_moving_reference_is_not_sharded() -> None:
+    plain = recipe().model_dump(mode="json", by_alias=True, exclude_unset=True)
+    live = Recipe.model_validate({**plain, "objective": {"kind": "dpo", "sync_ref_model": True}})
+    strategy, reason = _choose(live, 4, GPU)
+    assert strategy == "ddp"
+    assert reason.endswith("it cannot be sharded: each process needs the moving reference whole")
+    assert _choose(live, 4, GPU, 30)[0] == "ddp"
+
+
 def test_one_process_shares_nothing_and_a_recipe_that_says_is_obeyed() -> None:
     assert _choose(recipe(), 1, GPU) == ("ddp", "one process shares nothing")
     assert _choose(recipe(strategy="deepspeed-zero2"), 4, GPU) == ("deepspeed-zero2", "the recipe says so")

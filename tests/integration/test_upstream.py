@@ -23,7 +23,7 @@ from dpo_recipes.engine.attention import KEYWORD
 from dpo_recipes.engine.dpo_trainer import _ACCURACIES, PretokenizedDPOTrainer
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.versions import checkpointing_argument
-from dpo_recipes.objectives.dpo import DpoLoss
+from dpo_recipes.objectives.dpo import DpoLoss, DpoParams
 from dpo_recipes.recipe.schema.training import Training
 
 
@@ -40,6 +40,8 @@ def test_the_constructor_upstream_has_a_reference_of_its_own_to_be_kept_from() -
     assert "self.ref_model = create_model_from_path(" in source
     assert "hash_module(" in source
     assert {"create_model_from_path", "hash_module"} <= vars(dpo_trainer).keys()
+    assert "disable_gradient_checkpointing(self.model" in inspect.getsource(DPOTrainer.compute_ref_log_probs)
+    assert "disable_gradient_checkpointing" in vars(dpo_trainer)
 
 
 def test_the_accuracies_of_pairs_are_gathered_before_three_other_values() -> None:
@@ -107,6 +109,31 @@ def test_trl_takes_one_mean_of_the_pairs_losses_after_the_weights_of_wpo() -> No
     ))  # fmt: skip
     assert tokens < weighting < mean
     assert "per_sequence_loss = batch_loss.expand(batch_size)" in of_losses
+
+
+def test_trl_moves_its_reference_as_ours_moves() -> None:
+    from trl.trainer.callbacks import SyncRefModelCallback
+
+    mixes = inspect.getsource(SyncRefModelCallback._sync_target_model)
+    assert "target_param.data.mul_(1.0 - alpha).add_(copy_param.data, alpha=alpha)" in mixes
+    assert "state.global_step % args.ref_model_sync_steps == 0" in inspect.getsource(SyncRefModelCallback.on_step_end)
+    names = {field.name: field.default for field in fields(DPOConfig)}
+    ours = DpoParams.model_fields
+    for name in ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"):
+        assert names[name] == ours[name].default
+
+
+def test_a_moving_reference_is_saved_and_restored_with_the_policy() -> None:
+    """`_save` and `_load_from_checkpoint` are overridden, and TRL reads the reference's values from the batch."""
+    ours, theirs = (getattr(each, "_load_from_checkpoint") for each in (PretokenizedDPOTrainer, Trainer))  # noqa: B009
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    assert "self._load_from_checkpoint(resume_from_checkpoint" in inspect.getsource(Trainer.train)
+    assert "self._save(output_dir)" in inspect.getsource(Trainer.save_model)
+    source = inspect.getsource(DPOTrainer)
+    assert 'ref_chosen_logps, ref_rejected_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]' in source
+    assert "if self.ref_model is None and is_peft_model(self.model):" in inspect.getsource(
+        DPOTrainer.compute_ref_log_probs
+    )
 
 
 def test_transformers_knows_every_scheduler_and_optimizer_of_the_schema() -> None:

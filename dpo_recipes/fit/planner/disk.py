@@ -11,6 +11,7 @@ from dpo_recipes.fit.planner.optimizers import optimizer_cost
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.model.build import stored_dtype
 from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.objectives import objective_of
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -26,7 +27,8 @@ def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | No
         auto = stored_dtype(meta_model.config, meta_model.location, unpacked)
         dtype = auto if recipe.model.save_dtype == "auto" else recipe.model.save_dtype
         model = weights.num_base * _ITEM_BYTES[dtype]
-    checkpoint = weights.trainable_bytes + state
+    has_live_reference = objective_of(recipe).reference(recipe.objective) == "live"
+    checkpoint = weights.trainable_bytes * (1 + has_live_reference) + state
     saving = recipe.checkpoints
     # The oldest one is removed only when the newest is complete.
     kept = saving.save_total_limit + 1 + bool(saving.keep_best) if saving.save_steps or saving.save_minutes else 1

@@ -40,21 +40,23 @@ def estimate_duration(
     recipe = meta_model.recipe
     batch = Batch.of(*typical.T)
     forward = simulate(meta_model, batch, rates, trains=False)
-    step = simulate(meta_model, batch, rates)
+    step_work = work_of(meta_model, batch, rates)
     size = len(typical)
     micro_batches = batch_of(recipe).rows_per_step / size
     # The optimizer reads and writes parameters, gradients and its state once.
     update_s = 5 * weights.trainable_bytes / rates.bandwidth
-    step_s, step_flops = micro_batches * step.seconds + update_s, micro_batches * step.flops
+    step_s, step_flops = micro_batches * step_work.seconds + update_s, micro_batches * step_work.flops
     if facts.num_steps is None or facts.num_train_rows is None:
         return Duration(step_s, step_flops, None, None)
     row_s, row_flops = forward.seconds / size, forward.flops / size
     seen = min(facts.num_train_rows, facts.num_steps * facts.rows_per_step)
     held_out, tested = facts.num_eval_rows or 0, facts.num_test_rows or 0
     objective = objective_of(recipe)
-    has_reference = objective.reference(recipe.objective) != "none"
-    referenced = seen + held_out + tested if has_reference else 0
+    reference = objective.reference(recipe.objective)
+    referenced = seen + held_out + tested if reference == "frozen" else 0
     evaluated = (2 + _evaluations(facts)) * held_out + 2 * tested
+    if reference == "live":
+        evaluated *= 2  # by the policy and by the reference
     num_samples = recipe.evaluation.num_samples if objective.head == "causal_lm" else 0
     answers = 2 * -(-num_samples // _ANSWERS_AT_ONCE) * recipe.evaluation.max_new_tokens
     stages = {
@@ -65,6 +67,23 @@ def estimate_duration(
     }
     flops = facts.num_steps * facts.num_processes * step_flops + (referenced + evaluated) * row_flops
     return Duration(step_s, step_flops, stages, flops)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a training micro-batch costs."""
+
+    seconds: float
+    flops: float
+
+
+def work_of(meta_model: MetaModel, batch: Batch, rates: Rates) -> Work:
+    """The work of a training micro-batch: forward and backward pass, and the pass of a reference that moves."""
+    recipe, step = meta_model.recipe, simulate(meta_model, batch, rates)
+    if objective_of(recipe).reference(recipe.objective) != "live":
+        return Work(step.seconds, step.flops)
+    reference = simulate(meta_model, batch, rates, trains=False)
+    return Work(step.seconds + reference.seconds, step.flops + reference.flops)
 
 
 def _evaluations(facts: JobFacts) -> int:

@@ -24,6 +24,8 @@ _CUDA_PROCESS = 64 * MIB
 # them if layers keep nothing else. The LM head's tiles also leave blocks free that only larger, later tensors could
 # use.
 _FRAGMENTATION = {"cpu": 0.10, "cuda": 0.05, "mps": 0.05}
+_RESIDENT = ("weights", "adapter", "reference", "overhead")
+"""The parts that are there before the first pass."""
 _CPU_CHECKPOINTED = 1.5
 _CPU_LEFT = 120 * MIB
 _CPU_TILES_AND_LEFT = 300 * MIB
@@ -77,17 +79,21 @@ def estimate_memory(
     step = simulate(meta_model, longest, rates)
     forward = simulate(meta_model, longest, rates, trains=False)
     recipe = meta_model.recipe
-    without_gradients = "evaluation" if objective_of(recipe).reference(recipe.objective) == "none" else "reference"
+    reference = objective_of(recipe).reference(recipe.objective)
+    without_gradients = "reference" if reference == "frozen" else "evaluation"
     resident = {
         "weights": sharding.weights(weights.base),
         "adapter": weights.adapter,
         "overhead": _CUDA_PROCESS if meta_model.device == "cuda" else _CPU_PROCESS,
     }
+    while_loading = dict(resident)
+    if reference == "live":
+        resident["reference"] = weights.trainable_bytes
     cost = optimizer_cost(meta_model.recipe.training.optimizer, meta_model.device)
     gradients = sharding.gradients(weights.trainable_bytes)
     optimizer = sharding.optimizer(int(weights.num_trainable * cost.state))
     phases = (
-        Phase("loading", _loading(meta_model, weights, resident)),
+        Phase("loading", _loading(meta_model, weights, while_loading)),
         Phase(without_gradients, {**resident, "activations": _activations(meta_model, weights, forward, trains=False)}),
         Phase("training", {**resident, **_training(meta_model, weights, step, gradients, optimizer)}),
         Phase(
@@ -135,7 +141,7 @@ def _loading(meta_model: MetaModel, weights: Weights, resident: dict[str, int]) 
 
 
 def _with_fragmentation(phase: Phase, meta_model: MetaModel) -> Phase:
-    moving = sum(size for name, size in phase.parts.items() if name not in ("weights", "adapter", "overhead"))
+    moving = sum(size for name, size in phase.parts.items() if name not in _RESIDENT)
     parts = {name: size for name, size in phase.parts.items() if size}
     share = _FRAGMENTATION[meta_model.device]
     if meta_model.device == "cpu":

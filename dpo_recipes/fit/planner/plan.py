@@ -10,13 +10,13 @@ from dpo_recipes.engine.prefix_trial import unsupported_reason
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.fit.planner.changes import Change, Outcome, apply, as_written, find_changes
 from dpo_recipes.fit.planner.disk import estimate_disk
-from dpo_recipes.fit.planner.duration import Duration, estimate_duration
+from dpo_recipes.fit.planner.duration import Duration, estimate_duration, work_of
 from dpo_recipes.fit.planner.memory import MemoryEstimate, estimate_memory
 from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.fit.planner.target import Target
 from dpo_recipes.fit.planner.workload import LengthTable, Workload
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights, load_meta_model, weigh
-from dpo_recipes.fit.simulation.passes import Batch, simulate
+from dpo_recipes.fit.simulation.passes import Batch
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema import Recipe
@@ -159,7 +159,7 @@ class Planner:
         peak = estimate_memory(meta_model, weights, self._longest(recipe), self._rates, self._sharding).peak_bytes
         typical = self._typical(recipe)
         passes = batch_of(recipe).rows_per_step / len(typical)
-        step_s = simulate(meta_model, Batch.of(*typical.T), self._rates).seconds * passes
+        step_s = work_of(meta_model, Batch.of(*typical.T), self._rates).seconds * passes
         return Outcome(peak, step_s, peak <= self._target.usable_bytes)
 
 

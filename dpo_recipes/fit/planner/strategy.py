@@ -9,6 +9,7 @@ from dpo_recipes.fit.planner.plan import JobPlan
 from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.hardware.profiles import Device
 from dpo_recipes.hardware.rules import supports_strategy
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.launch import Strategy
 from dpo_recipes.recipe.strategies import IN_RULES
@@ -33,6 +34,8 @@ def choose_strategy(
     if whole.fits:
         return whole, f"the whole job fits each device, with {whole.spare_bytes / _GIB:.2f} GiB to spare"
     missing = f"the whole job lacks {-whole.spare_bytes / _GIB:.2f} GiB on each device"
+    if objective_of(recipe).reference(recipe.objective) == "live":
+        return whole, f"{missing}, and it cannot be sharded: each process needs the moving reference whole"
     quantization = recipe.model.quantization
     reasons: list[str] = []
     for strategy in _SHARDED:
