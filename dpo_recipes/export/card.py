@@ -30,6 +30,7 @@ def render_card(recipe: Recipe, result: RunResult, bundle: ModelBundle) -> str:
         is_encoder=is_encoder(bundle.policy.config),
         is_trained_by_trl=is_trained_by_trl(objective),
         title=objective.title(recipe.objective),
+        metrics_note=objective.describe_metrics(recipe.objective),
         rows=[row for metric in objective.metrics if (row := _compare(metric, result))],
         subsets=list_subset_tables(result, objective),
         is_hub_base=not recipe.model.path.startswith(("/", "pypi:")),

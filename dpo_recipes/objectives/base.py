@@ -252,6 +252,10 @@ class Objective:
         """The objective with its variant, for the model card and the report: "DPO (sigmoid)"."""
         return self.kind.upper()
 
+    def describe_metrics(self, params: Any) -> str:
+        """What readers must know about the metrics of these parameters: `metrics_note`, and whatever differs."""
+        return self.metrics_note
+
     @property
     def row_noun(self) -> str:
         """The name of a row, whose plural ends with an s: "pair"."""

@@ -128,6 +128,10 @@ class DpoParams(ObjectiveParams):
     )
 
 
+_MOVED_REFERENCE = (
+    "The reference has moved towards the tuned model during training, so that rewards, margin, accuracy and loss are "
+    "those over the last reference and not over the base."
+)
 BETA_RANGE = (0.001, 10.0)
 
 
@@ -153,6 +157,10 @@ class Dpo(Objective):
     def title(self, params: DpoParams) -> str:
         """The objective with its losses."""
         return f"DPO ({' + '.join(losses_of(params))})"
+
+    def describe_metrics(self, params: DpoParams) -> str:
+        """Also that a moving reference has moved."""
+        return f"{self.metrics_note} {_MOVED_REFERENCE}" if params.sync_ref_model else self.metrics_note
 
     def reference(self, params: DpoParams) -> ReferenceKind:
         """The untouched base, whose log-probabilities are computed once, or a copy that moves towards the policy."""

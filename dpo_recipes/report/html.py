@@ -42,7 +42,7 @@ def render_report(
         result=result,
         title=objective.title(recipe.objective),
         noun=objective.row_noun,
-        metrics_note=objective.metrics_note,
+        metrics_note=objective.describe_metrics(recipe.objective),
         verdict=write_verdict(result, objective),
         tiles=list_tiles(result, objective),
         comparison=compare_models(result, objective),

@@ -186,3 +186,17 @@ def test_a_plan_has_the_copy_and_the_work_of_the_reference(tmp_path: Path) -> No
         assert live.disk["checkpoint"] == (frozen.disk["checkpoint"] or 0) + copied
         assert 1.15 < live.duration.step_s / frozen.duration.step_s < 1.45
         assert {phase.name for phase in live.memory.phases} >= {"evaluation", "training"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("has_adapter", "checkpointing"), [(True, False), (True, True), (False, False), (False, True)])
+def test_its_pass_raises_no_peak(tmp_path: Path, has_adapter: bool, checkpointing: bool) -> None:
+    """The prediction has nothing for the reference beside its weights, because its pass ends before the policy's."""
+    from datasets import Dataset
+    from test_fit import SIZES, make_recipe, measured_peak
+
+    plain = make_recipe(lora=has_adapter, micro_batch_size=3, gradient_checkpointing=checkpointing)
+    moving = plain.model_copy(update={"objective": plain.objective.model_copy(update={"sync_ref_model": True})})
+    pairs = Dataset.from_list(make_pairs(3, prompts=(40,), answers=(30,), same_starts=(0,)))
+    frozen, live = (measured_peak(make_model(**SIZES["llama"]), each, pairs, tmp_path) for each in (plain, moving))
+    assert live == pytest.approx(frozen, rel=0.01)

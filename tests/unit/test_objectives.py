@@ -101,6 +101,13 @@ def test_only_kto_adds_mismatched_answers_and_only_with_a_kl_estimate() -> None:
     assert not kto.OBJECTIVE.couples_batch(unpaired)
 
 
+def test_a_moving_reference_is_part_of_what_readers_are_told() -> None:
+    frozen, live = (make_recipe(dpo.OBJECTIVE, {"sync_ref_model": moves}).objective for moves in (False, True))
+    assert (dpo.OBJECTIVE.reference(frozen), dpo.OBJECTIVE.reference(live)) == ("frozen", "live")
+    assert dpo.OBJECTIVE.describe_metrics(frozen) == dpo.OBJECTIVE.metrics_note
+    assert dpo.OBJECTIVE.describe_metrics(live).endswith("over the last reference and not over the base.")
+
+
 def test_simpo_averages_tokens_only_with_a_log_likelihood() -> None:
     assert not cpo.SIMPO.averages_tokens(make_recipe(cpo.SIMPO).objective)
     assert cpo.SIMPO.averages_tokens(make_recipe(cpo.SIMPO, {"cpo_alpha": 0.5}).objective)
