@@ -225,7 +225,7 @@ def test_dpo_trains_every_turn_of_the_assistant_after_two_dialogues_part(tmp_pat
     """The labels of DPO's batch are exactly the ids of these turns, each with its end, and the reference and the policy
     score no others."""
     fields = {"train_on_turns": "all"} if trains_all else {}
-    pairs, tokenizer = split_of(tmp_path, HH, **fields).pairs("train"), make_tokenizer()
+    pairs, tokenizer = split_of(tmp_path, HH, **fields).for_trainer("train"), make_tokenizer()
     end = "<|im_end|>\n"
     asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     own = [
