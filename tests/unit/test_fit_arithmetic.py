@@ -105,13 +105,13 @@ def test_data_that_are_not_read_are_as_long_as_the_recipe_lets_them_be() -> None
     plain["data"] |= {"eval": {"fraction": 0.1}, "max_length": 64}
     some = Recipe.model_validate(plain)
     workload = assume_workload(some)
-    assert workload.num_pairs == {"train": 117, "eval": 13, "test": 0}
+    assert workload.num_rows == {"train": 117, "eval": 13, "test": 0}
     assert not workload.is_read
     assert workload.longest(some)[0].tolist() == [32, 32, 32]
 
 
 def test_pairs_of_a_source_without_limit_are_unknown() -> None:
-    assert assume_workload(recipe()).num_pairs["train"] is None
+    assert assume_workload(recipe()).num_rows["train"] is None
 
 
 class Memory:
