@@ -24,8 +24,7 @@ CODES = {
     "F780": entry(
         "warning: good and bad answers out of balance",
         "KTO's paper advises that weight x number of the good answers is 1 to 4/3 of that of the bad ones;",
-        "`desirable_weight` and `undesirable_weight` balance classes of different sizes. With one class only, the",
-        "model learns no contrast.",
+        "`desirable_weight` and `undesirable_weight` balance classes of different sizes.",
     ),
     "F790": entry(
         "warning: a learning rate far off",

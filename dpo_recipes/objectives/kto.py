@@ -139,15 +139,11 @@ class Kto(Objective):
             )
 
     def advise(self, recipe: Recipe, counts: RowCounts) -> Iterator[Advice]:
-        """F780: weights that do not balance the classes, or a single class."""
+        """F780: weights that do not balance the classes. A single class is the error D414 of the data."""
         params = recipe.objective
         assert isinstance(params, KtoParams)
         good, bad = counts.desirable, counts.undesirable
-        if good is None or bad is None or good + bad == 0:
-            return
-        if good == 0 or bad == 0:
-            yield _advise_one_class(good, bad)
-        elif params.desirable_weight > 0.0 and params.undesirable_weight > 0.0:
+        if good and bad and params.desirable_weight > 0.0 and params.undesirable_weight > 0.0:
             yield from _advise_weights(params, good, bad)
 
     def loss(self, params: KtoParams, scores: Scores) -> Loss:
@@ -193,17 +189,6 @@ def _metrics(rewards: Tensor, logps: Tensor, signed: Tensor, labels: Tensor, kl:
     }
 
 
-def _advise_one_class(good: int, bad: int) -> Advice:
-    present, absent = ("good", "bad") if good else ("bad", "good")
-    return Advice(
-        "F780",
-        ("data", "train"),
-        f"all {good + bad:,} training answers are {present}",
-        "KTO learns from the contrast of good and bad answers; with one class it can only raise or lower all of them",
-        f"add {absent} answers to `data.train`" + (", or write `objective: {kind: sft}`" if good else ""),
-    )
-
-
 def _advise_weights(params: KtoParams, good: int, bad: int) -> Iterator[Advice]:
     low, high = WEIGHT_RATIOS
     ratio = (params.desirable_weight * good) / (params.undesirable_weight * bad)
@@ -218,7 +203,7 @@ def _advise_weights(params: KtoParams, good: int, bad: int) -> Iterator[Advice]:
         "F780",
         ("objective", key),
         f"the weights do not balance {good:,} good and {bad:,} bad answers",
-        f"weight × number of the good answers is {ratio:.2g} times that of the bad ones; the paper advises 1 to 4/3",
+        f"weight × number of the good answers is {ratio:.2g} times that of the bad ones",
         f"write `{key}: {least:.3g}`, at most {most:.3g}"
         if ratio < low
         else f"write `{key}: {most:.3g}`, at least {least:.3g}",

@@ -12,12 +12,14 @@ from dpo_recipes.errors import Finding
 from dpo_recipes.objectives.base import (
     LOSS,
     PREFERENCE_RATES,
+    Advice,
     LearningRates,
     Locate,
     Loss,
     Metric,
     Objective,
     ObjectiveParams,
+    RowCounts,
     Scores,
 )
 
@@ -69,6 +71,19 @@ class Slic(Objective):
                 locate(("objective", "delta")),
                 "means over tokens rarely differ by more than 5 nats, so every pair keeps its loss",
                 "lower `delta`, or write `per_token: false`",
+            )
+
+    def advise(self, recipe: Recipe, counts: RowCounts) -> Iterator[Advice]:
+        """F901."""
+        params = recipe.objective
+        assert isinstance(params, SlicParams)
+        if params.delta > 100.0:
+            yield Advice(
+                "F901",
+                ("objective", "delta"),
+                f"few pairs reach a `delta` of {params.delta:g}",
+                "the paper uses 1.0",
+                "start from `delta: 1.0`",
             )
 
     def loss(self, params: SlicParams, scores: Scores) -> Loss:

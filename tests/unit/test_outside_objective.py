@@ -14,6 +14,8 @@ from outside import installed
 
 from dpo_recipes import registry
 from dpo_recipes.errors import RecipeError
+from dpo_recipes.fit.advice.rules import advise
+from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.recipe.load import load_text
 from dpo_recipes.recipe.schema import recipe_json_schema
 from dpo_recipes.recipe.validate import Validated, validate
@@ -53,6 +55,14 @@ def test_its_parameters_are_validated_and_have_defaults(check: Check) -> None:
     assert type(params).__name__ == "SlicParams"
     assert (params.kind, params.delta, params.per_token) == ("slic", 1.0, True)
     assert finding_of(check, "{kind: slic, delta: -1}").code == "R206"
+
+
+def test_its_advice_keeps_its_code(check: Check) -> None:
+    (advice,) = [
+        found for found in advise(JobFacts(check("{kind: slic, delta: 200.0}").recipe)) if found.code == "F901"
+    ]
+    assert (advice.severity, advice.at, advice.fix) == ("warning", ("objective", "delta"), "start from `delta: 1.0`")
+    assert advice.why == "the paper uses 1.0"
 
 
 def test_an_unknown_key_is_answered_with_its_own_keys(check: Check) -> None:

@@ -9,7 +9,7 @@ from dpo_recipes.evaluate.significance import interval_half_width, rows_for_half
 from dpo_recipes.fit.advice.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives import objective_of
-from dpo_recipes.objectives.base import Objective, RowCounts, RowShape
+from dpo_recipes.objectives.base import Advice, Objective, RowCounts, RowShape
 from dpo_recipes.recipe.load import DataPath
 
 FEW_TRAIN_ROWS = 300
@@ -153,12 +153,17 @@ def check_held_out_count(facts: JobFacts) -> Iterator[Remark]:
         )
 
 
-def check_parameters(facts: JobFacts) -> Iterator[Remark]:
-    """F796: the advice of the objective on its own parameters."""
-    recipe = facts.recipe
+def check_parameters(code: str, facts: JobFacts) -> Iterator[Remark]:
+    """The advice of the objective with this code on its own parameters."""
+    for advice in advice_of_objective(facts):
+        if advice.code == code:
+            yield Remark(advice.at, advice.what, advice.why, advice.fix)
+
+
+def advice_of_objective(facts: JobFacts) -> Iterator[Advice]:
+    """All advice of the objective, whatever its code."""
     counts = RowCounts(facts.num_train_rows, facts.num_desirable, facts.num_undesirable)
-    for advice in objective_of(recipe).advise(recipe, counts):
-        yield Remark(advice.at, advice.what, advice.why, advice.fix)
+    return objective_of(facts.recipe).advise(facts.recipe, counts)
 
 
 def check_warmup(facts: JobFacts) -> Iterator[Remark]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from dpo_recipes.errors import Finding
 from dpo_recipes.fit.advice import checks
@@ -48,10 +49,19 @@ NOISE_SCALE = Reference("McCandlish et al. 2018", "https://arxiv.org/abs/1812.06
 WILSON = Reference("Wilson 1927", "https://doi.org/10.1080/01621459.1927.10502953")
 ERROR_BARS = Reference("Miller 2024", "https://arxiv.org/abs/2411.00640")
 PREF_TUNING = Reference("Hugging Face 2024", "https://huggingface.co/blog/pref-tuning")
+KTO = Reference("Ethayarajh et al. 2024", "https://arxiv.org/abs/2402.01306")
 ADAM = Reference("Kingma and Ba 2015, section 2.1", "https://arxiv.org/abs/1412.6980")
 EARLY_STOPPING = Reference("Prechelt 1998", "https://doi.org/10.1007/3-540-49430-8_3")
 
 RULES = (
+    AdviceRule(
+        "F780",
+        "classes-out-of-balance",
+        partial(checks.check_parameters, "F780"),
+        "with `kind: kto`, weight × number of the good answers below 1 or above 4/3 of that of the bad answers",
+        "the paper advises 1 to 4/3, so that the larger class does not decide alone",
+        (KTO,),
+    ),
     AdviceRule(
         "F790",
         "learning-rate-far-off",
@@ -106,7 +116,7 @@ RULES = (
     AdviceRule(
         "F796",
         "beta-far-off",
-        checks.check_parameters,
+        partial(checks.check_parameters, "F796"),
         "with the `sigmoid` loss, `beta` below 0.001 or above 10: tenfold beyond 0.01 to 1",
         "0.1 is the default of DPO; its paper tried 0.05 to 5, and Hugging Face 0.01 to 0.9",
         (DPO, PREF_TUNING),
@@ -140,10 +150,18 @@ RULES = (
 
 
 def advise(facts: JobFacts) -> tuple[Finding, ...]:
-    """The warnings F790 to F799 that apply to a job, in the order of their codes. Rules whose facts are unknown and
-    rules that the recipe accepts yield no warning."""
-    rules = [rule for rule in RULES if rule.code not in facts.recipe.accept_advice]
-    return tuple(_finding(rule, remark) for rule in rules for remark in rule.look(facts))
+    """The warnings that apply to a job, in the order of their codes. Rules whose facts are unknown and rules that the
+    recipe accepts yield no warning."""
+    accepted = facts.recipe.accept_advice
+    rules = [rule for rule in RULES if rule.code not in accepted]
+    found = [_finding(rule, remark) for rule in rules for remark in rule.look(facts)]
+    # An objective of another package has codes of its own, which no rule explains further.
+    found += [
+        Finding(advice.code, advice.what, None, advice.why, advice.fix, "warning", advice.at)
+        for advice in checks.advice_of_objective(facts)
+        if advice.code not in {*accepted, *(rule.code for rule in RULES)}
+    ]
+    return tuple(found)
 
 
 def _finding(rule: AdviceRule, remark: Remark) -> Finding:

@@ -54,7 +54,7 @@ class Recipe(Section):
     launch: Launch = Field(default_factory=Launch, description="How worker processes are started.")
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Checkpoints, from which a run resumes.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
-    accept_advice: list[Annotated[str, Field(pattern=r"^(F79|D42|D43|D49)[0-9]$")]] = Field(
+    accept_advice: list[Annotated[str, Field(pattern=r"^(F78|F79|D42|D43|D49)[0-9]$")]] = Field(
         default_factory=list,
         description="Codes of advice that you have considered and accept, for example [F795, D431]: those of "
         "docs/advice.md, and those that docs/data.md lists as checked during tokenization. They are not reported and "
