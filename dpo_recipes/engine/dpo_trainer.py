@@ -19,7 +19,7 @@ from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.live_reference import LiveReference, MoveReference
 from dpo_recipes.engine.metric_counts import TrlMetricCounts
 from dpo_recipes.engine.pair_weights import weigh_losses
-from dpo_recipes.engine.reference import REFERENCE, add_reference, weights_of
+from dpo_recipes.engine.reference import REFERENCE
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives.dpo import DpoParams, losses_of
@@ -60,18 +60,13 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     def prepare_reference(self) -> None:
         """Add the reference log-probabilities to all pairs, or make the reference that computes them in each step."""
         self.data_collator = DpoCollator(self.data_collator)
+        super().prepare_reference()
         params = self.context.recipe.objective
         assert isinstance(params, DpoParams), "the objective names this trainer"
         if self.context.objective.reference(params) == "live":
             self._make_live_reference(params)
-            return
-        self.train_dataset = self._with_reference("train", self.train_dataset)
-        held_out: Any = self.eval_dataset or {}
-        self.eval_dataset = {name: self._with_reference(name, pairs) for name, pairs in held_out.items()} or None
 
     def _make_live_reference(self, params: DpoParams) -> None:
-        if self.distributed.is_main:  # a resumed run compares the digest
-            weights_of(self)
         self.live_reference = LiveReference(self.model)
         # TRL would otherwise compute the reference with the policy's adapter switched off.
         self.ref_model = self.live_reference
@@ -88,10 +83,6 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.live_reference is not None:
             self.live_reference.load(resume_from_checkpoint)
-
-    def _with_reference(self, name: str, pairs: Any) -> Any:
-        pairs, self.reference_known[name] = add_reference(self, pairs, name)
-        return pairs
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
         """The loss of a batch. An evaluation also counts the accuracy of each subset."""

@@ -20,7 +20,7 @@ from dpo_recipes.engine.fsdp import reshard, shard_policy
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.prefix_sharing import check_longest_row, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
-from dpo_recipes.engine.reference import try_one_row
+from dpo_recipes.engine.reference import add_reference, try_one_row, weights_of
 from dpo_recipes.engine.subset_counts import SubsetCounts
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
@@ -103,7 +103,19 @@ class EngineTrainer(MicroBatching):
             reshard(shard_policy(self))
 
     def prepare_reference(self) -> None:
-        """Add what the reference computes to all rows; an objective without a reference needs nothing."""
+        """Add the log-probabilities of a frozen reference to all rows. Without one, only the digest of the weights is
+        computed, which a resumed run compares."""
+        if self.context.objective.reference(self.context.recipe.objective) != "frozen":
+            if self.distributed.is_main:
+                weights_of(self)
+            return
+        self.train_dataset = self._with_reference("train", self.train_dataset)
+        held_out: Any = self.eval_dataset or {}
+        self.eval_dataset = {name: self._with_reference(name, rows) for name, rows in held_out.items()} or None
+
+    def _with_reference(self, name: str, rows: Any) -> Any:
+        rows, self.reference_known[name] = add_reference(self, rows, name)
+        return rows
 
     @property
     def checkpoints(self) -> CheckpointWriter:

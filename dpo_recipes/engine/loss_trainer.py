@@ -19,7 +19,7 @@ from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.metric_counts import RowMetricCounts
 from dpo_recipes.engine.micro_batch import MICRO_BATCH, MICRO_BATCHES, MicroBatch
-from dpo_recipes.engine.reference import REFERENCE, add_reference, weights_of
+from dpo_recipes.engine.reference import REFERENCE
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import reads_token_types
@@ -249,6 +249,8 @@ class LossTrainer(EngineTrainer, ObjectiveTrainer):
     def __init__(
         self, bundle: ModelBundle, context: TrainingContext, datasets: dict[str, Any], callbacks: list[TrainerCallback]
     ) -> None:
+        kind = context.objective.reference(context.recipe.objective)
+        assert kind != "live", "a reference that changes during training needs a trainer of its own"
         super().__init__(
             bundle,
             context,
@@ -266,19 +268,3 @@ class LossTrainer(EngineTrainer, ObjectiveTrainer):
         if self.objective.loss_mean == "tokens":
             return float(micro_batch.has_rows(self.distributed.rank))
         return super().loss_weight(micro_batch)
-
-    def prepare_reference(self) -> None:
-        """Add the log-probabilities of the reference to all rows if the objective compares with one."""
-        kind = self.objective.reference(self.params)
-        assert kind != "live", "a reference that changes during training needs a trainer of its own"
-        if kind == "none":
-            if self.distributed.is_main:  # a resumed run compares the digest
-                weights_of(self)
-            return
-        self.train_dataset = self._with_reference("train", self.train_dataset)
-        held_out: Any = self.eval_dataset or {}
-        self.eval_dataset = {name: self._with_reference(name, rows) for name, rows in held_out.items()} or None
-
-    def _with_reference(self, name: str, rows: Any) -> Any:
-        rows, self.reference_known[name] = add_reference(self, rows, name)
-        return rows
