@@ -121,13 +121,19 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for side in (side for side in sides if side != "ours"):
         prefix = "" if side == "trl" else side.removeprefix("trl-") + "_"
         report[f"{prefix}speedup"] = round(ours["pairs_per_second"] / sides[side]["pairs_per_second"], 3)
-        per_step = [row["cpu_s"] / row["steps"] for row in (ours, sides[side])]
-        report[f"{prefix}cpu_time_ratio"] = round(per_step[0] / per_step[1], 3)
+        # Of a pair, because the steps of packed rows are fewer and those of `--best-steps` see fewer pairs.
+        of_pair = [_cpu_seconds_of_pair(row) for row in (ours, sides[side])]
+        report[f"{prefix}cpu_time_ratio"] = round(of_pair[0] / of_pair[1], 3)
         report[f"{prefix}memory_ratio"] = round(ours["peak_bytes"] / sides[side]["peak_bytes"], 3)
     if "trl" in runs:
         losses = zip(runs["ours"][0]["losses"], runs["trl"][0]["losses"], strict=True)
         report["loss_max_rel_diff"] = max(abs(mine - theirs) / abs(theirs) for mine, theirs in losses)
     return {**report, "steps": len(runs["ours"][0]["losses"])}
+
+
+def _cpu_seconds_of_pair(side: dict[str, float]) -> float:
+    num_pairs = side["pairs_per_second"] * (side["reference_s"] + side["training_s"])
+    return side["cpu_s"] / num_pairs
 
 
 def print_table(report: dict[str, Any]) -> None:
