@@ -47,6 +47,17 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A publication that supports the reason of a finding."""
+
+    name: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.url}"
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something wrong (`error`) or doubtful (`warning`) that a person can act on."""
 

@@ -82,6 +82,16 @@ MODEL_SOURCES = {
     "pypi": "dpo_recipes.model.pypi:resolve_pypi",
 }
 
+GUARDS = {
+    "non_finite": "dpo_recipes.guards.non_finite:NonFinite",
+    "spikes": "dpo_recipes.guards.spikes:Spikes",
+    "displacement": "dpo_recipes.guards.displacement:Displacement",
+    "saturation": "dpo_recipes.guards.saturation:Saturation",
+    "memorizing": "dpo_recipes.guards.memorizing:Memorizing",
+    "chance": "dpo_recipes.guards.chance:Chance",
+    "length": "dpo_recipes.guards.length:Length",
+}
+
 LAUNCHERS = {
     "local": "dpo_recipes.launch.local:LAUNCHER",
     "torchrun": "dpo_recipes.launch.torchrun:LAUNCHER",
@@ -98,6 +108,7 @@ TABLES = {
     "objectives": OBJECTIVES,
     "data_formats": DATA_FORMATS,
     "model_sources": MODEL_SOURCES,
+    "guards": GUARDS,
     "launchers": LAUNCHERS,
     "exporters": JOB_FILES,
 }

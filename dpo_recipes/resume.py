@@ -128,9 +128,10 @@ def differences(earlier: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that determines the result, as plain data."""
+    """The part of a recipe that determines the result, as plain data. Of the guards these are the ones that stop."""
     kept = {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
-    return {**kept, _ROWS_PER_STEP: effective_batch(recipe)}
+    stopping = {name: settings for name, settings in kept["guards"].items() if settings["action"] == "stop"}
+    return {**kept, "guards": stopping, _ROWS_PER_STEP: effective_batch(recipe)}
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -143,6 +143,30 @@ class ProcessInfo(_OpenPart):
     peak_memory_bytes: list[int] | None = None
 
 
+class GuardAlert(_Part):
+    """What a guard saw, once in a run."""
+
+    guard: str
+    """Its name in the section `guards`."""
+    code: str
+    step: int
+    action: Literal["warn", "stop"]
+    is_about_quality: bool = True
+    """Whether it says something about the tuned model."""
+    what: str
+    why: str
+    fix: str
+
+
+class GuardReport(_Part):
+    """The guards of a run and their alerts."""
+
+    watched: list[str] = Field(default_factory=list)
+    """The names of the guards that were active: not off, and with the metrics that they need."""
+    alerts: list[GuardAlert] = Field(default_factory=list)
+    """In the order of their steps; at most one of each guard."""
+
+
 class TrainingFigures(_Part):
     """Steps, speed and duration of the training. Rates are over the whole run and all processes."""
 
@@ -160,6 +184,8 @@ class TrainingFigures(_Part):
     matmul_share: float | None = None
     """The share of the device's rate for matrix products; None if that rate is unknown."""
     resumed_from_step: int | None = None
+    ended_early: str | None = None
+    """Why training ended before its last planned step; None if it did not."""
     checkpoints_waited_s: float | None = None
     """The time for which training waited for checkpoints."""
 
@@ -184,6 +210,7 @@ class RunResult(TrainingFigures):
     samples: list[Sample] = Field(default_factory=list)
     answer_words: AnswerWords | None = None
     """None if no answers were generated."""
+    guards: GuardReport = Field(default_factory=GuardReport)
     model: ModelInfo = Field(default_factory=ModelInfo)
     environment: Environment = Field(default_factory=Environment)
     metrics: Mapping[str, float | None] = Field(default_factory=dict)

@@ -163,8 +163,12 @@ class RunStages:
         metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)
         if is_main or distributed.shards_weights:
             samples.ask("tuned", trained.trainer.model, bundle)
+        if (words := samples.answer_words()) is not None:
+            lengths = {f"answer_words/{name}": value for name, value in dict(words).items()}
+            trained.watch.see({"step": trained.trainer.state.global_step, **lengths})
         result = self._result(bundle, tokenized, samples).with_changes(
             **dict(trained.figures),
+            guards=trained.watch.report(),
             metrics={"train_loss": trained.train_loss, **metrics},
             base_metrics={"train_loss": None, **trained.base_metrics},
         )

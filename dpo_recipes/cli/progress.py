@@ -89,6 +89,9 @@ class Progress:
         held_out = [_held_out(metric, result) for metric in objective.metrics if metric.is_shown_live]
         if any(held_out):
             self._line(f"held out  {', '.join(filter(None, held_out))}")
+        if result.guards.alerts:
+            seen = ", ".join(f"{alert.guard} at step {alert.step}" for alert in result.guards.alerts)
+            self._line(f"guards    {seen}; the report explains them")
         if words:
             self._line(f"answers   {words.base} words before, {words.tuned} after ({words.prompts} prompts)")
         self._line(f"model     {_short(str(finished.model_dir))}")

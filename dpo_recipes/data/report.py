@@ -50,6 +50,11 @@ class SplitReport:
         """`pairs` or `rows`: what the split consists of."""
         return "pairs" if self.shape == "pair" else "rows"
 
+    @property
+    def tokens_per_row(self) -> float:
+        """The mean number of tokens of a kept row, of which there must be one."""
+        return self.tokens / self.rows_kept
+
     def convert(self, source: str, target: str, rows: int, made: int) -> None:
         """Count rows that became rows of another shape."""
         for known in self.conversions:

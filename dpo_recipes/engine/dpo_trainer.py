@@ -23,6 +23,7 @@ from dpo_recipes.engine.reference import REFERENCE
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives.dpo import DpoParams, losses_of
+from dpo_recipes.objectives.pair_metrics import SATURATED, SATURATED_MARGIN
 
 
 class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
@@ -87,11 +88,9 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
         """The loss of a batch. An evaluation also counts the accuracy of each subset."""
         numbers = inputs.pop(SUBSET_NUMBER, None)
-        if numbers is None:
-            return super().compute_loss(model, inputs, *rest, **more)
-        with _recorded_gathers(self.accelerator) as gathered:
-            loss = super().compute_loss(model, inputs, *rest, **more)
-        self.count_subsets({SUBSET_NUMBER: numbers}, gathered[_ACCURACIES])
+        loss = super().compute_loss(model, inputs, *rest, **more)
+        if numbers is not None:
+            self.count_subsets({SUBSET_NUMBER: numbers}, self._accuracies)
         return loss
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -116,10 +115,20 @@ class PretokenizedDPOTrainer(EngineTrainer, DPOTrainer):
             with _replaced_upstream(disable_gradient_checkpointing=lambda *_: nullcontext()):
                 logps = self.compute_ref_log_probs(self.live_reference, inputs)
             inputs["ref_chosen_logps"], inputs["ref_rejected_logps"] = logps
-        if weights is None:
-            return super()._compute_loss(model, inputs, return_outputs)
         compute = partial(super()._compute_loss, inputs=inputs, return_outputs=return_outputs)
-        return weigh_losses(compute, model, self.loss_types, weights, inputs["completion_mask"])
+        with _recorded_gathers(self.accelerator) as gathered:
+            if weights is None:
+                loss = compute(model)
+            else:
+                loss = weigh_losses(compute, model, self.loss_types, weights, inputs["completion_mask"])
+        self._accuracies = gathered[_ACCURACIES]
+        num_tokens = inputs["completion_mask"][:, 1:].sum(1).reshape(2, -1).T
+        self.count_lengths(gathered[_MARGINS], num_tokens)
+        is_saturated = (gathered[_MARGINS] > SATURATED_MARGIN).float()
+        policy: Any = self.model
+        mode = "train" if policy.training else "eval"
+        self._metrics[mode][SATURATED.key].append(self.accelerator.gather(is_saturated).mean().item())
+        return loss
 
 
 def dpo_config(context: TrainingContext) -> DPOConfig:
@@ -147,10 +156,10 @@ def dpo_config(context: TrainingContext) -> DPOConfig:
     )
 
 
-_ACCURACIES = -4
-"""The place of the accuracies of a batch's pairs among the tensors that TRL 1.16 gathers in `_compute_loss`: the last
-six are the rewards of both answers, accuracies, margins, and the log-probabilities of both answers.
-tests/integration/test_upstream.py fails when this order changes."""
+_ACCURACIES, _MARGINS = -4, -3
+"""The places of the accuracies and margins of a batch's pairs among the tensors that TRL 1.16 gathers in
+`_compute_loss`: the last six are the rewards of both answers, accuracies, margins, and the log-probabilities of both
+answers. tests/integration/test_upstream.py fails when this order changes."""
 
 
 @contextmanager

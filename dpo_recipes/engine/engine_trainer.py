@@ -18,6 +18,7 @@ from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.fsdp import reshard, shard_policy
 from dpo_recipes.engine.head import prepare_head
+from dpo_recipes.engine.length_counts import LENGTH_CORRELATION, LengthCounts
 from dpo_recipes.engine.prefix_sharing import check_longest_row, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
 from dpo_recipes.engine.reference import add_reference, try_one_row, weights_of
@@ -71,6 +72,8 @@ class EngineTrainer(MicroBatching):
         self.subset_counts = None
         if metric is not None and context.subsets:
             self.subset_counts = SubsetCounts(metric.key, context.subsets, self.accelerator)
+        is_of_answers = context.objective.rows == "pair" and context.objective.head == "causal_lm"
+        self.length_counts = LengthCounts(self.accelerator) if is_of_answers else None
         self.gather_by_rows()
         self.remove_callback(PrinterCallback)
         # TRL 1.16 converts an adapter on a quantized base to bfloat16, in which updates of usual size are rounded away.
@@ -143,8 +146,8 @@ class EngineTrainer(MicroBatching):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # transformers 5.23 checks only after a step whether training is finished: a run that resumes from a checkpoint
-        # of its last step, within an epoch, would do another step.
-        if self.state.global_step < self.state.max_steps:
+        # of its last step, within an epoch, or of one after which it was to end early, would do another step.
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -169,18 +172,31 @@ class EngineTrainer(MicroBatching):
         if self.subset_counts is not None and SUBSET_NUMBER in inputs and is_counted:
             self.subset_counts.add(inputs[SUBSET_NUMBER], values)
 
+    def count_lengths(self, margins: torch.Tensor, num_tokens: torch.Tensor) -> None:
+        """Add pairs of a batch of an evaluation: their margins, [B], and their answers' trained tokens, [B, 2]."""
+        model: Any = self.model
+        is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
+        if self.length_counts is not None and is_counted and not model.training:
+            self.length_counts.add(margins, num_tokens[:, 0] - num_tokens[:, 1])
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, for an evaluation with the metric of each subset."""
+        """Log, for an evaluation with the metric of each subset and the correlation of margin and length."""
         model: Any = self.model
         if self.subset_counts is not None and not model.training:
             # In place, because `evaluate` returns this dictionary.
             logs.update({f"eval_{name}": value for name, value in self.subset_counts.take_means().items()})
+        if self.length_counts is not None and not model.training:
+            correlation = self.length_counts.take_correlation()
+            if correlation is not None:
+                logs[f"eval_{LENGTH_CORRELATION}"] = correlation
         super().log(logs, start_time)
 
     def _clear_evaluation(self) -> None:
         self.metric_counts.clear_evaluation()
         if self.subset_counts is not None:
             self.subset_counts.clear()
+        if self.length_counts is not None:
+            self.length_counts.clear()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and restore the random state: the number of evaluations does not affect training."""

@@ -24,6 +24,7 @@ from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import reads_token_types
 from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores
+from dpo_recipes.objectives.pair_metrics import MARGIN
 
 _NOT_OF_THE_MODEL = {"completion_mask", *ROW_COLUMNS}
 
@@ -43,6 +44,7 @@ class ObjectiveTrainer(Trainer):
     micro_batch: MicroBatch | None
     distributed: Any
     count_subsets: Callable[[Mapping[str, Any], torch.Tensor], None]
+    count_lengths: Callable[[torch.Tensor, torch.Tensor], None]
 
     def __init__(
         self,
@@ -161,6 +163,9 @@ class ObjectiveTrainer(Trainer):
             if self.objective.loss_mean == "tokens":
                 values["loss"] = loss.per_row.detach().sum(), num_trained(scores)
         self.metric_counts.add(mode, values, int(inputs["attention_mask"].sum()) if is_counted else 0)
+        margins = loss.metrics.get(MARGIN.key)
+        if isinstance(margins, torch.Tensor) and scores.num_tokens is not None and scores.num_tokens.shape[1] == 2:
+            self.count_lengths(margins, scores.num_tokens)
         metric = self.objective.subset_metric
         if mode == "eval" and metric is not None:
             of_rows = loss.metrics[metric.key]

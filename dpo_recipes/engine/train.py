@@ -18,6 +18,7 @@ from dpo_recipes.engine.engine_trainer import EngineTrainer, build_trainer
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
+from dpo_recipes.engine.watch import Watch, make_watch
 from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
@@ -36,6 +37,8 @@ class TrainResult:
     train_loss: float
     base_metrics: Values
     figures: TrainingFigures
+    watch: Watch
+    """It sees the rows of later evaluations too."""
 
 
 def prepare_trainer(
@@ -94,16 +97,17 @@ def train(  # noqa: PLR0913
     elif distributed.is_main and not distributed.shards_weights:
         answer_as_base(samples, bundle.policy, bundle, events)
     datasets = used_splits(recipe, tokenized, distributed.num_processes)
-    report = tokenized.reports["train"]
-    tokens_per_row = report.tokens / report.rows_kept
+    tokens_per_row = tokenized.reports["train"].tokens_per_row
     _announce_reference(recipe, datasets, events)
     saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed, best_metric)
+    watch = make_watch(recipe, tokenized, bundle.dtype, events, distributed)
     metrics = MetricsCallback(
         run.metrics if distributed.is_main else None,
         events,
         objective_of(recipe).metrics,
         tokens_per_row,
         start.metrics_bytes,
+        watch,
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [saving, metrics, DivergenceCallback(), probe]
@@ -149,9 +153,19 @@ def train(  # noqa: PLR0913
         **_rates(trainer, len(datasets["train"]), tokens_per_row, runtime_s),
         **_speed(recipe, bundle, trainer, runtime_s),
         resumed_from_step=start.step,
+        ended_early=_say_early_end(trainer, watch, events),
         checkpoints_waited_s=round(trainer.checkpoints.blocked_s, 2),
     )
-    return TrainResult(trainer, output.training_loss, saving.base.metrics, figures)
+    return TrainResult(trainer, output.training_loss, saving.base.metrics, figures, watch)
+
+
+def _say_early_end(trainer: Any, watch: Watch, events: EventLog) -> str | None:
+    """Why training has ended before its last step; None if it has not, or in another process than the first."""
+    state = trainer.state
+    if watch.end_reason is None or state.global_step >= state.max_steps:
+        return None
+    events.note(f"training ended after step {state.global_step} of {state.max_steps}: {watch.end_reason}")
+    return watch.end_reason
 
 
 def _announce_reference(recipe: Recipe, datasets: dict[str, Any], events: EventLog) -> None:

@@ -166,9 +166,9 @@ CODES = {
         "KTO multiplies the losses of good answers by `desirable_weight`, those of bad ones by `undesirable_weight`.",
     ),
     "R355": entry(
-        "`keep_best` names no metric to choose by",
-        "`true` chooses by the objective's own metric. Another one is named by its key in metrics.jsonl, without",
-        "`eval_`, and must have a direction in which values are better.",
+        "no metric to choose by",
+        "`keep_best: true`, and `early_stopping` without `metric`, go by the objective's own metric. Another one is",
+        "named by its key in metrics.jsonl, without `eval_`, and must have a direction in which values are better.",
     ),
     "R356": entry(
         "a variant of DPO that the loss does not have",

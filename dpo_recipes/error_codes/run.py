@@ -93,6 +93,45 @@ CODES = {
         "processes with different data",
         "Each must read the same rows, but files or revisions differ between the nodes.",
     ),
+    # T65x: guards. docs/guards.md has thresholds and sources
+    "T651": entry(
+        "warning: numbers that are not finite",
+        "The gradient norm or the held-out loss is NaN or infinite. Clipping multiplies all gradients with the limit",
+        "over their norm, so that such a norm reaches every weight, and the loss is not a number from the next step on",
+        "(T604). In float16 such steps are left out, which is normal for the first few.",
+    ),
+    "T652": entry(
+        "warning: a spike",
+        "The training loss or the gradient norm jumped far above its values of the rows before: the step was too",
+        "large, or its rows are unlike the others. One spike may do no harm; see whether the held-out metrics recover.",
+    ),
+    "T653": entry(
+        "warning: chosen answers become less likely",
+        "Held-out chosen answers are less likely than under the base, while the margin over the rejected ones grows:",
+        "likelihood displacement. Probability moves to answers that are not in the data. The likelihood of the chosen",
+        "answers can be added to the loss: `loss_type: [sigmoid, sft]` in `dpo`, `cpo_alpha` in `cpo` and `simpo`.",
+    ),
+    "T654": entry(
+        "warning: saturated pairs",
+        "Most training pairs have a reward margin above 4, where their gradient is below 2 %, and the held-out loss",
+        "rises: what the model still learns are the pairs that it gets wrong, among them those with a wrong label.",
+    ),
+    "T655": entry(
+        "warning: memorized pairs",
+        "The accuracy on training pairs is far above that on held-out ones. Fewer epochs, a lower learning rate or",
+        "more pairs help; `keep_best` saves the model that was best on held-out pairs.",
+    ),
+    "T656": entry(
+        "warning: no better than guessing",
+        "After many training pairs the interval of the held-out accuracy includes guessing, or is below it. Chosen and",
+        "rejected answers may be swapped, the learning rate too low, or the held-out pairs too few to show an effect.",
+    ),
+    "T657": entry(
+        "warning: length",
+        "The margin of a pair depends mostly on the lengths of its answers, or the tuned model writes much longer or",
+        "shorter answers than the data's chosen and rejected answers explain. `ld_alpha` and `loss_type: sigmoid_norm`",
+        "of `dpo`, and `simpo`, reduce the effect of length.",
+    ),
     # T64x: finished runs
     "T640": entry(
         "not the directory of a run",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dpo_recipes.evaluate.metrics import Values
-from dpo_recipes.evaluate.significance import accuracy_interval
 from dpo_recipes.formats import NO_VALUE, finite, format_count, format_percent
 from dpo_recipes.objectives.base import Metric, Objective
 from dpo_recipes.run_result import RunResult
+from dpo_recipes.significance import accuracy_interval
 
 _SPLITS = {"eval": "held-out", "test": "test"}
 

@@ -33,6 +33,13 @@ def keep_best_metric(recipe: Any) -> Metric | None:
     return objective.metric(objective.best_metric if wanted is True else wanted)
 
 
+def early_stopping_metric(recipe: Any) -> Metric | None:
+    """The metric by which `training.early_stopping` judges, or None if it is off. Raises `KeyError` as
+    `keep_best_metric` does."""
+    settings, objective = recipe.training.early_stopping, objective_of(recipe)
+    return None if settings is None else objective.metric(settings.metric or objective.best_metric)
+
+
 def all_params() -> dict[str, type[ObjectiveParams]]:
     """The class of the `objective` section for each kind, by kind in alphabetical order."""
     return {kind: get_objective(kind).params for kind in registry.names("objectives")}

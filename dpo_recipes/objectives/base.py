@@ -283,6 +283,15 @@ class Objective:
         the `loss_mean` `tokens` is a mean over the tokens of an optimizer step and does not need this."""
         return False
 
+    def logps_are_token_means(self, params: Any) -> bool:
+        """Whether the metrics `logps/chosen` and `logps/rejected` are means over an answer's tokens and not sums."""
+        return False
+
+    def saturates(self, params: Any) -> bool:
+        """Whether the loss is the logistic one of a pair's reward margin, whose gradient falls to 2 % at a margin of
+        4."""
+        return False
+
     def adds_mismatched_answer(self, params: Any) -> bool:
         """Whether each labelled row also gets the answer of another row (`data.mismatched`): `Scores` then has K = 2
         answers, the row's own one and the mismatched one, with the same prompt."""

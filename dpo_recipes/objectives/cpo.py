@@ -18,6 +18,7 @@ from dpo_recipes.objectives.base import (
     RateRange,
     Scores,
 )
+from dpo_recipes.objectives.pair_metrics import SATURATED, SATURATED_MARGIN
 from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics, token_mean
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ class _WithoutReference(Objective):
     """Learns from pairs, without a reference."""
 
     rows = "pair"
+    metrics = (*METRICS, SATURATED)
+
+    def saturates(self, params: CpoParams | SimpoParams) -> bool:
+        """The loss `sigmoid` alone: the likelihood of the chosen answer and smoothed labels have a gradient at any
+        margin."""
+        return params.loss_type == "sigmoid" and params.cpo_alpha == params.label_smoothing == 0.0
 
     def averages_tokens(self, params: CpoParams | SimpoParams) -> bool:
         """The log-likelihood is a mean over the tokens of a micro-batch, as in TRL and the authors' code."""
@@ -119,7 +126,10 @@ class Cpo(_WithoutReference):
 
     kind = "cpo"
     params = CpoParams
-    metrics = METRICS
+
+    def logps_are_token_means(self, params: CpoParams) -> bool:
+        """Only in `ipo`."""
+        return params.loss_type == "ipo"
 
     def title(self, params: CpoParams) -> str:
         """The objective with its loss."""
@@ -132,11 +142,13 @@ class Cpo(_WithoutReference):
     def loss(self, params: CpoParams, scores: Scores) -> Loss:
         """Equation 5 of the paper: the loss of the difference plus the negative log-likelihood."""
         logps = chosen, rejected = answer_logps(scores, per_token=params.loss_type == "ipo")
+        difference = params.beta * (chosen - rejected)
         if params.loss_type == "ipo":
             per_row = (chosen - rejected - 1 / (2 * params.beta)) ** 2
         else:
-            per_row = _difference_loss(params, params.beta * (chosen - rejected))
-        return _with_nll(params, scores, per_row, reward_metrics(logps, (params.beta * chosen, params.beta * rejected)))
+            per_row = _difference_loss(params, difference)
+        metrics = reward_metrics(logps, (params.beta * chosen, params.beta * rejected))
+        return _with_nll(params, scores, per_row, metrics | _saturated(difference))
 
 
 class Simpo(_WithoutReference):
@@ -144,7 +156,10 @@ class Simpo(_WithoutReference):
 
     kind = "simpo"
     params = SimpoParams
-    metrics = METRICS
+
+    def logps_are_token_means(self, params: SimpoParams) -> bool:
+        """In any case."""
+        return True
 
     def title(self, params: SimpoParams) -> str:
         """The objective with its variants."""
@@ -159,8 +174,13 @@ class Simpo(_WithoutReference):
         """Equation 6 of the paper, with AlphaPO's reward if `alpha` is set."""
         logps = answer_logps(scores, per_token=True)
         chosen, rejected = (params.beta * _shape(each, params.alpha) for each in logps)
-        per_row = _difference_loss(params, chosen - rejected - params.gamma)
-        return _with_nll(params, scores, per_row, reward_metrics(logps, (chosen, rejected)))
+        difference = chosen - rejected - params.gamma
+        metrics = reward_metrics(logps, (chosen, rejected)) | _saturated(difference)
+        return _with_nll(params, scores, _difference_loss(params, difference), metrics)
+
+
+def _saturated(difference: Tensor) -> dict[str, Tensor]:
+    return {SATURATED.key: (difference.detach() > SATURATED_MARGIN).float()}
 
 
 def _difference_loss(params: CpoParams | SimpoParams, difference: Tensor) -> Tensor:

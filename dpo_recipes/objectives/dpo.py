@@ -29,6 +29,7 @@ from dpo_recipes.objectives.pair_metrics import (
     MARGIN,
     REJECTED_LOGPS,
     REJECTED_REWARD,
+    SATURATED,
 )
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Dpo(Objective):
         replace(REJECTED_REWARD, base_value=0.0),
         replace(CHOSEN_LOGPS, description=f"Summed over an answer's tokens. {CHOSEN_LOGPS.description}"),
         REJECTED_LOGPS,
+        SATURATED,
     )
     metrics_note = IMPLICIT_REWARDS
 
@@ -173,6 +175,10 @@ class Dpo(Objective):
     def averages_tokens(self, params: DpoParams) -> bool:
         """The loss `sft` is a mean over the tokens of a micro-batch."""
         return "sft" in losses_of(params)
+
+    def saturates(self, params: DpoParams) -> bool:
+        """The loss `sigmoid` alone: the likelihood of the chosen answer has a gradient at any margin."""
+        return set(losses_of(params)) == {"sigmoid"} and params.f_divergence_type == "reverse_kl"
 
     def head_outputs(self, params: DpoParams) -> tuple[str, ...]:
         """What TRL's DPOTrainer asks of its head."""

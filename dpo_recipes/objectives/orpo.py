@@ -53,6 +53,10 @@ class Orpo(Objective):
         Metric("log_odds_ratio", "Log sigmoid of the log odds ratio", higher_is_better=True),
     )
 
+    def logps_are_token_means(self, params: OrpoParams) -> bool:
+        """In any case."""
+        return True
+
     def averages_tokens(self, params: OrpoParams) -> bool:
         """The log-likelihood is a mean over the tokens of a micro-batch, as in TRL and the authors' code."""
         return True

@@ -27,6 +27,15 @@ MARGIN = Metric(
 )
 CHOSEN_REWARD = Metric("rewards/chosen", "Reward of the chosen answer", is_signed=True)
 REJECTED_REWARD = Metric("rewards/rejected", "Reward of the rejected answer", is_signed=True)
+SATURATED = Metric(
+    "rewards/saturated",
+    "Pairs with a margin above 4",
+    1,
+    is_share=True,
+    description="Share of pairs whose gradient is below 2 % with a logistic loss.",
+)
+SATURATED_MARGIN = 4.0
+"""The margin m from which a pair counts: 1 / (1 + exp(4)) is 0.018."""
 CHOSEN_LOGPS = Metric(
     "logps/chosen",
     "Log-probability of the chosen answer",

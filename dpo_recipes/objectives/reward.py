@@ -20,7 +20,7 @@ from dpo_recipes.objectives.base import (
     RateRange,
     Scores,
 )
-from dpo_recipes.objectives.pair_metrics import ACCURACY, MARGIN
+from dpo_recipes.objectives.pair_metrics import ACCURACY, MARGIN, SATURATED, SATURATED_MARGIN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +59,9 @@ class Reward(Objective):
         Metric("mean_reward", "Mean reward", is_signed=True),
         Metric("min_reward", "Lowest reward of a micro-batch", is_signed=True),
         Metric("max_reward", "Highest reward of a micro-batch", is_signed=True),
+        SATURATED,
     )
-    """The keys are those of TRL's RewardTrainer."""
+    """The keys are those of TRL's RewardTrainer, which does not log the share of saturated pairs."""
     metrics_note = "The reward of an answer is the number that the model returns. The head of the base is untrained."
 
     def title(self, params: RewardParams) -> str:
@@ -70,6 +71,10 @@ class Reward(Objective):
     def learning_rates(self, params: RewardParams) -> LearningRates | None:
         """From those of large decoders to those of BERT."""
         return REWARD_RATES
+
+    def saturates(self, params: RewardParams) -> bool:
+        """The loss is the logistic one of the difference, unless rewards are centered too."""
+        return params.center_rewards_coefficient == 0.0
 
     def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
         """R327: settings of generated answers and of trained turns, neither of which a reward model has."""
@@ -90,13 +95,15 @@ class Reward(Objective):
         assert scores.values is not None
         chosen, rejected = scores.values[:, 0], scores.values[:, 1]
         difference = chosen - rejected
-        per_row = -logsigmoid(difference if scores.margins is None else difference - scores.margins)
+        if scores.margins is not None:
+            difference = difference - scores.margins
+        per_row = -logsigmoid(difference)
         if params.center_rewards_coefficient > 0.0:
             per_row = per_row + params.center_rewards_coefficient * (chosen + rejected) ** 2
-        return Loss(scores.weighted(per_row), _metrics(scores.values.detach()))
+        return Loss(scores.weighted(per_row), _metrics(scores.values.detach(), difference.detach()))
 
 
-def _metrics(values: Tensor) -> dict[str, Tensor]:
+def _metrics(values: Tensor, difference: Tensor) -> dict[str, Tensor]:
     margins = values[:, 0] - values[:, 1]
     return {
         "accuracy": (margins > 0).float(),
@@ -104,6 +111,7 @@ def _metrics(values: Tensor) -> dict[str, Tensor]:
         "mean_reward": values.mean(dim=1),
         "min_reward": values.min().expand(len(values)),
         "max_reward": values.max().expand(len(values)),
+        SATURATED.key: (difference > SATURATED_MARGIN).float(),
     }
 
 

@@ -45,6 +45,8 @@ FOREIGN_NAMES = {
     "optim": "training.optimizer",
     "warmup_steps": "training.warmup_ratio",
     "activation_checkpointing": "training.gradient_checkpointing",
+    "early_stopping_patience": "training.early_stopping.patience",
+    "early_stopping_threshold": "training.early_stopping.min_delta",
     "max_prompt_length": "data.max_length",
     "truncation_mode": "data.overlong",
     "assistant_only_loss": "data.train_on_turns",

@@ -276,8 +276,8 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "add `eval: {fraction: 0.05}` under `data`",
                 "warning",
             )
-        if recipe.checkpoints.keep_best:
-            yield _best_of_nothing(composed, f"there are no held-out {noun}s to evaluate on", "add `data.eval`")
+        for at in _wishes_for_evaluations(recipe):
+            yield _nothing_compared(at, composed, f"there are no held-out {noun}s to evaluate on", "add `data.eval`")
         if recipe.training.eval_steps is not None:
             yield Finding(
                 "R309",
@@ -286,14 +286,26 @@ def check_held_out(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "there is nothing to evaluate on",
                 "add `data.eval`, or remove `eval_steps`",
             )
-    elif recipe.checkpoints.keep_best and recipe.training.eval_steps is None:
-        why = "the model is evaluated only at the end of training, so there is only one to choose from"
-        yield _best_of_nothing(composed, why, "add `training.eval_steps`")
+    elif recipe.training.eval_steps is None:
+        whys = {
+            "keep_best": "the model is evaluated only at the end of training, so there is only one to choose from",
+            "early_stopping": "the model is evaluated only at the end of training",
+        }
+        for at in _wishes_for_evaluations(recipe):
+            yield _nothing_compared(at, composed, whys[at[-1]], "add `training.eval_steps`")
 
 
-def _best_of_nothing(composed: Composed, why: str, fix: str) -> Finding:
-    at = composed.where(("checkpoints", "keep_best"), key=True)
-    return Finding("R327", "`keep_best` has no effect here", at, why, f"{fix}, or remove `keep_best`")
+def _wishes_for_evaluations(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The paths of the settings that compare evaluations during training."""
+    if recipe.checkpoints.keep_best:
+        yield "checkpoints", "keep_best"
+    if recipe.training.early_stopping is not None:
+        yield "training", "early_stopping"
+
+
+def _nothing_compared(at: tuple[str, str], composed: Composed, why: str, fix: str) -> Finding:
+    what = f"`{at[-1]}` has no effect here"
+    return Finding("R327", what, composed.where(at, key=True), why, f"{fix}, or remove `{at[-1]}`")
 
 
 def _check_one_origin(section: str, held_out: HeldOut, recipe: Recipe, composed: Composed) -> Iterator[Finding]:

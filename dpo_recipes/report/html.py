@@ -3,6 +3,7 @@
 from typing import Any
 
 from dpo_recipes.evaluate.subsets import list_subset_tables
+from dpo_recipes.formats import format_count
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.report.curves import draw_curves
@@ -48,6 +49,7 @@ def render_report(
         comparison=compare_models(result, objective),
         subsets=list_subset_tables(result, objective),
         charts=charts,
+        format_count=format_count,
         absent_charts=absent,
         samples=list_samples(result),
         splits=list_splits(data_report),

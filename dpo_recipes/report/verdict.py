@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dpo_recipes.evaluate.significance import accuracy_interval
 from dpo_recipes.formats import diverged, finite, format_count, format_number, format_percent, format_short
 from dpo_recipes.objectives.base import LOSS, Metric, Objective
 from dpo_recipes.run_result import RunResult
+from dpo_recipes.significance import accuracy_interval
 
 
 def write_verdict(result: RunResult, objective: Objective) -> str:
@@ -27,6 +27,8 @@ def _describe_run(result: RunResult, objective: Objective) -> str:
     text = f"{format_count(result.steps)} {'step' if result.steps == 1 else 'steps'}"
     if result.num_train_rows is not None:
         text += f" on {format_count(result.num_train_rows)} training {objective.row_noun}s"
+    if result.ended_early is not None:
+        text += ", where training ended early"
     if result.status == "finished":
         return f"After {text}"
     return f"The run did not finish (status: {result.status}); after {text}"

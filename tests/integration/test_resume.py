@@ -365,3 +365,26 @@ def test_a_node_that_does_not_see_the_checkpoint_says_so(tmp_path: Path) -> None
     processes = SimpleNamespace(is_main=False, share=lambda mine: (elsewhere, None, ()))
     with pytest.raises(RunError, match="T618"):
         find_start(RunDirectory(tmp_path), "abc", processes, None, None)
+
+
+@pytest.mark.parametrize("step", [2, 5, 7], ids=["before", "at the evaluation before the last", "at the last step"])
+def test_early_stopping_ends_a_resumed_run_at_the_same_step(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], step: int
+) -> None:
+    """A `min_delta` that no evaluation reaches: the first one, at step 4, is the best, and that at step 8 ends it."""
+    recipe = text(tiny_model, pairs).replace(
+        "eval_steps: 4", "eval_steps: 4, early_stopping: {patience: 1, min_delta: 9.0}"
+    )
+    calm = work(recipe)
+    assert calm.result["steps"] == 8
+    assert "has not improved in the last evaluation" in calm.result["ended_early"]
+    assert calm.result["metrics"]["eval_loss"] is not None
+    stop_at(step)
+    stopped = work(recipe)
+    assert stopped.codes == ["I101"]
+    again = work(recipe, resume=True)
+    assert again.result["resumed_from_step"] == step + 1
+    assert weights(again) == weights(calm)
+    assert rows(again) == rows(calm)
+    for part in ("metrics", "steps", "epochs", "ended_early", "guards"):
+        assert again.result[part] == calm.result[part], part

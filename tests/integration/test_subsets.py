@@ -13,8 +13,8 @@ import torch
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.subset_counts import SubsetCounts
-from dpo_recipes.evaluate.significance import accuracy_interval
 from dpo_recipes.formats import format_percent
+from dpo_recipes.significance import accuracy_interval
 
 Work = Callable[..., "Outcome"]  # noqa: F821
 ROWS = [(0, "plain"), (1, "swapped"), (2, "plain"), (3, None), (4, "swapped"), (5, "plain"), (6, "a | b")]

@@ -20,7 +20,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from dpo_recipes.engine import varlen
 from dpo_recipes.engine.attention import KEYWORD
-from dpo_recipes.engine.dpo_trainer import _ACCURACIES, PretokenizedDPOTrainer
+from dpo_recipes.engine.dpo_trainer import _ACCURACIES, _MARGINS, PretokenizedDPOTrainer
 from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.objectives.dpo import DpoLoss, DpoParams
@@ -45,11 +45,12 @@ def test_the_constructor_upstream_has_a_reference_of_its_own_to_be_kept_from() -
 
 
 def test_the_accuracies_of_pairs_are_gathered_before_three_other_values() -> None:
-    """`PretokenizedDPOTrainer.compute_loss` takes them from there, by their place from the end."""
+    """`PretokenizedDPOTrainer._compute_loss` takes them from there, by their place from the end."""
     names = re.findall(r"self\.accelerator\.gather\w*\((\w+)\)", inspect.getsource(DPOTrainer._compute_loss))
     last = ["chosen_rewards", "rejected_rewards", "reward_accuracies", "margins", "chosen_logps", "rejected_logps"]
     assert names[-6:] == last
     assert last[_ACCURACIES] == "reward_accuracies"
+    assert last[_MARGINS] == "margins"
 
 
 def test_a_step_is_followed_by_an_evaluation_that_may_be_left() -> None:

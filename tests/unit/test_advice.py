@@ -11,7 +11,6 @@ import pytest
 from advice_jobs import codes, make_facts, make_recipe, only
 
 from dpo_recipes.error_codes import CODES
-from dpo_recipes.evaluate.significance import interval_half_width, smallest_difference
 from dpo_recipes.fit.advice.checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_ROWS
 from dpo_recipes.fit.advice.learning_rates import format_rate
 from dpo_recipes.fit.advice.rules import RULES, AdviceRule, advise
@@ -19,6 +18,7 @@ from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives.base import PREFERENCE_RATES
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
+from dpo_recipes.significance import interval_half_width, smallest_difference
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "advice.md").read_text(encoding="utf-8")

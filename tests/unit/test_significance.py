@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dpo_recipes.evaluate.significance import (
+from dpo_recipes.significance import (
     accuracy_interval,
+    difference_interval,
     interval_half_width,
     rows_for_half_width,
     smallest_difference,
@@ -63,3 +64,9 @@ def test_the_same_pairs_show_more_than_pairs_of_their_own() -> None:
 def test_a_handful_of_pairs_shows_nothing_beyond_what_is_possible(num_pairs: int) -> None:
     assert 0 < smallest_difference(num_pairs) <= 1
     assert 0 < smallest_difference(num_pairs, disagreement=0.2) <= 0.2
+
+
+def test_the_interval_of_a_difference_is_that_of_newcombes_table() -> None:
+    """Newcombe 1998, table II, example (a): 56 of 70 against 48 of 80, method 10."""
+    low, high = difference_interval(56 / 70, 70, 48 / 80, 80)
+    assert (low, high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))

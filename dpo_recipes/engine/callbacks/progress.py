@@ -12,9 +12,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.engine.speed import SpeedMeter
+from dpo_recipes.engine.watch import Watch
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
 from dpo_recipes.objectives.base import Metric
+from dpo_recipes.run_dir import read_json_lines
 
 _ALIVE_EVERY_S = 5.0
 _SHARE_EVERY_S = 2.0
@@ -59,11 +61,16 @@ class MetricsCallback(TrainerCallback):
         metrics: Iterable[Metric],
         tokens_per_row: float,
         keep_bytes: int = 0,
+        watch: Watch | None = None,
     ) -> None:
         self.path = path
         """None in all processes but the first, which take part in counting but write nothing."""
         if path is not None and _keep_rows(path, keep_bytes) < keep_bytes:
             events.note(f"{path.name} has lost rows that were there when the checkpoint was written")
+        self.watch = watch
+        """Looks at each row, those that are kept first."""
+        if watch is not None and path is not None:
+            watch.replay(read_json_lines(path))
         self.events = events
         self.tokens_per_row = tokens_per_row
         live = [metric.key for metric in metrics if metric.is_shown_live]
@@ -80,7 +87,8 @@ class MetricsCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock."""
+        """Start the clock. A run whose rows have already ended it does no other step."""
+        self._end_if_seen(control)
         self.started, self.first_step = time.monotonic(), state.global_step
         if self.speed is not None:
             self.speed.start()
@@ -144,6 +152,13 @@ class MetricsCallback(TrainerCallback):
                 file.write(json.dumps(row) + "\n")
         self.latest = {**self.latest, **{name: row[name] for name in self.shown if name in row}}
         self._report_step()
+        if self.watch is not None:
+            self.watch.see(row)
+        self._end_if_seen(control)
+
+    def _end_if_seen(self, control: TrainerControl) -> None:
+        if self.watch is not None and self.watch.should_end():
+            control.should_training_stop = True
 
 
 def _keep_rows(path: Path, num_bytes: int) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dpo_recipes.evaluate.significance import interval_half_width, rows_for_half_width, smallest_difference
 from dpo_recipes.fit.advice.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Advice, Objective, RowCounts, RowShape
 from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.significance import interval_half_width, rows_for_half_width, smallest_difference
 
 FEW_TRAIN_ROWS = 300
 """Fewer than ten steps with Zephyr's batch of 32, and less than a third of what Amazon's guide recommends."""

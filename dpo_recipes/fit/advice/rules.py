@@ -7,21 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from dpo_recipes.errors import Finding
+from dpo_recipes.errors import Finding, Reference
 from dpo_recipes.fit.advice import checks
 from dpo_recipes.fit.advice.checks import Remark
 from dpo_recipes.fit.facts import JobFacts
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A publication that supports a reason."""
-
-    name: str
-    url: str
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.url}"
 
 
 @dataclass(frozen=True)

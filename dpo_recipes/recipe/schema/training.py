@@ -38,6 +38,29 @@ Optimizer = Literal[
 ]
 
 
+class EarlyStopping(Section):
+    """Ends training when evaluations no longer improve (Prechelt 1998, https://doi.org/10.1007/3-540-49430-8_3). The
+    model is then evaluated and saved as after the last step. The schedule of the learning rate is that of the whole
+    run."""
+
+    patience: int = Field(
+        default=3,
+        ge=1,
+        description="The number of evaluations in sequence without an improvement after which training ends.",
+    )
+    min_delta: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="An evaluation improves on the best one so far if it is better by more than this, in the unit of "
+        "the metric.",
+    )
+    metric: str | None = Field(
+        default=None,
+        description="The key of the metric, such as `rewards/margins`. Absent: the objective's own metric, as with "
+        "`checkpoints.keep_best: true`.",
+    )
+
+
 class Training(Section):
     """Optimization. One optimizer step uses micro_batch_size × gradient_accumulation_steps × processes rows."""
 
@@ -119,6 +142,11 @@ class Training(Section):
         default=None,
         description="Optimizer steps between two evaluations on the held-out rows, or `epoch` for one after each "
         "epoch. Absent: one evaluation at the end.",
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None,
+        description="Ending training when the evaluations of `eval_steps` no longer improve. `checkpoints.keep_best` "
+        "then saves the best model instead of the last one. null: training never ends for this reason.",
     )
     seed: int = Field(
         default=42,

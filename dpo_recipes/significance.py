@@ -20,6 +20,15 @@ def accuracy_interval(accuracy: float, num_rows: float, z: float = Z_95) -> tupl
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
+def difference_interval(first: float, num_first: float, second: float, num_second: float) -> tuple[float, float]:
+    """The 95% interval of the difference `first` - `second` of two shares, each seen on rows of its own, from their
+    Wilson intervals (Newcombe 1998, Statistics in Medicine 17:873, method 10)."""
+    (low_1, high_1), (low_2, high_2) = accuracy_interval(first, num_first), accuracy_interval(second, num_second)
+    difference = first - second
+    below, above = math.hypot(first - low_1, high_2 - second), math.hypot(high_1 - first, second - low_2)
+    return difference - below, difference + above
+
+
 def interval_half_width(num_rows: float) -> float:
     """Half of the widest 95% Wilson interval on `num_rows` rows, that of an accuracy of one half."""
     low, high = accuracy_interval(0.5, num_rows)
