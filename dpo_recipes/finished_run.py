@@ -114,7 +114,7 @@ def open_run(path: Path) -> FinishedRun:
     """
     run = RunDirectory(path.expanduser().resolve()).shared_run
     if not run.resolved_recipe.is_file():
-        raise _not_a_run(path)
+        raise not_a_run(path)
     if not run.result.is_file():
         raise _not_finished(run)
     result = read_result(run.result)
@@ -137,14 +137,21 @@ def _unreadable_recipe(run: RunDirectory, why: str) -> RunError:
     )
 
 
-def _not_a_run(path: Path) -> RunError:
+def not_a_run(path: Path, output_dir: Path | None = None) -> RunError:
+    """The error T640 for a path that is not the directory of a run. `output_dir` is where its name was looked up."""
     found = sorted(path.glob("*/resolved.yaml"), reverse=True) or sorted(path.glob("*/*/resolved.yaml"), reverse=True)
     above = [parent for parent in path.resolve().parents[:2] if (parent / "resolved.yaml").is_file()]
     near = [*above, *(file.parent for file in found)]
+    if path.is_dir():
+        why = "it has no resolved.yaml; a run directory has resolved.yaml, metrics.jsonl and, if finished, result.json"
+    elif output_dir is None:
+        why = "there is no such directory"
+    else:
+        why = f"there is no such directory, and no run of that name below {output_dir}"
     return RunError.of(
         "T640",
         f"{path} is not the directory of a run",
-        why="it has no resolved.yaml" if path.is_dir() else "there is no such directory",
+        why=why,
         fix=f"did you mean {near[0]}?"
         if near
         else "give a directory that `dpo-recipe run` made: `runs/<recipe name>/<time>-<id>` below its `output_dir`",

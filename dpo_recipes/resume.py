@@ -120,7 +120,7 @@ def read_recipe(run: RunDirectory) -> Recipe | None:
 
 def differences(earlier: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     """The values that differ and change the result, as (path, earlier, now)."""
-    before, after = (dict(_leaves(identity(recipe))) for recipe in (earlier, now))
+    before, after = (dict(leaves(identity(recipe))) for recipe in (earlier, now))
     paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
     noun = objective_of(now).row_noun
     names = {_ROWS_PER_STEP: f"{noun}s a step"}
@@ -134,13 +134,14 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     return {**kept, "guards": stopping, _ROWS_PER_STEP: effective_batch(recipe)}
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The single values of nested plain data, each with its path as `--set` takes it."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+            yield from leaves(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and value:
         for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}[{index}]")
+            yield from leaves(inner, f"{path}[{index}]")
     else:
         yield path, value
 

@@ -60,6 +60,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def answers(self) -> Path:
+        """One object for each evaluation in training with `evaluation.samples_each_eval`: the step and the answers."""
+        return self.path / "answers.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints of the trainer."""
         return self.path / "checkpoints"

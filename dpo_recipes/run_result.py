@@ -65,6 +65,14 @@ class Sample(_ShortPart):
     """The answer in the data, if there is one for a prompt."""
 
 
+class StepAnswers(_Part):
+    """The answers of the model after a step of training."""
+
+    step: int
+    answers: list[str]
+    """To the first prompts of `RunResult.samples`."""
+
+
 class AnswerWords(_Part):
     """The mean number of words of the generated answers."""
 
@@ -208,6 +216,8 @@ class RunResult(TrainingFigures):
     """Of the process that needed most."""
     processes: ProcessInfo = Field(default_factory=ProcessInfo)
     samples: list[Sample] = Field(default_factory=list)
+    answers_by_step: list[StepAnswers] = Field(default_factory=list)
+    """With `evaluation.samples_each_eval`: the answers at each evaluation in training, in the order of the steps."""
     answer_words: AnswerWords | None = None
     """None if no answers were generated."""
     guards: GuardReport = Field(default_factory=GuardReport)

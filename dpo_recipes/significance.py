@@ -1,10 +1,12 @@
-"""What a number of held-out rows can show: intervals of an accuracy, and the smallest detectable difference.
+"""What a number of held-out rows or of repeated runs can show: intervals, and the smallest detectable difference.
 
 This is plain arithmetic without any library, so that it can be used before anything is trained.
 """
 
 import math
-from statistics import NormalDist
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, variance
 
 Z_95 = 1.96
 """Standard deviations that a two-sided 95% interval reaches to each side."""
@@ -58,3 +60,47 @@ def smallest_difference(num_rows: float, *, disagreement: float | None = None) -
     root = math.sqrt(max(0.0, num_rows + z_power**2 - Z_95**2))
     difference = math.sqrt(disagreement) * (Z_95 * math.sqrt(num_rows) + z_power * root) / (num_rows + z_power**2)
     return min(disagreement, difference)
+
+
+_T_95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+)  # fmt: skip
+"""The 97.5% quantiles of Student's t distribution with 1, 2, ... degrees of freedom."""
+
+
+def t_quantile(degrees: int) -> float:
+    """Half-width of a two-sided 95% interval of a mean, in standard errors, with so many degrees of freedom.
+
+    Above 20, the first terms of the expansion by 1/degrees (Abramowitz and Stegun, 26.7.5), exact to 1e-5.
+    """
+    if degrees <= len(_T_95):
+        return _T_95[degrees - 1]
+    z = NormalDist().inv_cdf(0.975)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much values vary that were measured repeatedly under the same conditions."""
+
+    deviation: float
+    degrees: int
+    """Degrees of freedom of the standard deviation."""
+
+    def half_width(self, *counts: int) -> float:
+        """Half of the 95% interval of a mean of so many values, or with two counts of the difference of two means."""
+        return t_quantile(self.degrees) * self.deviation * math.sqrt(sum(1 / count for count in counts))
+
+
+def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread | None:
+    """The common spread of several groups of repeated values; None if no group has two values."""
+    squares, degrees = 0.0, 0
+    for group in groups:
+        if len(group) > 1:
+            squares += variance(group) * (len(group) - 1)
+            degrees += len(group) - 1
+    return Spread(math.sqrt(squares / degrees), degrees) if degrees else None

@@ -18,7 +18,7 @@ from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
 from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json, write_text_atomically
+from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
 from dpo_recipes.run_result import DataInfo, Environment, ModelInfo, ProcessInfo, RunResult
 
 if TYPE_CHECKING:
@@ -201,6 +201,8 @@ class RunStages:
 
     def _result(self, bundle: ModelBundle, tokenized: TokenizedSplits, samples: Samples) -> RunResult:
         """What is known before the model is saved, without the results of the training."""
+        from dpo_recipes.engine.callbacks.answers import read_answers
+
         peaks = self.distributed.gather(machine.peak_memory_bytes())
         return RunResult(
             status="finished",
@@ -215,6 +217,7 @@ class RunStages:
             peak_memory_bytes=max(peaks),
             processes=ProcessInfo(**self.launch.to_json(), peak_memory_bytes=peaks),
             samples=samples.side_by_side(),
+            answers_by_step=read_answers(self.shared_run.answers),
             answer_words=samples.answer_words(),
             model=ModelInfo(**bundle.model_info),
             environment=Environment(**machine.describe_machine(), packages=machine.package_versions()),
@@ -222,14 +225,12 @@ class RunStages:
         )
 
     def _report(self, result: RunResult) -> None:
-        from dpo_recipes.report.html import render_report
+        from dpo_recipes.finished_run import FinishedRun
+        from dpo_recipes.report.html import render_run
 
         finished = time.time()
         result = result.with_changes(finished_at=_iso(finished), wall_s=round(finished - self.started, 1))
-        rows = read_json_lines(self.shared_run.metrics)
-        recipe_text = self.shared_run.resolved_recipe.read_text(encoding="utf-8")
-        data_report = _read_json(self.shared_run.data_report)
-        page = render_report(result, self.recipe, rows, recipe_text, data_report)
+        page = render_run(FinishedRun(self.shared_run, self.recipe, result))
         write_text_atomically(self.shared_run.report, page)
         result.write(self.shared_run.result)
         self.events.emit("done", result=str(self.shared_run.result))

@@ -25,8 +25,24 @@ from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RUN, DpoRecipeError, is_no
 
 gc.enable()
 
-VERBS = ("run", "launch", "validate", "plan", "data", "show", "schema", "ls", "cp", "init", "explain", "doctor")
-"""The commands in the order of `--help`; `cli/<verb>.py` has a function of the same name."""
+VERBS = (
+    "run",
+    "launch",
+    "validate",
+    "plan",
+    "data",
+    "show",
+    "runs",
+    "report",
+    "schema",
+    "ls",
+    "cp",
+    "init",
+    "explain",
+    "doctor",
+)
+"""The commands in the order of `--help`; `cli/<verb>.py` has a function of the same name, or `app` for a command with
+commands of its own."""
 
 
 class _Verbs(TyperGroup):
@@ -40,9 +56,12 @@ class _Verbs(TyperGroup):
             for verb in VERBS:
                 self.get_command(ctx, verb)
         elif cmd_name not in self.commands:
-            alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
             gc.disable()
-            alone.command(cmd_name)(getattr(import_module(f"dpo_recipes.cli.{cmd_name}"), cmd_name))
+            module = import_module(f"dpo_recipes.cli.{cmd_name}")
+            alone = getattr(module, "app", None)
+            if alone is None:
+                alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+                alone.command(cmd_name)(getattr(module, cmd_name))
             gc.freeze()
             gc.enable()
             self.commands[cmd_name] = get_command(alone)

@@ -1,19 +1,19 @@
-"""The progress of a run: a live line on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""The progress of a run: a live view on a terminal, plain lines elsewhere. Everything goes to stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_recipes.cli.live_view import LiveView
 from dpo_recipes.errors import Finding
 from dpo_recipes.formats import format_bytes
 from dpo_recipes.objectives import get_objective
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.base import Metric, Objective
 
 if TYPE_CHECKING:
     from dpo_recipes.finished_run import FinishedRun
@@ -26,8 +26,7 @@ class Progress:
     """Turns a worker's events into text."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._open_line = False
+        self._live = LiveView(write_message) if sys.stderr.isatty() else None
         self._last_plain = 0.0
         self._metrics: tuple[Metric, ...] = ()
         """Those of the run's objective, which its first event names."""
@@ -39,23 +38,23 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """End the live line, if there is one."""
-        if self._open_line:
-            write_message("\n")
-            self._open_line = False
+        """Leave the last state of the live view where it is."""
+        if self._live is not None:
+            self._live.leave()
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Show one event."""
         kind = event["event"]
         if kind == "run":
             again = ", unfinished: resuming it" if event.get("resumed") else ""
-            self._line(f"run       {_short(event['dir'])}{again}")
+            self._line(f"run       {short_path(event['dir'])}{again}")
             objective = get_objective(event["objective"])
             self._metrics = objective.metrics
             self._launch(event["plan"], objective.row_noun)
             for finding in event["plan"].warnings:
                 self._line(finding.render())
         elif kind == "stage":
+            self.close()
             self._line(f"{event['name']:<9} {event['detail']}")
         elif kind == "note":
             self._line(f"          {event['text']}")
@@ -64,7 +63,7 @@ class Progress:
         elif kind == "retry":
             self._line(f"{event['error']}\nretry     starting again, {event['left']} retries left")
         elif kind == "share":
-            self._now(f"{event['name']:<9} {event['detail']} {event['done']:.0%}  ETA {_duration(event['eta_s'])}")
+            self._share(event)
         elif kind == "step":
             self._step(event)
 
@@ -86,44 +85,49 @@ class Progress:
             f"done      {result.steps} steps, {result.train_runtime_s:.0f} s of training, "
             f"{result.rows_per_second:.2f} {noun}s/s{saved}, peak {format_bytes(result.peak_memory_bytes)}"
         )
-        held_out = [_held_out(metric, result) for metric in objective.metrics if metric.is_shown_live]
-        if any(held_out):
-            self._line(f"held out  {', '.join(filter(None, held_out))}")
+        if held_out := describe_held_out(result, objective):
+            self._line(f"held out  {held_out}")
         if result.guards.alerts:
             seen = ", ".join(f"{alert.guard} at step {alert.step}" for alert in result.guards.alerts)
             self._line(f"guards    {seen}; the report explains them")
         if words:
             self._line(f"answers   {words.base} words before, {words.tuned} after ({words.prompts} prompts)")
-        self._line(f"model     {_short(str(finished.model_dir))}")
+        self._line(f"model     {short_path(finished.model_dir)}")
         if result.saved_model:
             self._line(f"saved     {describe_saved_model(result.saved_model)}")
-        self._line(f"report    {_short(str(finished.run.report))}")
+        self._line(f"report    {short_path(finished.run.report)}")
+
+    def _share(self, event: dict[str, Any]) -> None:
+        eta = _duration(event["eta_s"])
+        if self._live is not None:
+            self._live.show_share(event["name"], event["detail"], event["done"], eta)
+        else:
+            self._now(f"{event['name']:<9} {event['detail']} {event['done']:.0%}  ETA {eta}")
 
     def _step(self, event: dict[str, Any]) -> None:
-        values = event["metrics"]
+        values, eta = event["metrics"], _duration(event["eta_s"])
+        if self._live is not None:
+            self._live.show_step(event, self._metrics, eta)
+            return
         parts = [f"train     step {event['step']}/{event['total']}"]
         for metric in self._metrics:
             if metric.is_shown_live and values.get(metric.key) is not None:
                 parts.append(f"{metric.live_label} {metric.format(values[metric.key])}")
         parts.append(f"{event['tokens_per_second']:.0f} tokens/s")
-        parts.append(f"ETA {_duration(event['eta_s'])}")
+        parts.append(f"ETA {eta}")
         self._now("  ".join(parts), is_last=event["step"] == event["total"])
 
     def _now(self, text: str, *, is_last: bool = False) -> None:
-        """The progress of a stage. A terminal shows it in one line; elsewhere only some updates are printed."""
-        if not self._live and not is_last and time.monotonic() - self._last_plain < _PLAIN_EVERY_S:
-            return
-        self._last_plain = time.monotonic()
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            write_message(f"\r\x1b[K{text[:width]}")
-            self._open_line = True
-        else:
+        """Print the progress of a stage, but not more often than every few seconds."""
+        if is_last or time.monotonic() - self._last_plain >= _PLAIN_EVERY_S:
+            self._last_plain = time.monotonic()
             write_message(f"{text}\n")
 
     def _line(self, text: str) -> None:
-        self.close()
-        write_message(f"{text}\n")
+        if self._live is not None:
+            self._live.write_above(text)
+        else:
+            write_message(f"{text}\n")
 
 
 def write_message(text: str) -> None:
@@ -131,6 +135,12 @@ def write_message(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def describe_held_out(result: RunResult, objective: Objective) -> str:
+    """The metrics on the held-out rows in one line; empty without a value."""
+    values = [_held_out(metric, result) for metric in objective.metrics if metric.is_shown_live]
+    return ", ".join(filter(None, values))
 
 
 def _held_out(metric: Metric, result: RunResult) -> str:
@@ -148,8 +158,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _short(path: str) -> str:
+def short_path(path: str | Path) -> str:
+    """A path relative to the current folder, if it is below it."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
     except ValueError:
-        return path
+        return str(path)

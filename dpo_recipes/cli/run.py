@@ -90,4 +90,9 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     elif json_:
         typer.echo(json.dumps(finished.result.to_json(), indent=2, ensure_ascii=False))
     else:
+        from dpo_recipes.cli.next_steps import describe_next_steps
+        from dpo_recipes.cli.progress import write_message
+
         progress.summary(finished)
+        again = ["dpo-recipe", "run", recipe, *(word for override in overrides for word in ("--set", override))]
+        write_message("".join(f"{line}\n" for line in describe_next_steps(finished, again)))

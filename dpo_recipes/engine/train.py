@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_recipes.data.tokenize import TokenizedSplits
+from dpo_recipes.engine.callbacks.answers import answers_at_evaluations
 from dpo_recipes.engine.callbacks.baseline import BaselineCallback, answer_as_base
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
@@ -110,7 +111,10 @@ def train(  # noqa: PLR0913
         watch,
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
-    callbacks = [saving, metrics, DivergenceCallback(), probe]
+    callbacks = [
+        saving, metrics, DivergenceCallback(), probe,
+        *answers_at_evaluations(recipe, samples, bundle, run.answers, events, distributed),
+    ]  # fmt: skip
     writer = CheckpointWriter(
         run.checkpoints,
         recipe.checkpoints.save_total_limit,

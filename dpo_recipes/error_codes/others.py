@@ -19,9 +19,16 @@ CODES = {
     "U402": entry("a file cannot be written", "Choose another folder, or change its permissions."),
     "U403": entry("an unknown code", "`dpo-recipe explain` lists all codes."),
     "U404": entry(
-        "an answer is missing", "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data."
+        "an answer is missing",
+        "`dpo-recipe init` asks on a terminal; elsewhere it needs --model and --data. `dpo-recipe runs rm` and `prune`",
+        "need --yes there.",
     ),
     "U405": entry("an unknown objective", "`dpo-recipe init --objective` takes a `kind` of docs/recipe.md."),
+    "U406": entry(
+        "runs cannot be compared by this metric",
+        "`dpo-recipe report --metric` takes a metric of the runs' objectives whose high or low values are better, and",
+        "that at least one of the runs has measured on held-out rows.",
+    ),
     "U420": entry(
         "an option that cannot be passed to sbatch",
         "`--slurm` and DPO_RECIPE_SLURM accept sbatch's long options, such as partition=gpu. Options that follow from",

@@ -165,6 +165,11 @@ CODES = {
         "weights that make every loss 0",
         "KTO multiplies the losses of good answers by `desirable_weight`, those of bad ones by `undesirable_weight`.",
     ),
+    "R354": entry(
+        "no answers at evaluations",
+        "`evaluation.samples_each_eval` takes the first of the `num_samples` prompts, and needs `training.eval_steps`",
+        "and a model that generates text.",
+    ),
     "R355": entry(
         "no metric to choose by",
         "`keep_best: true`, and `early_stopping` without `metric`, go by the objective's own metric. Another one is",

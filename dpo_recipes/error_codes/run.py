@@ -143,6 +143,11 @@ CODES = {
         "the result of the run cannot be read",
         "result.json has another schema than this version reads, or it or resolved.yaml was changed or truncated.",
     ),
+    "T643": entry(
+        "a run that is not removed",
+        "`dpo-recipe runs rm` deletes no run that is being executed or waits in a queue, and without `--unfinished`",
+        "none that could be resumed.",
+    ),
     # T63x: SLURM
     "T630": entry(
         "SLURM's commands are not installed",

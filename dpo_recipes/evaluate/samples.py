@@ -52,8 +52,12 @@ class Samples:
 
     def ask(self, version: str, model: Any, bundle: ChatModel) -> None:
         """Let a version of the model (`base` or `tuned`) answer all prompts."""
-        prompts = [render_prompt(row, bundle.chat.renderer) for row in self.rows]
-        self.answers[version] = generate_answers(model, bundle, prompts, self.max_new_tokens)
+        self.answers[version] = self.answer(model, bundle, len(self.rows))
+
+    def answer(self, model: Any, bundle: ChatModel, count: int) -> list[str]:
+        """The model's answers to the first `count` prompts."""
+        prompts = [render_prompt(row, bundle.chat.renderer) for row in self.rows[:count]]
+        return generate_answers(model, bundle, prompts, self.max_new_tokens)
 
     def side_by_side(self) -> list[Sample]:
         """One sample for each prompt, with the answers of each version and those in the data by their names."""

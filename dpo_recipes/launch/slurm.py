@@ -97,6 +97,12 @@ def is_executed(run: RunDirectory) -> bool:
     return view is not None and not view.is_queued
 
 
+def has_job(run: RunDirectory) -> bool:
+    """Whether a job that was submitted for this run waits in the queue or is running. Raises `RunError` T631 if SLURM
+    does not answer."""
+    return _find_job(run) is not None
+
+
 def _find_job(run: RunDirectory) -> tuple[int, JobView] | None:
     """The number and state of the run's job, or None if none was submitted or it has ended.
 

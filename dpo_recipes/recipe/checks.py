@@ -192,6 +192,30 @@ def _check_metric(recipe: Recipe, composed: Composed, at: DataPath, wanted: str,
     )
 
 
+def check_samples(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R354: `samples_each_eval` asks for answers that there cannot be."""
+    wanted, held = recipe.evaluation.samples_each_eval, recipe.evaluation.num_samples
+    if not wanted:
+        return
+    if objective_of(recipe).head != "causal_lm":
+        why, fix = f"the model of `{recipe.objective.kind}` generates no text", "remove it"
+    elif recipe.training.eval_steps is None:
+        why = "the model is evaluated only before and after training"
+        fix = "add `training.eval_steps`, or remove `samples_each_eval`"
+    elif wanted > held:
+        why = f"these prompts are the first of the `num_samples`, which are {held}"
+        fix = f"write at most {held}, or raise `num_samples`"
+    else:
+        return
+    yield Finding(
+        "R354",
+        f"{wanted} {'prompt' if wanted == 1 else 'prompts'} cannot be answered at each evaluation",
+        composed.where(("evaluation", "samples_each_eval"), key=True),
+        why,
+        fix,
+    )
+
+
 def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R316: the library of a requested tracker is not installed."""
     for index, name in enumerate(recipe.tracking.report_to):
@@ -213,6 +237,7 @@ RULES: tuple[RecipeRule, ...] = (
     check_objective,
     check_token_budget,
     check_metrics,
+    check_samples,
     *device_checks.RULES,
     *launch_checks.RULES,
     check_tracking,

@@ -29,6 +29,10 @@ class Series:
     points: list[Point]
     hue: int = 0
     dashed: bool = False
+    is_labelled: bool = True
+    """Whether its name and last value stand at its end."""
+    is_quiet: bool = False
+    """Whether it is only drawn thinly, as the background of others."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class ChartSpec:
     format_value: Callable[[float], str] = str
     y_ticks: tuple[float, ...] | None = None
     reference_y: float | None = None
+    x_name: str = "step"
+    max_points: int = MAX_POINTS
+    """The number of points to which a longer line is thinned."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,10 @@ class Line:
     markers: list[Marker]
     hue: int
     dashed: bool
-    label: str
+    label: str | None
     label_y: float
     end: tuple[float, float]
+    is_quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Chart:
     reference_at: float | None
     lines: list[Line]
     num_gaps: int
+    x_name: str = "step"
     width: int = field(default=WIDTH)
     height: int = field(default=HEIGHT)
     left: float = field(default=LEFT)
@@ -143,13 +152,15 @@ def lay_out_chart(spec: ChartSpec) -> Chart | None:
     shown = [s for s in spec.series if any(y is not None for _, y in s.points)]
     if not shown:
         return None
+    shown.sort(key=lambda series: not series.is_quiet)  # what is drawn later covers what was drawn before
     ys = [y for s in shown for _, y in s.points if y is not None]
     ys += [] if spec.reference_y is None else [spec.reference_y]
     y_ticks = list(spec.y_ticks or nice_ticks(min(ys), max(ys)))
-    x_max = max(1.0, *(x for s in shown for x, _ in s.points))
+    x_max = max(x for s in shown for x, _ in s.points) or 1.0
     texts = _tick_texts(spec, y_ticks)
-    labels = [f"{s.label} {spec.format_value(_last(s)[1])}".strip() for s in shown]
-    right = WIDTH - 16 - max(MIN_LABEL_WIDTH, LABEL_CHAR_WIDTH * max(map(len, labels)))
+    labels = [_label(spec, series) for series in shown]
+    longest = max((len(label) for label in labels if label is not None), default=0)
+    right = WIDTH - 16 - max(MIN_LABEL_WIDTH, LABEL_CHAR_WIDTH * longest)
 
     def x_at(x: float) -> float:
         return LEFT + (right - LEFT) * x / x_max
@@ -157,21 +168,38 @@ def lay_out_chart(spec: ChartSpec) -> Chart | None:
     def y_at(y: float) -> float:
         return BOTTOM - (BOTTOM - TOP) * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
 
-    label_ys = spread_labels([y_at(_last(s)[1]) for s in shown], TOP, BOTTOM, LABEL_GAP)
     return Chart(
         title=spec.title,
         caption=spec.caption,
         description=_describe(spec, shown),
         right=right,
-        x_ticks=[Tick(x_at(x), f"{x:,.0f}") for x in _step_ticks(x_max)],
+        x_ticks=[Tick(x_at(x), text) for x, text in _x_ticks(x_max, spec.x_name)],
         y_ticks=[Tick(y_at(y), text) for y, text in zip(y_ticks, texts, strict=True)],
         reference_at=None if spec.reference_y is None else y_at(spec.reference_y),
         lines=[
-            _place_line(s, label, label_y, x_at, y_at, spec.format_value)
-            for s, label, label_y in zip(shown, labels, label_ys, strict=True)
+            _place_line(series, label, label_y, spec, x_at, y_at)
+            for series, label, label_y in zip(shown, labels, _label_ys(shown, labels, y_at), strict=True)
         ],
         num_gaps=sum(y is None for s in spec.series for _, y in s.points),
+        x_name=spec.x_name,
     )
+
+
+def _label(spec: ChartSpec, series: Series) -> str | None:
+    """The text at the end of a line: its name and its last value."""
+    if not series.is_labelled or series.is_quiet:
+        return None
+    return f"{series.label} {spec.format_value(_last(series)[1])}".strip()
+
+
+def _label_ys(shown: list[Series], labels: list[str | None], y_at: Callable[[float], float]) -> list[float]:
+    """The height of each label; where there is none, that of the end of the line."""
+    ends = [y_at(_last(series)[1]) for series in shown]
+    labelled = [number for number, label in enumerate(labels) if label is not None]
+    spread = spread_labels([ends[number] for number in labelled], TOP, BOTTOM, LABEL_GAP)
+    for number, label_y in zip(labelled, spread, strict=True):
+        ends[number] = label_y
+    return ends
 
 
 def _tick_texts(spec: ChartSpec, ticks: list[float]) -> list[str]:
@@ -187,19 +215,23 @@ def _last(series: Series) -> tuple[float, float]:
     return next((x, y) for x, y in reversed(series.points) if y is not None)
 
 
-def _step_ticks(x_max: float) -> list[float]:
-    return [x for x in nice_ticks(0, x_max) if x <= x_max and x == int(x)]
+def _x_ticks(x_max: float, x_name: str) -> list[tuple[float, str]]:
+    """Round numbers up to the end of the axis; steps are whole numbers."""
+    ticks = [x for x in nice_ticks(0, x_max) if x <= x_max]
+    if x_name == "step":
+        return [(x, f"{x:,.0f}") for x in ticks if x == int(x)]
+    return [(x, f"{x:g}") for x in ticks]
 
 
 def _place_line(
     series: Series,
-    label: str,
+    label: str | None,
     label_y: float,
+    spec: ChartSpec,
     x_at: Callable[[float], float],
     y_at: Callable[[float], float],
-    format_value: Callable[[float], str],
 ) -> Line:
-    points = thin_points(series.points)
+    points = thin_points(series.points, spec.max_points)
     values = [None, *(y for _, y in points), None]
     path, markers = "", []
     for i, (x, y) in enumerate(points):
@@ -207,20 +239,28 @@ def _place_line(
             continue
         path += f"{'M' if values[i] is None else 'L'}{x_at(x):.1f} {y_at(y):.1f}"
         alone = values[i] is None and values[i + 2] is None
-        if alone or len(points) <= MAX_MARKERS or (x, y) == _last(series):
-            markers.append(Marker(x_at(x), y_at(y), f"step {x:,.0f}: {format_value(y)}"))
+        if not series.is_quiet and (alone or len(points) <= MAX_MARKERS or (x, y) == _last(series)):
+            markers.append(Marker(x_at(x), y_at(y), f"{spec.x_name} {_x_text(x, spec)}: {spec.format_value(y)}"))
     last_x, last_y = _last(series)
     end = (x_at(last_x), y_at(last_y))
-    return Line(path, markers, series.hue, series.dashed, label, label_y, end)
+    return Line(path, markers, series.hue, series.dashed, label, label_y, end, series.is_quiet)
+
+
+def _x_text(x: float, spec: ChartSpec) -> str:
+    return f"{x:,.0f}" if spec.x_name == "step" else f"{x:.3g}"
 
 
 def _describe(spec: ChartSpec, shown: list[Series]) -> str:
     parts = []
     for series in shown:
+        if series.is_quiet or not series.is_labelled:
+            continue
         first_x, first_y = next((x, y) for x, y in series.points if y is not None)
         last_x, last_y = _last(series)
-        text = f"{series.label} {spec.format_value(first_y)} at step {first_x:,.0f}"
+        text = f"{series.label} {spec.format_value(first_y)} at {spec.x_name} {_x_text(first_x, spec)}"
         if last_x != first_x:
-            text += f" to {spec.format_value(last_y)} at step {last_x:,.0f}"
+            text += f" to {spec.format_value(last_y)} at {spec.x_name} {_x_text(last_x, spec)}"
         parts.append(text.strip())
-    return f"{spec.title} by training step: {'; '.join(parts)}."
+    others = sum(series.is_quiet or not series.is_labelled for series in shown)
+    parts += [f"and {others} other lines"] if others else []
+    return f"{spec.title} by training {spec.x_name}: {'; '.join(parts)}."

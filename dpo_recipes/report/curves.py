@@ -38,11 +38,26 @@ class Curve:
     y_ticks: tuple[float, ...] | None = None
     reference_y: float | None = None
     optional: bool = False
+    scale: float = 1.0
+    """The factor from the logged values to those that are drawn."""
 
 
 _OTHER_CURVES = (
     Curve("Learning rate", (Column("learning_rate", ""),), "", optional=True),
     Curve("Gradient norm", (Column("grad_norm", ""),), "Before clipping.", optional=True),
+    Curve(
+        "Throughput",
+        (Column("distinct_tokens_per_second", ""),),
+        "Distinct tokens a second, without padding; a prompt that several answers share counts once.",
+        optional=True,
+    ),
+    Curve(
+        "Peak memory, GiB",
+        (Column("peak_memory_bytes", ""),),
+        "The highest use up to each step, of the process that needs most.",
+        optional=True,
+        scale=2**-30,
+    ),
 )
 
 
@@ -85,20 +100,20 @@ def _columns(metrics: list[Metric]) -> tuple[Column, ...]:
     )
 
 
-def read_points(rows: list[dict[str, Any]], key: str) -> list[Point]:
-    """The logged values of one key by step; of rows with equal steps the last one counts.
+def read_points(rows: list[dict[str, Any]], key: str, scale: float = 1.0, x_key: str = "step") -> list[Point]:
+    """The logged values of one key by step, multiplied by `scale`; of rows with equal steps the last one counts.
 
     A resumed run logs the steps it repeats a second time, hence the rule. A row without
     the key is no point; a null, NaN or infinite value is a gap.
     """
     points: dict[float, float | None] = {}
     for row in rows:
-        step = finite(row.get("step"))
+        step = finite(row.get(x_key))
         if step is None or key not in row:
             continue
         value = finite(row[key])
         drawable = value is not None and abs(value) < MAX_DRAWABLE
-        points[step] = value if drawable else None
+        points[step] = value * scale if value is not None and drawable else None
     return sorted(points.items())
 
 
@@ -110,7 +125,7 @@ def draw_curves(rows: list[dict[str, Any]], metrics: Iterable[Metric]) -> tuple[
             title=curve.title,
             caption=curve.caption,
             series=[
-                Series(column.label, read_points(rows, column.key), column.hue, column.dashed)
+                Series(column.label, read_points(rows, column.key, curve.scale), column.hue, column.dashed)
                 for column in curve.columns
             ],
             format_value=curve.format_value,

@@ -11,22 +11,11 @@ from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.formats import format_count, format_number, format_percent
 from dpo_recipes.report.bars import BarChart, lay_out_bars
 from dpo_recipes.report.sections import Tile
+from dpo_recipes.report.table import Table
 from dpo_recipes.report.templates import load_templates
 
 _TITLES = {"train": "Training", "eval": "Held-out", "test": "Test"}
 _WAYS = ("drop", "truncate_prompt_start", "truncate_completion_end")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts. `words` are the columns with words instead of numbers, `marked` is the row to highlight."""
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    words: tuple[int, ...] = ()
-    marked: int | None = None
 
 
 @dataclass(frozen=True)

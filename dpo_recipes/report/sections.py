@@ -125,12 +125,22 @@ def describe_saved_model(saved: SavedModelComparison | None) -> str:
 
 
 def list_samples(result: RunResult) -> list[dict[str, Any]]:
-    """The samples with their texts, each with its number of words (None if not made)."""
+    """The samples with their texts, each with its number of words (None if not made), and with the answers during
+    training."""
     samples = []
-    for sample in result.samples:
+    for number, sample in enumerate(result.samples):
         texts = dict(sample)
         words = {part: len(text.split()) for part, text in texts.items() if text is not None}
-        samples.append({**texts, "words": words})
+        during = [
+            {
+                "name": f"Step {format_count(at.step)}",
+                "text": at.answers[number],
+                "words": len(at.answers[number].split()),
+            }
+            for at in result.answers_by_step
+            if number < len(at.answers)
+        ]
+        samples.append({**texts, "words": words, "during": during})
     return samples
 
 

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import recipe_text, write_pairs
 
+from dpo_recipes.engine.callbacks.answers import read_answers
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.checkpoints.choice import find_start
 from dpo_recipes.engine.checkpoints.folder import Checkpoint, newest_first, read
@@ -133,6 +134,39 @@ def test_stopped_and_gone_on_is_the_same_to_the_bit(
     assert rows(again) == rows(calm)
     for part in ("metrics", "base_metrics", "samples", "steps", "epochs"):
         assert again.result[part] == calm.result[part], part
+
+
+def test_answers_at_evaluations_survive_a_stop_and_change_nothing(
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None]
+) -> None:
+    recipe = text(tiny_model, pairs)  # 16 steps, an evaluation every 4, with dropout
+    without, calm = work(recipe), work(recipe, "evaluation.samples_each_eval=2")
+    assert without.result["answers_by_step"] == []
+    assert weights(calm) == weights(without)
+    assert rows(calm) == rows(without)
+    assert [at["step"] for at in calm.result["answers_by_step"]] == [4, 8, 12, 16]
+    assert [len(at["answers"]) for at in calm.result["answers_by_step"]] == [2] * 4
+    assert calm.result["answers_by_step"][-1]["answers"] == [at["tuned"] for at in calm.result["samples"]]
+    assert "Answers during training" in calm.run.report.read_text(encoding="utf-8")
+    stop_at(6)
+    stopped = work(recipe, "evaluation.samples_each_eval=2")
+    assert stopped.exit_code == EXIT_RESUMABLE
+    again = work(recipe, "evaluation.samples_each_eval=2", resume=True)
+    assert again.result["answers_by_step"] == calm.result["answers_by_step"]
+    assert again.result["samples"] == calm.result["samples"]
+    assert weights(again) == weights(calm)
+
+
+def test_answers_at_an_evaluation_that_is_repeated_count_once(tmp_path: Path) -> None:
+    lines = [
+        '{"step": 8, "answers": ["old"]}',
+        '{"step": 4, "answers": ["a"]}',
+        '{"step": 8, "answers": ["new"]}',
+        '{"st',
+    ]
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines))
+    assert [(at.step, at.answers) for at in read_answers(tmp_path / "answers.jsonl")] == [(4, ["a"]), (8, ["new"])]
+    assert read_answers(tmp_path / "absent.jsonl") == []
 
 
 def test_an_evaluation_that_the_stop_left_out_is_made_up_for(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic_runs import make_recipe, make_run
 
 from dpo_recipes.shipped import recipe_paths
 
@@ -40,6 +41,9 @@ def _end_of(*arguments: str, cwd: Path, script: str = SCRIPT) -> tuple[int, set[
         ["ls"],
         ["schema"],
         ["explain", "R203"],
+        ["runs", "--output-dir", "."],
+        ["report", "--help"],
+        ["runs", "prune", "--output-dir", "."],
         ["cp", "smollm2_hh", "copy.yaml"],
         ["init", "--model", "owner/model", "--data", "owner/pairs"],
     ],
@@ -55,3 +59,12 @@ def test_a_command_that_does_not_train_loads_no_heavy_library(arguments: list[st
 def test_a_heavy_library_would_be_seen(tmp_path: Path) -> None:
     _, modules = _end_of("--version", cwd=tmp_path, script=SCRIPT.replace("import sys", "import sys, numpy"))
     assert "numpy" in modules
+
+
+def test_comparing_runs_loads_no_heavy_library(tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_run(tmp_path / "runs", make_recipe(training={"num_epochs": number}), digits=f"00000{number}")
+    code, modules = _end_of("report", "000001", "000002", "--output", "page.html", cwd=tmp_path)
+    assert code == 0
+    assert (tmp_path / "page.html").exists()
+    assert not modules & HEAVY

@@ -8,8 +8,10 @@ from dpo_recipes.significance import (
     accuracy_interval,
     difference_interval,
     interval_half_width,
+    pooled_spread,
     rows_for_half_width,
     smallest_difference,
+    t_quantile,
 )
 
 
@@ -70,3 +72,21 @@ def test_the_interval_of_a_difference_is_that_of_newcombes_table() -> None:
     """Newcombe 1998, table II, example (a): 56 of 70 against 48 of 80, method 10."""
     low, high = difference_interval(56 / 70, 70, 48 / 80, 80)
     assert (low, high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (4, 2.7764), (20, 2.0860), (21, 2.0796), (30, 2.0423), (120, 1.9799)]
+)
+def test_quantiles_of_the_t_distribution(degrees: int, quantile: float) -> None:
+    """Table 26.10 of Abramowitz and Stegun has 12.706, 2.776, 2.086, 2.080, 2.042 and 1.980."""
+    assert t_quantile(degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_repeated_values_have_a_pooled_spread() -> None:
+    """Squares around the means: 1 + 0 + 1 of (1, 2, 3), 1 + 1 of (4, 6), so 4 over 2 + 1 degrees of freedom."""
+    spread = pooled_spread([[1, 2, 3], [5], [4, 6]])
+    assert spread is not None
+    assert (spread.deviation, spread.degrees) == (pytest.approx((4 / 3) ** 0.5), 3)
+    assert spread.half_width(4) == pytest.approx(3.1824 * (4 / 3) ** 0.5 / 2)
+    assert spread.half_width(2, 2) == pytest.approx(3.1824 * (4 / 3) ** 0.5)
+    assert pooled_spread([[1], [2], []]) is None

@@ -74,7 +74,7 @@ class MetricsCallback(TrainerCallback):
         self.events = events
         self.tokens_per_row = tokens_per_row
         live = [metric.key for metric in metrics if metric.is_shown_live]
-        self.shown = (*live, *(f"eval_{key}" for key in live))
+        self.shown = (*live, *(f"eval_{key}" for key in live), "peak_memory_bytes")
         """The columns whose latest values are reported."""
         self.latest: dict[str, float | None] = {}
         self.started = self._reported_at = time.monotonic()

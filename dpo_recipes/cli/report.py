@@ -1,0 +1,106 @@
+"""`dpo-recipe report`: write the report of a run again, or compare several runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dpo_recipes.cli.options import write_output
+from dpo_recipes.cli.progress import short_path
+from dpo_recipes.cli.runs import OutputDirOption
+from dpo_recipes.errors import Finding, RunError
+from dpo_recipes.finished_run import FinishedRun, open_run
+from dpo_recipes.run_dir import find_output_dir, write_text_atomically, written_to
+from dpo_recipes.runs import find_run
+
+Format = Literal["html", "md", "csv"]
+_SUFFIXES: dict[str, Format] = {".md": "md", ".csv": "csv"}
+_UNFINISHED = "T641"
+
+
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(help="Run directories, or the last parts of their names.", metavar="RUN")
+    ],
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="html, md or csv. Absent: by the suffix of `--output`, else html."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write. Absent: report.html of the run, or comparison.html here for several; md and csv "
+            "go to stdout.",
+            metavar="FILE",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Compare by this metric instead of the objective's own.", metavar="KEY")
+    ] = None,
+    output_dir: OutputDirOption = "runs",
+) -> None:
+    """Write the report of a run again, or compare runs: metrics, curves, settings that differ, plan and measurement."""
+    finished = _open(runs, find_output_dir(output_dir))
+    chosen = format_ or (_SUFFIXES.get(output.suffix.lower(), "html") if output else "html")
+    if len(finished) == 1 and chosen == "html" and metric is None:
+        path = _write_report(finished[0], output)
+    else:
+        path = _write_comparison(finished, chosen, output, metric)
+    if path is not None:
+        typer.echo(short_path(path))
+
+
+def _open(names: list[str], output_dir: Path) -> list[FinishedRun]:
+    """The finished runs of these names, each once. Unfinished ones are left out with a message, unless there is no
+    other. Raises the errors of all others at once."""
+    finished: dict[Path, FinishedRun] = {}
+    unfinished: list[Finding] = []
+    errors: list[Finding] = []
+    for name in names:
+        try:
+            run = open_run(find_run(name, output_dir).path)
+        except RunError as error:
+            (unfinished if error.findings[0].code == _UNFINISHED else errors).extend(error.findings)
+        else:
+            finished[run.run.path] = run
+    if errors or not finished:
+        raise RunError(*errors, *unfinished)
+    for finding in unfinished:
+        print(f"left out: {finding.what}, {finding.why}", file=sys.stderr)
+    return list(finished.values())
+
+
+def _write_report(finished: FinishedRun, output: Path | None) -> Path:
+    from dpo_recipes.report.html import render_run
+
+    page = render_run(finished)
+    if output is not None:
+        write_output(output, page)
+        return output
+    with written_to(finished.run):
+        write_text_atomically(finished.run.report, page)
+    return finished.run.report
+
+
+def _write_comparison(
+    finished: list[FinishedRun], chosen: Format, output: Path | None, metric: str | None
+) -> Path | None:
+    """Write the comparison, and its verdict to stderr. Returns the path, or None if it went to stdout."""
+    from dpo_recipes.report.comparison import compare_runs
+    from dpo_recipes.report.comparison_page import render_comparison
+    from dpo_recipes.report.comparison_tables import to_csv, to_markdown
+    from dpo_recipes.report.comparison_verdict import write_comparison_verdict
+
+    comparison = compare_runs(finished, metric)
+    render = {"html": render_comparison, "md": to_markdown, "csv": to_csv}[chosen]
+    text = render(comparison)
+    print(write_comparison_verdict(comparison), file=sys.stderr)
+    if output is None and chosen != "html":
+        typer.echo(text, nl=False)
+        return None
+    path = output or Path("comparison.html")
+    write_output(path, text)
+    return path
