@@ -6,7 +6,7 @@ LATEST := .venv-latest
 # torch stays at the tested version: a newer one may come as a CUDA build of several gigabytes. Empty means the newest.
 LATEST_TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-slurm test-kill check clean
+.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-slurm test-kill check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ test-deepspeed: $(VENV)/.dev  ## the tests with DeepSpeed, which is installed fo
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation setuptools wheel \
 	  --constraint constraints.txt 'deepspeed>=0.19.8'
 	$(BIN)/python -m pytest tests/integration/test_processes.py tests/integration/test_launch_configs.py
+
+test-trackers: $(VENV)/.dev  ## the tests with W&B and MLflow, which are installed for them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[track,mlflow]'
+	$(BIN)/python -m pytest tests/integration/test_trackers.py
 
 test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they start themselves
 	@PATH="$$PATH:/usr/sbin"; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \

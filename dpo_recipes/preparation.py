@@ -23,7 +23,7 @@ from dpo_recipes.launch.choose import (
 )
 from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
 from dpo_recipes.launch.job import LaunchRequest
-from dpo_recipes.recipe.checks import NOT_INSTALLED
+from dpo_recipes.recipe.checks import OF_THIS_MACHINE
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
@@ -78,8 +78,8 @@ def prepare_run(
     the `stack` is closed.
 
     Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341
-    (impossible numbers of processes) and R347 (no rendezvous), `RunError` M507 (too few GPUs), T601, T602, and with
-    `resume` T611, T614 and T615.
+    (impossible numbers of processes), R347 (no rendezvous) and R380 (a tracker without a login), `RunError` M507 (too
+    few GPUs), T601, T602, and with `resume` T611, T614 and T615.
     """
     recipe, flags = validated.recipe, flags or LaunchFlags()
     _check_permitted(validated, trust_remote_code=trust_remote_code)
@@ -103,8 +103,8 @@ def prepare_run(
 
 
 def _check_permitted(validated: Validated, *, trust_remote_code: bool) -> None:
-    """Raise `RecipeError` R316 or R317 for what a recipe may ask for, but not every machine and person allows."""
-    missing = [finding for finding in validated.warnings if finding.code == NOT_INSTALLED]
+    """Raise `RecipeError` R316, R317 or R380 for what a recipe may ask for, but not every machine and person allows."""
+    missing = [finding for finding in validated.warnings if finding.code in OF_THIS_MACHINE]
     if missing:
         raise RecipeError(*(replace(finding, severity="error") for finding in missing))
     if validated.recipe.model.trust_remote_code and not trust_remote_code:

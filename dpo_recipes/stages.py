@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
     from dpo_recipes.engine.callbacks.stop import StopRequest
     from dpo_recipes.engine.distributed import DistributedContext
+    from dpo_recipes.engine.trackers.session import Trackers
     from dpo_recipes.evaluate.samples import Samples
     from dpo_recipes.model.build import ModelBundle
     from dpo_recipes.prepared_data import PreparedData
@@ -62,6 +63,7 @@ class RunStages:
         from dpo_recipes.engine.callbacks.stop import StopRequest
         from dpo_recipes.engine.distributed import join, leave
         from dpo_recipes.engine.shared_run import find_shared_run
+        from dpo_recipes.engine.trackers.session import Trackers
 
         stop = StopRequest(self.run.checkpoints)
         stop.install()
@@ -70,9 +72,10 @@ class RunStages:
             self.shared_run = find_shared_run(self.run, self.distributed, self.events)
         stop.checkpoints = self.shared_run.checkpoints
         bundle, tokenized = self._prepare()
-        result = self._train(bundle, tokenized, stop)
-        if self.rank.is_main:
-            self._report(result)
+        with Trackers(self.recipe, self.shared_run, self.events, is_main=self.rank.is_main) as trackers:
+            result = self._train(bundle, tokenized, stop, trackers)
+            if self.rank.is_main:
+                self._report(result, trackers)
         self.distributed.wait()
         leave(self.distributed)
 
@@ -146,7 +149,9 @@ class RunStages:
             self.events.note(f"{launch.strategy}: {launch.reason}")
         return decided.recipe, launch, decided.reserve_bytes
 
-    def _train(self, bundle: ModelBundle, tokenized: TokenizedSplits, stop: StopRequest) -> RunResult:
+    def _train(
+        self, bundle: ModelBundle, tokenized: TokenizedSplits, stop: StopRequest, trackers: Trackers
+    ) -> RunResult:
         from dpo_recipes.engine.train import train
         from dpo_recipes.evaluate.metrics import evaluate_splits
         from dpo_recipes.evaluate.samples import Samples
@@ -157,7 +162,7 @@ class RunStages:
         samples = Samples.choose(tokenized, self.recipe.evaluation, generates=generates)
         trained = train(
             self.recipe, bundle, self.shared_run, tokenized, samples, self.events, stop,
-            reserve_bytes=self.reserve_bytes, distributed=distributed,
+            reserve_bytes=self.reserve_bytes, distributed=distributed, trackers=trackers,
         )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)
@@ -224,7 +229,7 @@ class RunStages:
             started_at=_iso(self.started),
         )
 
-    def _report(self, result: RunResult) -> None:
+    def _report(self, result: RunResult, trackers: Trackers) -> None:
         from dpo_recipes.finished_run import FinishedRun
         from dpo_recipes.report.html import render_run
 
@@ -233,6 +238,10 @@ class RunStages:
         page = render_run(FinishedRun(self.shared_run, self.recipe, result))
         write_text_atomically(self.shared_run.report, page)
         result.write(self.shared_run.result)
+        if trackers.names:
+            self.events.stage("track", f"the report to {', '.join(trackers.names)}")
+        trackers.attach_report()
+        trackers.finish("finished")
         self.events.emit("done", result=str(self.shared_run.result))
 
 

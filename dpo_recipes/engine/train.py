@@ -19,6 +19,7 @@ from dpo_recipes.engine.engine_trainer import EngineTrainer, build_trainer
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
+from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.engine.watch import Watch, make_watch
 from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.evaluate.samples import Samples
@@ -82,6 +83,7 @@ def train(  # noqa: PLR0913
     *,
     reserve_bytes: int = 0,
     distributed: DistributedContext | None = None,
+    trackers: Trackers | None = None,
 ) -> TrainResult:
     """Train to the end, from the newest whole checkpoint where the run directory has one; `reserve_bytes` are what the
     optimizer will need beside the first micro-batch. The base answers the `samples` on the way, unless the checkpoint
@@ -93,6 +95,8 @@ def train(  # noqa: PLR0913
     distributed = distributed or DistributedContext()
     best_metric = keep_best_metric(recipe)
     start = find_start(run, tokenized.key, distributed, events, best_metric)
+    if trackers is not None:
+        trackers.start(start.step or 0)
     if start.base and start.base.answers:
         samples.answers["base"] = start.base.answers
     elif distributed.is_main and not distributed.shards_weights:
@@ -101,7 +105,7 @@ def train(  # noqa: PLR0913
     tokens_per_row = tokenized.reports["train"].tokens_per_row
     _announce_reference(recipe, datasets, events)
     saving = CheckpointCallback(recipe.checkpoints, stop, run.metrics, events, start, distributed, best_metric)
-    watch = make_watch(recipe, tokenized, bundle.dtype, events, distributed)
+    watch = make_watch(recipe, tokenized, bundle.dtype, events, distributed, trackers)
     metrics = MetricsCallback(
         run.metrics if distributed.is_main else None,
         events,
@@ -109,6 +113,7 @@ def train(  # noqa: PLR0913
         tokens_per_row,
         start.metrics_bytes,
         watch,
+        trackers,
     )
     probe = ProbeCallback(datasets["train"], reserve_bytes, events)
     callbacks = [
@@ -133,15 +138,10 @@ def train(  # noqa: PLR0913
     check_same_base(start, weights)
     writer.facts["base_weights"] = weights
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, distributed)
-    if trainer.prefix_sharing.refusal:
-        events.note(f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
     saving.base = BaselineCallback(
         trainer, distributed, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base
     )
-    where = f", from step {start.step}" if start.step else ""
-    events.stage(
-        "train", f"{bundle.model_info['trainable_parameters']:,} trainable parameters on {bundle.device}{where}"
-    )
+    _announce_training(trainer, bundle, start.step, events)
     # With several processes, one that runs out of memory would leave the others waiting.
     adjusts = recipe.hardware.fit is True and distributed.num_processes == 1
     output = train_within_memory(trainer, events, adjusts=adjusts)
@@ -175,6 +175,15 @@ def _say_early_end(trainer: Any, watch: Watch, events: EventLog) -> str | None:
 def _announce_reference(recipe: Recipe, datasets: dict[str, Any], events: EventLog) -> None:
     if objective_of(recipe).reference(recipe.objective) == "frozen":
         events.stage("reference", f"log-probabilities of {sum(map(len, datasets.values()))} rows")
+
+
+def _announce_training(trainer: EngineTrainer, bundle: ModelBundle, step: int | None, events: EventLog) -> None:
+    if trainer.prefix_sharing.refusal:
+        events.note(f"prefixes are not shared: {trainer.prefix_sharing.refusal}")
+    where = f", from step {step}" if step else ""
+    events.stage(
+        "train", f"{bundle.model_info['trainable_parameters']:,} trainable parameters on {bundle.device}{where}"
+    )
 
 
 def _end_training(

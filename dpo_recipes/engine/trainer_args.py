@@ -42,9 +42,7 @@ def training_arguments(context: TrainingContext) -> dict[str, Any]:
         "eval_strategy": eval_strategy if evaluates else "no",
         "eval_steps": training.eval_steps if eval_strategy == "steps" else None,
         "save_strategy": "no",  # engine.callbacks.checkpoint asks for checkpoints
-        "report_to": recipe.tracking.report_to or "none",
-        "run_name": recipe.name,
-        "project": recipe.tracking.project or recipe.name,
+        "report_to": "none",  # engine/trackers: an exception in a callback of transformers would end the run
         "disable_tqdm": True,
         "train_sampling_strategy": "random",
         **_parallel_arguments(context),

@@ -11,6 +11,7 @@ from dpo_recipes.data.lengths import trained_lengths
 from dpo_recipes.data.tokenize import LABEL, TokenizedSplits
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.early_stop import EarlyStop
+from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.events import EventLog
 from dpo_recipes.guards.base import Guard, History, Job, Row, Sighting
 from dpo_recipes.objectives import early_stopping_metric, objective_of
@@ -24,13 +25,15 @@ class Watch:
     in metrics.jsonl again, and neither repeats nor misses an alert."""
 
     def __init__(self, guards: Sequence[Guard], job: Job, events: EventLog, distributed: DistributedContext,
-        early_stop: EarlyStop | None = None,
+        early_stop: EarlyStop | None = None, trackers: Trackers | None = None,
     ) -> None:  # fmt: skip
         self.guards = [guard for guard in guards if guard.watches(job)]
         self.job = job
         self.events = events
         self.distributed = distributed
         self.early_stop = early_stop
+        self.trackers = trackers
+        """They get what the guards see as alerts."""
         self.history = History()
         self.alerts: list[GuardAlert] = []
         self.end_reason: str | None = None
@@ -54,7 +57,11 @@ class Watch:
         """Look at a new row, and report what the guards see."""
         if not self.distributed.is_main:
             return
-        self.events.findings([guard.finding(seen) for guard, seen in self._look(row)])
+        findings = [guard.finding(seen) for guard, seen in self._look(row)]
+        self.events.findings(findings)
+        if self.trackers is not None:
+            for finding in findings:
+                self.trackers.alert(finding)
 
     def report(self) -> GuardReport:
         """The active guards and what they saw."""
@@ -81,7 +88,12 @@ class Watch:
 
 
 def make_watch(
-    recipe: Recipe, tokenized: TokenizedSplits, dtype: str, events: EventLog, distributed: DistributedContext
+    recipe: Recipe,
+    tokenized: TokenizedSplits,
+    dtype: str,
+    events: EventLog,
+    distributed: DistributedContext,
+    trackers: Trackers | None = None,
 ) -> Watch:
     """The watch of a run that computes in `dtype`."""
     training, held_out = recipe.training, tokenized.datasets.get("eval")
@@ -94,7 +106,7 @@ def make_watch(
         chosen_tokens=None if held_out is None else _chosen_tokens(held_out),
         length_ratio=_length_ratio(tokenized.datasets["train"]),
     )
-    return Watch(guards_of(recipe), job, events, distributed, _early_stop(recipe))
+    return Watch(guards_of(recipe), job, events, distributed, _early_stop(recipe), trackers)
 
 
 def _early_stop(recipe: Recipe) -> EarlyStop | None:

@@ -190,6 +190,17 @@ CODES = {
         "`sync_ref_model` copies the trained weights in each process, so nothing may shard them. DPO's metrics compare",
         "the policy with its reference, so evaluations with different references cannot be ranked by `keep_best`.",
     ),
+    "R380": entry(
+        "a tracker cannot report",
+        "It needs a login, an address or a job of its own service, which this machine lacks. A warning in checks,",
+        "because the recipe may be for another machine; an error when it is run. docs/tracking.md has the offline",
+        "modes.",
+    ),
+    "R381": entry(
+        "a secret in the recipe",
+        "Recipes are copied to run directories and trackers, and shared. Secrets come from the environment or from the",
+        "login of their service. The value is not shown.",
+    ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some rows."
     ),

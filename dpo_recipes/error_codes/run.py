@@ -132,6 +132,12 @@ CODES = {
         "shorter answers than the data's chosen and rejected answers explain. `ld_alpha` and `loss_type: sigmoid_norm`",
         "of `dpo`, and `simpo`, reduce the effect of length.",
     ),
+    # T66x: trackers
+    "T660": entry(
+        "warning: a tracker failed",
+        "Training does not depend on trackers: it continues, and metrics.jsonl has every row. run.log has the",
+        "traceback. docs/tracking.md says how each tracker is reached, and how to report to it offline.",
+    ),
     # T64x: finished runs
     "T640": entry(
         "not the directory of a run",

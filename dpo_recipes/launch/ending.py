@@ -22,6 +22,7 @@ from typing import NoReturn
 PARENT = "DPO_RECIPE_PARENT"
 """The variable with the process id of the command. A worker's own parent may be torchrun, which would keep running."""
 _LOOK_EVERY_S = 0.5
+_without_handlers = threading.Event()
 
 
 def end_with_parent() -> None:
@@ -44,6 +45,12 @@ def _watch(number: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def leave_out_handlers() -> None:
+    """Let `Ending.with_code` end this process without the handlers that libraries have registered with `atexit`, and
+    without waiting for their threads: a library has not returned from a call, and its handler may not return either."""
+    _without_handlers.set()
+
+
 class Ending:
     """Lets `with_code` end this process before Python finalizes itself. Create it before libraries are loaded, so that
     the handlers that they register with `atexit` run first."""
@@ -55,6 +62,8 @@ class Ending:
     def with_code(self, code: int) -> NoReturn:
         """Exit with this code."""
         self._code = code
+        if _without_handlers.is_set():
+            self._end()
         sys.exit(code)
 
     def _end(self) -> None:

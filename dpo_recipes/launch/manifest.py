@@ -15,6 +15,7 @@ from dpo_recipes.recipe.dump import dump_plain
 from dpo_recipes.recipe.model_checks import optimizer_library
 from dpo_recipes.recipe.paths import is_url, local_data_paths, parent_of
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.trackers import LIBRARIES
 from dpo_recipes.recipe.validate import Validated
 
 RENDEZVOUS_PORT = 29500
@@ -94,11 +95,19 @@ def requirements(recipe: Recipe) -> list[str]:
     wanted = {
         "quant": recipe.model.quantization is not None or (library is not None and library[0] == "bitsandbytes"),
         "deepspeed": recipe.launch.strategy.startswith("deepspeed"),
-        "track": bool(recipe.tracking.report_to),
         "remote": any(is_url(source.path) for source in (*data.train, *data.eval.sources, *data.test.sources)),
     }
-    extras = ",".join(name for name, is_wanted in wanted.items() if is_wanted)
+    trackers = [LIBRARIES[name] for name in dict.fromkeys(recipe.tracking.report_to)]
+    extras = ",".join(
+        dict.fromkeys(
+            [
+                *(name for name, is_wanted in wanted.items() if is_wanted),
+                *(tracker.extra for tracker in trackers if tracker.extra),
+            ]
+        )
+    )
     other = [library[0]] if library is not None and library[0] != "bitsandbytes" else []
+    other += [tracker.package for tracker in trackers if tracker.package and not tracker.extra]
     return [f"dpo-recipe[{extras}]=={__version__}" if extras else f"dpo-recipe=={__version__}", *other]
 
 

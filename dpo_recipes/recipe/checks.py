@@ -7,14 +7,13 @@ all checks together take milliseconds.
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.objectives import fixed_micro_batch_reason, objective_of
-from dpo_recipes.recipe import device_checks, launch_checks, model_checks, source_checks
+from dpo_recipes.recipe import device_checks, launch_checks, model_checks, secret_checks, source_checks, tracking_checks
 from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
@@ -22,9 +21,9 @@ from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, look
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.shipped import template_paths
 
-NOT_INSTALLED = "R316"
-"""The code for a library that is not installed. It is not an error in the recipe, so it is reported as a warning;
-`run` turns it into an error."""
+OF_THIS_MACHINE = frozenset({"R316", "R380"})
+"""The codes for a library that is not installed and for a tracker that cannot report from here. They are not errors in
+the recipe, so they are reported as warnings; `run` turns them into errors."""
 
 RecipeRule = Callable[[Recipe, Composed], Iterator[Finding]]
 
@@ -32,7 +31,7 @@ RecipeRule = Callable[[Recipe, Composed], Iterator[Finding]]
 def check_recipe(recipe: Recipe, composed: Composed) -> list[Finding]:
     """The findings of all checks, errors and warnings."""
     findings = (finding for rule in RULES for finding in rule(recipe, composed))
-    return [replace(f, severity="warning") if f.code == NOT_INSTALLED else f for f in findings]
+    return [replace(f, severity="warning") if f.code in OF_THIS_MACHINE else f for f in findings]
 
 
 def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -216,19 +215,6 @@ def check_samples(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     )
 
 
-def check_tracking(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R316: the library of a requested tracker is not installed."""
-    for index, name in enumerate(recipe.tracking.report_to):
-        if importlib.util.find_spec(name) is None:
-            yield Finding(
-                "R316",
-                f"{name} is not installed",
-                composed.where(("tracking", "report_to", index)),
-                "its metrics would be lost",
-                "pip install 'dpo-recipe[track]', or remove it from `report_to`",
-            )
-
-
 RULES: tuple[RecipeRule, ...] = (
     check_model_source,
     *model_checks.RULES,
@@ -240,5 +226,6 @@ RULES: tuple[RecipeRule, ...] = (
     check_samples,
     *device_checks.RULES,
     *launch_checks.RULES,
-    check_tracking,
+    tracking_checks.check_trackers,
+    secret_checks.check_secret_values,
 )

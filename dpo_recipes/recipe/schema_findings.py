@@ -13,6 +13,7 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema_fields import describe, field_names, first_kind, kinds_with, listed_fields, section_at
+from dpo_recipes.recipe.secret_checks import is_secret_key, secret_finding
 
 _RANGE_WORDS = {
     "greater_than": ("more than", "gt"),
@@ -23,7 +24,7 @@ _RANGE_WORDS = {
 
 
 def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Finding]:
-    """Findings R202 to R207, one for each place in the recipe that violates the schema."""
+    """Findings R202 to R207 and R381, one for each place in the recipe that violates the schema."""
     by_place: dict[DataPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
         by_place.setdefault(_data_path(detail, composed.data), []).append(detail)
@@ -106,6 +107,8 @@ def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
 
 def _unknown_key(place: DataPath, composed: Composed) -> Finding:
     key, section = str(place[-1]), section_at(place[:-1], composed.data)
+    if is_secret_key(key):
+        return secret_finding(f"`{path_text(place)}` is a secret", composed.where(place, key=True))
     known = field_names(section)
     inside = f"in `{path_text(place[:-1])}`" if place[:-1] else "at the top of the recipe"
     why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"

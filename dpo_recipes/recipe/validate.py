@@ -14,6 +14,7 @@ from dpo_recipes.recipe.compose import Composed, compose
 from dpo_recipes.recipe.paths import resolve_paths
 from dpo_recipes.recipe.schema import SCHEMA_VERSION, Recipe
 from dpo_recipes.recipe.schema_findings import schema_findings
+from dpo_recipes.recipe.secret_checks import hide_secrets
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,4 @@ def _in_order(findings: Iterable[Finding]) -> list[Finding]:
         where = finding.where
         return (finding.severity != "error", where.file, where.line, where.column) if where else (True, "", 0, 0)
 
-    return sorted(findings, key=position)
+    return sorted(hide_secrets(findings), key=position)

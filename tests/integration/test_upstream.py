@@ -11,7 +11,8 @@ from typing import Any, get_args
 import pytest
 import torch
 from sharing import make_model
-from transformers import AttentionInterface, Trainer
+from transformers import AttentionInterface, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, rewrite_logs
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl.kernels import chunked_logprob
 from trl.trainer import dpo_trainer
@@ -22,9 +23,26 @@ from dpo_recipes.engine import varlen
 from dpo_recipes.engine.attention import KEYWORD
 from dpo_recipes.engine.dpo_trainer import _ACCURACIES, _MARGINS, PretokenizedDPOTrainer
 from dpo_recipes.engine.head import prepare_head
+from dpo_recipes.engine.trackers.base import by_split
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.objectives.dpo import DpoLoss, DpoParams
+from dpo_recipes.recipe.schema.tracking import TrackerName
 from dpo_recipes.recipe.schema.training import Training
+
+
+def test_a_recipe_may_name_the_trackers_that_transformers_has() -> None:
+    assert set(get_args(TrackerName)) == set(INTEGRATION_TO_CALLBACK)
+
+
+def test_transformers_adds_kubeflow_by_itself() -> None:
+    assert 'if is_kubeflow_available() and "kubeflow" not in self.report_to' in inspect.getsource(
+        TrainingArguments.__post_init__
+    )
+
+
+def test_trackers_name_metrics_as_transformers_does() -> None:
+    row = {"loss": 1.0, "eval_loss": 2.0, "test_rewards/margins": 3.0, "rewards/chosen": 4.0, "evaluated": 5.0}
+    assert by_split(row) == rewrite_logs(row)
 
 
 @pytest.mark.parametrize("name", ["_prepare_dataset", "_precompute_ref_logps"])

@@ -84,7 +84,9 @@ def test_overrides_and_inherited_values_are_merged(write: Write) -> None:
 def test_every_field_is_written_with_its_default_under_its_yaml_name(write: Write) -> None:
     plain = plain_recipe(_recipe(write))
     assert plain["schema"] == 1
-    assert plain["tracking"] == {"report_to": [], "project": None}
+    assert plain["tracking"] == {
+        "report_to": [], "project": None, "run_name": None, "group": None, "attach": True
+    }  # fmt: skip
     assert plain["training"]["max_steps"] is None
 
 

@@ -146,6 +146,8 @@ def test_only_known_profiles_have_an_accelerator() -> None:
 def test_pip_gets_what_the_recipe_uses(recipe: Path) -> None:
     overrides = ("tracking.report_to=[wandb]", "training.optimizer=paged_adamw_8bit")
     assert requirements(_order(recipe, *overrides).recipe) == [f"dpo-recipe[quant,track]=={__version__}"]
+    trackers = ("tracking.report_to=[mlflow, codecarbon, kubeflow, dagshub]",)
+    assert requirements(_order(recipe, *trackers).recipe) == [f"dpo-recipe[mlflow]=={__version__}", "codecarbon"]
     remote = ("data.train[0].path=https://example.org/pairs.jsonl", "training.optimizer=adamw_torch_8bit")
     assert requirements(_order(recipe, *remote).recipe) == [f"dpo-recipe[remote]=={__version__}", "torchao"]
 

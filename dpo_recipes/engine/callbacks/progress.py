@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.engine.speed import SpeedMeter
+from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.engine.watch import Watch
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
@@ -62,6 +63,7 @@ class MetricsCallback(TrainerCallback):
         tokens_per_row: float,
         keep_bytes: int = 0,
         watch: Watch | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.path = path
         """None in all processes but the first, which take part in counting but write nothing."""
@@ -72,6 +74,8 @@ class MetricsCallback(TrainerCallback):
         if watch is not None and path is not None:
             watch.replay(read_json_lines(path))
         self.events = events
+        self.trackers = trackers
+        """They get the same rows as metrics.jsonl."""
         self.tokens_per_row = tokens_per_row
         live = [metric.key for metric in metrics if metric.is_shown_live]
         self.shown = (*live, *(f"eval_{key}" for key in live), "peak_memory_bytes")
@@ -150,6 +154,8 @@ class MetricsCallback(TrainerCallback):
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+        if self.trackers is not None:
+            self.trackers.log(row)
         self.latest = {**self.latest, **{name: row[name] for name in self.shown if name in row}}
         self._report_step()
         if self.watch is not None:

@@ -1,4 +1,4 @@
-"""The sections `hardware` and `tracking`: the device of the run, and the trackers that it logs to."""
+"""The section `hardware`: the device of the run."""
 
 from typing import Literal
 
@@ -26,14 +26,3 @@ class Hardware(Section):
         "changed again if the run is still out of memory; the effective batch does not change, nor does a micro-batch "
         "that the loss depends on. false: memory is not checked (docs/memory.md).",
     )
-
-
-class Tracking(Section):
-    """Experiment trackers. metrics.jsonl and report.html are always written."""
-
-    report_to: list[Literal["wandb", "tensorboard", "trackio"]] = Field(
-        default_factory=list,
-        description="Trackers to log to; their libraries come with `pip install 'dpo-recipe[track]'`. Credentials "
-        "come from the environment, never from a recipe.",
-    )
-    project: str | None = Field(default=None, description="The project name in the tracker. Absent: the recipe's name.")

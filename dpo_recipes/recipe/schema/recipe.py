@@ -9,9 +9,10 @@ from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.recipe.schema.evaluation import Evaluation
 from dpo_recipes.recipe.schema.guards import Guards
 from dpo_recipes.recipe.schema.launch import Launch
-from dpo_recipes.recipe.schema.machine import Hardware, Tracking
+from dpo_recipes.recipe.schema.machine import Hardware
 from dpo_recipes.recipe.schema.model import Model
 from dpo_recipes.recipe.schema.objective import Params, default_params
+from dpo_recipes.recipe.schema.tracking import Tracking
 from dpo_recipes.recipe.schema.training import Training
 from dpo_recipes.section import Section
 

@@ -1,0 +1,1 @@
+"""Experiment trackers: one class for each, and what keeps a run independent of them."""

@@ -1,0 +1,62 @@
+"""Weights & Biases: its servers, or files for `wandb sync` with WANDB_MODE=offline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dpo_recipes.engine.trackers.base import Outcome, Row, Tracker, Tracking, by_split
+
+_LONGEST_TITLE = 63
+"""Characters of an alert's title (wandb 0.31, `Run.alert`)."""
+
+
+class WandB(Tracker):
+    """The id of the run is ours, so that a resumed run continues it even if it was offline."""
+
+    library = "wandb"
+    variables: ClassVar[Mapping[str, str]] = {
+        "project": "WANDB_PROJECT",
+        "run_name": "WANDB_NAME",
+        "group": "WANDB_RUN_GROUP",
+    }
+    library_run: Any
+
+    def start(self) -> Tracking:
+        """Begin or continue the run, with `train/global_step` as the axis of all metrics."""
+        wandb = self.load()
+        self.library_run = wandb.init(
+            project=self.project,
+            name=self.name,
+            group=self.group,
+            id=self.run.key,
+            resume="allow",
+            dir=str(self.run.directory),
+            config={"recipe": self.config},
+            allow_val_change=True,
+        )
+        self.library_run.define_metric("train/global_step")
+        self.library_run.define_metric("*", step_metric="train/global_step", step_sync=True)
+        return Tracking(id=self.run.key, url=self.library_run.url)
+
+    def log(self, row: Row, step: int) -> None:
+        """Send the row."""
+        self.library_run.log({**by_split(row), "train/global_step": step})
+
+    def attach(self, label: str, files: Sequence[Path]) -> None:
+        """Store the files as one artifact."""
+        artifact = self.load().Artifact(f"{label}-{self.run.key}", type=label)
+        for file in files:
+            artifact.add_file(str(file), name=file.name)
+        self.library_run.log_artifact(artifact)
+
+    def alert(self, title: str, text: str) -> None:
+        """Send the alert, which W&B passes on by e-mail or Slack."""
+        if len(title) > _LONGEST_TITLE:
+            title, text = f"{title[: _LONGEST_TITLE - 3]}...", f"{title}\n{text}"
+        self.library_run.alert(title=title, text=text, level="WARN")
+
+    def finish(self, outcome: Outcome) -> None:
+        """Send what is left, and mark the run as finished or failed."""
+        self.library_run.finish(exit_code=0 if outcome == "finished" else 1)
