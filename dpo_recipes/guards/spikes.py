@@ -14,6 +14,9 @@ _WINDOW, _FEWEST = 100, 20
 _SHARE_OF_FIRST = 0.1
 """A spike is also a tenth of the first value above the mean: the loss of a run that has learned its pairs by heart
 varies by many of its tiny deviations."""
+_TIMES_MEAN = {"loss": 1.0, "grad_norm": 10.0}
+"""A spike is also this many times the mean. Norms of small batches have rare large values in healthy runs: that of a
+tiny model was 5 times the mean and 10 deviations above it."""
 _NAMES = {"loss": "training loss", "grad_norm": "gradient norm"}
 
 
@@ -30,7 +33,8 @@ class Spikes(Guard):
     code = "T652"
     fires = (
         "the training loss or the gradient norm is 7 standard deviations (`deviations`) and a tenth of its first value "
-        f"above its mean over the last {_WINDOW} logged rows, of which there are {_FEWEST} or more"
+        f"above its mean over the last {_WINDOW} logged rows, of which there are {_FEWEST} or more; the gradient norm "
+        "is also 10 times that mean"
     )
     reason = (
         "a spike is a step that was too large or a batch unlike the others, and after it a model can be worse than "
@@ -53,7 +57,8 @@ class Spikes(Guard):
             if value is None or first is None or len(earlier) < _FEWEST:
                 continue
             mean, deviation = statistics.fmean(earlier), statistics.stdev(earlier)
-            if value > mean + max(self.deviations * deviation, _SHARE_OF_FIRST * abs(first)):
+            limit = mean + max(self.deviations * deviation, _SHARE_OF_FIRST * abs(first))
+            if value > max(limit, _TIMES_MEAN[key] * mean):
                 return Sighting(
                     f"the {name} jumped to {value:.4g} at step {newest['step']}; before, it was {mean:.4g} ± "
                     f"{deviation:.2g} over {len(earlier)} logged rows",
