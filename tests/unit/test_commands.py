@@ -300,7 +300,9 @@ def test_the_schema_is_a_json_schema_that_takes_every_shipped_recipe(command: Co
     ("recipe", "is_valid"),
     [
         ({"extends": "base.yaml", "training": {"seed": 1}}, True),
+        ({"extends": "base.yaml", "data": {"limit": 1}, "model": {"dtype": "float32"}}, True),
         ({"training": {"seed": 1}}, False),
+        ({**load_file(recipe_paths()["quickstart"]).data, "data": {"limit": 1}}, False),
         ({"extends": "base.yaml", "training": {"sead": 1}}, False),
         ({"extends": "base.yaml", "training": {"seed": "1"}}, False),
         ({"extends": "base.yaml", "training": {"learning_rate": 5}}, False),

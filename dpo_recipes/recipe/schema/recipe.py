@@ -75,14 +75,18 @@ class Recipe(Section):
 def recipe_json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a recipe file.
 
-    A recipe that extends another may omit what its parent has, so the required fields are required only in a recipe
-    without `extends`.
+    A recipe that extends another may omit what its parent has, so the required fields of the recipe and of its sections
+    are required only in a recipe without `extends`.
     """
     schema = Recipe.model_json_schema(by_alias=True)
-    required = schema.pop("required")
+    required, sections = schema.pop("required"), {}
+    for name, section in schema["properties"].items():
+        definition = schema["$defs"].get(section.get("$ref", "").rpartition("/")[2], {})
+        if "required" in definition:
+            sections[name] = {"required": definition.pop("required")}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "dpo-recipe, schema version 1",
         **{key: value for key, value in schema.items() if key != "title"},
-        "anyOf": [{"required": ["extends"]}, {"required": required}],
+        "anyOf": [{"required": ["extends"]}, {"required": required, "properties": sections}],
     }
