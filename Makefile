@@ -6,7 +6,7 @@ LATEST := .venv-latest
 # torch stays at the tested version: a newer one may come as a CUDA build of several gigabytes. Empty means the newest.
 LATEST_TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-slurm test-kill check clean
+.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-slurm test-kill test-kill-sweep check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -65,6 +65,9 @@ test-kill: $(VENV)/.dev  ## 50 kills at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 20 --runs 4
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --seed 1 --adapter full
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 15 --runs 3 --seed 2 --processes 2
+
+test-kill-sweep: $(VENV)/.dev  ## a sweep with two workers that is killed five times at random
+	$(BIN)/python tests/invariant/kill_sweep.py
 
 gpu-check: $(VENV)/.dev  ## eight minutes of measurements on this machine's NVIDIA GPU; benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/check.py

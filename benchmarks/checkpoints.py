@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_recipes.hardware.machine import describe_machine, package_versions
+from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.workflow import run_recipe
 
@@ -27,15 +28,11 @@ ADAPTERS = {"lora": [], "full": ["model.adapter=null", "training.learning_rate=1
 def measure(adapter: str, steps: int, folder: Path, *, saves: bool) -> dict[str, Any]:
     """One run."""
     checkpoints = f"checkpoints={{save_steps: {EVERY if saves else steps + 1}, save_total_limit: 1}}"
-    finished = run_recipe(
-        recipe_paths()["quickstart"],
-        [
-            *ADAPTERS[adapter], checkpoints, f"training.max_steps={steps}", f"output_dir={folder}",
-            "data.eval.sources[0].limit=4", "evaluation.num_samples=0",
-        ],
-        lambda event: None,
-        resume=False,
-    )  # fmt: skip
+    overrides = [
+        *ADAPTERS[adapter], checkpoints, f"training.max_steps={steps}", f"output_dir={folder}",
+        "data.eval.sources[0].limit=4", "evaluation.num_samples=0",
+    ]  # fmt: skip
+    finished = run_recipe(validate(recipe_paths()["quickstart"], overrides), lambda event: None, resume=False)
     assert finished is not None
     files = [path for path in finished.run.checkpoints.rglob("*") if path.is_file()]
     return {

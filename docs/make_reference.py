@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.schema_fields import kinds_of, sections_in
+from dpo_recipes.recipe.schema_fields import below, kinds_of, sections_in
 
 INTRODUCTION = """# Recipe reference
 
@@ -71,7 +71,7 @@ def _nested(model: type[BaseModel], prefix: str) -> list[tuple[str, type[BaseMod
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         inner = sections_in(field.annotation)
-        path = f"{prefix}{field.alias or name}" + ("[]" if "list" in str(field.annotation) else "")
+        path = f"{prefix}{field.alias or name}" + below(field.annotation)
         for section in inner:
             kind = f"` with `kind: {kinds_of(section)[0]}" if len(inner) > 1 else ""
             found += [(path + kind, section), *_nested(section, path + ".")]
@@ -99,7 +99,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     if field.default_factory is not None:
-        return "" if sections_in(field.annotation) else "empty"
+        return "" if sections_in(field.annotation) and field.default_factory is not dict else "empty"
     default = field.default
     if default is PydanticUndefined or default is None:
         return "none"

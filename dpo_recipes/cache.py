@@ -13,10 +13,11 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dpo_recipes.locks import held
 from dpo_recipes.run_dir import follow_umask, write_json, write_text_atomically
 
 _MANIFEST = "manifest.json"
@@ -64,12 +65,33 @@ def remembered(kind: str, path: Path, digest: Callable[[Path], str]) -> str:
 def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
     """The folder of an entry, and whether it already existed.
 
-    `build` fills an empty folder. If it raises, the exception propagates and the folder is removed.
+    `build` fills an empty folder. If it raises, the exception propagates and the folder is removed. Of several
+    processes that need the same entry at once, one builds it and the others wait for it.
     """
     folder = cache_folder() / kind / key
     if is_whole(folder):
         return folder, True
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with entry_lock(kind, key):
+        if is_whole(folder):
+            return folder, True
+        return build_entry(kind, key, build), False
+
+
+@contextlib.contextmanager
+def entry_lock(kind: str, key: str) -> Iterator[None]:
+    """Hold the lock of an entry, after waiting for a process that builds it. What a process that was killed left of the
+    entry is removed."""
+    folder = cache_folder() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / f"{key}.lock") as is_locked:
+        for partial in folder.glob(f"{key}.*.partial") if is_locked else ():
+            shutil.rmtree(partial, ignore_errors=True)
+        yield
+
+
+def build_entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The folder of an entry that `build` fills. Only for whoever holds the lock of the entry."""
+    folder = cache_folder() / kind / key
     partial = folder.with_name(f"{key}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
     try:
@@ -79,12 +101,12 @@ def get_or_build(kind: str, key: str, build: Callable[[Path], None]) -> tuple[Pa
         write_json(partial / _MANIFEST, {path.name: [path.stat().st_size, file_digest(path)] for path in files})
         if folder.exists() and not is_whole(folder):
             shutil.rmtree(folder)
-        # If another process was faster, its entry is used.
+        # On a file system without locks another process may have been faster; its entry is used.
         with contextlib.suppress(OSError):
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return folder, False
+    return folder
 
 
 def is_whole(folder: Path) -> bool:

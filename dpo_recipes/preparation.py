@@ -27,9 +27,10 @@ from dpo_recipes.recipe.checks import OF_THIS_MACHINE
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
-from dpo_recipes.resume import describe_running, file_lock, find_unfinished, nothing_to_resume
+from dpo_recipes.resume import describe_running, file_lock, find_unfinished, nothing_to_resume, wait_for_workers
 from dpo_recipes.run_dir import (
     RunDirectory,
+    create_directory,
     create_run_directory,
     find_output_dir,
     write_json,
@@ -69,25 +70,28 @@ def prepare_run(
     trust_remote_code: bool = False,
     flags: LaunchFlags | None = None,
     resume: bool | None = False,
-    again: RunDirectory | None = None,
+    run: RunDirectory | None = None,
     stack: contextlib.ExitStack | None = None,
     on_message: OnMessage = lambda text: None,
 ) -> tuple[LaunchRequest, RunPlan, bool]:
-    """Make the run directory with everything that the worker needs, or find the one to resume, which may be given as
-    `again`. Returns the request to start it, its plan, and whether it is an earlier run. The directory is locked until
-    the `stack` is closed.
+    """Make the run directory with everything that the worker needs, or find the one to resume. If `run` is given, it is
+    that directory, new or not. Returns the request to start it, its plan, and whether it is an earlier run. The
+    directory is locked until the `stack` is closed.
 
     Raises `RecipeError` R316 (a library is not installed), R317 (remote code without the flag), R340 and R341
     (impossible numbers of processes), R347 (no rendezvous) and R380 (a tracker without a login), `RunError` M507 (too
     few GPUs), T601, T602, and with `resume` T611, T614 and T615.
     """
     recipe, flags = validated.recipe, flags or LaunchFlags()
-    _check_permitted(validated, trust_remote_code=trust_remote_code)
+    check_permitted(validated, trust_remote_code=trust_remote_code)
     batch = _choose_processes(recipe, flags, on_message)
     backend = choose_backend(recipe, batch)
     output_dir = find_output_dir(recipe.output_dir)
-    earlier = again or _find_earlier(recipe, output_dir, resume, stack, on_message)
-    run = earlier or _create(recipe, output_dir, stack, on_message)
+    if run is None:
+        earlier = _find_earlier(recipe, output_dir, resume, stack, on_message)
+    else:
+        earlier = _reopen(run, stack, on_message)
+    run = earlier or _create(recipe, run, output_dir, stack, on_message)
     counts = (batch.num_processes, batch.num_nodes)
     request = LaunchRequest(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
     try:
@@ -102,7 +106,7 @@ def prepare_run(
     return request, plan, earlier is not None
 
 
-def _check_permitted(validated: Validated, *, trust_remote_code: bool) -> None:
+def check_permitted(validated: Validated, *, trust_remote_code: bool) -> None:
     """Raise `RecipeError` R316, R317 or R380 for what a recipe may ask for, but not every machine and person allows."""
     missing = [finding for finding in validated.warnings if finding.code in OF_THIS_MACHINE]
     if missing:
@@ -146,11 +150,26 @@ def _find_earlier(
     return _hold(earlier, stack, on_message, must=resume is True)
 
 
+def _reopen(run: RunDirectory, stack: contextlib.ExitStack | None, on_message: OnMessage) -> RunDirectory | None:
+    """The run directory, locked, if a run was started in it."""
+    if not run.resolved_recipe.exists():
+        return None
+    wait_for_workers(run, on_message)
+    return _hold(run, stack, on_message, must=True)
+
+
 def _create(
-    recipe: Recipe, output_dir: Path, stack: contextlib.ExitStack | None, on_message: OnMessage
+    recipe: Recipe,
+    run: RunDirectory | None,
+    output_dir: Path,
+    stack: contextlib.ExitStack | None,
+    on_message: OnMessage,
 ) -> RunDirectory:
     """A new run directory, locked."""
-    run = create_run_directory(output_dir, recipe.name)
+    if run is None:
+        run = create_run_directory(output_dir, recipe.name)
+    else:
+        create_directory(run.path, output_dir)
     _hold(run, stack, on_message, must=True)
     return run
 

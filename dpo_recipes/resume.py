@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,6 +16,7 @@ from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.launch.batch import effective_batch
 from dpo_recipes.launch.ranks import followed_processes
 from dpo_recipes.launch.slurm import is_executed
+from dpo_recipes.locks import LOOK_EVERY_S, is_held, try_lock
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.dump import plain_recipe, read_resolved
 from dpo_recipes.recipe.schema import Recipe
@@ -24,9 +24,9 @@ from dpo_recipes.run_dir import RunDirectory
 
 _NO_PART_OF_THE_RESULT = ("summary", "launch", "checkpoints", "tracking", "accept_advice", "output_dir")
 """Sections that may change before a run is resumed, because they do not change the weights."""
+_NO_PART_OF_A_SWEEP = ("parallel", "max_hours")
 _ROWS_PER_STEP = "pairs a step"
 """The key of the effective batch in `identity`. It keeps its name, because checkpoints hold a digest of it."""
-_LOOK_EVERY_S = 0.2
 
 
 def find_unfinished(recipe: Recipe, output_dir: Path, on_message: Callable[[str], None]) -> RunDirectory | None:
@@ -41,19 +41,22 @@ def find_unfinished(recipe: Recipe, output_dir: Path, on_message: Callable[[str]
             on_message(f"{run.path} is unfinished, but its resolved.yaml cannot be read: it is not resumed")
         if found != wanted:
             continue
-        if is_orphaned(run):
-            on_message(
-                f"the command of {run.path} has ended, and its workers are writing a checkpoint: waiting for them"
-            )
-            while is_orphaned(run):
-                time.sleep(_LOOK_EVERY_S)
-            if run.result.exists():
-                continue
+        wait_for_workers(run, on_message)
+        if run.result.exists():
+            continue
         if is_running(run):
             on_message(describe_running(run))
             continue
         return run
     return None
+
+
+def wait_for_workers(run: RunDirectory, on_message: Callable[[str], None]) -> None:
+    """Wait for the workers of a run whose command has ended, which are writing a checkpoint."""
+    if is_orphaned(run):
+        on_message(f"the command of {run.path} has ended, and its workers are writing a checkpoint: waiting for them")
+        while is_orphaned(run):
+            time.sleep(LOOK_EVERY_S)
 
 
 def describe_running(run: RunDirectory) -> str:
@@ -87,14 +90,19 @@ def nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:
             fix="wait for it, or stop it first; `--no-resume` starts another run beside it",
         )
     earlier = read_recipe(run)
-    changed = differences(earlier, recipe) if earlier else []
-    shown = "; ".join(f"`{path}` was {old!r} and is {new!r}" for path, old, new in changed[:5])
     return RunError.of(
         "T611",
         f"the recipe is not the one with which the run in {run.path} started",
-        why=(shown + ("; and more" if len(changed) > 5 else "")) or "its resolved.yaml cannot be read",
+        why=changed_values(earlier, recipe) if earlier else "its resolved.yaml cannot be read",
         fix="restore these values, or start a new run with `--no-resume`",
     )
+
+
+def changed_values(earlier: Recipe, now: Recipe) -> str:
+    """A text about the values that differ and change the result, or the first of them."""
+    changed = differences(earlier, now)
+    shown = "; ".join(f"`{path}` was {old!r} and is {new!r}" for path, old, new in changed[:5])
+    return shown + ("; and more" if len(changed) > 5 else "")
 
 
 def _identity_digest(run: RunDirectory) -> str:
@@ -131,6 +139,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that determines the result, as plain data. Of the guards these are the ones that stop."""
     kept = {key: value for key, value in plain_recipe(recipe).items() if key not in _NO_PART_OF_THE_RESULT}
     stopping = {name: settings for name, settings in kept["guards"].items() if settings["action"] == "stop"}
+    if recipe.sweep is not None:
+        kept["sweep"] = {key: value for key, value in kept["sweep"].items() if key not in _NO_PART_OF_A_SWEEP}
     return {**kept, "guards": stopping, _ROWS_PER_STEP: effective_batch(recipe)}
 
 
@@ -153,8 +163,8 @@ def file_lock(path: Path) -> Iterator[None]:
     Raises `RunError` T615 if another process holds it.
     """
     with path.open("a") as lock:
-        until = time.monotonic() + _LOOK_EVERY_S
-        while not (is_ours := _lock(lock, fcntl.LOCK_EX)) and time.monotonic() < until:
+        until = time.monotonic() + LOOK_EVERY_S
+        while not (is_ours := try_lock(lock)) and time.monotonic() < until:
             time.sleep(0.01)  # the other process may only be checking the lock
         if not is_ours:
             raise RunError.of(
@@ -168,25 +178,9 @@ def file_lock(path: Path) -> Iterator[None]:
 
 def is_running(run: RunDirectory) -> bool:
     """Whether a command or a worker has locked the run directory, or SLURM executes it."""
-    return _is_held(run.lock) or _is_held(run.command_lock) or is_executed(run)
+    return is_held(run.lock) or is_held(run.command_lock) or is_executed(run)
 
 
 def is_orphaned(run: RunDirectory) -> bool:
     """Whether workers on this machine still execute a run whose command has ended."""
-    return not _is_held(run.command_lock) and any(followed_processes(run))
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with path.open("r+b") as lock:  # opened for writing, because NFS grants no lock otherwise
-            return not _lock(lock, fcntl.LOCK_SH)
-    except OSError:  # there is no such file, or neither it nor the run can be written to
-        return False
-
-
-def _lock(file: IO[Any], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    return not is_held(run.command_lock) and any(followed_processes(run))

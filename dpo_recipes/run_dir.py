@@ -132,22 +132,34 @@ def find_output_dir(name: str) -> Path:
 
 def create_run_directory(output_dir: Path, recipe_name: str) -> RunDirectory:
     """Make a new, empty run directory. Raises `RunError` T601 (not writable) or T602 (no space)."""
+    run = RunDirectory(new_directory(output_dir, recipe_name))
+    create_directory(run.path, output_dir)
+    return run
+
+
+def new_directory(output_dir: Path, recipe_name: str) -> Path:
+    """The path for a new run or sweep of a recipe, which has the time in its name."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = output_dir / recipe_name / f"{stamp}-{secrets.token_hex(3)}"
+    return output_dir / recipe_name / f"{stamp}-{secrets.token_hex(3)}"
+
+
+def create_directory(path: Path, output_dir: Path) -> None:
+    """Make the directory of a run or a sweep, which may exist. Raises `RunError` T601 (`output_dir` is not writable) or
+    T602 (no space)."""
     try:
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(path).free
     except OSError as error:
         raise _not_writable(output_dir, error.strerror or str(error)) from error
     if free_bytes < MIN_FREE_BYTES:
-        path.rmdir()
+        with contextlib.suppress(OSError):  # it may have existed before
+            path.rmdir()
         raise RunError.of(
             "T602",
             f"there is no space left for a run in {output_dir}",
             why=f"{free_bytes / 1e6:.0f} MB are free, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed",
             fix="free some space, or choose another folder with `--set output_dir=...`",
         )
-    return RunDirectory(path)
 
 
 def _not_writable(output_dir: Path | str, why: str) -> RunError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
@@ -14,31 +13,40 @@ from dpo_recipes.launch.files import read_launch
 from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm_settings import SlurmSettings
 from dpo_recipes.preparation import RunPlan, prepare_run
-from dpo_recipes.recipe.validate import Validated, validate
-from dpo_recipes.run_dir import written_to
+from dpo_recipes.recipe.validate import Validated
+from dpo_recipes.run_dir import RunDirectory, written_to
 from dpo_recipes.supervise import EventHandler, WorkerBug, follow, is_transient
 
 
-def run_recipe(  # noqa: PLR0913
-    path: Path,
-    overrides: list[str],
-    on_event: EventHandler,
-    *,
-    trust_remote_code: bool = False,
-    resume: bool | None = None,
-    retries: int = 0,
-    flags: LaunchFlags | None = None,
-    slurm_settings: SlurmSettings | None = None,
-) -> FinishedRun | None:
-    """Run the whole job. Returns the finished run, or None if another of several nodes has it.
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says about the execution of a run."""
 
-    An unfinished run of the same recipe is resumed, unless `resume` is False; with True there must be one. After a
-    transient failure, such as a killed process or a hang, the job is started again up to `retries` times, without GPUs
-    that have failed. `on_event` gets each event of the worker, after a first one `{"event": "run", "dir", "plan",
-    "objective", "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError`
-    that a stage raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
+    trust_remote_code: bool = False
+    retries: int = 0
+    """How often a run is started again after a transient failure."""
+    flags: LaunchFlags = field(default_factory=LaunchFlags)
+    slurm_settings: SlurmSettings = field(default_factory=SlurmSettings)
+
+
+def run_recipe(
+    validated: Validated,
+    on_event: EventHandler,
+    options: RunOptions | None = None,
+    *,
+    directory: RunDirectory | None = None,
+    resume: bool | None = None,
+) -> FinishedRun | None:
+    """Run a recipe without a sweep. Returns the finished run, or None if another of several nodes has it.
+
+    An unfinished run of the same recipe is resumed, unless `resume` is False; with True there must be one. If a
+    `directory` is given, it is that of the run, and what it holds is resumed. After a transient failure, such as a
+    killed process or a hang, the job is started again up to `options.retries` times, without GPUs that have failed.
+    `on_event` gets each event of the worker, after a first one `{"event": "run", "dir", "plan", "objective",
+    "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError` that a stage
+    raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
     """
-    validated = validate(path, overrides)
+    assert validated.recipe.sweep is None, "`jobs.sweep.run_sweep` runs a sweep"
     find = validated.composed.where
 
     def located(event: dict[str, Any]) -> None:
@@ -46,15 +54,9 @@ def run_recipe(  # noqa: PLR0913
             event = {**event, "finding": Finding.from_json(event["finding"]).located(find).to_json()}
         on_event(event)
 
-    execution = _Execution(
-        validated,
-        located,
-        trust_remote_code=trust_remote_code,
-        flags=flags or LaunchFlags(),
-        slurm_settings=slurm_settings or SlurmSettings(),
-    )
+    execution = _Execution(validated, located, options or RunOptions())
     try:
-        return execution.run(resume=resume, retries=retries)
+        return execution.run(resume=resume, directory=directory)
     except DpoRecipeError as error:
         raise error.located(find) from error
 
@@ -65,14 +67,15 @@ class _Execution:
 
     validated: Validated
     on_event: EventHandler
-    trust_remote_code: bool
-    flags: LaunchFlags
-    slurm_settings: SlurmSettings
+    options: RunOptions
 
-    def run(self, *, resume: bool | None, retries: int) -> FinishedRun | None:
+    def run(self, *, resume: bool | None, directory: RunDirectory | None) -> FinishedRun | None:
         """Start the workers and follow them to the end, again after transient failures."""
+        retries = self.options.retries
         with contextlib.ExitStack() as stack:
-            request, plan, is_resumed = self._prepare(flags=self.flags, resume=resume, stack=stack)
+            request, plan, is_resumed = self._prepare(
+                flags=self.options.flags, resume=resume, run=directory, stack=stack
+            )
             kind = request.recipe.objective.kind
             first = {"event": "run", "dir": str(request.run.path), "plan": plan, "objective": kind}
             self.on_event({**first, "resumed": is_resumed})
@@ -83,23 +86,26 @@ class _Execution:
                 if retries == 0 or not is_transient(error) or (uses_gpus and count_gpus() == 0):
                     raise error
                 retries -= 1
-                self.on_event({"event": "retry", "error": error, "left": retries})
+                self.on_event({"event": "retry", "error": str(error), "left": retries})
                 request, plan = self._prepare_again(request, at_first)
         run = request.run.shared_run
         return open_run(run.path) if run.result.exists() else None
 
     def _prepare(self, **options: Any) -> tuple[LaunchRequest, RunPlan, bool]:
         request, plan, is_resumed = prepare_run(
-            self.validated, trust_remote_code=self.trust_remote_code, on_message=self._on_message, **options
+            self.validated,
+            trust_remote_code=self.options.trust_remote_code,
+            on_message=self._on_message,
+            **options,
         )
-        request = replace(request, slurm_settings=self.slurm_settings, on_message=self._on_message)
+        request = replace(request, slurm_settings=self.options.slurm_settings, on_message=self._on_message)
         return request, plan, is_resumed
 
     def _prepare_again(self, request: LaunchRequest, at_first: int) -> tuple[LaunchRequest, RunPlan]:
         """The request for the next attempt, without GPUs that have failed. `at_first` are the first one's processes."""
         strategy = read_launch(request.run, request.recipe).strategy
-        flags = flags_of_retry(self.validated.recipe, self.flags, at_first, strategy)
-        again, plan, _ = self._prepare(flags=flags, again=request.run)
+        flags = flags_of_retry(self.validated.recipe, self.options.flags, at_first, strategy)
+        again, plan, _ = self._prepare(flags=flags, run=request.run)
         if again.num_processes != request.num_processes:
             self._on_message(f"{again.num_processes} processes instead of {request.num_processes}")
         return again, plan

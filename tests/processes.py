@@ -15,7 +15,8 @@ import pytest
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.launch.choose import LaunchFlags
-from dpo_recipes.workflow import run_recipe
+from dpo_recipes.recipe.validate import validate
+from dpo_recipes.workflow import RunOptions, run_recipe
 
 STEPS = (
     "loss", "grad_norm", "rewards/margins", "rewards/accuracies", "rewards/chosen", "logps/chosen", "logps/rejected",
@@ -77,8 +78,9 @@ class Runner:
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("DS_ACCELERATOR", "cpu")
             settings = [*SETTINGS, f"output_dir={self.folder / 'runs'}", *overrides]
-            flags = LaunchFlags(num_processes=num_processes)
-            finished = run_recipe(recipe, settings, on_event or (lambda event: None), flags=flags, resume=resume)
+            options = RunOptions(flags=LaunchFlags(num_processes=num_processes))
+            validated, silent = validate(recipe, settings), lambda event: None
+            finished = run_recipe(validated, on_event or silent, options, resume=resume)
             assert finished is not None
             return Run(finished.result.to_json(), cache)
 

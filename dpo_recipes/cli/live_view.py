@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +44,12 @@ class LiveView:
         speed = f"{event['tokens_per_second']:,.0f} tokens/s"
         lines.append(_INDENT + speed + (f"  peak {format_bytes(peak)}" if peak else ""))
         self._draw(lines)
+
+    def show_runs(self, steps: Mapping[str, tuple[int, int]]) -> None:
+        """Show the runs of a sweep that are executed at the same time: the step of each, and their number."""
+        self._draw(
+            [f"{name:<9} {self._bar(step / total)}  step {step:,}/{total:,}" for name, (step, total) in steps.items()]
+        )
 
     def write_above(self, text: str) -> None:
         """Write a line that stays, above those that are drawn again."""

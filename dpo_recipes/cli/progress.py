@@ -6,10 +6,12 @@ import contextlib
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.cli.live_view import LiveView
+from dpo_recipes.cli.sweep_text import describe_comparison, describe_ending, describe_trial
 from dpo_recipes.errors import Finding
 from dpo_recipes.formats import format_bytes
 from dpo_recipes.objectives import get_objective
@@ -28,6 +30,9 @@ class Progress:
     def __init__(self) -> None:
         self._live = LiveView(write_message) if sys.stderr.isatty() else None
         self._last_plain = 0.0
+        self._sweep_metric: Metric
+        self._shares: dict[str, tuple[int, int]] = {}
+        """The step and the number of steps of each run of a sweep that is executed at the same time as others."""
         self._metrics: tuple[Metric, ...] = ()
         """Those of the run's objective, which its first event names."""
 
@@ -44,6 +49,14 @@ class Progress:
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Show one event."""
+        if "of" in event:
+            self._one_of_several(event)
+        elif event["event"] in ("sweep", "trial", "trial_ended"):
+            self._sweep(event)
+        else:
+            self._one_run(event)
+
+    def _one_run(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "run":
             again = ", unfinished: resuming it" if event.get("resumed") else ""
@@ -66,6 +79,11 @@ class Progress:
             self._share(event)
         elif kind == "step":
             self._step(event)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Show finished text."""
+        for line in lines:
+            self._line(line)
 
     def _launch(self, plan: Any, noun: str) -> None:
         """The number of processes, and the command for the other nodes."""
@@ -103,6 +121,39 @@ class Progress:
             self._live.show_share(event["name"], event["detail"], event["done"], eta)
         else:
             self._now(f"{event['name']:<9} {event['detail']} {event['done']:.0%}  ETA {eta}")
+
+    def _one_of_several(self, event: dict[str, Any]) -> None:
+        """An event of one of the runs that are executed at the same time: only what matters, with the run's name."""
+        kind, name = event["event"], event["of"]
+        if kind in ("trial", "trial_ended"):
+            self._shares.pop(name, None)
+            self._sweep(event)
+        elif kind == "finding":
+            self._line(f"[{name}] {Finding.from_json(event['finding']).render()}")
+        elif kind == "retry":
+            self._line(f"[{name}] {event['error']}\nretry     starting again, {event['left']} retries left")
+        elif kind == "step":
+            self._shares[name] = (event["step"], event["total"])
+            shares = dict(sorted(self._shares.items()))
+            if self._live is not None:
+                self._live.show_runs(shares)
+            else:
+                self._now("train     " + "   ".join(f"{run} step {s}/{total}" for run, (s, total) in shares.items()))
+
+    def _sweep(self, event: dict[str, Any]) -> None:
+        """What happens between the runs of a sweep."""
+        kind = event["event"]
+        if kind == "sweep":
+            self._sweep_metric = event["metric"]
+            again = ", unfinished: resuming it" if event["resumed"] else ""
+            self._line(f"sweep     {short_path(event['dir'])}{again}")
+            self._line(f"          {describe_comparison(event['num_runs'], event['metric'])}")
+        elif kind == "trial":
+            self._line(f"\ntrial     {describe_trial(event)}")
+        else:
+            if event["state"] != "finished":
+                self._line(event["text"])
+            self._line(f"trial     {event['name']} {describe_ending(event, self._sweep_metric)}")
 
     def _step(self, event: dict[str, Any]) -> None:
         values, eta = event["metrics"], _duration(event["eta_s"])

@@ -10,13 +10,17 @@ from typing import Annotated
 import typer
 
 from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
+from dpo_recipes.cli.progress import Progress, write_message
+from dpo_recipes.cli.sweep_text import describe_sweep
 from dpo_recipes.errors import EXIT_BUG
+from dpo_recipes.finished_run import FinishedRun
+from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.slurm_settings import read_slurm_settings
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import find_recipe
 from dpo_recipes.supervise import WorkerBug
-from dpo_recipes.workflow import run_recipe
+from dpo_recipes.workflow import RunOptions, run_recipe
 
 
 def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
@@ -58,29 +62,29 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     ] = False,
 ) -> None:
     """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes from it."""
-    from dpo_recipes.cli.progress import Progress
-
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     overrides += [f"launch.backend={via}"] if via else []
     if (slurm or slurm_setup) and (via or validate(find_recipe(recipe), set_).recipe.launch.backend) != "slurm":
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
-    slurm_settings = read_slurm_settings(slurm or [], slurm_setup)
+    flags = LaunchFlags(num_processes, num_nodes, rendezvous)
+    options = RunOptions(trust_remote_code, retries, flags, read_slurm_settings(slurm or [], slurm_setup))
+    validated = validate(find_recipe(recipe), overrides)
     with Progress() as progress:
         try:
-            finished = run_recipe(
-                find_recipe(recipe),
-                overrides,
-                progress.on_event,
-                trust_remote_code=trust_remote_code,
-                resume=resume,
-                retries=retries,
-                flags=LaunchFlags(num_processes, num_nodes, rendezvous),
-                slurm_settings=slurm_settings,
-            )
+            if validated.recipe.sweep is not None:
+                _show_sweep(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+            else:
+                again = ["dpo-recipe", "run", recipe, *(word for value in overrides for word in ("--set", value))]
+                finished = run_recipe(validated, progress.on_event, options, resume=resume)
+                _show_run(finished, progress, again, json_=json_)
         except WorkerBug as bug:
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)
             raise typer.Exit(EXIT_BUG) from None
+
+
+def _show_run(finished: FinishedRun | None, progress: Progress, again: list[str], *, json_: bool) -> None:
+    """Show the result. `again` is the command that was given."""
     if finished is None:
         elsewhere = "on the node of the first process"
         if json_:
@@ -91,8 +95,13 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         typer.echo(json.dumps(finished.result.to_json(), indent=2, ensure_ascii=False))
     else:
         from dpo_recipes.cli.next_steps import describe_next_steps
-        from dpo_recipes.cli.progress import write_message
 
         progress.summary(finished)
-        again = ["dpo-recipe", "run", recipe, *(word for override in overrides for word in ("--set", override))]
         write_message("".join(f"{line}\n" for line in describe_next_steps(finished, again)))
+
+
+def _show_sweep(finished: FinishedSweep, progress: Progress, *, json_: bool) -> None:
+    if json_:
+        typer.echo(json.dumps(finished.result.to_json(), indent=2, ensure_ascii=False))
+    else:
+        progress.lines(describe_sweep(finished))

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.cache import cache_folder
+from dpo_recipes.cache import cache_folder, entry_lock
 from dpo_recipes.errors import DataError, DpoRecipeError, in_one_line
 from dpo_recipes.recipe.paths import url_file_name
 from dpo_recipes.run_dir import write_json
@@ -25,21 +25,23 @@ def fetch(url: str) -> Path:
     A file whose server reports neither a version nor a date is downloaded each time. Raises `DataError` D410 if the
     file cannot be fetched, and D411 if the library for this kind of address is missing.
     """
-    folder = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()
+    key = hashlib.sha256(url.encode()).hexdigest()
+    folder = cache_folder() / "downloads" / key
     target, known = folder / url_file_name(url), folder / "version.json"
     try:
         import fsspec
 
         system, path = fsspec.core.url_to_fs(url)
         version = _version(system.info(path))
-        if version and target.exists() and known.exists() and json.loads(known.read_text(encoding="utf-8")) == version:
-            return target
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{os.getpid()}.partial"
-        known.unlink(missing_ok=True)
-        system.get_file(path, str(partial))
-        partial.replace(target)
-        write_json(known, version)
+        with entry_lock("downloads", key):  # another process may be downloading it
+            if version and target.exists() and known.exists() and json.loads(known.read_text("utf-8")) == version:
+                return target
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / f"{os.getpid()}.partial"
+            known.unlink(missing_ok=True)
+            system.get_file(path, str(partial))
+            partial.replace(target)
+            write_json(known, version)
     except DpoRecipeError:  # a stop was requested during the download
         raise
     except ImportError as error:

@@ -7,6 +7,7 @@ a sweep over learning rates, losses or adapters find them in the cache. An inter
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -23,7 +24,7 @@ import transformers
 import trl
 from datasets import List, Value
 
-from dpo_recipes.cache import cache_folder, content_key, file_digest, get_or_build, is_whole
+from dpo_recipes.cache import build_entry, cache_folder, content_key, entry_lock, file_digest, is_whole
 from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.callbacks.stop import interrupted
@@ -44,26 +45,32 @@ def add_reference(trainer: Any, rows: Any, split: str) -> tuple[Any, bool]:
     """The `rows` of a split with the column REFERENCE, and whether it was cached.
 
     Several processes compute a share each, and the first one writes the cache; its key does not depend on their number.
+    While it does, another run that needs the same values waits for them.
     Raises `RunError` T622 if the processes have different rows.
     """
     distributed = trainer.distributed
     tokens = hash_rows(rows)
     if len(set(distributed.gather(tokens))) > 1:
         raise _different_rows(distributed, trainer.context.objective.row_noun)
-    key, known = distributed.share(_find(trainer, tokens) if distributed.is_main else None)
-    parts = ReferenceParts(key, distributed.rank)
-    logps = None if known else reference_logps(trainer, rows, split, parts)
-    values = distributed.share(_keep(key, logps) if distributed.is_main else None)
-    parts.remove()
+    with contextlib.ExitStack() as lock:
+        key, known = distributed.share(_find(trainer, tokens, lock) if distributed.is_main else None)
+        parts = ReferenceParts(key, distributed.rank)
+        logps = None if known else reference_logps(trainer, rows, split, parts)
+        values = distributed.share(_keep(key, logps) if distributed.is_main else None)
+        parts.remove()
     return rows.add_column(REFERENCE, list(values.T), feature=List(Value("float32"))), known
 
 
-def _find(trainer: Any, tokens: str) -> tuple[str, bool]:
-    """The key of the cache entry for some rows, and whether the entry exists."""
+def _find(trainer: Any, tokens: str, lock: contextlib.ExitStack) -> tuple[str, bool]:
+    """The key of the cache entry for some rows, and whether the entry exists. If it does not, it is locked."""
     if trainer.reference_computation is None:
         trainer.reference_computation = describe_computation(trainer)
     key = content_key(_VERSION, trainer.reference_computation, weights_of(trainer), tokens)
-    return key, is_whole(cache_folder() / "reference" / key)
+    folder = cache_folder() / "reference" / key
+    if is_whole(folder):
+        return key, True
+    lock.enter_context(entry_lock("reference", key))
+    return key, is_whole(folder)
 
 
 def describe_computation(trainer: Any) -> dict[str, Any]:
@@ -123,13 +130,11 @@ _LIBRARIES = ("transformers", "torch", "builtins")
 
 
 def _keep(key: str, logps: np.ndarray | None) -> np.ndarray:
-    """The values of the cache, after writing `logps` if the entry does not exist."""
+    """The values of the cache, after writing `logps` if the entry did not exist."""
 
-    def write(folder: Path) -> None:
-        assert logps is not None, "the entry was complete a moment ago"
-        np.save(folder / _FILE, logps)
-
-    folder, _ = get_or_build("reference", key, write)
+    folder = cache_folder() / "reference" / key
+    if logps is not None:
+        folder = build_entry("reference", key, lambda partial: np.save(partial / _FILE, logps))
     return np.load(folder / _FILE)
 
 

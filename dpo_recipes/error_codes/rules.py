@@ -190,6 +190,44 @@ CODES = {
         "`sync_ref_model` copies the trained weights in each process, so nothing may shard them. DPO's metrics compare",
         "the policy with its reference, so evaluations with different references cannot be ranked by `keep_best`.",
     ),
+    "R360": entry(
+        "a sweep that varies nothing",
+        "`sweep` names settings and the values to try: `grid` for all combinations, `zip` for settings that belong",
+        "together, `seeds` for repetitions (docs/sweeps.md).",
+    ),
+    "R361": entry(
+        "zipped settings with unequally many values",
+        "`zip` takes the first value of each setting, then the second ones. `grid` tries all combinations.",
+    ),
+    "R362": entry(
+        "a setting that cannot be swept",
+        "The name and the folder of a trial come from its sweep, and each setting can be in the sweep only once: two",
+        "values for one setting would replace each other.",
+    ),
+    "R363": entry(
+        "a range of a sweep without values",
+        "`low` is below `high`; with `log`, `low` is above 0 and there is no `step`.",
+    ),
+    "R364": entry(
+        "the metric of a sweep is none to choose by",
+        "It is the key of a metric of the objective, without `eval_`, with a direction in which values are better.",
+        "`direction` gives one to a metric that has none.",
+    ),
+    "R365": entry("too many trials", "A sweep has at most 1,000 trials. `max_trials` takes the first ones only."),
+    "R366": entry("the same trial twice", "A value is twice in one list. `seeds` repeats trials with other seeds."),
+    "R367": entry(
+        "a sweep without held-out rows", "The best trial is the best on rows that were not trained on: `data.eval`."
+    ),
+    "R368": entry(
+        "trials on several nodes",
+        "Several commands on one sweep each take another trial, so a trial of several nodes needs a launcher that",
+        "starts all of its processes: SLURM.",
+    ),
+    "R369": entry(
+        "sampled settings",
+        "`random` draws values for a number of trials, `max_trials`. `grid` and `zip` list all trials, and are not",
+        "combined with it.",
+    ),
     "R380": entry(
         "a tracker cannot report",
         "It needs a login, an address or a job of its own service, which this machine lacks. A warning in checks,",
@@ -213,5 +251,10 @@ CODES = {
         "warning: micro-batches keep their number of rows",
         "`max_tokens_per_pass` fills micro-batches by tokens, but not those of a loss that compares their rows or",
         "averages over their tokens. Their backbone passes still have at most that many tokens.",
+    ),
+    "R396": entry(
+        "warning: trials are compared by different losses",
+        "Settings of the objective, such as `beta`, change the loss as a function. Reward accuracy means the same in",
+        "all trials.",
     ),
 }

@@ -154,6 +154,12 @@ CODES = {
         "`dpo-recipe runs rm` deletes no run that is being executed or waits in a queue, and without `--unfinished`",
         "none that could be resumed.",
     ),
+    # T65x: sweeps
+    "T650": entry(
+        "all trials of a sweep failed",
+        "Each failed run left its error beside its directory, in trials/*.failed.json. A sweep that ended like this is",
+        "finished; the next command starts a new one.",
+    ),
     # T63x: SLURM
     "T630": entry(
         "SLURM's commands are not installed",

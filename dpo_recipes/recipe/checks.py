@@ -13,10 +13,18 @@ from pathlib import Path
 
 from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.objectives import fixed_micro_batch_reason, objective_of
-from dpo_recipes.recipe import device_checks, launch_checks, model_checks, secret_checks, source_checks, tracking_checks
+from dpo_recipes.recipe import (
+    device_checks,
+    launch_checks,
+    model_checks,
+    secret_checks,
+    source_checks,
+    sweep_checks,
+    tracking_checks,
+)
 from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.compose import Composed
-from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.metric_checks import metric_finding
 from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.shipped import template_paths
@@ -165,30 +173,16 @@ def check_token_budget(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 def check_metrics(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R355: `keep_best` or `early_stopping` names a metric that the objective does not have, or one without a better
     direction."""
-    wanted, early = recipe.checkpoints.keep_best, recipe.training.early_stopping
+    wanted, early, objective = recipe.checkpoints.keep_best, recipe.training.early_stopping, objective_of(recipe)
+    found: list[Finding | None] = []
     if isinstance(wanted, str):
-        instead = f"write true for `{objective_of(recipe).best_metric}`"
-        yield from _check_metric(recipe, composed, ("checkpoints", "keep_best"), wanted, instead)
+        where, instead = composed.where(("checkpoints", "keep_best")), f"write true for `{objective.best_metric}`"
+        found.append(metric_finding("R355", wanted, objective, where, instead=instead))
     if early is not None and early.metric is not None:
-        at, instead = ("training", "early_stopping", "metric"), f"remove it for `{objective_of(recipe).best_metric}`"
-        yield from _check_metric(recipe, composed, at, early.metric, instead)
-
-
-def _check_metric(recipe: Recipe, composed: Composed, at: DataPath, wanted: str, instead: str) -> Iterator[Finding]:
-    objective = objective_of(recipe)
-    known = [metric.key for metric in objective.metrics if metric.higher_is_better is not None]
-    if wanted in known:
-        return
-    has_no_direction = any(metric.key == wanted for metric in objective.metrics)
-    near = difflib.get_close_matches(wanted.removeprefix("eval_"), known if not has_no_direction else (), 1, 0.5)
-    yield Finding(
-        "R355",
-        f"no model can be chosen by `{wanted}`" if has_no_direction else f"unknown metric `{wanted}`",
-        composed.where(at),
-        ("neither a high nor a low value of it is better; " if has_no_direction else "")
-        + f"`{objective.kind}` chooses by one of {', '.join(known)}",
-        f"did you mean `{near[0]}`?" if near else f"choose one of these, or {instead}",
-    )
+        where = composed.where(("training", "early_stopping", "metric"))
+        instead = f"remove it for `{objective.best_metric}`"
+        found.append(metric_finding("R355", early.metric, objective, where, instead=instead))
+    yield from (finding for finding in found if finding is not None)
 
 
 def check_samples(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
@@ -228,4 +222,5 @@ RULES: tuple[RecipeRule, ...] = (
     *launch_checks.RULES,
     tracking_checks.check_trackers,
     secret_checks.check_secret_values,
+    *sweep_checks.RULES,
 )

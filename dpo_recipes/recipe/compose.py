@@ -3,17 +3,33 @@ value."""
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from dpo_recipes.errors import RecipeError, Where
+from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.recipe.load import DataPath, RecipeSource, Span, load_file, parse_yaml
 
 MAX_PARENTS = 20
 _SET_STEP = re.compile(r"(?:^|\.)([A-Za-z_][A-Za-z0-9_-]*)|\[(\d+)\]")
+
+
+_Fail = Callable[..., RecipeError]
+"""Makes the error for a value that cannot be placed, from the reason, the fix and the fault's column in the path."""
+
+
+class Placement(NamedTuple):
+    """A value to place in a recipe."""
+
+    name: str
+    """Its path as `--set` takes it: `training.learning_rate`."""
+    value: Any
+    at: DataPath
+    """The place in the recipe that it comes from, in a mapping of names: `("sweep", "grid", "training.learning_rate",
+    0)`."""
 
 
 @dataclass(frozen=True)
@@ -156,50 +172,94 @@ def _places(value: Any, path: DataPath) -> Iterator[DataPath]:
         yield from _places(child, (*path, step))
 
 
+def place_values(composed: Composed, placements: Iterable[Placement]) -> Composed:
+    """The same recipe with other values, which have the origins of those that they are copied from.
+
+    Raises `RecipeError` R113 for all paths that `--set` would refuse too.
+    """
+    data, origins = copy.deepcopy(composed.data), dict(composed.origins)
+    findings: list[Finding] = []
+    for name, value, at in placements:
+        origin, key = composed.origins[at], composed.where(at[:3], key=True)
+
+        def fail(why: str, fix: str, column: int = 1, *, name: str = name, key: Where = key) -> RecipeError:
+            return RecipeError.of("R113", f"cannot set `{name}`", where=key, why=why, fix=fix)
+
+        whole = replace(origin, span=Span(origin.span.value, key))
+        inside = {place: found for place, found in composed.origins.items() if place[: len(at)] == at and place != at}
+        inner = {(): whole, **{place[len(at) :]: found for place, found in inside.items()}}
+        try:
+            _place(data, origins, _parse_path(name, fail), copy.deepcopy(value), inner, whole, fail)
+        except RecipeError as error:
+            findings += error.findings
+    if findings:
+        raise RecipeError(*findings)
+    return replace(composed, data=data, origins=origins)
+
+
 def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath, Origin]) -> None:
+    def fail(why: str, fix: str, column: int = 1) -> RecipeError:
+        where = Where("--set", 1, column, max(1, len(override)), override)
+        return RecipeError.of("R113", f"cannot apply --set {override}", where=where, why=why, fix=fix)
+
     name, separator, text = override.partition("=")
     if not separator:
-        raise _bad_override(override, "it has no `=`", "write `--set training.learning_rate=1e-5`")
-    path = _parse_path(name.strip(), override)
-    if path[0] == "extends":
-        raise _bad_override(override, "parents are read before overrides are applied", "write it in the recipe")
+        raise fail("it has no `=`", "write `--set training.learning_rate=1e-5`")
+    path = _parse_path(name.strip(), fail)
     value, spans = parse_yaml(text, "--set")
     offset = len(name) + 1
     folder = Path.cwd()
-    target, parents = _descend(override, data, path[:-1])
-    _store(override, target, path[-1], value)
+    key = Where("--set", 1, 1, len(name), override)
+    inner = {
+        at: Origin("set", Span(Where("--set", 1, span.value.column + offset, span.value.length, override), key), folder)
+        for at, span in spans.items()
+    }
+    whole = Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), override), key), folder)
+    _place(data, origins, path, value, inner, whole, fail)
+
+
+def _place(
+    data: dict[str, Any],
+    origins: dict[DataPath, Origin],
+    path: DataPath,
+    value: Any,
+    inner: dict[DataPath, Origin],
+    whole: Origin,
+    fail: _Fail,
+) -> None:
+    """Store a value at a path. `inner` has the origins of the value and of all values in it, and `whole` is that of the
+    mappings that are created on the way."""
+    if path[0] == "extends":
+        raise fail("parents are read before other values are applied", "write it in the recipe")
+    target, parents = _descend(fail, data, path[:-1])
+    _store(fail, target, path[-1], value)
     for known in [known for known in origins if known[: len(path)] == path]:
         del origins[known]
-    key = Where("--set", 1, 1, len(name), override)
     for at in [*parents, path]:
-        origins.setdefault(
-            at, Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), override), key), folder)
-        )
-    for at, span in spans.items():
-        moved = Where("--set", 1, span.value.column + offset, span.value.length, override)
-        origins[(*path, *at)] = Origin("set", Span(moved, key), folder)
+        origins.setdefault(at, whole)
+    for at, origin in inner.items():
+        origins[(*path, *at)] = origin
 
 
-def _parse_path(name: str, override: str) -> DataPath:
+def _parse_path(name: str, fail: _Fail) -> DataPath:
     path: list[str | int] = []
     position = 0
     while position < len(name):
         match = _SET_STEP.match(name, position)
         if match is None or (match.group(2) and not path):
-            raise _bad_override(
-                override,
+            raise fail(
                 f"`{name}` is not a path of keys and [indices]",
-                "write `--set data.train[0].path=rows.jsonl`",
-                column=position + 1,
+                "a path is written like `data.train[0].path`",
+                position + 1,
             )
         path.append(match.group(1) if match.group(1) else int(match.group(2)))
         position = match.end()
     if not path:
-        raise _bad_override(override, "there is no key before the `=`", "write `--set section.key=value`")
+        raise fail("there is no key", "a path is written like `section.key`")
     return tuple(path)
 
 
-def _descend(override: str, data: Any, path: DataPath) -> tuple[Any, list[DataPath]]:
+def _descend(fail: _Fail, data: Any, path: DataPath) -> tuple[Any, list[DataPath]]:
     created: list[DataPath] = []
     for depth, step in enumerate(path):
         if isinstance(step, str) and isinstance(data, dict):
@@ -214,38 +274,27 @@ def _descend(override: str, data: Any, path: DataPath) -> tuple[Any, list[DataPa
                 created.append(path[: depth + 1])
             data = data[step]
         else:
-            raise _cannot_enter(override, data, step)
+            raise _cannot_enter(fail, data, step)
     return data, created
 
 
-def _store(override: str, target: Any, step: str | int, value: Any) -> None:
+def _store(fail: _Fail, target: Any, step: str | int, value: Any) -> None:
     if isinstance(step, str) and isinstance(target, dict):
         target[step] = value
     elif isinstance(step, int) and isinstance(target, list) and step <= len(target):
         target[step : step + 1] = [value]
     elif isinstance(step, int) and target == {}:
-        raise _cannot_enter(override, [], step)
+        raise _cannot_enter(fail, [], step)
     else:
-        raise _cannot_enter(override, target, step)
+        raise _cannot_enter(fail, target, step)
 
 
-def _cannot_enter(override: str, data: Any, step: str | int) -> RecipeError:
+def _cannot_enter(fail: _Fail, data: Any, step: str | int) -> RecipeError:
     if isinstance(data, list) and isinstance(step, int):
-        return _bad_override(
-            override,
+        return fail(
             f"there is no item [{step}]: the list has length {len(data)}",
             "indices start at 0; one past the end appends",
         )
     kind = {dict: "a mapping", list: "a list"}.get(type(data), f"the value {data!r}")
     wanted = f"index [{step}]" if isinstance(step, int) else f"key `{step}`"
-    return _bad_override(override, f"{kind} has no {wanted}", "`dpo-recipe show RECIPE` prints the paths that exist")
-
-
-def _bad_override(override: str, why: str, fix: str, column: int = 1) -> RecipeError:
-    return RecipeError.of(
-        "R113",
-        f"cannot apply --set {override}",
-        where=Where("--set", 1, column, max(1, len(override)), override),
-        why=why,
-        fix=fix,
-    )
+    return fail(f"{kind} has no {wanted}", "`dpo-recipe show RECIPE` prints the paths that exist")

@@ -29,8 +29,10 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def plain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """All fields of a recipe as plain data, with defaults. `extends` is left out, because it is already merged."""
-    return {key: value for key, value in recipe.model_dump(by_alias=True).items() if key != "extends"}
+    """All fields of a recipe as plain data, with defaults. `extends` is left out, because it is already merged, and so
+    is an absent `sweep`, because a run has none."""
+    plain = recipe.model_dump(by_alias=True)
+    return {key: value for key, value in plain.items() if key != "extends" and (key != "sweep" or value is not None)}
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -19,13 +19,18 @@ from dpo_recipes.recipe.schema import Recipe
 def section_at(place: DataPath, data: Any) -> type[BaseModel] | None:
     """The class of the section at a path. Where it depends on `kind`, the kind in the recipe's `data` decides."""
     section: type[BaseModel] | None = Recipe
+    is_name = False
     for step in place:
         data = _step_into(data, step)
         if isinstance(step, int) or section is None:
             continue
+        if is_name:  # a key in a mapping of sections
+            is_name = False
+            continue
         found = field_of(section, step)
         kind = data.get("kind") if isinstance(data, dict) else None
         section = _of_kind(sections_in(found.annotation), kind) if found else None
+        is_name = found is not None and get_origin(found.annotation) is dict
     return section
 
 
@@ -89,7 +94,14 @@ def all_fields(section: type[BaseModel] = Recipe, place: DataPath = ()) -> Itera
         key = found.alias or name
         yield place, key
         for inner in sections_in(found.annotation):
-            yield from all_fields(inner, (*place, key + "[]" if "list" in str(found.annotation) else key))
+            yield from all_fields(inner, (*place, key + below(found.annotation)))
+
+
+def below(annotation: Any) -> str:
+    """The path from a field to a section in it: an index in a list of sections, or a name in a mapping of sections."""
+    if get_origin(annotation) is dict:
+        return ".NAME"
+    return "[]" if "list" in str(annotation) else ""
 
 
 def _candidates(place: DataPath) -> list[type[BaseModel]]:

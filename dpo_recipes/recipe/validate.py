@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +17,7 @@ from dpo_recipes.recipe.paths import resolve_paths
 from dpo_recipes.recipe.schema import SCHEMA_VERSION, Recipe
 from dpo_recipes.recipe.schema_findings import schema_findings
 from dpo_recipes.recipe.secret_checks import hide_secrets
+from dpo_recipes.recipe.trials import Trial, compose_trial, expand
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,18 @@ class Validated:
 
 
 def validate(path: Path, overrides: list[str] | None = None) -> Validated:
-    """Load, compose, resolve and check a recipe.
+    """Load, compose, resolve and check a recipe, and the recipe of each trial if it has a sweep.
 
     Raises `RecipeError` with all findings of the first stage that fails: loading (R1xx), the schema (R2xx), or the
-    checks across sections (R3xx).
+    checks across sections (R3xx); then the same of the trials.
     """
-    composed = resolve_paths(compose(path, overrides))
+    validated = validate_composed(compose(path, overrides))
+    return replace(validated, warnings=(*validated.warnings, *_check_trials(validated)))
+
+
+def validate_composed(composed: Composed) -> Validated:
+    """Resolve and check a recipe that is already composed. The trials of a sweep are not checked."""
+    composed = resolve_paths(composed)
     _check_version(composed)
     try:
         recipe = Recipe.model_validate(composed.data)
@@ -43,6 +52,36 @@ def validate(path: Path, overrides: list[str] | None = None) -> Validated:
     if errors:
         raise RecipeError(*_in_order(findings))
     return Validated(recipe, composed, tuple(findings))
+
+
+def _check_trials(validated: Validated) -> list[Finding]:
+    """The warnings of the recipes of a sweep's trials that its own recipe does not have. Raises `RecipeError` with the
+    errors of all trials."""
+    composed, sweep = validated.composed, validated.recipe.sweep
+    last_seed = sweep.seeds - 1 if sweep else 0
+    spans = [origin.span for place, origin in composed.origins.items() if place[:1] == ("sweep",)]
+    places = {where for span in spans for where in (span.value, span.key)}
+    found: dict[tuple[Any, ...], Finding] = {}
+    for trial in expand(validated.recipe) if sweep else ():
+        try:
+            findings = validate_composed(compose_trial(composed, validated.recipe, trial, last_seed)).warnings
+        except RecipeError as error:
+            findings = error.findings
+        for finding in findings:
+            if finding.where in places:  # one finding for a range, of which each trial has another value
+                found.setdefault((finding.code, finding.where), finding)
+            else:
+                found.setdefault((finding.code, finding.what, finding.where), _of_trial(finding, trial))
+    if any(finding.severity == "error" for finding in found.values()):
+        raise RecipeError(*_in_order(found.values()))
+    known = {(warning.code, warning.where) for warning in validated.warnings}
+    return [finding for finding in found.values() if (finding.code, finding.where) not in known]
+
+
+def _of_trial(finding: Finding, trial: Trial) -> Finding:
+    """A finding that points at none of the values of its trial, with these values."""
+    values = ", ".join(f"{name} {json.dumps(value)}" for name, value in trial.values.items())
+    return replace(finding, why="; ".join(part for part in (finding.why, f"in trial {trial.number}: {values}") if part))
 
 
 def _check_version(composed: Composed) -> None:

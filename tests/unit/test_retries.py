@@ -14,7 +14,9 @@ from dpo_recipes.launch import choose
 from dpo_recipes.launch.choose import LaunchFlags, flags_of_retry
 from dpo_recipes.launch.job import Launcher, LaunchRequest
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.validate import validate
 from dpo_recipes.run_result import RunResult
+from dpo_recipes.workflow import RunOptions
 
 TEXT = """\
 schema: 1
@@ -79,7 +81,8 @@ def _run(
     path = tmp_path / "job.yaml"
     path.write_text(TEXT % (processes, tmp_path / "runs"))
     try:
-        workflow.run_recipe(path, [], lambda event: None, retries=retries, flags=flags)
+        options = RunOptions(retries=retries, flags=flags or LaunchFlags())
+        workflow.run_recipe(validate(path), lambda event: None, options)
     finally:
         assert len(list((tmp_path / "runs" / "job").iterdir())) == 1  # the same run each time
     return machine

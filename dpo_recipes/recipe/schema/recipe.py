@@ -12,6 +12,7 @@ from dpo_recipes.recipe.schema.launch import Launch
 from dpo_recipes.recipe.schema.machine import Hardware
 from dpo_recipes.recipe.schema.model import Model
 from dpo_recipes.recipe.schema.objective import Params, default_params
+from dpo_recipes.recipe.schema.sweep import Sweep
 from dpo_recipes.recipe.schema.tracking import Tracking
 from dpo_recipes.recipe.schema.training import Training
 from dpo_recipes.section import Section
@@ -59,6 +60,9 @@ class Recipe(Section):
     launch: Launch = Field(default_factory=Launch, description="How worker processes are started.")
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Checkpoints, from which a run resumes.")
     tracking: Tracking = Field(default_factory=Tracking, description="Experiment trackers.")
+    sweep: Sweep | None = Field(
+        default=None, description="Values to try: the recipe is then many runs, of which the best one is chosen."
+    )
     accept_advice: list[Annotated[str, Field(pattern=r"^(F78|F79|D42|D43|D49)[0-9]$")]] = Field(
         default_factory=list,
         description="Codes of advice that you have considered and accept, for example [F795, D431]: those of "

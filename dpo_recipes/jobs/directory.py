@@ -1,0 +1,121 @@
+"""The directory of a sweep: the names of its files, and finding the unfinished one of a recipe.
+
+The state of a trial's run is not stored as such. It follows from files that are written once: `result.json` of the run,
+or the reason of its failure, or a lock that is held. So no command needs to see what another one does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dpo_recipes.cache import content_key
+from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.locks import held
+from dpo_recipes.recipe.dump import dump_recipe, read_resolved
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.validate import Validated
+from dpo_recipes.resume import changed_values, identity
+from dpo_recipes.run_dir import RunDirectory, create_directory, new_directory, write_text_atomically, written_to
+
+
+@dataclass(frozen=True)
+class SweepDirectory:
+    """`runs/<recipe name>/<UTC time>-<short id>/` of a sweep. `result.json` present means finished."""
+
+    path: Path
+
+    @property
+    def given_recipe(self) -> Path:
+        """The recipe as it was given."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def resolved_recipe(self) -> Path:
+        """Every value of the recipe with its sweep. Only the directory of a sweep has this file."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def trials(self) -> Path:
+        """The run directories of the trials, and beside each its lock, its attempts, and the reason if it failed."""
+        return self.path / "trials"
+
+    @property
+    def best(self) -> Path:
+        """The recipe of the best trial, and its model."""
+        return self.path / "best"
+
+    @property
+    def result(self) -> Path:
+        """The result of the sweep, written last."""
+        return self.path / "result.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the command that writes the result."""
+        return self.path / "sweep.lock"
+
+
+def open_or_create(validated: Validated, output_dir: Path, *, resume: bool | None) -> tuple[SweepDirectory, bool]:
+    """The unfinished sweep of a recipe, or a new one, and whether it existed. With `resume` True there must be one,
+    with False a new one is made.
+
+    Commands that start together get the same directory. Raises `RunError` T601, T602, T611 and T614.
+    """
+    recipe = validated.recipe
+    create_directory(output_dir / recipe.name, output_dir)
+    with held(output_dir / recipe.name / "sweeps.lock"):
+        earlier = None if resume is False else _find_unfinished(recipe, output_dir)
+        if earlier is not None:
+            return earlier, True
+        if resume:
+            raise _nothing_to_resume(recipe, output_dir)
+        sweep = SweepDirectory(new_directory(output_dir, recipe.name))
+        create_directory(sweep.path, output_dir)
+        with written_to(RunDirectory(sweep.path)):
+            sweep.trials.mkdir()
+            write_text_atomically(sweep.given_recipe, validated.composed.text)
+            write_text_atomically(sweep.resolved_recipe, dump_recipe(recipe))
+        return sweep, False
+
+
+def _find_unfinished(recipe: Recipe, output_dir: Path) -> SweepDirectory | None:
+    wanted = content_key(identity(recipe))
+    for sweep, earlier in _unfinished(recipe, output_dir):
+        if earlier is not None and content_key(identity(earlier)) == wanted:
+            return sweep
+    return None
+
+
+def _unfinished(recipe: Recipe, output_dir: Path) -> Iterator[tuple[SweepDirectory, Recipe | None]]:
+    """The sweeps of this name that have no result, the newest first, with their recipes if they can be read."""
+    for path in sorted((output_dir / recipe.name).glob("*-*"), reverse=True):
+        sweep = SweepDirectory(path)
+        if sweep.resolved_recipe.exists() and not sweep.result.exists():
+            earlier = None
+            with contextlib.suppress(DpoRecipeError, ValidationError, OSError):
+                earlier = read_resolved(sweep.resolved_recipe)
+            yield sweep, earlier
+
+
+def _nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:
+    """Why `--resume` finds nothing: T611 (the recipe has changed) or T614 (there is no unfinished sweep)."""
+    found = next(_unfinished(recipe, output_dir), None)
+    if found is None:
+        return RunError.of(
+            "T614",
+            f"there is no unfinished sweep of {recipe.name} in {output_dir}",
+            why="each sweep there has a result.json, or there is none",
+            fix="leave `--resume` out to start a new sweep",
+        )
+    sweep, earlier = found
+    return RunError.of(
+        "T611",
+        f"the recipe is not the one with which the sweep in {sweep.path} started",
+        why=changed_values(earlier, recipe) if earlier else "its sweep.yaml cannot be read",
+        fix="restore these values, or start a new sweep with `--no-resume`",
+    )

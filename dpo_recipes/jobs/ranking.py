@@ -1,0 +1,65 @@
+"""Compares trials: the mean and the interval over the seeds of each, and the best one."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from functools import cmp_to_key
+
+from dpo_recipes.jobs.sweep_result import Best, RunOutcome, TrialOutcome
+from dpo_recipes.objectives.base import Metric
+
+_T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
+)  # fmt: skip
+"""The 97.5 % quantiles of Student's t distribution for 1 to 29 degrees of freedom."""
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean, and half the width of its 95 % interval; None where there are too few values."""
+    if not values:
+        return None, None
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, _T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def ranked(trials: Sequence[TrialOutcome], metric: Metric) -> list[TrialOutcome]:
+    """The trials that have a value, the best one first. One that lacks a run stands behind all complete ones, and of
+    equal ones the first stays first."""
+
+    def compare(one: TrialOutcome, other: TrialOutcome) -> int:
+        if one.is_complete != other.is_complete:
+            return -1 if one.is_complete else 1
+        return metric.is_better(other.value, one.value) - metric.is_better(one.value, other.value)
+
+    return sorted((trial for trial in trials if trial.value is not None), key=cmp_to_key(compare))
+
+
+def choose_best(trials: Sequence[TrialOutcome], metric: Metric) -> Best | None:
+    """The best trial with its best run, and its lead over the second; None if no trial has a value."""
+    order = ranked(trials, metric)
+    if not order:
+        return None
+    best, run = order[0], _best_run(order[0].runs, metric)
+    if len(order) == 1:
+        return Best(trial=best.number, run=run.directory)
+    first, second = best.value, order[1].value
+    assert first is not None, "a ranked trial has a value"
+    assert second is not None, "a ranked trial has a value"
+    lead = first - second if metric.higher_is_better else second - first
+    noise = None
+    if best.interval is not None and order[1].interval is not None:
+        noise = lead <= best.interval + order[1].interval
+    return Best(trial=best.number, run=run.directory, lead=lead, is_within_noise=noise)
+
+
+def _best_run(runs: Sequence[RunOutcome], metric: Metric) -> RunOutcome:
+    best = runs[0]
+    for run in runs[1:]:
+        if metric.is_better(run.value, best.value):
+            best = run
+    return best

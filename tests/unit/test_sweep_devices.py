@@ -1,0 +1,79 @@
+"""How GPUs and cores are divided among runs of a sweep that are executed at the same time."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpo_recipes.jobs import devices
+from dpo_recipes.jobs.devices import share_devices
+from dpo_recipes.launch.choose import LaunchFlags
+from dpo_recipes.recipe.schema import Recipe
+
+
+def _recipe(parallel: int, **sections: object) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "schema": 1,
+            "name": "job",
+            "model": {"path": "a/b"},
+            "data": {"train": [{"path": "a/b"}]},
+            "sweep": {"seeds": 2, "parallel": parallel},
+            **sections,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 8 cores and without GPUs, where nothing is set."""
+    monkeypatch.setattr(devices, "count_gpus", lambda: 0)
+    monkeypatch.setattr(devices, "num_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "gpus", "shares"),
+    [
+        (2, 4, ["0,1", "2,3"]),
+        (4, 4, ["0", "1", "2", "3"]),
+        (8, 3, ["0", "1", "2"]),
+        (2, 3, ["0", "1"]),  # equal shares, so that each trial has the same number of processes
+        (1, 2, ["0,1"]),
+    ],
+)
+def test_each_run_has_gpus_of_its_own(
+    parallel: int, gpus: int, shares: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
+    assert share_devices(_recipe(parallel), LaunchFlags()) == [{"CUDA_VISIBLE_DEVICES": share} for share in shares]
+
+
+def test_gpus_that_are_hidden_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3,5")
+    monkeypatch.setattr(devices, "count_gpus", lambda: 3)
+    found = share_devices(_recipe(3), LaunchFlags())
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["GPU-a", "3", "5"]
+
+
+def test_a_run_of_several_processes_gets_as_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "count_gpus", lambda: 4)
+    wanted = [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
+    assert share_devices(_recipe(4, launch={"num_processes": 2}), LaunchFlags()) == wanted
+    assert share_devices(_recipe(4), LaunchFlags(num_processes=2)) == wanted
+    assert share_devices(_recipe(2), LaunchFlags(num_processes=8)) == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]
+
+
+def test_cores_are_divided_unless_the_number_of_threads_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share_devices(_recipe(2), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert share_devices(_recipe(1), LaunchFlags()) == [{}]
+    assert share_devices(_recipe(2, launch={"num_threads": 3}), LaunchFlags()) == [{}, {}]
+    monkeypatch.setattr(devices, "count_gpus", lambda: 2)
+    assert share_devices(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert share_devices(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{}, {}]
+
+
+def test_runs_that_start_elsewhere_share_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "count_gpus", lambda: 2)
+    assert share_devices(_recipe(3, launch={"backend": "slurm"}), LaunchFlags()) == [{}, {}, {}]
