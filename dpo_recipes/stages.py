@@ -238,8 +238,8 @@ class RunStages:
         page = render_run(FinishedRun(self.shared_run, self.recipe, result))
         write_text_atomically(self.shared_run.report, page)
         result.write(self.shared_run.result)
-        if trackers.names:
-            self.events.stage("track", f"the report to {', '.join(trackers.names)}")
+        if trackers.names_in_use:
+            self.events.stage("track", f"the report to {', '.join(trackers.names_in_use)}")
         trackers.attach_report()
         trackers.finish("finished")
         self.events.emit("done", result=str(self.shared_run.result))

@@ -170,7 +170,9 @@ LIBRARIES: dict[str, TrackerLibrary] = {
         ("neptune",), "neptune", _neptune, "set NEPTUNE_API_TOKEN and NEPTUNE_PROJECT, or set NEPTUNE_MODE=offline",
     ),
     "swanlab": TrackerLibrary(
-        ("swanlab",), "[swanlab]", _swanlab, "run `swanlab login`, set SWANLAB_API_KEY, or set SWANLAB_MODE=local",
+        ("swanlab",), "[swanlab]", _swanlab,
+        "run `swanlab login`, set SWANLAB_API_KEY, or set SWANLAB_MODE=offline and upload the run later with "
+        "`swanlab sync`",
     ),
     "tensorboard": TrackerLibrary(("tensorboard", "tensorboardX"), "[track]"),
     "trackio": TrackerLibrary(

@@ -39,7 +39,7 @@ class CallingThread:
         while not wait([future], timeout=max(0.0, min(_ALIVE_EVERY_S, until - time.monotonic()))).done:
             if time.monotonic() >= until:
                 leave_out_handlers()
-                raise TookTooLong(f"no answer within {patience_s:.0f} s")
+                raise TookTooLong(f"it did not answer within {patience_s:.0f} s")
             while_waiting()
         return future.result()
 

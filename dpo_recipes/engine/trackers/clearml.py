@@ -31,7 +31,8 @@ class ClearML(Tracker):
         self.task.set_initial_iteration(0)  # steps are counted from the start of the run, also after a resume
         if self.earlier is None:
             self.task.connect(self.config, name="recipe")
-        return Tracking(id=self.task.id, url=self.task.get_output_log_web_page())
+        is_offline = self.task.id.startswith("offline-")
+        return Tracking(id=self.task.id, url=None if is_offline else self.task.get_output_log_web_page())
 
     def log(self, row: Row, step: int) -> None:
         """Send the row: a chart for each split."""

@@ -108,6 +108,11 @@ class Trackers:
         """Store the report, the result and the model card."""
         self._attach("report", [self.run.report, self.run.result, self.run.path / MODEL_FOLDER / "README.md"])
 
+    @property
+    def names_in_use(self) -> list[str]:
+        """The names of the trackers that have started and are still called."""
+        return [entry.name for entry in self._entries if entry.is_in_use]
+
     def finish(self, outcome: Outcome) -> None:
         """End the run in each tracker; a second call does nothing."""
         if outcome == "interrupted":
@@ -151,7 +156,7 @@ class Trackers:
                 Finding(
                     "T660",
                     f"{entry.name} could not {what}" + (f" at step {self._step}" if self._step else ""),
-                    why=in_one_line(error),
+                    why=str(error) if isinstance(error, TookTooLong) else in_one_line(error),
                     fix=(library.remedy or "see run.log for the library's message") + kept,
                     severity="warning",
                     at=("tracking", "report_to", entry.index),

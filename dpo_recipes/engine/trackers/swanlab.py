@@ -1,4 +1,4 @@
-"""SwanLab: its servers, or files of this machine with SWANLAB_MODE=local or offline."""
+"""SwanLab: its servers, or files of this machine for `swanlab sync` with SWANLAB_MODE=offline."""
 
 from __future__ import annotations
 
