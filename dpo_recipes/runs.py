@@ -19,6 +19,8 @@ from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.finished_run import not_a_run
 from dpo_recipes.formats import finite
+from dpo_recipes.jobs.directory import SweepDirectory
+from dpo_recipes.jobs.sweep_result import read_sweep_result
 from dpo_recipes.launch.ranks import first_failure
 from dpo_recipes.launch.slurm import has_job
 from dpo_recipes.objectives import get_objective
@@ -220,20 +222,40 @@ def find_run(name: str, output_dir: Path) -> RunDirectory:
     return named[0]
 
 
-def check_removable(summaries: list[RunSummary], *, unfinished: bool) -> None:
+def find_sweep(name: str, output_dir: Path) -> SweepDirectory | None:
+    """The directory of a sweep that a person names as a run, or None if it is none."""
+    path = Path(name).expanduser()
+    for folder in (path, output_dir / path, *sorted(output_dir.glob(f"*/*-{name}") if _is_name(name) else ())):
+        if SweepDirectory(folder).resolved_recipe.is_file():
+            return SweepDirectory(folder.resolve())
+    return None
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is part of a name, and no path or pattern."""
+    return re.fullmatch(r"[\w-]+", text) is not None
+
+
+def _sweep_of(run: RunDirectory) -> SweepDirectory | None:
+    """The sweep that a run is a trial of, if there is one."""
+    sweep = SweepDirectory(run.path.parent.parent)
+    return sweep if sweep.trials == run.path.parent and sweep.resolved_recipe.is_file() else None
+
+
+def check_removable(summaries: list[RunSummary], *, unfinished: bool, best: bool) -> None:
     """Raise `RunError` T643 with a finding for each run that must not be removed."""
     findings = [
         Finding("T643", f"{summary.run.path} is not removed", why=why, fix=fix)
         for summary in summaries
-        for why, fix in reasons_to_keep(summary, unfinished=unfinished)
+        for why, fix in reasons_to_keep(summary, unfinished=unfinished, best=best)
     ]
     if findings:
         raise RunError(*findings)
 
 
-def reasons_to_keep(summary: RunSummary, *, unfinished: bool) -> Iterator[tuple[str, str]]:
-    """Why a run must not be removed, and what a person can do about it. `unfinished` permits runs that were begun and
-    that nothing executes."""
+def reasons_to_keep(summary: RunSummary, *, unfinished: bool, best: bool) -> Iterator[tuple[str, str]]:
+    """Why a run must not be removed, and what a person can do about it. `unfinished` permits runs and sweeps that were
+    begun and that nothing executes, `best` the best run of a sweep."""
     if summary.state == "running":
         yield "it is still being executed", "stop it first, or wait for it"
     elif has_job(summary.run):
@@ -242,6 +264,22 @@ def reasons_to_keep(summary: RunSummary, *, unfinished: bool) -> Iterator[tuple[
         yield "it is unfinished: the same recipe would resume it", "add `--unfinished`"
     elif not unfinished and summary.can_resume:
         yield "it failed and has a checkpoint, from which the same recipe would resume it", "add `--unfinished`"
+    else:
+        yield from _reasons_of_sweep(summary.run, unfinished=unfinished, best=best)
+
+
+def _reasons_of_sweep(run: RunDirectory, *, unfinished: bool, best: bool) -> Iterator[tuple[str, str]]:
+    sweep = _sweep_of(run)
+    if sweep is None:
+        return
+    if not sweep.result.exists():
+        if not unfinished:
+            yield "it is a trial of an unfinished sweep, which compares its result", "add `--unfinished`"
+        return
+    with contextlib.suppress(RunError):  # what cannot be read names no best run
+        chosen = read_sweep_result(sweep.result).best
+        if not best and chosen is not None and sweep.path / chosen.run == run.path:
+            yield "it is the best run of its sweep, whose `best/model` leads to its model", "add `--best`"
 
 
 @dataclass(frozen=True)
@@ -254,7 +292,7 @@ class PruneRules:
     unfinished: bool = False
     """Whether unfinished runs may be removed."""
     best: bool = False
-    """Whether the best run of a recipe may be removed."""
+    """Whether the best run of a recipe or a sweep may be removed."""
 
 
 def choose_removable(summaries: list[RunSummary], output_dir: Path, rules: PruneRules) -> list[RunSummary]:
@@ -268,7 +306,8 @@ def choose_removable(summaries: list[RunSummary], output_dir: Path, rules: Prune
         for summary in group:
             is_needed = summary.run in kept or (best is not None and summary.run == best.run)
             is_young = now - summary.started < rules.older_than
-            if not is_needed and not is_young and not any(reasons_to_keep(summary, unfinished=rules.unfinished)):
+            reasons = reasons_to_keep(summary, unfinished=rules.unfinished, best=rules.best)
+            if not is_needed and not is_young and not any(reasons):
                 chosen.append(summary)
     return chosen
 
@@ -299,6 +338,17 @@ def remove_run(run: RunDirectory, output_dir: Path) -> None:
     """
     with written_to(run), file_lock(run.command_lock), file_lock(run.lock):
         shutil.rmtree(run.path)
-    with contextlib.suppress(OSError, ValueError):
-        if run.path.parent != output_dir and run.path.parent.relative_to(output_dir):
-            run.path.parent.rmdir()
+    _remove_if_empty(run.path.parent, output_dir)
+
+
+def remove_sweep(sweep: SweepDirectory, output_dir: Path) -> None:
+    """Delete what is left of a sweep whose runs have been removed. Raises `RunError` T601 if it cannot be deleted."""
+    with written_to(RunDirectory(sweep.path)):
+        shutil.rmtree(sweep.path)
+    _remove_if_empty(sweep.path.parent, output_dir)
+
+
+def _remove_if_empty(folder: Path, output_dir: Path) -> None:
+    if folder != output_dir and folder.is_relative_to(output_dir) and folder.name != "trials":
+        with contextlib.suppress(OSError):  # it has other files
+            folder.rmdir()

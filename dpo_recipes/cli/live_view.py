@@ -28,6 +28,14 @@ class LiveView:
         self.has_blocks = encoding.lower().replace("-", "") == "utf8"
         """Whether the terminal has the characters of bars and sparklines."""
 
+    def begin_run(self) -> None:
+        """Forget the metrics of the run before."""
+        self._histories = {}
+
+    def show_text(self, text: str) -> None:
+        """Show one line."""
+        self._draw([text])
+
     def show_share(self, name: str, detail: str, done: float, eta: str) -> None:
         """Show how much of a stage is done."""
         self._draw([f"{name:<9} {self._bar(done)} {format_percent(done, 0):>4}  {detail}  ETA {eta}"])

@@ -63,6 +63,8 @@ class Progress:
             self._line(f"run       {short_path(event['dir'])}{again}")
             objective = get_objective(event["objective"])
             self._metrics = objective.metrics
+            if self._live is not None:
+                self._live.begin_run()
             self._launch(event["plan"], objective.row_noun)
             for finding in event["plan"].warnings:
                 self._line(finding.render())
@@ -169,8 +171,10 @@ class Progress:
         self._now("  ".join(parts), is_last=event["step"] == event["total"])
 
     def _now(self, text: str, *, is_last: bool = False) -> None:
-        """Print the progress of a stage, but not more often than every few seconds."""
-        if is_last or time.monotonic() - self._last_plain >= _PLAIN_EVERY_S:
+        """Show the progress of a stage: in place on a terminal, elsewhere not more often than every few seconds."""
+        if self._live is not None:
+            self._live.show_text(text)
+        elif is_last or time.monotonic() - self._last_plain >= _PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
             write_message(f"{text}\n")
 

@@ -1,10 +1,10 @@
-"""`dpo-recipe report`: write the report of a run again, or compare several runs."""
+"""`dpo-recipe report`: write the report of a run again or of a sweep, or compare several runs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +14,10 @@ from dpo_recipes.cli.runs import OutputDirOption
 from dpo_recipes.errors import Finding, RunError
 from dpo_recipes.finished_run import FinishedRun, open_run
 from dpo_recipes.run_dir import find_output_dir, write_text_atomically, written_to
-from dpo_recipes.runs import find_run
+from dpo_recipes.runs import find_run, find_sweep
+
+if TYPE_CHECKING:
+    from dpo_recipes.report.comparison import Comparison
 
 Format = Literal["html", "md", "csv"]
 _SUFFIXES: dict[str, Format] = {".md": "md", ".csv": "csv"}
@@ -23,7 +26,8 @@ _UNFINISHED = "T641"
 
 def report(
     runs: Annotated[
-        list[str], typer.Argument(help="Run directories, or the last parts of their names.", metavar="RUN")
+        list[str],
+        typer.Argument(help="Directories of runs or sweeps, or the last parts of their names.", metavar="RUN"),
     ],
     format_: Annotated[
         Format | None,
@@ -32,8 +36,8 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write. Absent: report.html of the run, or comparison.html here for several; md and csv "
-            "go to stdout.",
+            help="The file to write. Absent: report.html of the run or sweep, or comparison.html here for several; md "
+            "and csv go to stdout.",
             metavar="FILE",
         ),
     ] = None,
@@ -42,35 +46,55 @@ def report(
     ] = None,
     output_dir: OutputDirOption = "runs",
 ) -> None:
-    """Write the report of a run again, or compare runs: metrics, curves, settings that differ, plan and measurement."""
-    finished = _open(runs, find_output_dir(output_dir))
+    """Write the report of a run or a sweep, or compare runs: metrics, curves, settings that differ, plan and cost."""
+    folder = find_output_dir(output_dir)
     chosen = format_ or (_SUFFIXES.get(output.suffix.lower(), "html") if output else "html")
-    if len(finished) == 1 and chosen == "html" and metric is None:
-        path = _write_report(finished[0], output)
+    sweep = find_sweep(runs[0], folder) if len(runs) == 1 else None
+    if sweep is not None:
+        from dpo_recipes.jobs.sweep_comparison import compare_sweep
+
+        path = _write_comparison(compare_sweep(sweep, metric), chosen, output, sweep.path / "report.html")
     else:
-        path = _write_comparison(finished, chosen, output, metric)
+        finished = _open(runs, folder)
+        if len(finished) == 1 and chosen == "html" and metric is None:
+            path = _write_report(finished[0], output)
+        else:
+            from dpo_recipes.report.comparison import compare_runs
+
+            path = _write_comparison(compare_runs(finished, metric), chosen, output, Path("comparison.html"))
     if path is not None:
         typer.echo(short_path(path))
 
 
 def _open(names: list[str], output_dir: Path) -> list[FinishedRun]:
-    """The finished runs of these names, each once. Unfinished ones are left out with a message, unless there is no
-    other. Raises the errors of all others at once."""
+    """The finished runs of these names, each once; a sweep stands for all of its finished runs.
+
+    Unfinished ones are left out with a message, unless there is no other. Raises the errors of all others at once.
+    """
     finished: dict[Path, FinishedRun] = {}
     unfinished: list[Finding] = []
     errors: list[Finding] = []
     for name in names:
         try:
-            run = open_run(find_run(name, output_dir).path)
+            found = _find(name, output_dir)
         except RunError as error:
             (unfinished if error.findings[0].code == _UNFINISHED else errors).extend(error.findings)
         else:
-            finished[run.run.path] = run
+            finished |= {run.run.path: run for run in found}
     if errors or not finished:
         raise RunError(*errors, *unfinished)
     for finding in unfinished:
         print(f"left out: {finding.what}, {finding.why}", file=sys.stderr)
     return list(finished.values())
+
+
+def _find(name: str, output_dir: Path) -> list[FinishedRun]:
+    sweep = find_sweep(name, output_dir)
+    if sweep is None:
+        return [open_run(find_run(name, output_dir).path)]
+    from dpo_recipes.jobs.sweep_comparison import finished_runs
+
+    return finished_runs(sweep)
 
 
 def _write_report(finished: FinishedRun, output: Path | None) -> Path:
@@ -85,22 +109,18 @@ def _write_report(finished: FinishedRun, output: Path | None) -> Path:
     return finished.run.report
 
 
-def _write_comparison(
-    finished: list[FinishedRun], chosen: Format, output: Path | None, metric: str | None
-) -> Path | None:
+def _write_comparison(comparison: Comparison, chosen: Format, output: Path | None, usual: Path) -> Path | None:
     """Write the comparison, and its verdict to stderr. Returns the path, or None if it went to stdout."""
-    from dpo_recipes.report.comparison import compare_runs
     from dpo_recipes.report.comparison_page import render_comparison
     from dpo_recipes.report.comparison_tables import to_csv, to_markdown
     from dpo_recipes.report.comparison_verdict import write_comparison_verdict
 
-    comparison = compare_runs(finished, metric)
     render = {"html": render_comparison, "md": to_markdown, "csv": to_csv}[chosen]
     text = render(comparison)
     print(write_comparison_verdict(comparison), file=sys.stderr)
     if output is None and chosen != "html":
         typer.echo(text, nl=False)
         return None
-    path = output or Path("comparison.html")
+    path = output or usual
     write_output(path, text)
     return path

@@ -21,8 +21,11 @@ from dpo_recipes.runs import (
     check_removable,
     choose_removable,
     find_run,
+    find_runs,
+    find_sweep,
     list_runs,
     remove_run,
+    remove_sweep,
     summarize,
 )
 
@@ -33,6 +36,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Remove without ask
 UnfinishedOption = Annotated[
     bool, typer.Option("--unfinished", help="Also remove runs that could be resumed; never one that is running.")
 ]
+BestOption = Annotated[bool, typer.Option("--best", help="Also remove the best run of a recipe or of a sweep.")]
 
 app = typer.Typer(
     name="runs",
@@ -80,18 +84,24 @@ def show(
 @app.command()
 def rm(
     runs: Annotated[
-        list[str], typer.Argument(help="Run directories, or the last parts of their names.", metavar="RUN")
+        list[str],
+        typer.Argument(help="Directories of runs or sweeps, or the last parts of their names.", metavar="RUN"),
     ],
     output_dir: OutputDirOption = "runs",
     unfinished: UnfinishedOption = False,
+    best: BestOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Remove runs with everything in their directories. Asks first."""
+    """Remove runs, or sweeps with all of their runs. Asks first."""
     folder = find_output_dir(output_dir)
-    found = {run.path: run for run in (find_run(name, folder) for name in runs)}
+    sweeps = {sweep.path: sweep for sweep in (find_sweep(name, folder) for name in runs) if sweep is not None}
+    found = {run.path: run for sweep in sweeps for run in find_runs(sweep)}
+    found |= {run.path: run for run in (find_run(name, folder) for name in runs if find_sweep(name, folder) is None)}
     summaries = [summarize(run) for run in found.values()]
-    check_removable(summaries, unfinished=unfinished)
+    check_removable(summaries, unfinished=unfinished, best=best)
     _remove(summaries, folder, yes=yes)
+    for sweep in sweeps.values():
+        remove_sweep(sweep, folder)
 
 
 @app.command()
@@ -102,7 +112,7 @@ def prune(
         float, typer.Option(help="Remove only runs that were started more than this number of days ago.", min=0)
     ] = 0,
     unfinished: UnfinishedOption = False,
-    best: Annotated[bool, typer.Option("--best", help="Also remove the best run of a recipe.")] = False,
+    best: BestOption = False,
     yes: YesOption = False,
 ) -> None:
     """Remove failed runs, and all finished runs of a recipe but the newest and the best one. Asks first."""

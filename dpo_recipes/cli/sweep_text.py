@@ -52,6 +52,7 @@ def describe_sweep(finished: FinishedSweep) -> list[str]:
         f"best      trial {result.best.trial}{_lead(result, metric)}",
         f"model     {folder}/best/model",
         f"again     dpo-recipe run {folder}/best/recipe.yaml",
+        f"compare   dpo-recipe report {folder}",
     ]
 
 

@@ -17,6 +17,7 @@ from dpo_recipes.objectives.base import LOSS, Metric, Objective
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.report.metric_choice import choose_metric
 from dpo_recipes.report.plan_rows import PlanFigures, read_plan_figures
+from dpo_recipes.report.table import Table
 from dpo_recipes.resume import leaves
 from dpo_recipes.significance import Spread, difference_interval, pooled_spread
 
@@ -95,6 +96,10 @@ class Comparison:
     """What a reader must know before comparing the values, in sentences."""
     spread: Spread | None
     """How much the metric varies between seeds; None without repeated runs."""
+    title: str = ""
+    """What the runs belong to; empty if they were named one by one."""
+    without_result: Table | None = None
+    """The runs that belong to the same job and have no result."""
 
     @property
     def runs(self) -> list[ComparedRun]:
@@ -113,12 +118,12 @@ class Comparison:
         return self.runs[0].finished.objective
 
 
-def compare_runs(runs: Sequence[FinishedRun], wanted: str | None = None) -> Comparison:
-    """Compare one or more runs by a metric, by default by their objectives' best metric.
+def compare_runs(runs: Sequence[FinishedRun], wanted: str | Metric | None = None) -> Comparison:
+    """Compare one or more runs by a metric or by the key of one, by default by their objectives' best metric.
 
     Raises `RecipeError` U406 if no run has the metric `wanted`, or if it has no direction.
     """
-    metric, cautions = choose_metric(runs, wanted)
+    metric, cautions = (wanted, ()) if isinstance(wanted, Metric) else choose_metric(runs, wanted)
     recipes = [_settings(run) for run in runs]
     differing = _differing(recipes)
     compared = [

@@ -11,12 +11,12 @@ from dpo_recipes.report.settings_plots import draw_parallel, draw_settings
 from dpo_recipes.report.templates import load_templates
 
 
-def render_comparison(comparison: Comparison, title: str | None = None) -> str:
+def render_comparison(comparison: Comparison) -> str:
     """The comparison as the text of one HTML file."""
     num_runs = len(comparison.runs)
     template = load_templates().get_template("comparison.html.jinja")
     page = template.render(
-        title=title or f"{format_count(num_runs)} {'run' if num_runs == 1 else 'runs'}",
+        title=comparison.title or f"{format_count(num_runs)} {'run' if num_runs == 1 else 'runs'}",
         verdict=write_comparison_verdict(comparison),
         cautions=comparison.cautions,
         tables=list_tables(comparison),

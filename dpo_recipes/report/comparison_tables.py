@@ -22,10 +22,13 @@ _MAX_CHARS = 60
 
 
 def list_tables(comparison: Comparison) -> dict[str, Table]:
-    """The tables by the name of their section: results, settings (if any differs), plan and runs."""
+    """The tables by the name of their section: results, settings (if any differs), failed (if a job has runs without a
+    result), plan and runs."""
     tables = {"results": _results(comparison)}
     if comparison.settings:
         tables["settings"] = _settings(comparison)
+    if comparison.without_result is not None:
+        tables["failed"] = comparison.without_result
     tables["plan"] = _plan(comparison)
     tables["runs"] = _runs(comparison)
     return tables
@@ -143,7 +146,8 @@ def _numbered(comparison: Comparison) -> list[tuple[str, ComparedRun]]:
 
 def to_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown: verdict, cautions, tables."""
-    parts = [f"# Comparison of {_count(comparison)}", write_comparison_verdict(comparison), *comparison.cautions]
+    title = f"# {comparison.title}: comparison" if comparison.title else f"# Comparison of {_count(comparison)}"
+    parts = [title, write_comparison_verdict(comparison), *comparison.cautions]
     for table in list_tables(comparison).values():
         parts.append(f"## {table.caption}")
         lines = [table.columns, ["---"] * len(table.columns), *table.rows]

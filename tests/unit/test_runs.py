@@ -55,7 +55,7 @@ def removable(folder: Path, **rules: object) -> list[str]:
 
 def reason(run: RunDirectory) -> str:
     """Why a run is kept, even if unfinished ones may be removed."""
-    return "; ".join(why for why, _ in runs.reasons_to_keep(summarize(run), unfinished=True))
+    return "; ".join(why for why, _ in runs.reasons_to_keep(summarize(run), unfinished=True, best=True))
 
 
 # --- the list ------------------------------------------------------------------------------------
