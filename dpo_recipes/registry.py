@@ -90,6 +90,7 @@ GUARDS = {
     "memorizing": "dpo_recipes.guards.memorizing:Memorizing",
     "chance": "dpo_recipes.guards.chance:Chance",
     "length": "dpo_recipes.guards.length:Length",
+    "drift": "dpo_recipes.guards.drift:Drift",
 }
 
 LAUNCHERS = {

@@ -151,6 +151,18 @@ class ProcessInfo(_OpenPart):
     peak_memory_bytes: list[int] | None = None
 
 
+class Drift(_Part):
+    """The KL divergence of the tuned model from its base, estimated on answers that it sampled."""
+
+    nats_per_answer: float
+    standard_error: float | None = None
+    """Of `nats_per_answer`; None for a single answer."""
+    nats_per_token: float
+    answers: int
+    tokens: int
+    """Of all answers together."""
+
+
 class GuardAlert(_Part):
     """What a guard saw, once in a run."""
 
@@ -221,6 +233,8 @@ class RunResult(TrainingFigures):
     answer_words: AnswerWords | None = None
     """None if no answers were generated."""
     guards: GuardReport = Field(default_factory=GuardReport)
+    drift: Drift | None = None
+    """None if it was not estimated."""
     model: ModelInfo = Field(default_factory=ModelInfo)
     environment: Environment = Field(default_factory=Environment)
     metrics: Mapping[str, float | None] = Field(default_factory=dict)

@@ -17,7 +17,7 @@ from dpo_recipes.guards.base import Guard, History, Job, Row, Sighting
 from dpo_recipes.objectives import early_stopping_metric, objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.guards import guards_of
-from dpo_recipes.run_result import GuardAlert, GuardReport
+from dpo_recipes.run_result import AnswerWords, Drift, GuardAlert, GuardReport
 
 
 class Watch:
@@ -62,6 +62,16 @@ class Watch:
         if self.trackers is not None:
             for finding in findings:
                 self.trackers.alert(finding)
+
+    def see_answers(self, step: int, words: AnswerWords, drift: Drift | None) -> None:
+        """Look at the lengths of the answers that were generated after training, and at the drift."""
+        lengths = {f"answer_words/{name}": value for name, value in dict(words).items()}
+        nats = None if drift is None else drift.nats_per_answer
+        self.see({"step": step, **lengths, "drift/nats_per_answer": nats})
+
+    def has(self, name: str) -> bool:
+        """Whether a guard is active."""
+        return any(guard.name == name for guard in self.guards)
 
     def report(self) -> GuardReport:
         """The active guards and what they saw."""

@@ -138,6 +138,11 @@ CODES = {
         "Training does not depend on trackers: it continues, and metrics.jsonl has every row. run.log has the",
         "traceback. docs/tracking.md says how each tracker is reached, and how to report to it offline.",
     ),
+    "T658": entry(
+        "warning: drift beyond the budget",
+        "The tuned model has moved away from its base by more than `guards.drift.nats_per_answer`: the KL divergence,",
+        "estimated on its own samples. No budget fits all runs, so there is none unless a recipe sets it.",
+    ),
     # T64x: finished runs
     "T640": entry(
         "not the directory of a run",

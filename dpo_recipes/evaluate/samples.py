@@ -56,8 +56,11 @@ class Samples:
 
     def answer(self, model: Any, bundle: ChatModel, count: int) -> list[str]:
         """The model's answers to the first `count` prompts."""
-        prompts = [render_prompt(row, bundle.chat.renderer) for row in self.rows[:count]]
-        return generate_answers(model, bundle, prompts, self.max_new_tokens)
+        return generate_answers(model, bundle, self.prompts(bundle)[:count], self.max_new_tokens)
+
+    def prompts(self, bundle: ChatModel) -> list[str]:
+        """The rendered prompts."""
+        return [render_prompt(row, bundle.chat.renderer) for row in self.rows]
 
     def side_by_side(self) -> list[Sample]:
         """One sample for each prompt, with the answers of each version and those in the data by their names."""
@@ -88,12 +91,21 @@ def _as_text(messages: Sequence[Message]) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-@torch.no_grad()  # FSDP would keep tensors of an inference mode for the training that follows
 def generate_answers(model: Any, bundle: ChatModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
     """The model's greedy answer to each rendered prompt, without special tokens."""
+    ids = [answer for _, answer in generate_ids(model, bundle, prompts, max_new_tokens, do_sample=False)]
+    return [answer.strip() for answer in bundle.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+@torch.no_grad()  # FSDP would keep tensors of an inference mode for the training that follows
+def generate_ids(
+    model: Any, bundle: ChatModel, prompts: Sequence[str], max_new_tokens: int, **sampling: Any
+) -> list[tuple[list[int], list[int]]]:
+    """The token ids of each rendered prompt and of the model's answer to it, up to the token that ends the answer.
+    `sampling` are arguments of transformers' `generate`."""
     model.eval()
-    tokenizer = bundle.tokenizer
-    answers: list[str] = []
+    tokenizer, ends = bundle.tokenizer, sorted(bundle.chat.end_ids)
+    found: list[tuple[list[int], list[int]]] = []
     for start in range(0, len(prompts), _BATCH):
         texts = list(prompts[start : start + _BATCH])
         batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(
@@ -103,9 +115,13 @@ def generate_answers(model: Any, bundle: ChatModel, prompts: Sequence[str], max_
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(bundle.chat.end_ids),
+            eos_token_id=ends,
+            **sampling,
         )
-        answers += tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [answer.strip() for answer in answers]
+        width = batch["input_ids"].shape[1]
+        for row, mask in zip(output.tolist(), batch["attention_mask"].tolist(), strict=True):
+            answer = row[width:]
+            end = next((place for place, token in enumerate(answer, 1) if token in ends), len(answer))
+            found.append((row[width - sum(mask) : width], answer[:end]))
+    return found

@@ -60,6 +60,11 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
     return Attached(wrapped, reference=f"the base with its adapter as initialized by `{adapter.init}`")
 
 
+def changes_base(config: Any | None) -> bool:
+    """Whether a new adapter of this configuration has changed the weights of the base when it was initialized."""
+    return getattr(config, "init_lora_weights", None) in ("pissa", "olora", "loftq")
+
+
 def adapter_config(recipe: Recipe, base: Any) -> Any | None:
     """peft's configuration of the recipe's adapter on `base`; None for full fine-tuning.
 

@@ -17,7 +17,7 @@ from dpo_recipes.formats import (
     to_number,
 )
 from dpo_recipes.objectives.base import LOSS, Metric, Objective
-from dpo_recipes.run_result import AnswerWords, RunResult, SavedModelComparison
+from dpo_recipes.run_result import AnswerWords, Drift, RunResult, SavedModelComparison
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def list_facts(result: RunResult) -> list[tuple[str, str]]:
         ("Reference", model.reference),
         ("Adapter", model.adapter),
         ("Trainable parameters", parameters),
+        ("Drift from the base", describe_drift(result.drift)),
         ("Number format", model.dtype),
         ("Device", model.device),
         ("Machine", machine.machine),
@@ -122,6 +123,17 @@ def describe_saved_model(saved: SavedModelComparison | None) -> str:
     if not saved.equal:
         return f"differs from the trained model: logits by {largest}, and the largest is {saved.largest_logit:.2g}"
     return f"reloaded and compared on {saved.rows} rows: largest logit difference {largest}"
+
+
+def describe_drift(drift: Drift | None) -> str | None:
+    """The divergence with its standard error, and what it was estimated on; None without an estimate."""
+    if drift is None:
+        return None
+    error = "" if drift.standard_error is None else f" ± {drift.standard_error:.2f}"
+    return (
+        f"{drift.nats_per_answer:.2f}{error} nats per answer, {drift.nats_per_token:.3f} per token (KL divergence, "
+        f"estimated on {format_count(drift.answers)} sampled answers)"
+    )
 
 
 def list_samples(result: RunResult) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def test_the_result_of_a_run_has_only_declared_fields(work: Work, tiny_model: Pa
     expected = {field.serialization_alias or name for name, field in RunResult.model_fields.items()}
     assert set(outcome.result) == expected
     missing = {name for name, value in outcome.result.items() if value is None}
-    assert missing == {"matmul_share", "resumed_from_step"}
+    assert missing == {"matmul_share", "resumed_from_step", "ended_early"}
 
 
 def test_the_example_in_the_documents_works(

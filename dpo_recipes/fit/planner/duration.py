@@ -59,7 +59,8 @@ def estimate_duration(
         evaluated *= 2  # by the policy and by the reference
     num_samples = recipe.evaluation.num_samples if objective.head == "causal_lm" else 0
     each_eval = min(recipe.evaluation.samples_each_eval, num_samples)
-    batches = 2 * -(-num_samples // _ANSWERS_AT_ONCE) + _evaluations(facts) * -(-each_eval // _ANSWERS_AT_ONCE)
+    # Of the base, of the tuned model, and the samples of the drift.
+    batches = 3 * -(-num_samples // _ANSWERS_AT_ONCE) + _evaluations(facts) * -(-each_eval // _ANSWERS_AT_ONCE)
     answers = batches * recipe.evaluation.max_new_tokens
     stages = {
         "reference": referenced / facts.num_processes * row_s,
