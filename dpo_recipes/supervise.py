@@ -32,7 +32,8 @@ from dpo_recipes.launch.ranks import (
 from dpo_recipes.launch.stacks import crashed_in, dump_stacks
 from dpo_recipes.run_dir import RunDirectory
 
-EventHandler = Callable[[dict[str, Any]], None]
+EventHandler = Callable[[dict[str, Any]], bool | None]
+"""Gets each event of a run. True asks the workers to stop, as Ctrl-C does."""
 _POLL_S = 0.1
 _NO_SPACE_BYTES = 2**20
 _MEDIANS = 20
@@ -60,7 +61,7 @@ def follow(job: Job, request: LaunchRequest, on_event: EventHandler) -> None:
             returncode = job.poll()  # read once more after the end: the last events came before it
             for event in reader.new_events():
                 watchdog.see(event)
-                on_event(event)
+                _handle(event, on_event, job)
             if returncode is None:
                 if not job.is_executing:
                     watchdog.wait()
@@ -77,6 +78,11 @@ def follow(job: Job, request: LaunchRequest, on_event: EventHandler) -> None:
     if asked.count > 1:
         raise _stopped_at_once(run)
     raise explain_failure(returncode, run, was_out_of_memory=num_out_of_memory_kills() > kills)
+
+
+def _handle(event: dict[str, Any], on_event: EventHandler, job: Job) -> None:
+    if on_event(event):
+        job.interrupt()
 
 
 @dataclass

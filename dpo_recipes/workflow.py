@@ -44,15 +44,15 @@ def run_recipe(
     killed process or a hang, the job is started again up to `options.retries` times, without GPUs that have failed.
     `on_event` gets each event of the worker, after a first one `{"event": "run", "dir", "plan", "objective",
     "resumed"}`; findings of stages get their place in the recipe's text. Raises every `DpoRecipeError` that a stage
-    raised, `Interrupted` after Ctrl-C, and `WorkerBug` for a bug in dpo-recipe.
+    raised, `Interrupted` after Ctrl-C or if `on_event` asked for it, and `WorkerBug` for a bug in dpo-recipe.
     """
     assert validated.recipe.sweep is None, "`jobs.sweep.run_sweep` runs a sweep"
     find = validated.composed.where
 
-    def located(event: dict[str, Any]) -> None:
+    def located(event: dict[str, Any]) -> bool | None:
         if event["event"] == "finding":
             event = {**event, "finding": Finding.from_json(event["finding"]).located(find).to_json()}
-        on_event(event)
+        return on_event(event)
 
     execution = _Execution(validated, located, options or RunOptions())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dpo_recipes.errors import Interrupted
 from dpo_recipes.jobs import work
 from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.recipe.dump import dump_recipe
@@ -33,6 +35,8 @@ class FakeRuns:
 
     folder: Path
     metrics: Callable[[Recipe], dict[str, float]]
+    evaluations: Callable[[Recipe], list[float]] = lambda recipe: []
+    """The held-out losses of a recipe's evaluations during training."""
     executed: list[str] = field(default_factory=list)
     """The names of the runs' directories, in the order in which they were executed."""
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -41,6 +45,12 @@ class FakeRuns:
         self.executed.append(directory.path.name)
         (directory.path / MODEL_FOLDER).mkdir(parents=True, exist_ok=True)
         directory.resolved_recipe.write_text(dump_recipe(validated.recipe), encoding="utf-8")
+        for step, loss in enumerate(self.evaluations(validated.recipe), 1):
+            row = {"eval_loss": loss}
+            with directory.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
+            if on_event({"event": "evaluated", "step": step, "metrics": row}):
+                raise Interrupted.of("I101", "the run was interrupted")
         metrics = self.metrics(validated.recipe)
         RunResult(status="finished", recipe=validated.recipe.name, metrics=metrics).write(directory.result)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dpo_recipes.jobs.sweep import FinishedSweep
     from dpo_recipes.jobs.sweep_result import SweepResult, TrialOutcome
 
-_STATES = {"failed": "failed", "out_of_memory": "out of memory", "not_run": "not run"}
+_STATES = {"failed": "failed", "out_of_memory": "out of memory", "pruned": "pruned", "not_run": "not run"}
 
 
 def describe_comparison(num_runs: int, metric: Metric) -> str:

@@ -225,8 +225,12 @@ CODES = {
     ),
     "R369": entry(
         "sampled settings",
-        "`random` draws values for a number of trials, `max_trials`. `grid` and `zip` list all trials, and are not",
-        "combined with it.",
+        "`random` and `tpe` draw values for a number of trials, `max_trials`. `grid` and `zip` list all trials, and",
+        "cannot be combined with them.",
+    ),
+    "R370": entry(
+        "pruning without evaluations",
+        "`sweep.pruning` ends a run whose held-out metric is worse than that of others at the same evaluation.",
     ),
     "R380": entry(
         "a tracker cannot report",

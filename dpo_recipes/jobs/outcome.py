@@ -39,7 +39,8 @@ def finish(sweep: SweepDirectory, recipe: Recipe, runs: Sequence[TrialRun]) -> S
         metric = sweep_metric(recipe)
         by_trial: dict[int, list[TrialRun]] = {}
         for run in runs:
-            by_trial.setdefault(run.trial.number, []).append(run)
+            if run.find_trial() is not None:  # else the sweep ended before its values were chosen
+                by_trial.setdefault(run.number, []).append(run)
         trials = [_trial_outcome(members, metric) for members in by_trial.values()]
         best = choose_best(trials, metric)
         if best is not None:
@@ -64,7 +65,7 @@ def _trial_outcome(runs: Sequence[TrialRun], metric: Metric) -> TrialOutcome:
     outcomes = [_run_outcome(run, metric) for run in runs]
     mean, interval = mean_and_interval([run.value for run in outcomes if run.value is not None])
     states = [outcome.state for outcome in outcomes]
-    order: tuple[State, ...] = ("out_of_memory", "failed", "not_run")
+    order: tuple[State, ...] = ("out_of_memory", "failed", "pruned", "not_run")
     state: State = "finished" if mean is not None else next(each for each in order if each in states)
     trial = runs[0].trial
     return TrialOutcome(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from dpo_recipes.jobs.trial_run import TrialRun, runs_of
 from dpo_recipes.jobs.work import work
 from dpo_recipes.preparation import check_permitted
 from dpo_recipes.recipe.sweep_checks import nodes_by_hand
-from dpo_recipes.recipe.trials import compose_trial, expand
+from dpo_recipes.recipe.trials import compose_trial, trials_to_check
 from dpo_recipes.recipe.validate import Validated, validate_composed
 from dpo_recipes.run_dir import RunDirectory, find_output_dir, written_to
 from dpo_recipes.supervise import EventHandler
@@ -81,12 +82,13 @@ def _check_nodes(validated: Validated, options: RunOptions) -> None:
 
 
 def _check_permitted(validated: Validated, options: RunOptions) -> None:
-    """Raise `RecipeError` R316 and R317 for all trials, before anything is written."""
+    """Raise `RecipeError` R316, R317 and R380 for the sweep and all trials, before anything is written."""
+    composed, recipe = validated.composed, validated.recipe
+    trials = (validate_composed(compose_trial(composed, recipe, trial)) for trial in trials_to_check(recipe))
     findings: dict[Finding, None] = {}
-    for trial in expand(validated.recipe):
-        composed = compose_trial(validated.composed, validated.recipe, trial)
+    for each in itertools.chain([validated], trials):
         try:
-            check_permitted(validate_composed(composed), trust_remote_code=options.trust_remote_code)
+            check_permitted(each, trust_remote_code=options.trust_remote_code)
         except RecipeError as error:
             findings |= dict.fromkeys(error.findings)
     if findings:

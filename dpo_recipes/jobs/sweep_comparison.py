@@ -17,7 +17,7 @@ from dpo_recipes.recipe.trials import expand
 from dpo_recipes.report.comparison import Comparison, compare_runs
 from dpo_recipes.report.table import Table
 
-_STATES = {"failed": "failed", "out_of_memory": "out of memory", "not_run": "not run"}
+_STATES = {"failed": "failed", "out_of_memory": "out of memory", "pruned": "pruned", "not_run": "not run"}
 
 
 def is_sweep(path: Path) -> bool:

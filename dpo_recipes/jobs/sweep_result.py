@@ -14,7 +14,7 @@ from dpo_recipes.run_dir import write_json
 from dpo_recipes.run_result import describe_invalid
 
 SCHEMA = 1
-State = Literal["finished", "failed", "out_of_memory", "not_run"]
+State = Literal["finished", "failed", "out_of_memory", "pruned", "not_run"]
 
 
 class _Part(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from dpo_recipes.formats import finite
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.locks import is_held, try_lock
 from dpo_recipes.objectives.base import Metric
-from dpo_recipes.recipe.trials import Trial, compose_trial, expand
+from dpo_recipes.recipe.trials import Trial, chosen_trial, compose_trial, expand
 from dpo_recipes.recipe.validate import Validated, validate_composed
 from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json
 from dpo_recipes.run_result import read_result
 from dpo_recipes.supervise import WorkerBug, is_transient
 
-RunState = Literal["finished", "failed", "out_of_memory", "unfinished"]
+RunState = Literal["finished", "failed", "out_of_memory", "pruned", "unfinished"]
 OUT_OF_MEMORY = "T603"
 
 
@@ -30,7 +31,10 @@ class TrialRun:
     """A run of a trial with one seed."""
 
     sweep: SweepDirectory
-    trial: Trial
+    number: int
+    """That of its trial."""
+    given: Trial | None
+    """The trial, or None if its values are chosen when it starts."""
     seed_index: int
     validated: Validated
     """The recipe of the sweep."""
@@ -38,7 +42,33 @@ class TrialRun:
     @property
     def name(self) -> str:
         """The name of its files: the trial's number, and that of the seed if there are several."""
-        return f"{self.trial.number:03}" + (f"-{self.seed_index + 1}" if self.has_seeds else "")
+        return f"{self.number:03}" + (f"-{self.seed_index + 1}" if self.has_seeds else "")
+
+    @property
+    def trial(self) -> Trial:
+        """The trial. Only if it has its values."""
+        trial = self.find_trial()
+        assert trial is not None, "its values are chosen when it starts"
+        return trial
+
+    def find_trial(self) -> Trial | None:
+        """The trial, or None if its values have not been chosen yet."""
+        sweep = self.validated.recipe.sweep
+        if self.given is not None or sweep is None:
+            return self.given
+        chosen = self.chosen()
+        return None if chosen is None else chosen_trial(sweep, self.number, chosen)
+
+    def chosen(self) -> dict[str, int | float] | None:
+        """What was chosen for each setting of the trial, as `chosen_trial` takes it; None before it was."""
+        try:
+            return json.loads(self._values.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def choose(self, chosen: dict[str, int | float]) -> None:
+        """Record the values of the trial, as `chosen_trial` takes them, for all of its runs."""
+        write_json(self._values, chosen)
 
     @property
     def has_seeds(self) -> bool:
@@ -69,6 +99,8 @@ class TrialRun:
         failure = self.failure()
         if failure is None:
             return "unfinished"
+        if failure["is_pruned"]:
+            return "pruned"
         return "out_of_memory" if failure["code"] == OUT_OF_MEMORY else "failed"
 
     @property
@@ -89,7 +121,7 @@ class TrialRun:
         return finite(read_result(self.run.shared_run.result).metrics.get(f"eval_{metric.key}"))
 
     def failure(self) -> dict[str, Any] | None:
-        """The reason of its failure (`code`, `reason`, `text`, `is_transient`), or None if it has not failed."""
+        """Why it ended without a result (`code`, `reason`, `text`, `is_transient`, `is_pruned`); None if it did not."""
         try:
             return json.loads(self._failure.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -98,15 +130,24 @@ class TrialRun:
     def fail(self, error: DpoRecipeError | WorkerBug) -> None:
         """Record that the run has failed."""
         finding: Finding | None = error.findings[0] if isinstance(error, DpoRecipeError) else None
-        write_json(
-            self._failure,
-            {
-                "code": finding.code if finding else None,
-                "reason": finding.what if finding else f"this is a bug in dpo-recipe: {error}",
-                "text": str(error),
-                "is_transient": is_transient(error),
-            },
-        )
+        code, reason = finding.code if finding else None, f"this is a bug in dpo-recipe: {error}"
+        reason = finding.what if finding else reason
+        self._end({"code": code, "reason": reason, "text": str(error), "is_transient": is_transient(error)})
+
+    def prune(self, reason: str) -> None:
+        """Record that the run was ended because it was worse than others."""
+        self._end({"code": None, "reason": reason, "text": reason, "is_transient": False}, is_pruned=True)
+
+    def _end(self, failure: dict[str, Any], *, is_pruned: bool = False) -> None:
+        write_json(self._failure, {**failure, "is_pruned": is_pruned})
+
+    def evaluations(self, metric: Metric) -> list[float]:
+        """The metric of each evaluation during training, in their order; those that are not finite are infinite, on the
+        worse side."""
+        worst = -math.inf if metric.higher_is_better else math.inf
+        rows = read_json_lines(self.run.shared_run.metrics)
+        values = [row[f"eval_{metric.key}"] for row in rows if f"eval_{metric.key}" in row]
+        return [worst if finite(value) is None else value for value in values]
 
     def forget_transient_failure(self) -> None:
         """Let the run be tried again if what ended it need not happen again. Only for whoever has claimed it."""
@@ -157,6 +198,10 @@ class TrialRun:
         return self.sweep.trials / f"{self.name}.failed.json"
 
     @property
+    def _values(self) -> Path:
+        return self.sweep.trials / f"{self.number:03}.values.json"
+
+    @property
     def _attempts(self) -> Path:
         return self.sweep.trials / f"{self.name}.attempts.jsonl"
 
@@ -166,5 +211,8 @@ def runs_of(sweep: SweepDirectory, validated: Validated) -> list[TrialRun]:
     one, so that a sweep that ends early has compared all trials."""
     section = validated.recipe.sweep
     assert section is not None, "the recipe has a sweep"
-    trials = expand(validated.recipe)
-    return [TrialRun(sweep, trial, index, validated) for index in range(section.seeds) for trial in trials]
+    return [
+        TrialRun(sweep, trial.number, None if section.tpe else trial, index, validated)
+        for index in range(section.seeds)
+        for trial in expand(validated.recipe)
+    ]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from dpo_recipes.errors import DpoRecipeError, Interrupted
 from dpo_recipes.jobs.outcome import sweep_metric
+from dpo_recipes.jobs.pruning import Pruner
+from dpo_recipes.jobs.tpe import propose
 from dpo_recipes.jobs.trial_run import TrialRun
 from dpo_recipes.resume import is_running, wait_for_workers
 from dpo_recipes.supervise import EventHandler, WorkerBug
@@ -26,7 +29,7 @@ def work(runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions) 
     have taken `max_hours` and none is being executed."""
     while left := [run for run in runs if run.state == "unfinished"]:
         is_late = _is_late(runs)
-        if not is_late and any(_claim_and_execute(run, on_event, options) for run in left):
+        if not is_late and any(_claim_and_execute(run, runs, on_event, options) for run in left):
             continue
         if is_late and not any(run.is_claimed for run in left):
             return
@@ -39,29 +42,39 @@ def _is_late(runs: Sequence[TrialRun]) -> bool:
     return max_hours is not None and sum(run.seconds() for run in runs) >= 3600 * max_hours
 
 
-def _claim_and_execute(run: TrialRun, on_event: EventHandler, options: RunOptions) -> bool:
+def _claim_and_execute(run: TrialRun, runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions) -> bool:
     """Execute a run and record the reason if it fails. False if another process works on it."""
     with run.claimed() as is_ours:
         if not is_ours:
             return False
-        wait_for_workers(run.run, lambda text: on_event({"event": "note", "text": text}))
+        wait_for_workers(run.run, partial(_note, on_event))
         if is_running(run.run):  # elsewhere, as a job of SLURM whose command has ended
             return False
         if run.state != "unfinished":  # it ended meanwhile
             return True
+        if run.find_trial() is None:
+            propose(run, runs)
         about = {"name": run.name, "number": run.trial.number, "values": run.trial.values}
-        on_event({"event": "trial", **about, "seed": run.seed if run.has_seeds else None})
+        on_event({"event": "trial", **about, "seed": run.seed_index + 1 if run.has_seeds else None})
+        pruner = Pruner(run, runs)
         try:
             with run.attempt():
-                run_recipe(run.compose(), on_event, options, directory=run.run)
+                run_recipe(run.compose(), pruner.watch(on_event), options, directory=run.run)
         except (DpoRecipeError, WorkerBug) as error:
-            if isinstance(error, Interrupted) or _is_of_the_machine(error):
+            if isinstance(error, Interrupted) and pruner.reason is not None:
+                run.prune(pruner.reason)
+            elif isinstance(error, Interrupted) or _is_of_the_machine(error):
                 raise
-            run.fail(error)
+            else:
+                run.fail(error)
         failure = run.failure() or {}
         value = run.value(sweep_metric(run.validated.recipe))
         on_event({"event": "trial_ended", **about, "state": run.state, "value": value, "text": failure.get("text")})
         return True
+
+
+def _note(on_event: EventHandler, text: str) -> None:
+    on_event({"event": "note", "text": text})
 
 
 def _is_of_the_machine(error: DpoRecipeError | WorkerBug) -> bool:

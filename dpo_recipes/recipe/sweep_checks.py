@@ -11,6 +11,7 @@ from dataclasses import replace
 from dpo_recipes.errors import Finding
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.launch_checks import is_installed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.metric_checks import metric_finding
 from dpo_recipes.recipe.schema import Recipe
@@ -37,7 +38,7 @@ def check_settings(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             "R360",
             "the sweep varies nothing",
             composed.where(("sweep",), key=True),
-            "it has no setting in `grid`, `zip` or `random`, and one seed",
+            "it has no setting in `grid`, `zip`, `random` or `tpe`, and one seed",
             "write the values to try, such as `grid: {training.learning_rate: [1e-5, 3e-5]}`, or `seeds: 3`",
         )
     for place in _settings(sweep):
@@ -158,27 +159,56 @@ def nodes_by_hand(num_nodes: int) -> Finding:
 
 def _settings(sweep: Sweep) -> Iterator[DataPath]:
     """The places of the settings that the sweep varies."""
-    for kind in ("grid", "zip", "random"):
+    for kind in ("grid", "zip", "random", "tpe"):
         for name in getattr(sweep, kind):
             yield ("sweep", kind, name)
 
 
 def check_sampled(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
-    """R363: a range without values; R369: sampled settings beside a grid, or without a number of trials."""
+    """R363: a range without values; R369: sampled settings beside others, or without a number of trials."""
     sweep = recipe.sweep
-    if sweep is None or not sweep.random:
+    if sweep is None or not (sweep.random or sweep.tpe):
         return
-    where = composed.where(("sweep", "random"), key=True)
-    if sweep.grid or sweep.zip:
-        why = "a grid tries all combinations, and `random` a number of its own"
-        fix = "keep one of them; a list of values can be in `random` too"
-        yield Finding("R369", "`random` cannot be combined with `grid` or `zip`", where, why, fix)
+    kind = "tpe" if sweep.tpe else "random"
+    where = composed.where(("sweep", kind), key=True)
+    others = [other for other in ("grid", "zip", "random") if other != kind and getattr(sweep, other)]
+    if others:
+        yield Finding(
+            "R369",
+            f"`{kind}` cannot be combined with `{others[0]}`",
+            where,
+            "a grid tries all combinations, and `random` and `tpe` a number of their own",
+            f"keep one of them; `{kind}` takes lists of values too",
+        )
     if sweep.max_trials is None:
-        why = "random values never come to an end"
-        yield Finding("R369", "`random` needs the number of trials", where, why, "add `max_trials: 20` to the sweep")
-    for name, values in sweep.random.items():
+        why = f"`{kind}` never comes to an end"
+        yield Finding("R369", f"`{kind}` needs the number of trials", where, why, "add `max_trials: 20` to the sweep")
+    for name, values in getattr(sweep, kind).items():
         if isinstance(values, Range):
-            yield from _check_range(name, values, ("sweep", "random", name), composed)
+            yield from _check_range(name, values, ("sweep", kind, name), composed)
+
+
+def check_optuna(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R316: Optuna is not installed; R370: runs are to be ended early that are evaluated only at their end."""
+    sweep = recipe.sweep
+    if sweep is None:
+        return
+    for key, is_used, without in (
+        ("tpe", sweep.tpe, "use `random`, which needs no library"),
+        ("pruning", sweep.pruning, "remove it"),
+    ):
+        if is_used and not is_installed("optuna"):
+            where = composed.where(("sweep", key), key=True)
+            fix = f"pip install 'dpo-recipe[sweep]', or {without}"
+            yield Finding("R316", "optuna is not installed", where, f"`{key}` comes from it", fix)
+    if sweep.pruning and recipe.training.eval_steps is None:
+        yield Finding(
+            "R370",
+            "`pruning` needs evaluations during training",
+            composed.where(("sweep", "pruning"), key=True),
+            "runs are compared at their evaluations, and without `training.eval_steps` there is one at the end",
+            "write `training.eval_steps`, for example `eval_steps: epoch`",
+        )
 
 
 def _check_range(name: str, values: Range, place: DataPath, composed: Composed) -> Iterator[Finding]:
@@ -216,4 +246,4 @@ def _check_range(name: str, values: Range, place: DataPath, composed: Composed) 
         )
 
 
-RULES = (check_settings, check_values, check_sampled, check_metric, check_nodes)
+RULES = (check_settings, check_values, check_sampled, check_optuna, check_metric, check_nodes)

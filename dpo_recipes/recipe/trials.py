@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,13 +40,43 @@ def num_combinations(sweep: Sweep) -> int:
 
 def expand(recipe: Recipe) -> list[Trial]:
     """The trials of a recipe's sweep. Of two settings of a grid, the later one varies faster, and zipped ones the
-    fastest."""
+    fastest. Those of `tpe` get their values when they start (`chosen_trial`)."""
     sweep = recipe.sweep
     assert sweep is not None, "the recipe has a sweep"
+    if sweep.tpe:
+        return [Trial(number, ()) for number in range(1, (sweep.max_trials or 0) + 1)]
     if sweep.random:
         return [_random_trial(sweep, recipe.training.seed, number) for number in range(1, (sweep.max_trials or 0) + 1)]
     combinations = itertools.islice(itertools.product(*_axes(sweep)), sweep.max_trials)
     return [Trial(number, tuple(itertools.chain(*parts))) for number, parts in enumerate(combinations, 1)]
+
+
+def trials_to_check(recipe: Recipe) -> list[Trial]:
+    """Trials that have each value of the sweep at least once: all trials, or for `tpe` one with the first value of each
+    setting, and one for each other value and end of a range."""
+    sweep = recipe.sweep
+    if sweep is None or not sweep.tpe:
+        return [] if sweep is None else expand(recipe)
+    choices: dict[str, Sequence[int | float]] = {
+        name: (values.low, values.high) if isinstance(values, Range) else range(len(values))
+        for name, values in sweep.tpe.items()
+    }
+    first = {name: of_setting[0] for name, of_setting in choices.items()}
+    others = [{**first, name: choice} for name, of_setting in choices.items() for choice in of_setting[1:]]
+    return [chosen_trial(sweep, number, chosen) for number, chosen in enumerate([first, *others], 1)]
+
+
+def chosen_trial(sweep: Sweep, number: int, chosen: Mapping[str, int | float]) -> Trial:
+    """The trial of a sweep by `tpe` with a choice for each setting: the index in a list of values, or the value in a
+    range."""
+    placements = []
+    for name, values in sweep.tpe.items():
+        choice, at = chosen[name], ("sweep", "tpe", name)
+        if isinstance(values, Range):
+            placements.append(Placement(name, choice, at))
+        else:
+            placements.append(Placement(name, values[int(choice)], (*at, int(choice))))
+    return Trial(number, tuple(placements))
 
 
 def _axes(sweep: Sweep) -> list[list[tuple[Placement, ...]]]:
@@ -86,9 +117,14 @@ def _value_in(values: Range, share: float) -> int | float:
         found = _between(low - 0.5, high + 0.5, share, log=values.log)
     else:
         found = _between(low, high, share, log=values.log)
+    return rounded(found, values)
+
+
+def rounded(value: float, values: Range) -> int | float:
+    """A value of a range with at most four digits, or as a whole number if the range has these."""
     if values.is_whole:
-        return min(max(round(found), int(low)), int(high))
-    return min(max(float(f"{found:.4g}"), low), high)
+        return min(max(round(value), int(values.low)), int(values.high))
+    return min(max(float(f"{value:.4g}"), values.low), values.high)
 
 
 def _between(low: float, high: float, share: float, *, log: bool) -> float:

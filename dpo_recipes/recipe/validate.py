@@ -17,7 +17,7 @@ from dpo_recipes.recipe.paths import resolve_paths
 from dpo_recipes.recipe.schema import SCHEMA_VERSION, Recipe
 from dpo_recipes.recipe.schema_findings import schema_findings
 from dpo_recipes.recipe.secret_checks import hide_secrets
-from dpo_recipes.recipe.trials import Trial, compose_trial, expand
+from dpo_recipes.recipe.trials import Trial, compose_trial, trials_to_check
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _check_trials(validated: Validated) -> list[Finding]:
     spans = [origin.span for place, origin in composed.origins.items() if place[:1] == ("sweep",)]
     places = {where for span in spans for where in (span.value, span.key)}
     found: dict[tuple[Any, ...], Finding] = {}
-    for trial in expand(validated.recipe) if sweep else ():
+    for trial in trials_to_check(validated.recipe):
         try:
             findings = validate_composed(compose_trial(composed, validated.recipe, trial, last_seed)).warnings
         except RecipeError as error:

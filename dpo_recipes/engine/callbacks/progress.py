@@ -156,6 +156,9 @@ class MetricsCallback(TrainerCallback):
                 file.write(json.dumps(row) + "\n")
         if self.trackers is not None:
             self.trackers.log(row)
+        evaluated = {name: value for name, value in kept.items() if name.startswith("eval_")}
+        if evaluated:
+            self.events.emit("evaluated", step=state.global_step, metrics=evaluated)
         self.latest = {**self.latest, **{name: row[name] for name in self.shown if name in row}}
         self._report_step()
         if self.watch is not None:

@@ -28,6 +28,25 @@ class Range(Section):
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
 
+class Pruning(Section):
+    """Ends a run that is worse than others were at the same evaluation (Optuna's PercentilePruner). Needs
+    `training.eval_steps`."""
+
+    percentile: float = Field(
+        default=50.0,
+        gt=0.0,
+        lt=100.0,
+        description="A run ends if its best value so far is worse than this percentile of the other trials' values at "
+        "the same evaluation, counted from the best one. 50: worse than their median.",
+    )
+    startup_trials: int = Field(
+        default=5, ge=1, description="The number of trials that must have finished before a run is ended."
+    )
+    warmup_evaluations: int = Field(
+        default=0, ge=0, description="The number of evaluations of a run after which it is not ended yet."
+    )
+
+
 class Sweep(Section):
     """Many runs of one recipe with other values (docs/sweeps.md). A setting is named by its path as `--set` takes it,
     for example `training.learning_rate`. Each combination of values is a trial."""
@@ -45,6 +64,11 @@ class Sweep(Section):
         description="Settings with a list of values or a range, of which each trial gets a random one. It depends only "
         "on `training.seed`, the number of the trial and the setting. Needs `max_trials`.",
     )
+    tpe: dict[str, Values | Range] = Field(
+        default_factory=dict,
+        description="Like `random`, but from the tenth trial on, values are drawn near those that were best so far: a "
+        "tree-structured Parzen estimator (Bergstra et al. 2011), by Optuna, which the extra `sweep` installs.",
+    )
     metric: str | None = Field(
         default=None,
         min_length=1,
@@ -53,6 +77,9 @@ class Sweep(Section):
     )
     direction: Literal["minimize", "maximize"] | None = Field(
         default=None, description="Which values of the metric are better. Absent: the metric's own direction."
+    )
+    pruning: Pruning | None = Field(
+        default=None, description="End runs early that are worse than others. Absent: each run is finished."
     )
     seeds: int = Field(
         default=1,
