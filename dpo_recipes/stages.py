@@ -183,13 +183,13 @@ class RunStages:
     def _estimate_drift(self, model: Any, bundle: ModelBundle, samples: Samples) -> Drift | None:
         """The divergence from the base, in the first process and if that has all weights."""
         from dpo_recipes.evaluate.drift import estimate_drift
-        from dpo_recipes.model.adapters import changes_base
+        from dpo_recipes.model.adapters import starts_away_from_base
 
         if not self.rank.is_main or self.launch.shards_weights:
             return None
         return estimate_drift(
             model, bundle, samples.prompts(bundle), samples.max_new_tokens,
-            seed=self.recipe.training.seed, changes_base=changes_base(bundle.adapter_config),
+            seed=self.recipe.training.seed, changes_base=starts_away_from_base(self.recipe.model.adapter),
         )  # fmt: skip
 
     def _save(self, trainer: Any, bundle: ModelBundle, distributed: DistributedContext, result: RunResult) -> RunResult:

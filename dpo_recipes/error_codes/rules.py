@@ -50,7 +50,8 @@ CODES = {
     ),
     "R313": entry(
         "label smoothing that does nothing",
-        "Of DPO's losses only sigmoid, robust and exo_pair read `label_smoothing`, of CPO's and SimPO's only sigmoid.",
+        "Of DPO's losses only robust, exo_pair, aot and aot_unpaired use `label_smoothing`, of CPO's and SimPO's only",
+        "sigmoid.",
     ),
     "R314": entry(
         "a setting that the device does not support",

@@ -60,9 +60,10 @@ def attach_adapter(recipe: Recipe, location: ModelLocation, policy: Any, added_i
     return Attached(wrapped, reference=f"the base with its adapter as initialized by `{adapter.init}`")
 
 
-def changes_base(config: Any | None) -> bool:
-    """Whether a new adapter of this configuration has changed the weights of the base when it was initialized."""
-    return getattr(config, "init_lora_weights", None) in ("pissa", "olora", "loftq")
+def starts_away_from_base(adapter: LoraAdapter | None) -> bool:
+    """Whether the model with a new adapter differs from the base with the adapter switched off, already before
+    training: the adapter's initialization has changed the base, or is an approximation of what it lacks."""
+    return adapter is not None and adapter.path is None and adapter.init not in AT_ZERO
 
 
 def adapter_config(recipe: Recipe, base: Any) -> Any | None:

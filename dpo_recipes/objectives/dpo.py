@@ -78,8 +78,8 @@ class DpoParams(ObjectiveParams):
         default=0.0,
         ge=0.0,
         lt=0.5,
-        description="The assumed share of flipped labels. Used by `sigmoid`, `robust` (0.1 in the paper) and "
-        "`exo_pair` (1e-3 in the paper).",
+        description="The assumed share of flipped labels. Used by `robust` (0.1 in the paper), `exo_pair` (1e-3 in "
+        "the paper), `aot` and `aot_unpaired`.",
     )
     f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = Field(
         default="reverse_kl",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from dpo_recipes.recipe.schema import Recipe
 
 Losses = tuple[str, ...]
-_SMOOTHED = {"sigmoid", "robust", "exo_pair"}
+SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
+"""The losses that use `label_smoothing` in TRL 1.16, where `sigmoid` ignores it."""
 _DIVERGENT = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
 """The losses that TRL 1.16 combines with another divergence than `reverse_kl`."""
 _SORTS = "it sorts the rewards of a micro-batch, so a weight would meet another pair"
@@ -48,13 +49,15 @@ def check_dpo(recipe: Recipe, losses: Losses, locate: Locate) -> Iterator[Findin
             "the loss contains its logarithm (https://arxiv.org/abs/2402.00856)",
             "add `label_smoothing: 1e-3`",
         )
-    if params.label_smoothing > 0.0 and _SMOOTHED.isdisjoint(losses):
+    if params.label_smoothing > 0.0 and not {*SMOOTHED} & {*losses}:
         yield Finding(
             "R313",
             f"`label_smoothing` has no effect with {', '.join(losses)}",
             locate(("objective", "label_smoothing"), key=True),
-            "only sigmoid, robust and exo_pair use it",
-            "remove it, or choose one of these losses",
+            f"only {', '.join(SMOOTHED)} use it",
+            "remove it, or write `loss_type: robust`, which is `sigmoid` for labels of which some are wrong"
+            if "sigmoid" in losses
+            else "remove it, or choose one of these losses",
         )
     yield from _check_variants(params, losses, locate)
     yield from _check_weights(recipe, losses, locate)

@@ -26,6 +26,7 @@ from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.trackers.base import by_split
 from dpo_recipes.engine.versions import checkpointing_argument
 from dpo_recipes.objectives.dpo import DpoLoss, DpoParams
+from dpo_recipes.objectives.dpo_checks import SMOOTHED
 from dpo_recipes.recipe.schema.tracking import TrackerName
 from dpo_recipes.recipe.schema.training import Training
 
@@ -310,3 +311,10 @@ def test_the_layers_that_bitsandbytes_would_repack_can_be_told_not_to(monkeypatc
     layer(x).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
+
+
+def test_the_losses_that_use_label_smoothing() -> None:
+    branches = re.split(r"if loss_type == ", inspect.getsource(DPOTrainer._compute_loss))[1:]
+    used = {re.match(r'"(\w+)"', branch)[1] for branch in branches if "self.label_smoothing" in branch}  # type: ignore[index]
+    assert len(branches) == len(get_args(DpoLoss))
+    assert used == set(SMOOTHED)

@@ -250,6 +250,8 @@ def test_a_fault_in_a_parent_points_into_the_parent(write: Write) -> None:
         (["objective={kind: dpo, ld_alpha: 1.5}"], ["R206"]),
         (["objective={kind: dpo, loss_type: exo_pair, label_smoothing: 1e-3}"], []),
         (["objective={kind: dpo, loss_type: hinge, label_smoothing: 0.1}"], ["R313"]),
+        (["objective={kind: dpo, label_smoothing: 0.1}"], ["R313"]),
+        (["objective={kind: dpo, loss_type: aot, label_smoothing: 0.1}"], []),
         (["objective={kind: dpo, loss_type: [hinge, robust], label_smoothing: 0.1}"], []),
         (["objective={kind: dpo, loss_type: [sft, ipo], loss_weights: [1.0]}"], ["R311"]),
         (["objective={kind: dpo, loss_type: [sft, ipo], loss_weights: [1, 0.5]}"], []),

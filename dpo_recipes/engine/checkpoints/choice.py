@@ -16,7 +16,7 @@ from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.errors import RunError
 from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.events import EventLog
-from dpo_recipes.model.adapters import changes_base
+from dpo_recipes.model.adapters import starts_away_from_base
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.precision import describe_device
 from dpo_recipes.objectives.base import Metric
@@ -127,8 +127,9 @@ def find_start(
 def digest_of_base(trainer: Any, bundle: ModelBundle) -> dict[str, str] | None:
     """The digest of the weights with which the reference was computed, and the device, precision and versions for
     which it holds: only these must give the same digest again. None if the last bits may differ between equal runs: an
-    adapter has changed the base, or rows for new tokens were drawn around the mean of the others."""
-    if bundle.model_info["added_tokens"] or changes_base(bundle.adapter_config):
+    adapter was initialized by a decomposition of the base, or rows for new tokens were drawn around the mean of the
+    others."""
+    if bundle.model_info["added_tokens"] or starts_away_from_base(trainer.context.recipe.model.adapter):
         return None
     versions = f"transformers {transformers.__version__}, peft {peft.__version__}"
     place = f"{describe_device(bundle.device).name}, {bundle.dtype}, {versions}"
