@@ -94,6 +94,6 @@ def _lead(result: SweepResult, metric: Metric) -> str:
     if best is None or best.lead is None:
         return ""
     if best.is_within_noise:
-        return ", but its interval overlaps that of the second one: more `seeds` would separate them"
+        return ", but its lead is within the noise of the seeds: more of them (`seeds`) would separate the two"
     shown = metric.format(best.lead).lstrip("+")
     return f", better than the second one by {shown}"

@@ -9,12 +9,7 @@ from functools import cmp_to_key
 
 from dpo_recipes.jobs.sweep_result import Best, RunOutcome, TrialOutcome
 from dpo_recipes.objectives.base import Metric
-
-_T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-)  # fmt: skip
-"""The 97.5 % quantiles of Student's t distribution for 1 to 29 degrees of freedom."""
+from dpo_recipes.significance import pooled_spread, t_quantile
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -24,7 +19,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float | None, float | No
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None
-    return mean, _T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def ranked(trials: Sequence[TrialOutcome], metric: Metric) -> list[TrialOutcome]:
@@ -40,7 +35,10 @@ def ranked(trials: Sequence[TrialOutcome], metric: Metric) -> list[TrialOutcome]
 
 
 def choose_best(trials: Sequence[TrialOutcome], metric: Metric) -> Best | None:
-    """The best trial with its best run, and its lead over the second; None if no trial has a value."""
+    """The best trial with its best run, and its lead over the second; None if no trial has a value.
+
+    The lead is noise if it is within the 95% interval of the difference of both means. As in `dpo-recipe report`, seeds
+    are taken to vary alike in all trials."""
     order = ranked(trials, metric)
     if not order:
         return None
@@ -51,10 +49,13 @@ def choose_best(trials: Sequence[TrialOutcome], metric: Metric) -> Best | None:
     assert first is not None, "a ranked trial has a value"
     assert second is not None, "a ranked trial has a value"
     lead = first - second if metric.higher_is_better else second - first
-    noise = None
-    if best.interval is not None and order[1].interval is not None:
-        noise = lead <= best.interval + order[1].interval
+    spread = pooled_spread(map(_values, trials))
+    noise = None if spread is None else lead <= spread.half_width(len(_values(best)), len(_values(order[1])))
     return Best(trial=best.number, run=run.directory, lead=lead, is_within_noise=noise)
+
+
+def _values(trial: TrialOutcome) -> list[float]:
+    return [run.value for run in trial.runs if run.value is not None]
 
 
 def _best_run(runs: Sequence[RunOutcome], metric: Metric) -> RunOutcome:

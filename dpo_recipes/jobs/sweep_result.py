@@ -71,7 +71,7 @@ class Best(_Part):
     lead: float | None = None
     """How much better its value is than that of the second-best trial; None if there is none."""
     is_within_noise: bool | None = None
-    """Whether the intervals of both overlap; None without intervals."""
+    """Whether the lead is within the 95% interval of the difference; None without a trial of several seeds."""
 
 
 class SweepResult(_Part):

@@ -370,14 +370,14 @@ def test_after_its_hours_a_sweep_chooses_among_the_trials_that_have_finished(
 
 
 def test_seeds_are_averaged_and_all_trials_come_before_the_second_seed(tmp_path: Path) -> None:
-    """Half the width is t(2 degrees of freedom) = 4.303 times s / √3."""
+    """Half the width is t(2 degrees of freedom) = 4.3027 times s / √3."""
     fake = FakeRuns(tmp_path, lambda recipe: {"eval_loss": recipe.training.seed - 42 + recipe.training.learning_rate})
     finished = fake.run("sweep: {seeds: 3, grid: {training.learning_rate: [0.2, 0.1]}}\n")
     assert fake.executed == ["001-1", "002-1", "001-2", "002-2", "001-3", "002-3"]
     trial = finished.result.trials[1]
     assert [run.seed for run in trial.runs] == [42, 43, 44]
     assert trial.value == pytest.approx(1.1)
-    assert trial.interval == pytest.approx(4.303 * statistics.stdev([0.1, 1.1, 2.1]) / 3**0.5)
+    assert trial.interval == pytest.approx(4.3027 * statistics.stdev([0.1, 1.1, 2.1]) / 3**0.5)
     best = finished.result.best
     assert best is not None
     assert (best.trial, best.run, best.is_within_noise) == (2, "trials/002-1", True)
@@ -387,7 +387,7 @@ def test_seeds_are_averaged_and_all_trials_come_before_the_second_seed(tmp_path:
         "1      0.2            1.200  ± 2.484",
         "2      0.1            1.100  ± 2.484  best",
     ]
-    assert "overlaps" in lines[5]
+    assert "within the noise" in lines[5]
     assert json.loads((finished.directory.result).read_text())["trials"][1]["runs"][2]["seed"] == 44
 
 
@@ -413,7 +413,7 @@ def test_a_trial_that_lacks_a_run_stands_behind_complete_ones() -> None:
     assert choose_best([_trial(1, None)], LOSS) is None
 
 
-def test_intervals_that_do_not_overlap_are_no_noise() -> None:
+def test_a_lead_beyond_the_spread_of_the_seeds_is_no_noise() -> None:
     best = choose_best([_trial(1, 0.50, 0.51, 0.49), _trial(2, 0.90, 0.91, 0.89)], LOSS)
     assert best is not None
     assert best.is_within_noise is False
