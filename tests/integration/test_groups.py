@@ -217,5 +217,5 @@ def test_an_encoder_is_computed_the_plain_way() -> None:
     expected = model(**batch).logits
     sharing = share_prefixes(model, "auto")
     sharing.verify()
-    assert sharing.describe() == "off: a layer requests attention that is not causal"
+    assert sharing.describe() == "off: it is an encoder, whose tokens attend to later ones, too"
     assert torch.equal(model(**batch).logits, expected)

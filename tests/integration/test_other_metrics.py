@@ -146,7 +146,9 @@ def test_the_progress_has_the_live_metrics_of_training_and_evaluation(tmp_path: 
         callback.on_step_end(arguments, state, control)  # type: ignore[arg-type]
         row = {"loss": 0.5, "rewards/rejected": -0.1, "rewards/accuracies": 0.5, "eval_rewards/rejected": 0.25}
         callback.on_log(arguments, state, control, {**row, "absent": math.nan})  # type: ignore[arg-type]
-    (event,) = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
-    assert event["metrics"] == {"loss": 0.5, "rewards/rejected": -0.1, "eval_rewards/rejected": 0.25, "absent": None}
+    evaluated, step = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    assert (evaluated["event"], evaluated["step"], step["event"]) == ("evaluated", 1, "step")
+    assert evaluated["metrics"] == {"eval_rewards/rejected": 0.25}
+    assert step["metrics"] == {"loss": 0.5, "rewards/rejected": -0.1, "eval_rewards/rejected": 0.25, "absent": None}
     written = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert written == {"step": 1, **row, "absent": None}

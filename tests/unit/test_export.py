@@ -29,7 +29,7 @@ from dpo_recipes.shipped import recipe_paths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMAS = REPOSITORY / "tests" / "schemas"
-WITHOUT_A_RENTED_GPU = ("gpt2_mps", "qwen2_6gb")
+WITHOUT_A_RENTED_GPU = ("gpt2_mps", "gpt2_mps_sweep", "qwen2_6gb", "qwen2_6gb_sweep")
 Write = Callable[[str, str], Path]
 
 
