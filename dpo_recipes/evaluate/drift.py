@@ -54,6 +54,7 @@ def estimate_drift(
 def _log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:
     """The sum over the tokens of an answer. Rows are computed one by one, so that none is padded."""
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    # With `use_cache=False`, the engine would take a single row for a batch of a trainer.
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
     chosen = torch.tensor(answer, device=model.device)[:, None]
     return logits.float().log_softmax(-1).gather(1, chosen).sum().item()
