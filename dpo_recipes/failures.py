@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from dpo_recipes.errors import Finding, causes, is_no_space, is_out_of_memory
 from dpo_recipes.launch.batch import smaller_batch_fix
 from dpo_recipes.launch.ranks import LOST_EACH_OTHER, known_ranks
 from dpo_recipes.objectives import fixed_micro_batch_reason
 from dpo_recipes.resume import read_recipe
-from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.run_dir import RunDirectory, read_prediction
 
 _LOST = (
     "Connection closed by peer",
@@ -66,7 +64,7 @@ def less_memory_fix(run: RunDirectory) -> str:
 
 def _prediction(run: RunDirectory) -> str:
     """The predicted and the free memory, if the plan was made."""
-    prediction = json.loads(run.plan.read_text(encoding="utf-8")).get("prediction") if run.plan.exists() else None
+    prediction = read_prediction(run)
     if not prediction:
         return ""
     peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30

@@ -97,6 +97,12 @@ def format_bytes(num_bytes: Any) -> str:
     return format_number(number / 2**30, 2, suffix=" GiB")
 
 
+def utc_stamp(moment: float | datetime) -> str:
+    """A time, in seconds since 1970 or with its time zone, as results have it: `2026-11-21T07:00:00Z`."""
+    moment = moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def format_time(stamp: Any) -> str:
     """An ISO 8601 time as `2026-11-21 07:00:00 UTC`; other text unchanged."""
     try:

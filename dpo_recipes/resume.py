@@ -120,8 +120,13 @@ def _identity_digest(run: RunDirectory) -> str:
 
 def read_recipe(run: RunDirectory) -> Recipe | None:
     """The recipe of a run directory, or None if it cannot be read."""
+    return read_if_valid(run.resolved_recipe)
+
+
+def read_if_valid(path: Path) -> Recipe | None:
+    """The recipe in the file of a run or a sweep, or None if it cannot be read."""
     try:
-        return read_resolved(run.resolved_recipe)
+        return read_resolved(path)
     except (DpoRecipeError, ValidationError, OSError):
         return None
 

@@ -218,6 +218,15 @@ def write_json(path: Path, data: Any) -> None:
     write_text_atomically(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_prediction(run: RunDirectory) -> dict[str, Any]:
+    """What the plan of a run predicted; empty if plan.json is missing or truncated, or has no prediction."""
+    try:
+        prediction = json.loads(run.plan.read_text(encoding="utf-8"))["prediction"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return prediction if isinstance(prediction, dict) else {}
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """The values in the lines of a file, without lines that a kill or a power cut has truncated; empty if there is no
     file."""

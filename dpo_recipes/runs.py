@@ -18,7 +18,7 @@ from dpo_recipes.cache import remembered
 from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.finished_run import not_a_run
-from dpo_recipes.formats import finite
+from dpo_recipes.formats import finite, utc_stamp
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.sweep_result import read_sweep_result
 from dpo_recipes.launch.ranks import first_failure
@@ -75,7 +75,7 @@ class RunSummary:
             "step": self.step,
             "num_steps": self.num_steps,
             "size_bytes": self.size_bytes,
-            "started_at": self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "started_at": utc_stamp(self.started),
             "reason": self.reason or None,
             "can_resume": self.can_resume,
         }

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo_recipes import hub
 from dpo_recipes.errors import Finding
 from dpo_recipes.events import EventLog
+from dpo_recipes.formats import utc_stamp
 from dpo_recipes.hardware import machine
 from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.files import LaunchPlan, read_launch, write_launch
@@ -239,7 +239,7 @@ class RunStages:
             answer_words=samples.answer_words(),
             model=ModelInfo(**bundle.model_info),
             environment=Environment(**machine.describe_machine(), packages=machine.package_versions()),
-            started_at=_iso(self.started),
+            started_at=utc_stamp(self.started),
         )
 
     def _report(self, result: RunResult, trackers: Trackers) -> None:
@@ -247,7 +247,7 @@ class RunStages:
         from dpo_recipes.report.html import render_run
 
         finished = time.time()
-        result = result.with_changes(finished_at=_iso(finished), wall_s=round(finished - self.started, 1))
+        result = result.with_changes(finished_at=utc_stamp(finished), wall_s=round(finished - self.started, 1))
         page = render_run(FinishedRun(self.shared_run, self.recipe, result))
         write_text_atomically(self.shared_run.report, page)
         result.write(self.shared_run.result)
@@ -262,10 +262,6 @@ def describe_briefly(prediction: dict[str, Any]) -> str:
     """The peak memory and time of a plan in one line."""
     peak, free = prediction["peak_bytes"] / 2**30, prediction["device_bytes"] / 2**30
     return f"expected: peak {peak:.2f} of {free:.2f} GiB, about {max(1, round(prediction['time_s'] / 60))} min"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _read_json(path: Path) -> Any:

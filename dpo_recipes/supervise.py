@@ -165,12 +165,20 @@ def _forwarded_signals(job: Job) -> Iterator[Asked]:
         else:
             job.kill()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # only the main thread can handle signals; a caller in another thread handles them itself
-        return
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_signals(forward):
         yield asked
+
+
+@contextlib.contextmanager
+def handled_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM, and restore their handlers. Only the main thread can handle signals; a caller in
+    another thread handles them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -180,7 +188,7 @@ def _stopped_at_once(run: RunDirectory) -> Interrupted:
     return Interrupted.of(
         "I130",
         "the run was stopped at once",
-        why=f"by a second signal; {_where_it_goes_on(run)}",
+        why=f"by a second signal; {_where_it_resumes(run)}",
         fix="run the recipe again",
     )
 
@@ -206,7 +214,7 @@ def explain_failure(returncode: int, run: RunDirectory, *, was_out_of_memory: bo
             "T602",
             f"no space left while writing to {run.path}",
             why=f"the worker ended with code {returncode} and had no space to write the reason",
-            fix="free some space and run again; " + _where_it_goes_on(run),
+            fix="free some space and run again; " + _where_it_resumes(run),
         )
     if returncode < 0:  # when one of several processes is killed, the others fail because of it
         return _killed(-returncode, run, _rank_that_died(run))
@@ -264,7 +272,7 @@ def _who(rank: int | None, run: RunDirectory) -> str:
     return f"rank {rank} after step {step}" if step is not None else f"rank {rank} before its first step"
 
 
-def _where_it_goes_on(run: RunDirectory) -> str:
+def _where_it_resumes(run: RunDirectory) -> str:
     checkpoints = run.shared_run.checkpoints
     saved = any(newest_first(checkpoints))
     return f"it can resume from the last checkpoint in {checkpoints}" if saved else "it had no checkpoint yet"
@@ -283,7 +291,7 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
         return RunError.of(
             "T605",
             f"{_who(rank, run)} was killed (SIGKILL)",
-            why="by a person, or by the system because memory ran out; " + _where_it_goes_on(run),
+            why="by a person, or by the system because memory ran out; " + _where_it_resumes(run),
             fix=f"run the recipe again. When memory is short: {less_memory_fix(run)}",
         )
     waited = _collective_timeout(run)

@@ -1,4 +1,4 @@
-"""Early stopping: decides from the evaluations so far whether training goes on."""
+"""Early stopping: decides from the evaluations so far whether training continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EarlyStop:
     min_delta: float
 
     def reason(self, evaluations: Sequence[Row]) -> str | None:
-        """Why training ends after the last of these rows, or None if it goes on. The base, at step 0, does not count:
+        """Why training ends after the last of these rows, or None if it continues. The base, at step 0, does not count:
         by some metrics it can only tie with itself."""
         key, step = f"eval_{self.metric.key}", 0
         best: float | None = None

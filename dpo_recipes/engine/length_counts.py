@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dpo_recipes.engine.metric_counts import dtype_of_sums
+
 LENGTH_CORRELATION = "length_correlation"
 """The name in the rows of evaluations, after `eval_`."""
 _LEAST_DEVIATION = 1e-3
@@ -19,8 +21,7 @@ class LengthCounts:
 
     def __init__(self, accelerator: Any) -> None:
         self._accelerator = accelerator
-        # Doubles, because differences of large sums remain; MPS has none.
-        self._dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        self._dtype = dtype_of_sums(accelerator.device)
         self.clear()
 
     def add(self, margins: torch.Tensor, longer_by: torch.Tensor) -> None:

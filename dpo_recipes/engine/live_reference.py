@@ -58,7 +58,7 @@ def _trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 class MoveReference(TrainerCallback):
-    """Moves the reference after every so many optimizer steps, before a checkpoint or an evaluation of that step."""
+    """Moves the reference every `every_steps` optimizer steps, before a checkpoint or an evaluation of that step."""
 
     def __init__(
         self, reference: LiveReference, alpha: float, every_steps: int, on_message: Callable[[str], None]

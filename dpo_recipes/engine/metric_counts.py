@@ -104,6 +104,11 @@ class TrlMetricCounts:
                 values[start:] = [total / sum(weights)] * num_batches
 
 
+def dtype_of_sums(device: torch.device) -> torch.dtype:
+    """The type of sums over many rows: doubles, so that long sums and their differences stay exact. MPS has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class RowMetricCounts:
     """Sums over rows or tokens, added up over all processes, so that no division into micro-batches changes a mean."""
 
@@ -112,8 +117,7 @@ class RowMetricCounts:
     def __init__(self, names: Iterable[str], accelerator: Any) -> None:
         self._names = tuple(names)
         self._accelerator = accelerator
-        # Doubles, so that long sums stay exact; MPS has none.
-        self._dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        self._dtype = dtype_of_sums(accelerator.device)
         self._counts = {mode: self._zeros() for mode in ("train", "eval")}
         self.num_tokens = 0
         """The tokens of all sequences of training since the start, over all processes."""

@@ -216,8 +216,10 @@ def share_prefixes(
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = base.base_model
     refusal = unsupported_reason(base)
-    sharing = PrefixSharing(backbone, backbone.forward, mode, max_tokens_per_pass, answers_per_group, refusal)
-    sharing.is_encoder = is_encoder(base.config)
+    sharing = PrefixSharing(
+        backbone, backbone.forward, mode, max_tokens_per_pass, answers_per_group, refusal,
+        is_encoder=is_encoder(base.config),
+    )  # fmt: skip
     if mode == "on" and sharing.refusal:
         raise refused(sharing.refusal)
     if sharing.is_active:

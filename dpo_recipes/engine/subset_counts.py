@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dpo_recipes.engine.metric_counts import dtype_of_sums
+
 
 class SubsetCounts:
     """For each subset, the sum of a metric over its rows and their number. Processes count separately and add up their
@@ -16,8 +18,7 @@ class SubsetCounts:
         self._metric = metric
         self._names = names
         self._accelerator = accelerator
-        # Doubles, so that long sums stay exact; MPS has none.
-        self._dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        self._dtype = dtype_of_sums(accelerator.device)
         self._counts = self._zeros()
 
     def _zeros(self) -> torch.Tensor:

@@ -24,6 +24,7 @@ from dpo_recipes.engine.watch import Watch, make_watch
 from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.evaluate.samples import Samples
 from dpo_recipes.events import EventLog
+from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives import keep_best_metric, objective_of
 from dpo_recipes.recipe.schema import Recipe
@@ -67,8 +68,7 @@ def _used_rows(recipe: Recipe, rows: Any, num_processes: int) -> Any:
     training = recipe.training
     if training.max_steps is None:
         return rows
-    step = training.micro_batch_size * training.gradient_accumulation_steps * num_processes
-    needed = training.max_steps * step
+    needed = training.max_steps * batch_of(recipe, num_processes).rows_per_step
     return rows if needed >= len(rows) else rows.shuffle(seed=training.seed).select(range(needed))
 
 

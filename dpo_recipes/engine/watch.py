@@ -12,8 +12,10 @@ from dpo_recipes.data.tokenize import LABEL, TokenizedSplits
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.early_stop import EarlyStop
 from dpo_recipes.engine.trackers.session import Trackers
+from dpo_recipes.errors import Finding
 from dpo_recipes.events import EventLog
 from dpo_recipes.guards.base import Guard, History, Job, Row, Sighting
+from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.objectives import early_stopping_metric, objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.guards import guards_of
@@ -57,7 +59,7 @@ class Watch:
         """Look at a new row, and report what the guards see."""
         if not self.distributed.is_main:
             return
-        findings = [guard.finding(seen) for guard, seen in self._look(row)]
+        findings = self._look(row)
         self.events.findings(findings)
         if self.trackers is not None:
             for finding in findings:
@@ -77,17 +79,17 @@ class Watch:
         """The active guards and what they saw."""
         return GuardReport(watched=[guard.name for guard in self.guards], alerts=self.alerts)
 
-    def _look(self, row: Row) -> list[tuple[Guard, Sighting]]:
+    def _look(self, row: Row) -> list[Finding]:
+        """Add a row to the history, and record and return what the guards see in it for the first time."""
         kind, known = self.history.add(row), {alert.guard for alert in self.alerts}
         looking = [guard for guard in self.guards if kind in guard.kinds and guard.name not in known]
         found = [(guard, seen) for guard in looking if (seen := guard.look(self.job, self.history)) is not None]
-        for guard, seen in found:
-            self._raise(guard, seen, row["step"])
+        findings = [self._record(guard, seen, row["step"]) for guard, seen in found]
         if kind == "evaluation" and self.early_stop is not None and self.end_reason is None:
             self.end_reason = self.early_stop.reason(self.history.evaluations)
-        return found
+        return findings
 
-    def _raise(self, guard: Guard, seen: Sighting, step: int) -> None:
+    def _record(self, guard: Guard, seen: Sighting, step: int) -> Finding:
         finding = guard.finding(seen)
         action = "stop" if guard.action == "stop" else "warn"
         texts = {name: getattr(finding, name) for name in ("code", "what", "why", "fix")}
@@ -95,6 +97,7 @@ class Watch:
         self.alerts.append(GuardAlert(guard=guard.name, step=step, action=action, is_about_quality=quality, **texts))
         if action == "stop" and self.end_reason is None:
             self.end_reason = f"the guard `{guard.name}` ended it at step {step}: {seen.what}"
+        return finding
 
 
 def make_watch(
@@ -106,11 +109,11 @@ def make_watch(
     trackers: Trackers | None = None,
 ) -> Watch:
     """The watch of a run that computes in `dtype`."""
-    training, held_out = recipe.training, tokenized.datasets.get("eval")
+    held_out = tokenized.datasets.get("eval")
     job = Job(
         objective_of(recipe),
         recipe.objective,
-        training.micro_batch_size * training.gradient_accumulation_steps * distributed.num_processes,
+        batch_of(recipe, distributed.num_processes).rows_per_step,
         num_eval_rows=0 if held_out is None else len(held_out),
         dtype=dtype,
         chosen_tokens=None if held_out is None else _chosen_tokens(held_out),

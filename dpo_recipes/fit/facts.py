@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -34,8 +35,7 @@ class JobFacts:
     @property
     def rows_per_step(self) -> int:
         """The effective batch: rows that one optimizer step sees."""
-        training = self.recipe.training
-        return training.micro_batch_size * training.gradient_accumulation_steps * self.num_processes
+        return batch_of(self.recipe, self.num_processes).rows_per_step
 
     @property
     def num_epoch_steps(self) -> int | None:

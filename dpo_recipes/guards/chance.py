@@ -20,8 +20,8 @@ class Chance(Guard):
     code = "T656"
     fires = "after 500 training pairs (`after_rows`), the 95 % interval of the held-out accuracy is not above guessing"
     reason = (
-        "the model has not learned which answer is better, or so few held-out pairs cannot show it; if the accuracy is "
-        "below chance, the columns of the chosen and rejected answers may be swapped"
+        "the model did not learn which answer is better, or there are too few held-out pairs to show it; if the "
+        "accuracy is below chance, the columns of the chosen and rejected answers may be swapped"
     )
     sources = (
         Reference("Wilson 1927", "https://doi.org/10.1080/01621459.1927.10502953"),

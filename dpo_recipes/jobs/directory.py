@@ -6,20 +6,17 @@ or the reason of its failure, or a lock that is held. So no command needs to see
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dpo_recipes.cache import content_key
-from dpo_recipes.errors import DpoRecipeError, RunError
+from dpo_recipes.errors import RunError
 from dpo_recipes.locks import held
-from dpo_recipes.recipe.dump import dump_recipe, read_resolved
+from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
-from dpo_recipes.resume import changed_values, identity
+from dpo_recipes.resume import changed_values, identity, read_if_valid
 from dpo_recipes.run_dir import RunDirectory, create_directory, new_directory, write_text_atomically, written_to
 
 
@@ -96,10 +93,7 @@ def _unfinished(recipe: Recipe, output_dir: Path) -> Iterator[tuple[SweepDirecto
     for path in sorted((output_dir / recipe.name).glob("*-*"), reverse=True):
         sweep = SweepDirectory(path)
         if sweep.resolved_recipe.exists() and not sweep.result.exists():
-            earlier = None
-            with contextlib.suppress(DpoRecipeError, ValidationError, OSError):
-                earlier = read_resolved(sweep.resolved_recipe)
-            yield sweep, earlier
+            yield sweep, read_if_valid(sweep.resolved_recipe)
 
 
 def _nothing_to_resume(recipe: Recipe, output_dir: Path) -> RunError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
+from dpo_recipes.formats import utc_stamp
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.ranking import choose_best, mean_and_interval
 from dpo_recipes.jobs.sweep_result import RunOutcome, State, SweepResult, TrialOutcome, read_sweep_result
@@ -54,8 +55,8 @@ def finish(sweep: SweepDirectory, recipe: Recipe, runs: Sequence[TrialRun]) -> S
             trials=trials,
             best=best,
             wall_s=round(sum(run.wall_s for trial in trials for run in trial.runs), 1),
-            started_at=_iso(sweep.resolved_recipe.stat().st_mtime),
-            finished_at=_iso(datetime.now(UTC).timestamp()),
+            started_at=utc_stamp(sweep.resolved_recipe.stat().st_mtime),
+            finished_at=utc_stamp(time.time()),
         )
         result.write(sweep.result)
         return result
@@ -108,7 +109,3 @@ def _write_best(sweep: SweepDirectory, recipe: Recipe, directory: str) -> None:
     except OSError:  # a file system without links
         shutil.copytree(model, partial / MODEL_FOLDER)
     partial.rename(sweep.best)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

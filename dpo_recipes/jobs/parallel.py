@@ -20,7 +20,7 @@ from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.jobs.trial_run import TrialRun
 from dpo_recipes.jobs.work import work
 from dpo_recipes.launch.ending import PARENT, end_with_parent
-from dpo_recipes.supervise import EventHandler
+from dpo_recipes.supervise import EventHandler, handled_signals
 from dpo_recipes.workflow import RunOptions
 
 
@@ -104,12 +104,8 @@ def _forwarded(processes: Sequence[SpawnProcess]) -> Iterator[list[int]]:
         asked.append(number)
         _interrupt(processes)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_signals(forward):
         yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _interrupt(processes: Sequence[SpawnProcess]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from dpo_recipes.formats import NO_VALUE, finite, format_bytes, format_duration, format_percent
-from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.run_dir import RunDirectory, read_prediction
 from dpo_recipes.run_result import RunResult
 
 PLAN_NOTE = (
@@ -41,22 +39,13 @@ class PlanRow:
 
 def read_plan_figures(run: RunDirectory, result: RunResult) -> PlanFigures:
     """The figures of a run."""
-    prediction = _read_prediction(run)
+    prediction = read_prediction(run)
     return PlanFigures(
         finite(prediction.get("peak_bytes")),
         finite(result.peak_memory_bytes),
         finite(prediction.get("time_s")),
         None if result.resumed_from_step else finite(result.wall_s),
     )
-
-
-def _read_prediction(run: RunDirectory) -> dict[str, Any]:
-    """The prediction in plan.json; nothing if it is missing or truncated, because a report can do without."""
-    try:
-        prediction = json.loads(run.plan.read_text(encoding="utf-8"))["prediction"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return prediction if isinstance(prediction, dict) else {}
 
 
 def list_plan_rows(figures: PlanFigures) -> list[PlanRow]:

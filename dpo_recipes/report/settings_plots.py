@@ -133,7 +133,7 @@ def draw_parallel(comparison: Comparison) -> ParallelCoordinates | None:
         values = [*(configuration.settings.get(path, NO_VALUE) for path in settings), configuration.value]
         points = [(x, y_at(axis.place(value))) for x, axis, value in zip(places, axes, values, strict=True)]
         hue, is_quiet = _look(comparison, configuration)
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        path = _path(points)
         lines.append(Polyline(path, _describe(comparison, configuration, settings), hue, is_quiet))
     return ParallelCoordinates(
         f"Settings and {metric.label.lower()} of {len(ranked)} configurations. "
@@ -179,8 +179,13 @@ def _plot(comparison: Comparison, path: str) -> SettingPlot:
         [Tick(inner_left + (inner_right - inner_left) * share, text) for share, text in across.ticks],
         [Tick(y_at(share), text) for share, text in up.ticks],
         dots,
-        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in means) if len(means) > 1 else "",
+        _path(means) if len(means) > 1 else "",
     )
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    """A line through points, as SVG path data."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
 def _ranked(comparison: Comparison) -> list[Configuration]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes import worker
+from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.preparation import prepare_run
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.run_dir import RunDirectory
@@ -76,3 +78,20 @@ def work(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has this process get SIGTERM at the end of a step, once; the run ends after the next."""
+    original = MetricsCallback.on_step_end
+
+    def arrange(step: int) -> None:
+        def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            original(self, args, state, control, **kwargs)
+            if state.global_step == step:
+                monkeypatch.setattr(MetricsCallback, "on_step_end", original)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(MetricsCallback, "on_step_end", on_step_end)
+
+    return arrange

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.guards.base import Sighting
 from dpo_recipes.guards.spikes import Spikes
 
@@ -181,20 +178,12 @@ def test_stop_ends_training_there_evaluates_and_saves(work: Work, tiny_model: Pa
 @pytest.mark.usefixtures("spike_at_four")
 @pytest.mark.parametrize("stopped_at", [2, 3])
 def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(
-    work: Work, tiny_model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+    work: Work, tiny_model: Path, pairs: Path, stop_at: Callable[[int], None], stopped_at: int
 ) -> None:
     """Stopped after step 3, before the guard fires, and after step 4, at the step after which it ends the run."""
     recipe = text(tiny_model, pairs, "guards: {spikes: {action: stop}}")
     calm = work(recipe)
-    original = MetricsCallback.on_step_end
-
-    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        original(self, args, state, control, **kwargs)
-        if state.global_step == stopped_at:
-            monkeypatch.setattr(MetricsCallback, "on_step_end", original)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(MetricsCallback, "on_step_end", on_step_end)
+    stop_at(stopped_at)
     stopped = work(recipe)
     assert stopped.codes == ["I101"]
     again = work(recipe, resume=True)

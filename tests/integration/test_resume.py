@@ -33,23 +33,6 @@ def pairs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Has this process get SIGTERM at the end of a step, once; the run ends after the next."""
-    original = MetricsCallback.on_step_end
-
-    def arrange(step: int) -> None:
-        def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            original(self, args, state, control, **kwargs)
-            if state.global_step == step:
-                monkeypatch.setattr(MetricsCallback, "on_step_end", original)
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        monkeypatch.setattr(MetricsCallback, "on_step_end", on_step_end)
-
-    return arrange
-
-
-@pytest.fixture
 def stop_while_evaluating(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Has this process get SIGTERM in the first evaluation after a step, once."""
     original = MetricsCallback.on_prediction_step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.trackers import table
 from dpo_recipes.engine.trackers.tensorboard import TensorBoard
 from dpo_recipes.errors import EXIT_RESUMABLE
@@ -52,23 +50,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     handlers = list(logging.getLogger().handlers)
     yield
     logging.getLogger().handlers[:] = handlers
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Has this process get SIGTERM at the end of a step, once; the run ends after the next."""
-    original = MetricsCallback.on_step_end
-
-    def arrange(step: int) -> None:
-        def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            original(self, args, state, control, **kwargs)
-            if state.global_step == step:
-                monkeypatch.setattr(MetricsCallback, "on_step_end", original)
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        monkeypatch.setattr(MetricsCallback, "on_step_end", on_step_end)
-
-    return arrange
 
 
 def expected(outcome: Any) -> Scalars:

@@ -65,11 +65,18 @@ class Tracker:
     def attach(self, label: str, files: Sequence[Path]) -> None:
         """Store files under a common label, where the tracker keeps files."""
 
+    def store_artifact(self, library_run: Any, label: str, files: Sequence[Path]) -> None:
+        """Store files as one artifact of a run of W&B, or of trackio, which has the same functions."""
+        artifact = self.load().Artifact(f"{label}-{self.run.key}", type=label)
+        for file in files:
+            artifact.add_file(str(file), name=file.name)
+        library_run.log_artifact(artifact)
+
     def alert(self, title: str, text: str) -> None:
         """Send an alert, where the tracker has alerts."""
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left, and end the tracker's run."""
+        """Send the rows that have not been sent yet, and end the tracker's run."""
 
     def load(self, module: str | None = None) -> Any:
         """The tracker's library, or a module of it."""

@@ -47,7 +47,7 @@ class ClearML(Tracker):
             self.task.upload_artifact(f"{label}/{file.name}", artifact_object=str(file), wait_on_upload=True)
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left, and mark the task."""
+        """Send the rows that have not been sent yet, and mark the task."""
         if outcome == "failed":
             self.task.mark_failed(status_reason="the run failed; run.log has the reason")
         elif outcome == "interrupted":

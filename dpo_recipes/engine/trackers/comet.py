@@ -47,5 +47,5 @@ class Comet(Tracker):
             self.experiment.log_asset(str(file), file_name=f"{label}/{file.name}", overwrite=True)
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left."""
+        """Send the rows that have not been sent yet."""
         self.experiment.end()

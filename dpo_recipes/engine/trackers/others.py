@@ -31,7 +31,7 @@ class AzureML(Tracker):
             self.job.upload_file(f"{label}/{file.name}", str(file))
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left; the job ends by itself."""
+        """Send the rows that have not been sent yet; the job ends by itself."""
         self.job.flush()
 
 
@@ -117,5 +117,5 @@ class Neptune(Tracker):
             self.library_run[f"files/{label}/{file.stem}"].upload(str(file))
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left."""
+        """Send the rows that have not been sent yet."""
         self.library_run.stop()

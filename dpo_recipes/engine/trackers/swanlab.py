@@ -47,7 +47,7 @@ class SwanLab(Tracker):
             self.load().save(str(file), base_path=str(file.parent), policy="now")
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left, and mark the run."""
+        """Send the rows that have not been sent yet, and mark the run."""
         if outcome == "failed":
             self.load().finish(state="crashed", error="the run failed; run.log has the reason")
         else:

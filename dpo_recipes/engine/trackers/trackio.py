@@ -35,10 +35,7 @@ class Trackio(Tracker):
 
     def attach(self, label: str, files: Sequence[Path]) -> None:
         """Store the files as one artifact."""
-        artifact = self.load().Artifact(f"{label}-{self.run.key}", type=label)
-        for file in files:
-            artifact.add_file(str(file), name=file.name)
-        self.library_run.log_artifact(artifact)
+        self.store_artifact(self.library_run, label, files)
 
     def alert(self, title: str, text: str) -> None:
         """Store the alert; trackio also sends it to TRACKIO_WEBHOOK_URL."""

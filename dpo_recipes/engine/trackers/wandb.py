@@ -46,10 +46,7 @@ class WandB(Tracker):
 
     def attach(self, label: str, files: Sequence[Path]) -> None:
         """Store the files as one artifact."""
-        artifact = self.load().Artifact(f"{label}-{self.run.key}", type=label)
-        for file in files:
-            artifact.add_file(str(file), name=file.name)
-        self.library_run.log_artifact(artifact)
+        self.store_artifact(self.library_run, label, files)
 
     def alert(self, title: str, text: str) -> None:
         """Send the alert, which W&B passes on by e-mail or Slack."""
@@ -58,5 +55,5 @@ class WandB(Tracker):
         self.library_run.alert(title=title, text=text, level="WARN")
 
     def finish(self, outcome: Outcome) -> None:
-        """Send what is left, and mark the run as finished or failed."""
+        """Send the rows that have not been sent yet, and mark the run as finished or failed."""
         self.library_run.finish(exit_code=0 if outcome == "finished" else 1)
