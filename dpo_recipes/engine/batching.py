@@ -56,6 +56,12 @@ class MicroBatching(Trainer):
         """Whether micro-batches are computed with each distinct token once."""
         return self.prefix_sharing.is_active
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether this process has rows in the micro-batch that was computed last. If not, it has computed a row that
+        does not count."""
+        return self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
+
     def gather_by_rows(self) -> None:
         """Gather results by the number of rows that each process really has."""
         if self.distributed.num_processes > 1:

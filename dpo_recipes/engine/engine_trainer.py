@@ -164,19 +164,14 @@ class EngineTrainer(MicroBatching):
         model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=self.args.should_save, **rows_only)
 
     def count_subsets(self, inputs: Mapping[str, Any], values: torch.Tensor) -> None:
-        """Add the values of `Objective.subset_metric`, [B], for the rows of a batch of an evaluation.
-
-        A process without rows has computed a row that does not count.
-        """
-        is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
-        if self.subset_counts is not None and SUBSET_NUMBER in inputs and is_counted:
+        """Add the values of `Objective.subset_metric`, [B], for the rows of a batch of an evaluation."""
+        if self.subset_counts is not None and SUBSET_NUMBER in inputs and self.has_rows:
             self.subset_counts.add(inputs[SUBSET_NUMBER], values)
 
     def count_lengths(self, margins: torch.Tensor, num_tokens: torch.Tensor) -> None:
         """Add pairs of a batch of an evaluation: their margins, [B], and their answers' trained tokens, [B, 2]."""
         model: Any = self.model
-        is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
-        if self.length_counts is not None and is_counted and not model.training:
+        if self.length_counts is not None and self.has_rows and not model.training:
             self.length_counts.add(margins, num_tokens[:, 0] - num_tokens[:, 1])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

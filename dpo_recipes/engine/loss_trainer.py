@@ -41,7 +41,7 @@ class ObjectiveTrainer(Trainer):
     _precompute_engine: Any = None
     model: Any
     args: Any
-    micro_batch: MicroBatch | None
+    has_rows: Any
     distributed: Any
     count_subsets: Callable[[Mapping[str, Any], torch.Tensor], None]
     count_lengths: Callable[[torch.Tensor, torch.Tensor], None]
@@ -155,14 +155,13 @@ class ObjectiveTrainer(Trainer):
     def _count(self, loss: Loss, scores: Scores, inputs: Mapping[str, Any]) -> None:
         mode = "train" if self.model.training else "eval"
         values: dict[str, tuple[torch.Tensor, torch.Tensor | int]] = {}
-        is_counted = self.micro_batch is None or self.micro_batch.has_rows(self.distributed.rank)
-        if is_counted:
+        if self.has_rows:
             for name, of_rows in loss.metrics.items():
                 sums, counts = of_rows if isinstance(of_rows, tuple) else (of_rows, None)
                 values[name] = sums.detach().sum(), len(sums) if counts is None else counts.sum()
             if self.objective.loss_mean == "tokens":
                 values["loss"] = loss.per_row.detach().sum(), num_trained(scores)
-        self.metric_counts.add(mode, values, int(inputs["attention_mask"].sum()) if is_counted else 0)
+        self.metric_counts.add(mode, values, int(inputs["attention_mask"].sum()) if self.has_rows else 0)
         margins = loss.metrics.get(MARGIN.key)
         if isinstance(margins, torch.Tensor) and scores.num_tokens is not None and scores.num_tokens.shape[1] == 2:
             self.count_lengths(margins, scores.num_tokens)
