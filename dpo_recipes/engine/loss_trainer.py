@@ -124,18 +124,21 @@ class ObjectiveTrainer(Trainer):
             return scores, None
         if self.router_coefficient:
             of_model["output_router_logits"] = True
-        trained = inputs["completion_mask"]
-        real = inputs["attention_mask"]
+        trained = scored = inputs["completion_mask"]
         scores_prompt = self.objective.batch_shape(self.params).scores_prompt
-        labels = inputs["input_ids"].masked_fill((real if scores_prompt else trained) == 0, -100)
+        if scores_prompt:
+            # The first sequence of each row stands for its prompt: it is the same for all answers.
+            with_prompt = torch.arange(len(trained), device=trained.device) < len(trained) // self.num_answers
+            scored = torch.where(with_prompt[:, None], inputs["attention_mask"], trained)
+        labels = inputs["input_ids"].masked_fill(scored == 0, -100)
         outputs = model(**of_model, labels=labels, fused_lm_head=True)
         trained = trained[:, 1:]
         logps = self._of_tokens(outputs.log_probs, trained)
         scores.num_tokens = self._by_answer(trained.sum(1))
         if scores_prompt:
-            prompt = real[:, 1:] - trained
-            scores.prompt_logps = self._by_answer((logps * prompt).sum(1))
-            scores.num_prompt_tokens = self._by_answer(prompt.sum(1))
+            prompt = scored[:, 1:] - trained
+            scores.prompt_logps = self._by_answer((logps * prompt).sum(1))[:, 0]
+            scores.num_prompt_tokens = self._by_answer(prompt.sum(1))[:, 0]
             logps = logps * trained
         scores.logps = self._by_answer(logps.sum(1))
         if outputs.entropy is not None:

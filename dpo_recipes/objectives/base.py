@@ -114,7 +114,7 @@ class BatchShape:
     num_answers: int
     """Sequences of a row, each with the whole prompt: 2 for a pair, 1 for a completion."""
     scores_prompt: bool = False
-    """Whether the language model's head also scores the tokens of the prompt."""
+    """Whether the language model's head also scores the tokens of the prompt, once for all answers."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,9 @@ class Scores:
     reference_logps: Tensor | None = None
     """[B, K]; None without a reference."""
     prompt_logps: Tensor | None = None
-    """[B, K]: the policy's sums over the prompt's tokens, if `BatchShape.scores_prompt` is set."""
+    """[B]: the policy's sums over the prompt's tokens, if `BatchShape.scores_prompt` is set."""
     num_prompt_tokens: Tensor | None = None
-    """[B, K]: the tokens that `prompt_logps` sums over: all but the first one, which nothing predicts."""
+    """[B]: the tokens that `prompt_logps` sums over: all but the first one, which nothing predicts."""
     values: Tensor | None = None
     """[B, K]: the numbers of a model that returns scores, with gradients."""
     labels: Tensor | None = None

@@ -50,7 +50,7 @@ def chosen_nll(scores: Scores, *, with_prompt: bool = False) -> tuple[Tensor, Te
     if with_prompt:
         assert scores.prompt_logps is not None
         assert scores.num_prompt_tokens is not None
-        sums, counts = sums + scores.prompt_logps[:, 0], counts + scores.num_prompt_tokens[:, 0]
+        sums, counts = sums + scores.prompt_logps, counts + scores.num_prompt_tokens
     return -sums, counts
 
 

@@ -81,8 +81,8 @@ def make_scores(batch: Batch, answers: int, **others: Any) -> Scores:
     return Scores(
         logps=by_answer(logps * trained),
         num_tokens=by_answer(trained),
-        prompt_logps=by_answer(logps * prompt),
-        num_prompt_tokens=by_answer(prompt),
+        prompt_logps=by_answer(logps * prompt)[:, 0],
+        num_prompt_tokens=by_answer(prompt)[:, 0],
         entropies=by_answer(-(distribution.exp() * distribution).sum(-1) * trained),
         num_correct=by_answer((distribution.argmax(-1) == batch.ids[:, 1:]) * trained),
         **others,
