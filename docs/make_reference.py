@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.schema_fields import below, kinds_of, sections_in
+from dpo_recipes.recipe.schema_fields import below, labels_of, sections_in
 
 INTRODUCTION = """# Recipe reference
 
@@ -48,7 +48,8 @@ data:
 def make_reference() -> str:
     """The whole page."""
     sections = [INTRODUCTION, _section(Recipe, "The top level")]
-    sections += [_section(model, f"`{path}`") for path, model in _nested(Recipe, "")]
+    # Several kinds of an objective may have the same section.
+    sections += [_section(model, f"`{path}`") for path, model in dict.fromkeys(_nested(Recipe, ""))]
     return "\n".join(sections)
 
 
@@ -73,7 +74,7 @@ def _nested(model: type[BaseModel], prefix: str) -> list[tuple[str, type[BaseMod
         inner = sections_in(field.annotation)
         path = f"{prefix}{field.alias or name}" + below(field.annotation)
         for section in inner:
-            kind = f"` with `kind: {kinds_of(section)[0]}" if len(inner) > 1 else ""
+            kind = f"` with `{labels_of(section)[0]}" if len(inner) > 1 else ""
             found += [(path + kind, section), *_nested(section, path + ".")]
     return found
 

@@ -13,6 +13,7 @@ from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Objective
 from dpo_recipes.recipe.dump import read_resolved
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.model import Dtype
 from dpo_recipes.resume import is_running
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, read_json_lines
 from dpo_recipes.run_result import RunResult, describe_invalid, read_result
@@ -58,9 +59,11 @@ class FinishedRun:
         """The rows of metrics.jsonl."""
         return read_json_lines(self.run.metrics)
 
-    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> LoadedModel:
+    def load(
+        self, *, device: str | None = None, dtype: Dtype | None = None, trust_remote_code: bool = False
+    ) -> LoadedModel:
         """The saved model with its tokenizer and chat template, on the recipe's device or on another one (`auto`,
-        `cpu`, `cuda`, `mps`).
+        `cpu`, `cuda`, `mps`), in the recipe's precision or in another one.
 
         Remote code runs only if both the recipe and `trust_remote_code` allow it. Raises `RunError` M504 (cannot be
         loaded), M507 and M508 (device and precision).
@@ -86,15 +89,17 @@ class FinishedRun:
         config = load_config(base, trust_remote_code=trust)
         tokenizer = load_tokenizer(saved, trust_remote_code=trust, is_encoder=is_encoder(config))
         device = choose_device(device or recipe.hardware.device)
-        dtype = choose_dtype(recipe, device, getattr(config, "model_type", None))
+        if dtype is not None:
+            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
+        chosen = choose_dtype(recipe, device, getattr(config, "model_type", None))
         with loading_errors("the saved model", saved):
             policy = load_saved(
                 folder,
                 kind,
-                partial(load_base, recipe, base, tokenizer, device, dtype, trust_remote_code=trust),
+                partial(load_base, recipe, base, tokenizer, device, chosen, trust_remote_code=trust),
                 device=device,
-                dtype=dtype,
-                attention=choose_attention(recipe.model.attn_implementation, device, dtype),
+                dtype=chosen,
+                attention=choose_attention(recipe.model.attn_implementation, device, chosen),
                 trust_remote_code=trust,
             )
             ends = tokenizer.eos_token_id  # that of a turn
@@ -103,7 +108,7 @@ class FinishedRun:
                 ends = generation.eos_token_id
         name, variables = self.result.data.chat_template or "tokenizer", recipe.chat_template_kwargs
         chat = chat_of_saved(tokenizer, name, variables, ends)
-        return LoadedModel(policy.eval(), tokenizer, chat, device, dtype)
+        return LoadedModel(policy.eval(), tokenizer, chat, device, chosen)
 
 
 def open_run(path: Path) -> FinishedRun:

@@ -93,6 +93,17 @@ GUARDS = {
     "drift": "dpo_recipes.guards.drift:Drift",
 }
 
+REWARDS = {
+    "model": "dpo_recipes.rewards.model_reward:load_reward_model",
+    "function": "dpo_recipes.rewards.function_reward:FunctionSource",
+    "length": "dpo_recipes.rewards.rules:Length",
+    "regex": "dpo_recipes.rewards.rules:Regex",
+    "json": "dpo_recipes.rewards.rules:Json",
+    "exact": "dpo_recipes.rewards.rules:Exact",
+    "repetition": "dpo_recipes.rewards.rules:Repetition",
+}
+"""Their sections of a recipe are in `reward_settings`."""
+
 LAUNCHERS = {
     "local": "dpo_recipes.launch.local:LAUNCHER",
     "torchrun": "dpo_recipes.launch.torchrun:LAUNCHER",
@@ -110,6 +121,7 @@ TABLES = {
     "data_formats": DATA_FORMATS,
     "model_sources": MODEL_SOURCES,
     "guards": GUARDS,
+    "rewards": REWARDS,
     "launchers": LAUNCHERS,
     "exporters": JOB_FILES,
 }

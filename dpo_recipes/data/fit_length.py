@@ -79,7 +79,7 @@ def fit(
     room = max_length - len(row.prompt_ids)
     if overlong == "truncate_completion_end" and room > 0:
         report.cut("completion_end")
-        answers = tuple(_first_ids(ids, room, keep[1]) for ids in row.answer_ids)
+        answers = tuple(first_ids(ids, room, keep[1]) for ids in row.answer_ids)
         return replace(
             row, answer_ids=answers, answer_context=tuple(first_runs(runs, room) for runs in row.answer_context)
         )
@@ -87,7 +87,7 @@ def fit(
     return None
 
 
-def _first_ids(ids: list[int], count: int, last: int | None) -> list[int]:
+def first_ids(ids: list[int], count: int, last: int | None) -> list[int]:
     """The first ids of a text. If it ends with `last`, the shorter text does, too."""
     if last is None or len(ids) <= count or ids[-1] != last:
         return ids[:count]

@@ -107,6 +107,16 @@ CODES = {
         "first token. `chat_template: tokenizer` writes this form. A chat template for decoders does not, and a",
         "tokenizer without a separator has no such form.",
     ),
+    "M528": entry(
+        "a reward source without a score head",
+        "A reward model is a sequence classifier with one output, such as a run with `kind: reward` saves. A language",
+        "model, or a classifier with several classes, returns no single number for a text.",
+    ),
+    "M529": entry(
+        "the template of a reward source does not fit its tokenizer",
+        "A reward model must read the texts in the form that it was trained on. `chat_template` of the source names",
+        "the template; without it, the tokenizer's own is used.",
+    ),
     "M525": entry(
         "the saved model differs from the trained one",
         "After saving, the run loads the model again with plain transformers and peft and compares logits on a few",

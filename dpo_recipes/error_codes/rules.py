@@ -244,6 +244,28 @@ CODES = {
         "Recipes are copied to run directories and trackers, and shared. Secrets come from the environment or from the",
         "login of their service. The value is not shown.",
     ),
+    "R384": entry(
+        "a reward model that does not exist",
+        "`model` of a reward source is the directory of a finished run, a folder with a config.json, or a hub id.",
+    ),
+    "R385": entry(
+        "a source that is no reward model",
+        "A reward model is a sequence classifier with one output; a model that predicts tokens has no head for it.",
+    ),
+    "R386": entry(
+        "a reward function without permission",
+        "A recipe names a function, but only you can allow it to run, with `--reward-function FILE.py:NAME`. Read the",
+        "file first: it can do anything that you can do.",
+    ),
+    "R387": entry(
+        "a reward function that does not exist or cannot be imported",
+        "It is named as FILE.py:NAME, with a file relative to the recipe, and stands on the top level of the file.",
+    ),
+    "R388": entry(
+        "a rule that cannot work",
+        "A regular expression of a reward rule is not valid in Python, or the bounds of a length contradict each",
+        "other.",
+    ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some rows."
     ),

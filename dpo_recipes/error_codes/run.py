@@ -165,6 +165,16 @@ CODES = {
         "Each failed run left its error beside its directory, in trials/*.failed.json. A sweep that ended like this is",
         "finished; the next command starts a new one.",
     ),
+    # T67x: rewards
+    "T670": entry(
+        "a reward source failed",
+        "A function raised an error, or a reward model could not compute a text. The last checkpoint is kept, and the",
+        "same command resumes from it. run.log has the traceback.",
+    ),
+    "T671": entry(
+        "a reward that is not a number",
+        "Each source returns a list with one finite number for each answer: not None, NaN, infinity, true or false.",
+    ),
     # T63x: SLURM
     "T630": entry(
         "SLURM's commands are not installed",

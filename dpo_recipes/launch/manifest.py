@@ -78,13 +78,15 @@ def travelling_recipe(request: ExportRequest) -> tuple[str, dict[str, Path]]:
     files: dict[str, Path] = {}
     for at in local_data_paths(data):
         parent = parent_of(data, at)
-        path = Path(parent[at[-1]])
-        if at == ("chat_template",):
+        # The function of a reward source is FILE.py:NAME.
+        text, colon, function = parent[at[-1]].rpartition(":") if at[-1] == "function" else (parent[at[-1]], "", "")
+        path = Path(text)
+        if at[-1] == "chat_template":
             parent[at[-1]] = path.read_text(encoding="utf-8")
         else:
             name = f"files/{len(files)}/{path.name}"
             files[name] = path
-            parent[at[-1]] = f"./{name}"
+            parent[at[-1]] = f"./{name}{colon}{function}"
     return dump_plain(data), files
 
 

@@ -70,13 +70,14 @@ def resolve_paths(composed: Composed) -> Composed:
         value = parent[key]
         if not isinstance(value, str) or not value or origin is None or value.startswith("pypi:") or is_url(value):
             continue
-        if at == ("chat_template",) and is_inline_template(value):
+        is_template = at[-1] == "chat_template"
+        if is_template and is_inline_template(value):
             continue
         try:
             candidate = (origin.folder / Path(value).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError):  # an unknown user's home, links in a cycle, or a NUL character
             continue
-        if looks_local(value) or (at != ("chat_template",) and exists(candidate)):
+        if looks_local(value) or at[-1] == "function" or (not is_template and exists(candidate)):
             parent[key] = str(candidate)
             origins[at] = replace(origin, kind="resolved")
     return replace(composed, data=data, origins=origins)
@@ -107,6 +108,12 @@ def _path_fields(data: dict[str, Any]) -> list[DataPath]:
         for prefix, sources in places:
             if isinstance(sources, list):
                 fields += [(*prefix, i, "path") for i, source in enumerate(sources) if isinstance(source, dict)]
+    objective = data.get("objective")
+    rewards = objective.get("rewards") if isinstance(objective, dict) else None
+    if isinstance(rewards, list):
+        keys = ("model", "function", "chat_template")
+        numbers = [number for number, source in enumerate(rewards) if isinstance(source, dict)]
+        fields += [("objective", "rewards", number, key) for number in numbers for key in keys]
     fields.append(("chat_template",))
     return [at for at in fields if at[-1] in parent_of(data, at)]
 

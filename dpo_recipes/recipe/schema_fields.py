@@ -14,45 +14,65 @@ from dpo_recipes.objectives import DEFAULT_KIND, all_params
 from dpo_recipes.objectives.base import ObjectiveParams
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.reward_settings import REWARD_SECTIONS, RewardSettings
+from dpo_recipes.section import Section
 
 
 def section_at(place: DataPath, data: Any) -> type[BaseModel] | None:
-    """The class of the section at a path. Where it depends on `kind`, the kind in the recipe's `data` decides."""
+    """The class of the section at a path. Where it depends on a key such as `kind`, the recipe's `data` decide."""
     section: type[BaseModel] | None = Recipe
+    among: list[type[BaseModel]] = []
     is_name = False
     for step in place:
         data = _step_into(data, step)
+        if isinstance(step, int) and among:
+            section = _chosen(among, data)
         if isinstance(step, int) or section is None:
             continue
         if is_name:  # a key in a mapping of sections
             is_name = False
             continue
         found = field_of(section, step)
-        kind = data.get("kind") if isinstance(data, dict) else None
-        section = _of_kind(sections_in(found.annotation), kind) if found else None
+        among = sections_in(found.annotation) if found else []
+        section = _chosen(among, data)
         is_name = found is not None and get_origin(found.annotation) is dict
     return section
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The classes of sections in a field's type: several if the section depends on `kind`."""
+    """The classes of sections in a field's type: several if the section depends on a key such as `kind`."""
     if annotation is ObjectiveParams:
         params = all_params()
         return [params[DEFAULT_KIND], *(each for kind, each in params.items() if kind != DEFAULT_KIND)]
+    if annotation is RewardSettings:
+        return list(REWARD_SECTIONS)
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [section for part in get_args(annotation) for section in sections_in(part)]
 
 
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
-    """The values of `kind` that a section's class accepts; none if it has no such field."""
-    kind = section.model_fields.get("kind")
+    """The values of `kind`, or of the section's other selector, that a section's class accepts; none if it has no such
+    field."""
+    kind = section.model_fields.get(_selector(section))
     return get_args(kind.annotation) if kind and get_origin(kind.annotation) is Literal else ()
 
 
-def kinds_with(place: DataPath, key: str) -> list[str]:
-    """The kinds of the section at a path that have a field `key`."""
-    return [kind for section in _candidates(place) if key in field_names(section) for kind in kinds_of(section)]
+def labels_of(section: type[BaseModel]) -> list[str]:
+    """What a recipe writes to get this class of several: `kind: dpo`, or `model` if the key alone chooses it."""
+    selector = _selector(section)
+    if kinds := kinds_of(section):
+        return [f"{selector}: {kind}" for kind in kinds]
+    return [selector] if selector in section.model_fields else []
+
+
+def labels_with(place: DataPath, key: str) -> list[str]:
+    """The labels of the sections that a path may have and that have a field `key`."""
+    return [label for section in _candidates(place) if key in field_names(section) for label in labels_of(section)]
+
+
+def _selector(section: type[BaseModel]) -> str:
+    return section.selector if issubclass(section, Section) else "kind"
 
 
 def first_kind(place: DataPath) -> str:
@@ -105,16 +125,23 @@ def below(annotation: Any) -> str:
 
 
 def _candidates(place: DataPath) -> list[type[BaseModel]]:
-    if not place or not isinstance(place[-1], str):
-        return []
-    parent = section_at(place[:-1], {})
-    found = field_of(parent, place[-1]) if parent else None
-    return sections_in(found.annotation) if found else []
+    """All classes that the section at a path may have, whatever a recipe chooses."""
+    if not place:
+        return [Recipe]
+    if isinstance(place[-1], int):
+        return _candidates(place[:-1])
+    fields = [field_of(parent, place[-1]) for parent in _candidates(place[:-1])]
+    return list(dict.fromkeys(section for found in fields if found for section in sections_in(found.annotation)))
 
 
-def _of_kind(sections: list[type[BaseModel]], kind: Any) -> type[BaseModel] | None:
-    named = (section for section in sections if kind in kinds_of(section))
-    return next(named, sections[0] if sections else None)
+def _chosen(sections: list[type[BaseModel]], data: Any) -> type[BaseModel] | None:
+    """The class that the keys of a mapping choose, or the first one."""
+    plain = data if isinstance(data, dict) else {}
+    for section in sections:
+        selector, kinds = _selector(section), kinds_of(section)
+        if (plain.get(selector) in kinds) if kinds else (selector in plain and selector in section.model_fields):
+            return section
+    return sections[0] if sections else None
 
 
 def _step_into(data: Any, step: str | int) -> Any:

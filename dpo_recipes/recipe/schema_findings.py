@@ -12,7 +12,7 @@ from dpo_recipes.errors import Finding, Where, path_text
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.schema_fields import describe, field_names, first_kind, kinds_with, listed_fields, section_at
+from dpo_recipes.recipe.schema_fields import describe, field_names, first_kind, labels_with, listed_fields, section_at
 from dpo_recipes.recipe.secret_checks import is_secret_key, secret_finding
 
 _RANGE_WORDS = {
@@ -123,8 +123,8 @@ def _key_hint(key: str, known: list[str], section: DataPath) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if near:
         return f"did you mean `{near[0]}`?"
-    if kinds := kinds_with(section, key):
-        return f"`{key}` belongs to `kind: {'` or `kind: '.join(kinds)}`"
+    if labels := labels_with(section, key):
+        return f"`{key}` belongs to `{'` or `'.join(labels)}`"
     if key in FOREIGN_NAMES:
         return f"here it is `{FOREIGN_NAMES[key]}`"
     elsewhere = [path_text((*place, name)) for place, name in listed_fields() if name == key]
