@@ -26,6 +26,11 @@ CODES = {
         "KTO's paper advises that weight x number of the good answers is 1 to 4/3 of that of the bad ones;",
         "`desirable_weight` and `undesirable_weight` balance classes of different sizes.",
     ),
+    "F781": entry(
+        "warning: early stopping comes too late",
+        "The first evaluation gives the value to improve on, and `patience` more must fail to. There are fewer before",
+        "the last step. R397 is the same where no row needs to be counted.",
+    ),
     "F790": entry(
         "warning: a learning rate far off",
         "Full fine-tuning on preferences uses 1e-7 to 5e-6, an adapter 5e-6 to 2e-4; Lion 3 to 10 times less,",

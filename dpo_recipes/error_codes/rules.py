@@ -284,4 +284,9 @@ CODES = {
         "Settings of the objective, such as `beta`, change the loss as a function. Reward accuracy means the same in",
         "all trials.",
     ),
+    "R397": entry(
+        "warning: early stopping comes too late",
+        "The first evaluation gives the value to improve on, and `patience` more must fail to. There are fewer before",
+        "the last step. F781 is the same where the number of steps depends on the rows.",
+    ),
 }

@@ -50,10 +50,12 @@ class JobFacts:
     @property
     def num_steps(self) -> int | None:
         """Optimizer steps of the run."""
-        training = self.recipe.training
-        if training.max_steps is not None:
-            return training.max_steps
-        return None if self.num_epoch_steps is None else math.ceil(training.num_epochs * self.num_epoch_steps)
+        return self.recipe.training.num_steps(self.num_epoch_steps)
+
+    @property
+    def num_evaluations(self) -> int | None:
+        """Evaluations of `training.eval_steps` before the last step."""
+        return self.recipe.training.num_evaluations(self.num_epoch_steps)
 
     @property
     def num_passes(self) -> float | None:

@@ -15,6 +15,7 @@ from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.objectives import fixed_micro_batch_reason, objective_of
 from dpo_recipes.recipe import (
     device_checks,
+    early_stopping_checks,
     launch_checks,
     model_checks,
     secret_checks,
@@ -217,6 +218,7 @@ RULES: tuple[RecipeRule, ...] = (
     check_objective,
     check_token_budget,
     check_metrics,
+    early_stopping_checks.check_patience,
     check_samples,
     *device_checks.RULES,
     *launch_checks.RULES,

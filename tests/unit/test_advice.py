@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "advice.md").read_text(encoding="utf-8")
 DISAPPOINTING = {
     "F780": make_facts({"num_desirable": 400, "num_undesirable": 1600}, objective={"kind": "kto"}),
+    "F781": make_facts(training={"eval_steps": 100, "early_stopping": {"patience": 3}}),
     "F790": make_facts(training={"learning_rate": 0.1}),
     "F791": make_facts({"num_train_rows": 299}, training={"gradient_accumulation_steps": 4}),
     "F792": make_facts({"trainable_parameters": 10_000_000}, training={"num_epochs": 9.0}),

@@ -233,6 +233,27 @@ def test_keep_best_with_no_evaluation_before_the_last_step(eval_steps: int | str
 
 
 @pytest.mark.parametrize(
+    ("training", "pairs", "evaluations", "warns"),
+    [
+        ({"eval_steps": 10}, 641, 4, False),  # 41 steps
+        ({"eval_steps": 10}, 640, 3, True),  # the evaluation after step 40 is one after the last step
+        ({"eval_steps": 10}, None, None, False),
+        ({"eval_steps": "epoch", "max_steps": 81}, 320, 4, False),
+        ({"eval_steps": "epoch", "max_steps": 80}, 320, 3, True),
+        ({"eval_steps": 10, "max_steps": 30}, 640, 2, False),  # R397
+        ({"eval_steps": "epoch", "num_epochs": 3.0}, 640, 2, False),  # R397
+    ],
+)
+def test_early_stopping_within_the_run(
+    training: dict[str, Any], pairs: int | None, evaluations: int | None, warns: bool
+) -> None:
+    facts = make_facts({"num_train_rows": pairs}, training={**training, "early_stopping": {"patience": 3}})
+    assert facts.num_evaluations == evaluations
+    assert ("F781" in codes(facts)) == warns
+    assert "F781" not in codes(make_facts({"num_train_rows": pairs, "num_eval_rows": 0}, training=training))
+
+
+@pytest.mark.parametrize(
     ("training", "pairs", "processes", "warns"),
     [
         ({"max_steps": 19}, 5000, 1, True),

@@ -306,6 +306,34 @@ def test_the_memory_limits_of_a_mac_are_checked(
         assert [finding.code for finding in check("hardware.device=mps").warnings] == codes
 
 
+@pytest.mark.parametrize(
+    ("overrides", "what", "fix"),
+    [
+        (["training.max_steps=40", "training.eval_steps=10"], "evaluated 3 times", "write `patience: 2` or less"),
+        (["training.max_steps=41", "training.eval_steps=10"], None, None),
+        (["training.num_epochs=4", "training.eval_steps=epoch"], "evaluated 3 times", "write `patience: 2` or less"),
+        (["training.num_epochs=4.1", "training.eval_steps=epoch"], None, None),
+        (["training.max_steps=20", "training.eval_steps=10"], "evaluated once", "lower `training.eval_steps`"),
+        (["training.eval_steps=epoch"], "not evaluated", "write a number of steps as `training.eval_steps`"),
+        (["training.eval_steps=10"], None, None),  # depends on the rows
+    ],
+)
+def test_early_stopping_that_can_never_end_the_run(
+    write: Write, overrides: list[str], what: str | None, fix: str | None
+) -> None:
+    assert MINIMAL.splitlines()[-2] == "training:"
+    path = write("r.yaml", f"{MINIMAL}  early_stopping:\n    patience: 3\n")
+    warnings = validate(path, ["data.eval={fraction: 0.1}", *overrides]).warnings
+    assert [warning.code for warning in warnings] == (["R397"] if what else [])
+    if what and fix:
+        (warning,) = warnings
+        assert f"`patience` is 3, and the model is {what} before the last step" in warning.what
+        assert "evaluation 4 is the first" in (warning.why or "")
+        assert (warning.fix or "").startswith(fix)
+        assert warning.where
+        assert (warning.where.line, warning.where.column) == (len(MINIMAL.splitlines()) + 2, 15)
+
+
 # --- rows that the objective does not use --------------------------------------------------------
 
 

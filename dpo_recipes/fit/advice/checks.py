@@ -9,6 +9,8 @@ from dpo_recipes.fit.advice.learning_rates import FAR, format_rate, usual_rates
 from dpo_recipes.fit.facts import JobFacts
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Advice, Objective, RowCounts, RowShape
+from dpo_recipes.recipe.early_stopping_checks import AT as EARLY_STOPPING_AT
+from dpo_recipes.recipe.early_stopping_checks import too_late
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.significance import interval_half_width, rows_for_half_width, smallest_difference
 
@@ -194,6 +196,13 @@ def check_best_candidates(facts: JobFacts) -> Iterator[Remark]:
         f"the first evaluation is after step {first:,}, and the run has {steps:,}",
         f"write `eval_steps: {max(1, steps // 4)}`" if steps > 1 else "train for more steps, or remove `keep_best`",
     )
+
+
+def check_patience(facts: JobFacts) -> Iterator[Remark]:
+    """F781. Where the number of evaluations does not depend on the rows, validation warns (R397)."""
+    found = too_late(facts.recipe, facts.num_evaluations)
+    if found is not None and facts.num_eval_rows and facts.recipe.training.num_evaluations() is None:
+        yield Remark(EARLY_STOPPING_AT, found.what, found.why, found.fix)
 
 
 def check_steps(facts: JobFacts) -> Iterator[Remark]:

@@ -52,6 +52,15 @@ RULES = (
         (KTO,),
     ),
     AdviceRule(
+        "F781",
+        "patience-beyond-evaluations",
+        checks.check_patience,
+        "a `patience` of `training.early_stopping` that is not below the number of evaluations before the last step, "
+        "where this depends on the number of rows (otherwise R397 warns)",
+        "training ends when evaluations in sequence do not improve on the best one before them",
+        (EARLY_STOPPING,),
+    ),
+    AdviceRule(
         "F790",
         "learning-rate-far-off",
         checks.check_learning_rate,

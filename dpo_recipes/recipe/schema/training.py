@@ -1,5 +1,6 @@
 """The `training` section: length of training, batch size, optimizer, schedule, memory and logging."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -154,3 +155,19 @@ class Training(Section):
         lt=2**32,
         description="The seed of the data order, mixtures, held-out splits and the adapter's initialization.",
     )
+
+    def num_steps(self, epoch_steps: int | None) -> int | None:
+        """Optimizer steps of a run whose epochs have `epoch_steps`; None if these are needed and not known."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return None if epoch_steps is None else math.ceil(self.num_epochs * epoch_steps)
+
+    def num_evaluations(self, epoch_steps: int | None = None) -> int | None:
+        """The evaluations of `eval_steps` before the last step of a run whose epochs have `epoch_steps`; None if these
+        are needed and not known."""
+        if self.eval_steps is None:
+            return 0
+        if self.eval_steps == "epoch" and self.max_steps is None:
+            return math.ceil(self.num_epochs) - 1
+        steps, every = self.num_steps(epoch_steps), epoch_steps if self.eval_steps == "epoch" else self.eval_steps
+        return None if steps is None or every is None else (steps - 1) // every
