@@ -189,7 +189,8 @@ CODES = {
     "R358": entry(
         "a moving reference that cannot be combined with another setting",
         "`sync_ref_model` copies the trained weights in each process, so nothing may shard them. DPO's metrics compare",
-        "the policy with its reference, so evaluations with different references cannot be ranked by `keep_best`.",
+        "the policy with its reference, so evaluations with different references cannot be ranked by `keep_best` and",
+        "`early_stopping`.",
     ),
     "R360": entry(
         "a sweep that varies nothing",
@@ -282,7 +283,7 @@ CODES = {
     "R396": entry(
         "warning: trials are compared by different losses",
         "Settings of the objective, such as `beta`, change the loss as a function. Reward accuracy means the same in",
-        "all trials.",
+        "all trials, unless references move: they are then different ones at the end of each trial.",
     ),
     "R397": entry(
         "warning: early stopping comes too late",

@@ -51,10 +51,11 @@ class Spikes(Guard):
     def look(self, job: Job, history: History) -> Sighting | None:
         """Compare the newest row with those before it."""
         *before, newest = history.training[-_WINDOW - 1 :]
+        moves = job.objective.reference(job.params) == "live"  # the loss rises whenever the reference has moved
         for key, name in _NAMES.items():
             value, earlier = number(newest, key), numbers(before, key)
             first = number(history.training[0], key)
-            if value is None or first is None or len(earlier) < _FEWEST:
+            if value is None or first is None or len(earlier) < _FEWEST or (key == "loss" and moves):
                 continue
             mean, deviation = statistics.fmean(earlier), statistics.stdev(earlier)
             limit = mean + max(self.deviations * deviation, _SHARE_OF_FIRST * abs(first))

@@ -177,8 +177,10 @@ class Dpo(Objective):
         return "sft" in losses_of(params)
 
     def saturates(self, params: DpoParams) -> bool:
-        """The loss `sigmoid` alone: the likelihood of the chosen answer has a gradient at any margin."""
-        return set(losses_of(params)) == {"sigmoid"} and params.f_divergence_type == "reverse_kl"
+        """The loss `sigmoid` alone: the likelihood of the chosen answer has a gradient at any margin. With a moving
+        reference, margins return to 0 and the loss rises whenever it moves."""
+        is_logistic = set(losses_of(params)) == {"sigmoid"} and params.f_divergence_type == "reverse_kl"
+        return is_logistic and not params.sync_ref_model
 
     def head_outputs(self, params: DpoParams) -> tuple[str, ...]:
         """What TRL's DPOTrainer asks of its head."""
@@ -208,7 +210,7 @@ class Dpo(Objective):
         )
 
     def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
-        """R311 to R313, R356 and R358: settings that do not fit together."""
+        """R311 to R313, R356, R358 and R396: settings that do not fit together."""
         yield from check_dpo(recipe, losses_of(_params(recipe)), locate)
 
 

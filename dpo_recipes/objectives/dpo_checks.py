@@ -28,7 +28,7 @@ _WITHOUT_WEIGHTING = {
 
 
 def check_dpo(recipe: Recipe, losses: Losses, locate: Locate) -> Iterator[Finding]:
-    """R311 to R313, R356 and R358: the loss and the settings of DPO do not fit together."""
+    """R311 to R313, R356, R358 and R396: the loss and the settings of DPO do not fit together."""
     params, where = cast("DpoParams", recipe.objective), locate(("objective", "loss_type"))
     if not losses:
         yield Finding("R311", "`objective.loss_type` is an empty list", where, None, "name at least one loss")
@@ -83,7 +83,9 @@ def _check_weights(recipe: Recipe, losses: Losses, locate: Locate) -> Iterator[F
 
 
 def _check_live_reference(recipe: Recipe, params: DpoParams, locate: Locate) -> Iterator[Finding]:
-    """R356: a moving reference that never moves; R358: settings that it cannot be combined with."""
+    """R356: a moving reference that never moves; R358: settings that it cannot be combined with; R396: trials whose
+    references differ."""
+    yield from _check_sweep_of_live_references(recipe, params, locate)
     if not params.sync_ref_model:
         return
     every, max_steps = params.ref_model_sync_steps, recipe.training.max_steps
@@ -104,14 +106,39 @@ def _check_live_reference(recipe: Recipe, params: DpoParams, locate: Locate) -> 
             "the reference is a copy of the trained weights, which each process must have whole and in 32 bits",
             "write `strategy: ddp`, or remove `sync_ref_model`",
         )
-    if recipe.checkpoints.keep_best:
+    chosen_by_metrics = {
+        ("checkpoints", "keep_best"): recipe.checkpoints.keep_best,
+        ("training", "early_stopping"): recipe.training.early_stopping,
+    }
+    for at in (at for at, is_wanted in chosen_by_metrics.items() if is_wanted):
         yield Finding(
             "R358",
-            "`keep_best` cannot be combined with `sync_ref_model`",
-            locate(("checkpoints", "keep_best")),
+            f"`{at[-1]}` cannot be combined with `sync_ref_model`",
+            locate(at),
             "DPO's metrics compare the policy with its reference, and evaluations of different steps have different "
             "references",
-            "remove `keep_best`, or remove `sync_ref_model`",
+            f"remove `{at[-1]}`, or remove `sync_ref_model`",
+        )
+
+
+def _check_sweep_of_live_references(recipe: Recipe, params: DpoParams, locate: Locate) -> Iterator[Finding]:
+    """R396, which a metric of the policy alone does not get."""
+    sweep = recipe.sweep
+    if sweep is None or (sweep.metric or "").startswith("logps/"):
+        return
+    name = "objective.sync_ref_model"
+    moving: list[tuple[str | int, ...]] = [("objective", "sync_ref_model")] if params.sync_ref_model else []
+    for kind in ("grid", "zip", "random", "tpe"):
+        values = getattr(sweep, kind).get(name, [])
+        moving += [("sweep", kind, name, index) for index, value in enumerate(values) if value is True]
+    if moving:
+        yield Finding(
+            "R396",
+            "the metrics of a trial with a moving reference cannot be compared with those of other trials",
+            locate(moving[0]),
+            "DPO's metrics compare the policy with its reference, and each trial ends with another one",
+            "remove `sync_ref_model`, or judge the trials by their answers (`evaluation`)",
+            "warning",
         )
 
 

@@ -61,27 +61,42 @@ def _check_trials(validated: Validated) -> list[Finding]:
     last_seed = sweep.seeds - 1 if sweep else 0
     spans = [origin.span for place, origin in composed.origins.items() if place[:1] == ("sweep",)]
     places = {where for span in spans for where in (span.value, span.key)}
-    found: dict[tuple[Any, ...], Finding] = {}
-    for trial in trials_to_check(validated.recipe):
+    known = {(warning.code, warning.where) for warning in validated.warnings}
+    trials = trials_to_check(validated.recipe)
+    found: dict[tuple[Any, ...], tuple[Finding, list[Trial]]] = {}
+    for trial in trials:
         try:
             findings = validate_composed(compose_trial(composed, validated.recipe, trial, last_seed)).warnings
         except RecipeError as error:
             findings = error.findings
         for finding in findings:
-            if finding.where in places:  # one finding for a range, of which each trial has another value
-                found.setdefault((finding.code, finding.where), finding)
-            else:
-                found.setdefault((finding.code, finding.what, finding.where), _of_trial(finding, trial))
-    if any(finding.severity == "error" for finding in found.values()):
-        raise RecipeError(*_in_order(found.values()))
-    known = {(warning.code, warning.where) for warning in validated.warnings}
-    return [finding for finding in found.values() if (finding.code, finding.where) not in known]
+            # One finding for a range, of which each trial has another value.
+            what = None if finding.where in places else finding.what
+            found.setdefault((finding.code, what, finding.where), (finding, []))[1].append(trial)
+    located = [
+        finding if finding.where in places else _of_trials(finding, having, trials, composed)
+        for finding, having in found.values()
+        if finding.severity == "error" or (finding.code, finding.where) not in known
+    ]
+    if any(finding.severity == "error" for finding in located):
+        raise RecipeError(*_in_order(located))
+    return located
 
 
-def _of_trial(finding: Finding, trial: Trial) -> Finding:
-    """A finding that points at none of the values of its trial, with these values."""
-    values = ", ".join(f"{name} {json.dumps(value)}" for name, value in trial.values.items())
-    return replace(finding, why="; ".join(part for part in (finding.why, f"in trial {trial.number}: {values}") if part))
+def _of_trials(finding: Finding, having: list[Trial], trials: list[Trial], composed: Composed) -> Finding:
+    """A finding of some trials that points at none of their values, with the values of the first one. It points at the
+    value that all of them and no other trials have, if there is one such value."""
+    first, numbers = having[0], {trial.number for trial in having}
+    without = [trial.placements for trial in trials if trial.number not in numbers]
+    causes = [
+        placement
+        for placement in first.placements
+        if all(placement in trial.placements for trial in having)
+        and not any(placement in placements for placements in without)
+    ]
+    values = ", ".join(f"{name} {json.dumps(value)}" for name, value in first.values.items())
+    why = "; ".join(part for part in (finding.why, f"in trial {first.number}: {values}") if part)
+    return replace(finding, why=why, where=composed.where(causes[0].at) if len(causes) == 1 else finding.where)
 
 
 def _check_version(composed: Composed) -> None:

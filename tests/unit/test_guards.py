@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dpo_recipes.guards.non_finite import NonFinite
 from dpo_recipes.guards.saturation import Saturation
 from dpo_recipes.guards.spikes import Spikes
 from dpo_recipes.objectives import get_objective
+from dpo_recipes.objectives.dpo import DpoParams
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.registry import OBJECTIVES
 from dpo_recipes.resume import identity
@@ -172,6 +174,16 @@ def test_few_rows_and_tiny_losses_show_no_spike() -> None:
     learned = [*trained(0.69), *({"step": step, "loss": 0.001, "grad_norm": 0.01} for step in range(2, 120))]
     assert look(Spikes(), [*learned, {"step": 120, "loss": 0.05, "grad_norm": 0.05}]) is None
     assert look(Spikes(), [*learned, {"step": 120, "loss": 0.10, "grad_norm": 0.05}]) is not None
+
+
+def test_the_loss_of_a_moving_reference_is_no_spike_and_no_saturation() -> None:
+    """The loss returns to log 2 whenever the reference has moved."""
+    moving = replace(job(), params=DpoParams(kind="dpo", sync_ref_model=True))
+    jump = {"step": 41, "loss": 9.0, "grad_norm": 2.0}
+    assert look(Spikes(), [*noisy(40), jump]) is not None
+    assert look(Spikes(), [*noisy(40), jump], moving) is None
+    assert look(Spikes(), [*noisy(40), {**jump, "grad_norm": 99.0}], moving) is not None
+    assert not Saturation().watches(moving)
 
 
 def evaluated(step: int, loss: float = 0.69, **values: float) -> Row:

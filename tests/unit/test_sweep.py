@@ -169,6 +169,81 @@ def test_a_finding_of_a_trial_that_points_at_no_value_names_the_trial(write: Wri
     assert finding.code == "R335"
     assert finding.why is not None
     assert finding.why.endswith('; in trial 2: training.optimizer "schedule_free_adamw"')
+    assert finding.where is not None
+    assert finding.where.text[finding.where.column - 1 :].startswith("schedule_free_adamw]")
+
+
+KEEP_BEST = "objective: {kind: dpo}\ncheckpoints: {keep_best: true}\n"
+MOVING = "objective: {kind: dpo, sync_ref_model: true}\n"
+
+
+@pytest.mark.parametrize(
+    ("sweep", "text", "line", "at"),
+    [
+        ("grid: {objective.sync_ref_model: [false, true]}", KEEP_BEST, "sweep", "true]"),
+        ("grid: {checkpoints.keep_best: [false, true]}", MOVING, "sweep", "true]"),
+        (
+            "grid: {training.learning_rate: [1e-5, 3e-5], objective.sync_ref_model: [true, false]}",
+            KEEP_BEST,
+            "sweep",
+            "true, false]",
+        ),
+        (
+            "tpe: {training.learning_rate: [1e-5, 3e-5], objective.sync_ref_model: [false, true]}",
+            KEEP_BEST,
+            "sweep",
+            "true]",
+        ),
+        # Of two settings that change together, either can be the cause.
+        (
+            "zip: {training.learning_rate: [1e-5, 3e-5], objective.sync_ref_model: [false, true]}",
+            KEEP_BEST,
+            "checkpoints",
+            "true}",
+        ),
+        (
+            "grid: {objective.sync_ref_model: [false, true], checkpoints.keep_best: [false, true]}",
+            "objective: {kind: dpo}\n",
+            "sweep",
+            "true]}",
+        ),
+    ],
+)
+def test_a_moving_reference_and_keep_best_that_meet_in_a_trial(
+    write: Write, monkeypatch: pytest.MonkeyPatch, sweep: str, text: str, line: str, at: str
+) -> None:
+    monkeypatch.setattr("dpo_recipes.recipe.sweep_checks.is_installed", lambda package: True)
+    text = f"{RECIPE}{text}training: {{eval_steps: 5}}\nsweep: {{metric: loss, max_trials: 9, {sweep}}}\n"
+    with pytest.raises(RecipeError) as caught:
+        validate(write("job.yaml", text))
+    (finding,) = [finding for finding in caught.value.findings if finding.severity == "error"]
+    assert (finding.code, finding.what) == ("R358", "`keep_best` cannot be combined with `sync_ref_model`")
+    assert finding.where is not None
+    pointed = text.splitlines()[finding.where.line - 1]
+    assert pointed.startswith(line)
+    assert pointed[finding.where.column - 1 :].startswith(at)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "objective", "at"),
+    [
+        ("metric: loss, grid: {training.learning_rate: [1e-5, 3e-5]}", "{kind: dpo, sync_ref_model: true}", "true}"),
+        ("metric: loss, grid: {objective.sync_ref_model: [false, true]}", "{kind: dpo}", "true]"),
+        ("metric: rewards/accuracies, seeds: 2", "{kind: dpo, sync_ref_model: true}", "true}"),
+        ("metric: logps/chosen, direction: maximize, seeds: 2", "{kind: dpo, sync_ref_model: true}", None),
+        ("metric: loss, seeds: 2", "{kind: dpo}", None),
+    ],
+)
+def test_trials_whose_references_move_cannot_be_compared(
+    write: Write, sweep: str, objective: str, at: str | None
+) -> None:
+    text = f"{RECIPE}objective: {objective}\nsweep: {{{sweep}}}\n"
+    warnings = validate(write("job.yaml", text)).warnings
+    assert [warning.code for warning in warnings] == (["R396"] if at else [])
+    for warning in warnings:
+        assert "moving reference" in warning.what
+        assert warning.where is not None
+        assert warning.where.text[warning.where.column - 1 :].startswith(at or "")
 
 
 def test_a_loss_that_the_sweep_changes_is_a_warning_unless_it_is_asked_for(write: Write) -> None:

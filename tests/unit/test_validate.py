@@ -244,6 +244,15 @@ def test_a_fault_in_a_parent_points_into_the_parent(write: Write) -> None:
             ["objective={kind: dpo, sync_ref_model: true}", "checkpoints.keep_best=true", "training.eval_steps=5"],
             ["R358"],
         ),
+        (
+            [
+                "objective={kind: dpo, sync_ref_model: true}",
+                "training.early_stopping={}",
+                "training.eval_steps=5",
+                "data.eval={fraction: 0.1}",
+            ],
+            ["R358"],
+        ),
         (["objective={kind: dpo, sync_ref_model: true, ref_model_mixup_alpha: 0}"], ["R206"]),
         (["objective={kind: dpo, f_alpha_divergence_coef: 0.1}"], ["R356"]),
         (["objective={kind: dpo, f_divergence_type: alpha_divergence, f_alpha_divergence_coef: 0.1}"], []),
