@@ -138,7 +138,7 @@ def _unreadable_recipe(run: RunDirectory, why: str) -> RunError:
         f"the recipe of the run in {run.path} cannot be read",
         why=why,
         fix="restore resolved.yaml as the run wrote it, or use the version of dpo-recipe that wrote it; if its "
-        "objective is that of another package, install that package",
+        "objective or a guard is that of another package, install that package",
     )
 
 

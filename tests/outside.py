@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from dpo_recipes.recipe.schema.guards import _guards_with
 from dpo_recipes.recipe.schema_fields import listed_fields
 
 PACKAGE = Path(__file__).with_name("outside_objective")
 
 
 def install(folder: Path) -> Path:
-    """Copy the package's module and write the metadata that declare its entry points."""
+    """Copy the package's modules and write the metadata that declare its entry points."""
     project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     metadata = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     metadata.mkdir(parents=True)
@@ -45,6 +46,6 @@ def installed(folder: Path) -> Iterator[Path]:
         listed_fields.cache_clear()
         yield folder
     listed_fields.cache_clear()
-    for name in set(sys.modules) - before:
-        if name.startswith("slic_objective"):
-            del sys.modules[name]
+    _guards_with.cache_clear()
+    for name in {module.stem for module in PACKAGE.glob("*.py")} & (set(sys.modules) - before):
+        del sys.modules[name]

@@ -10,6 +10,7 @@ import typer
 
 from dpo_recipes.cli.options import JsonOption
 from dpo_recipes.errors import RecipeError
+from dpo_recipes.guards import outside_codes
 from dpo_recipes.objectives import all_codes
 
 
@@ -18,7 +19,7 @@ def explain(
     json_: JsonOption = False,
 ) -> None:
     """Explain an error code, or list all of them."""
-    codes = all_codes()
+    codes = {**outside_codes(), **all_codes()}
     wanted = codes if code is None else {code.upper(): codes.get(code.upper())}
     if code is not None and wanted[code.upper()] is None:
         near = difflib.get_close_matches(code.upper(), codes, n=1, cutoff=0.4)

@@ -70,7 +70,8 @@ CODES = {
     ),
     "R318": entry(
         "another package's entry that cannot be loaded",
-        "Other packages may add objectives and data formats through entry points. The import of this one failed.",
+        "Other packages may add objectives, guards and data formats through entry points. The import of this one",
+        "failed, or it is not what its group of entry points promises.",
     ),
     "R319": entry(
         "a filter with a syntax error",

@@ -14,6 +14,7 @@ from dpo_recipes.objectives import DEFAULT_KIND, all_params
 from dpo_recipes.objectives.base import ObjectiveParams
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.guards import Guards, complete_guards
 from dpo_recipes.reward_settings import REWARD_SECTIONS, RewardSettings
 from dpo_recipes.section import Section
 
@@ -40,7 +41,10 @@ def section_at(place: DataPath, data: Any) -> type[BaseModel] | None:
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The classes of sections in a field's type: several if the section depends on a key such as `kind`."""
+    """The classes of sections in a field's type: several if the section depends on a key such as `kind`. Those of other
+    packages are among them. Raises `RecipeError` R318."""
+    if annotation is Guards:
+        return [complete_guards()]
     if annotation is ObjectiveParams:
         params = all_params()
         return [params[DEFAULT_KIND], *(each for kind, each in params.items() if kind != DEFAULT_KIND)]

@@ -1,4 +1,4 @@
-"""An objective of another package gets what our own get: checks with lines, hints, schema, reference and `init`."""
+"""An objective and a guard of another package get what our own get: checks with lines, hints, schema and reference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from dpo_recipes import registry
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.fit.advice.rules import advise
 from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.guards import guard_classes
+from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.load import load_text
-from dpo_recipes.recipe.schema import recipe_json_schema
+from dpo_recipes.recipe.schema import Recipe, recipe_json_schema
+from dpo_recipes.recipe.schema.guards import guards_of
 from dpo_recipes.recipe.validate import Validated, validate
+from dpo_recipes.resume import identity
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Command = Callable[..., Any]
@@ -110,6 +114,50 @@ def test_a_new_recipe_starts_from_its_parameters(command: Command, tmp_path: Pat
     assert "# Sequence likelihood calibration (SLiC-HF" in text
     assert "  delta: 1.0\n" in text
     assert validate(tmp_path / "mine.yaml").warnings == ()
+
+
+def test_a_guard_is_active_if_a_recipe_names_it(check: Check) -> None:
+    assert [guard.name for guard in guards_of(check("{kind: slic}").recipe)] == list(guard_classes())
+    recipe = check("{kind: slic}\nguards: {uncalibrated: {action: stop}, spikes: {action: off}}").recipe
+    guard = guards_of(recipe)[-1]
+    assert (guard.name, guard.model_dump()) == ("uncalibrated", {"action": "stop", "share": 0.01})
+    assert "spikes" not in [guard.name for guard in guards_of(recipe)]
+    assert Recipe.model_validate(load_text(dump_recipe(recipe), "resolved.yaml").data) == recipe
+    assert identity(recipe)["guards"] == {"uncalibrated": {"action": "stop", "share": 0.01}}
+
+
+def test_mistakes_in_a_guard_have_their_place_and_its_own_keys(check: Check) -> None:
+    finding = finding_of(check, "{kind: slic}\nguards: {uncalibrated: {share: 0.5}, spike: {}}")
+    assert (finding.code, finding.fix) == ("R203", "did you mean `spikes`?")
+    assert finding.why.endswith("length, drift, uncalibrated")
+    finding = finding_of(check, "{kind: slic}\nguards: {uncalibratd: {}}")
+    assert (finding.code, finding.fix) == ("R203", "did you mean `uncalibrated`?")
+    finding = finding_of(check, "{kind: slic}\nguards: {uncalibrated: {shere: 0.5}}")
+    assert (finding.code, finding.why) == ("R203", "`guards.uncalibrated` takes action, share")
+    assert finding.where.text[finding.where.column - 1 :].startswith("shere")
+    finding = finding_of(check, "{kind: slic}\nguards: {uncalibrated: {share: 2.0}}")
+    assert (finding.code, finding.why) == ("R206", "The share of held-out pairs that is too small.")
+
+
+def test_schema_reference_and_explanations_have_the_guard(command: Command) -> None:
+    schema, text = recipe_json_schema(), f"{MINIMAL}guards: {{uncalibrated: {{share: 0.5}}}}\n"
+    jsonschema.validate(load_text(text, "recipe.yaml").data, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(load_text(text.replace("share", "shere"), "recipe.yaml").data, schema)
+    page = runpy.run_path(str(REPOSITORY / "docs" / "make_reference.py"))["make_reference"]()
+    assert "| `share` | number | `0.01` | The share of held-out pairs that is too small. |" in page
+    done = command("explain", "T901")
+    assert done.stdout.startswith("T901: warning: the guard `uncalibrated` of another package\n\nIt fires when less")
+
+
+def test_an_entry_that_is_no_guard_of_its_name_is_named(check: Check, package: Path) -> None:
+    guard = package / "slic_guard.py"
+    guard.write_text(guard.read_text().replace('name = "uncalibrated"', 'name = "other"'), encoding="utf-8")
+    finding = finding_of(check, "{kind: slic}\nguards: {uncalibrated: {}}")
+    assert (finding.code, finding.what) == (
+        "R318",
+        "the entry `uncalibrated` of another package is not a guard of that name",
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 from dpo_recipes.recipe.schema.data import Data
 from dpo_recipes.recipe.schema.evaluation import Evaluation
-from dpo_recipes.recipe.schema.guards import Guards
+from dpo_recipes.recipe.schema.guards import Guards, GuardsSection
 from dpo_recipes.recipe.schema.launch import Launch
 from dpo_recipes.recipe.schema.machine import Hardware
 from dpo_recipes.recipe.schema.model import Model
@@ -53,7 +53,7 @@ class Recipe(Section):
     objective: Params = Field(default_factory=default_params, description="The loss and its settings.")
     training: Training = Field(default_factory=Training, description="Length, batch, optimizer and schedule.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Sample answers before and after training.")
-    guards: Guards = Field(
+    guards: GuardsSection = Field(
         default_factory=Guards, description="Watching the metrics of the run, to say early what goes wrong."
     )
     hardware: Hardware = Field(default_factory=Hardware, description="The device that the run is for.")
