@@ -12,6 +12,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
+from dpo_recipes.cli.displacement_text import describe_displacement
 from dpo_recipes.data.inspect.lengths import worth_showing
 from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.errors import Finding
@@ -45,6 +46,10 @@ class DataText:
         for name, split in inspection["splits"].items():
             self._line()
             self._split(name, split)
+        if inspection["displacement"] is not None:
+            self._line()
+            for line in describe_displacement(inspection["displacement"]):
+                self._line(line)
         for plain in inspection["warnings"]:
             self._line()
             self._line(Finding.from_json(plain).render(), "yellow")

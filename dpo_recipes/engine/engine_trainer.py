@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from dpo_recipes.data.tokenize import SUBSET_NUMBER
 from dpo_recipes.engine.batching import MicroBatching
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
-from dpo_recipes.engine.callbacks.progress import ReferenceProgress
+from dpo_recipes.engine.callbacks.progress import PassProgress
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.fsdp import reshard, shard_policy
@@ -44,7 +44,7 @@ class EngineTrainer(MicroBatching):
         self.distributed = context.distributed
         self.max_tokens = context.max_tokens
         self.locate = context.locate
-        self.reference_progress = ReferenceProgress(context.events)
+        self.reference_progress = PassProgress("reference", context.events.emit if context.events else None)
         self.reference_known: dict[str, bool] = {}
         """For each split, whether the cache had its reference log-probabilities."""
         self.reference_weights: str | None = None

@@ -29,6 +29,11 @@ CODES = {
         "`dpo-recipe report --metric` takes a metric of the runs' objectives whose high or low values are better, and",
         "that at least one of the runs has measured on held-out rows.",
     ),
+    "U407": entry(
+        "no pairs to measure",
+        "`dpo-recipe data --model` measures how similar the chosen and rejected answers of a pair are to the model. It",
+        "needs an objective that learns likelihoods from pairs: `dpo`, `orpo`, `cpo` or `simpo`.",
+    ),
     "U420": entry(
         "an option that cannot be passed to sbatch",
         "`--slurm` and DPO_RECIPE_SLURM accept sbatch's long options, such as partition=gpu. Options that follow from",

@@ -10,6 +10,7 @@ from dpo_recipes.data.inspect.lengths import worth_showing
 from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.formats import format_count, format_number, format_percent
 from dpo_recipes.report.bars import BarChart, lay_out_bars
+from dpo_recipes.report.displacement import displacement_section
 from dpo_recipes.report.sections import Tile
 from dpo_recipes.report.table import Table
 from dpo_recipes.report.templates import load_templates
@@ -41,6 +42,7 @@ def render_data_page(inspection: dict[str, Any]) -> str:
         findings=inspection["warnings"],
         splits=[_section(name, split, inspection["max_length"]) for name, split in splits.items()],
         rows=rows,
+        displacement=displacement_section(inspection["displacement"]),
     )
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -21,7 +21,7 @@ from sharing import lora, make_model, make_pairs, recipe, train_ours, train_trls
 from dpo_recipes.cache import cache_folder
 from dpo_recipes.engine import reference_parts
 from dpo_recipes.engine.callbacks import progress
-from dpo_recipes.engine.callbacks.progress import ReferenceProgress
+from dpo_recipes.engine.callbacks.progress import PassProgress
 from dpo_recipes.engine.callbacks.stop import StopRequest
 from dpo_recipes.engine.distributed import SINGLE_PROCESS, DistributedContext
 from dpo_recipes.engine.prefix_sharing import share_prefixes
@@ -182,7 +182,7 @@ class Referee:
         stop: StopRequest | None = None,
     ) -> None:
         self.model, self.distributed, self.ends_in, self.stop = model, processes, ends_in, stop
-        self.reference_progress = ReferenceProgress()
+        self.reference_progress = PassProgress("reference")
         self.seen: list[list[int]] = []
         self.modes: list[list[bool]] = []
 
@@ -278,7 +278,7 @@ def test_it_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for ends_in in (2, None):
         referee = Referee(model, ends_in)
         with EventLog(tmp_path / "events.jsonl") as events, contextlib.suppress(Ended):
-            referee.reference_progress = ReferenceProgress(events)
+            referee.reference_progress = PassProgress("reference", events.emit)
             referee.compute()
         events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
         assert {(event["event"], event["name"], event["detail"]) for event in events} == {

@@ -58,7 +58,7 @@ def show_rows(
     dataset = tokenized.datasets[split]
     encoder = Encoder(tokenizer, renderer.template.text)
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+    for index in spread_evenly(len(dataset), count):
         row = tokenized.row(split, index)
         texts = render_row(row, renderer)
         (whole,) = encoder.encode([texts])
@@ -73,6 +73,11 @@ def show_rows(
             sides.append(_divided(pieces, len(whole.prompt_ids)))
         named = dict(zip(answer_names(len(sides)), (answer for _, answer in sides), strict=True))
         yield ShownRow(split, row.where, {"prompt": sides[0][0], **named}, row.label)
+
+
+def spread_evenly(num_rows: int, count: int) -> list[int]:
+    """At most `count` indices of rows at even distances from the first to the last, always the same ones."""
+    return np.linspace(0, num_rows - 1, min(count, num_rows)).round().astype(int).tolist()
 
 
 def _prompt_marks(whole: Sequence[int], kept: Sequence[int]) -> list[Mark]:

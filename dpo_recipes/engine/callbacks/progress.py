@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ from dpo_recipes.events import EventLog
 from dpo_recipes.objectives.base import Metric
 from dpo_recipes.run_dir import read_json_lines
 
+Emit = Callable[..., None]
+"""Reports an event with its fields, as `EventLog.emit`."""
 _ALIVE_EVERY_S = 5.0
 _SHARE_EVERY_S = 2.0
 
 
-class ReferenceProgress:
-    """Reports to the parent how much of a split's reference pass is done, by tokens."""
+class PassProgress:
+    """Reports how much of a pass over a split is done, by tokens."""
 
-    def __init__(self, events: EventLog | None = None) -> None:
-        self._events = events
+    def __init__(self, name: str, emit: Emit | None = None) -> None:
+        self._name = name
+        self._emit = emit
         self._reported_at = -math.inf
 
     def begin(self, split: str, total: int, known: int) -> None:
@@ -39,13 +42,13 @@ class ReferenceProgress:
         """Report further tokens, counted over all processes."""
         self._done = min(self._done + tokens, self._total)
         now = time.monotonic()
-        if self._events is None or now - self._reported_at < _SHARE_EVERY_S:
+        if self._emit is None or now - self._reported_at < _SHARE_EVERY_S:
             return
         self._reported_at = now
         per_token_s = (now - self._started) / max(1, self._done - self._known)
-        self._events.emit(
+        self._emit(
             "share",
-            name="reference",
+            name=self._name,
             detail=self._split,
             done=round(self._done / self._total, 4),
             eta_s=round(per_token_s * (self._total - self._done), 1),
