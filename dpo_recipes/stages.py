@@ -19,7 +19,7 @@ from dpo_recipes.launch.ranks import Rank
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, write_json, write_text_atomically
-from dpo_recipes.run_result import DataInfo, Drift, Environment, ModelInfo, ProcessInfo, RunResult
+from dpo_recipes.run_result import DataInfo, Environment, ModelInfo, ProcessInfo, RunResult
 
 if TYPE_CHECKING:
     from dpo_recipes.data.tokenize import TokenizedSplits
@@ -153,6 +153,7 @@ class RunStages:
         self, bundle: ModelBundle, tokenized: TokenizedSplits, stop: StopRequest, trackers: Trackers
     ) -> RunResult:
         from dpo_recipes.engine.train import train
+        from dpo_recipes.evaluate.drift import drift_from_base
         from dpo_recipes.evaluate.metrics import evaluate_splits
         from dpo_recipes.evaluate.samples import Samples
         from dpo_recipes.objectives import objective_of
@@ -168,7 +169,9 @@ class RunStages:
         metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)
         if is_main or distributed.shards_weights:
             samples.ask("tuned", trained.trainer.model, bundle)
-        drift = self._estimate_drift(trained.trainer.model, bundle, samples) if trained.watch.has("drift") else None
+        drift = None
+        if trained.watch.has("drift") and is_main and not distributed.shards_weights:
+            drift = drift_from_base(trained.trainer.model, self.recipe, bundle, samples, self.events)
         if (words := samples.answer_words()) is not None:
             trained.watch.see_answers(trained.trainer.state.global_step, words, drift)
         result = self._result(bundle, tokenized, samples).with_changes(
@@ -179,18 +182,6 @@ class RunStages:
             base_metrics={"train_loss": None, **trained.base_metrics},
         )
         return self._save(trained.trainer, bundle, distributed, result)
-
-    def _estimate_drift(self, model: Any, bundle: ModelBundle, samples: Samples) -> Drift | None:
-        """The divergence from the base, in the first process and if that has all weights."""
-        from dpo_recipes.evaluate.drift import estimate_drift
-        from dpo_recipes.model.adapters import starts_away_from_base
-
-        if not self.rank.is_main or self.launch.shards_weights:
-            return None
-        return estimate_drift(
-            model, bundle, samples.prompts(bundle), samples.max_new_tokens,
-            seed=self.recipe.training.seed, changes_base=starts_away_from_base(self.recipe.model.adapter),
-        )  # fmt: skip
 
     def _save(self, trainer: Any, bundle: ModelBundle, distributed: DistributedContext, result: RunResult) -> RunResult:
         """Save the model in the first process and compare it with the trained one.

@@ -13,6 +13,7 @@ from dpo_recipes.errors import Finding, Interrupted, in_one_line, is_out_of_memo
 from dpo_recipes.export.save import SavedModel, saved_kind
 from dpo_recipes.hardware.machine import free_memory_bytes
 from dpo_recipes.model.build import ModelBundle, reload_base
+from dpo_recipes.model.loading import lacks_memory
 from dpo_recipes.model.saved import load_saved
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_result import SavedModelComparison
@@ -57,7 +58,9 @@ class SavedModelCheck:
             self._attempt(lambda: self._round(saved.dtype) if saved.kind == "full" else None)
             self._attempt(self._note_trained)
         self._attempt(self._free_memory)
-        self.reason = self.reason or self._lacks_memory(saved)
+        itemsize = getattr(torch, self._dtype(saved)).itemsize
+        size = self.bundle.model_info["total_parameters"] * itemsize
+        self.reason = self.reason or lacks_memory(size, self.bundle.device)
         logits = self._attempt(lambda: self._logits(self._reload(saved)))
         if logits is None:
             return SavedModelComparison(checked=False, reason=self.reason), []
@@ -119,16 +122,6 @@ class SavedModelCheck:
     @property
     def _is_quantized(self) -> bool:
         return getattr(self.bundle.policy, "hf_quantizer", None) is not None
-
-    def _lacks_memory(self, saved: SavedModel) -> str | None:
-        """Why there is not enough memory, or None. Libraries load a model into CPU memory before they move it to a
-        GPU."""
-        itemsize = getattr(torch, self._dtype(saved)).itemsize
-        needed = self.bundle.model_info["total_parameters"] * itemsize * 1.2
-        free = min(free_memory_bytes(kind) for kind in {"cpu", self.bundle.device})
-        if needed < free:
-            return None
-        return f"loading it takes {needed / 2**30:.1f} GiB beside the trained one, and {free / 2**30:.1f} GiB are free"
 
     def _dtype(self, saved: SavedModel) -> str:
         """The number format into which it is loaded: that of the trained model, so that both are computed alike."""

@@ -11,7 +11,7 @@ from dpo_recipes.guards.base import Guard, History, Job, Sighting, number
 class Drift(Guard):
     """Drift: the KL divergence of the tuned model from its base, estimated after training on answers that it samples to
     the prompts of `evaluation`. It is shown in any case, and compared only with a budget that you set. `off` also saves
-    the time of the estimate. A model that was tuned whole has no estimate."""
+    the time of the estimate."""
 
     nats_per_answer: float | None = Field(
         default=None,

@@ -8,7 +8,18 @@ from pathlib import Path
 
 from dpo_recipes import hub
 from dpo_recipes.errors import DpoRecipeError, RunError, causes, in_one_line
+from dpo_recipes.hardware.machine import free_memory_bytes
 from dpo_recipes.model.sources import ModelLocation
+
+
+def lacks_memory(num_bytes: float, device: str) -> str | None:
+    """Why a model with weights of this size cannot be loaded beside a trained one, or None. Libraries load a model into
+    CPU memory before they move it to a GPU."""
+    needed = 1.2 * num_bytes
+    free = min(free_memory_bytes(kind) for kind in {"cpu", device})
+    if needed < free:
+        return None
+    return f"loading it takes {needed / 2**30:.1f} GiB beside the trained one, and {free / 2**30:.1f} GiB are free"
 
 
 @contextmanager

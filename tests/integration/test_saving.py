@@ -374,10 +374,10 @@ def stop(*arguments: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("free_memory_bytes", lambda kind: 10, "loading it takes 0.0 GiB beside the trained one"),
-        ("reload_base", fail, "ValueError: no such layer"),
-        ("reload_base", stop, "the run was asked to stop"),
-        ("reload_base", lambda *_: torch.empty(10**15), "there was not enough memory to load it"),
+        ("model.loading.free_memory_bytes", lambda kind: 10, "loading it takes 0.0 GiB beside the trained one"),
+        ("export.check.reload_base", fail, "ValueError: no such layer"),
+        ("export.check.reload_base", stop, "the run was asked to stop"),
+        ("export.check.reload_base", lambda *_: torch.empty(10**15), "there was not enough memory to load it"),
     ],
 )
 def test_a_check_that_fails_does_not_end_the_run(
@@ -389,9 +389,7 @@ def test_a_check_that_fails_does_not_end_the_run(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dpo_recipes.export import check
-
-    monkeypatch.setattr(check, name, value)
+    monkeypatch.setattr(f"dpo_recipes.{name}", value)
     outcome = work(recipe_text(tiny_model, pairs), "training.max_steps=1")
     assert outcome.exit_code == 0
     assert outcome.result["saved_model"]["checked"] is False
