@@ -266,6 +266,16 @@ def test_a_run_of_two_that_is_stopped_goes_on_with_as_many_or_fewer_to_the_bit(
     assert_same_weights(both, again)
 
 
+def last_steps(folder: Path) -> list[int]:
+    """The last step that each of two processes has reported."""
+    return [
+        [json.loads(line)["step"] for line in path.read_text().splitlines() if '"step"' in line and '"total"' in line][
+            -1
+        ]
+        for path in (folder / "events.jsonl", folder / "ranks" / "1" / "events.jsonl")
+    ]
+
+
 @pytest.mark.slow
 def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(run: Runner) -> None:
     seen: dict[str, Any] = {}
@@ -279,14 +289,37 @@ def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_step(run: Ru
 
     with pytest.raises(Interrupted):
         run(2, "training.num_epochs=400", "training.prefix_sharing=off", on_event=on_event)
-    last = [
-        [json.loads(line)["step"] for line in path.read_text().splitlines() if '"step"' in line and '"total"' in line][
-            -1
-        ]
-        for path in (seen["dir"] / "events.jsonl", seen["dir"] / "ranks" / "1" / "events.jsonl")
-    ]
+    last = last_steps(seen["dir"])
     assert last[0] == last[1]
     assert list((seen["dir"] / "checkpoints").glob(f"checkpoint-*{last[0]}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            ("guards.chance={action: stop, after_rows: 16}", "training.learning_rate=1e-30"),
+            "the guard `chance` ended it at step 4: ",
+        ),
+        (
+            ("training.early_stopping={patience: 1, min_delta: 9.0}",),
+            "the held-out loss has not improved in the last evaluation",
+        ),
+        (
+            ("objective={kind: dpo, beta: 1e+30}", "guards.non_finite={action: stop}"),
+            "the guard `non_finite` ended it at step 1: the gradient norm is not a finite number",
+        ),
+    ],
+)
+def test_what_one_process_sees_ends_training_in_both_after_the_same_step(
+    run: Runner, settings: tuple[str, ...], reason: str
+) -> None:
+    """Only the first process looks at the rows of metrics."""
+    both = run(2, "training.eval_steps=2", *settings)
+    assert both.result["ended_early"].startswith(reason)
+    assert both.result["steps"] == (1 if "step 1:" in reason else 4)
+    assert last_steps(both.path) == [both.result["steps"]] * 2
+    assert both.result["saved"] == "full"
 
 
 def test_processes_agree_which_checkpoint_is_the_best(run: Runner, tmp_path: Path) -> None:
