@@ -6,7 +6,7 @@ LATEST := .venv-latest
 # torch stays at the tested version: a newer one may come as a CUDA build of several gigabytes. Empty means the newest.
 LATEST_TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-slurm test-kill test-kill-sweep check clean
+.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-slurm test-kill test-kill-sweep test-kill-chain check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -68,6 +68,9 @@ test-kill: $(VENV)/.dev  ## 50 kills at random moments
 
 test-kill-sweep: $(VENV)/.dev  ## a sweep with two workers that is killed five times at random
 	$(BIN)/python tests/invariant/kill_sweep.py
+
+test-kill-chain: $(VENV)/.dev  ## a chain with two workers that is killed ten times at random
+	$(BIN)/python tests/invariant/kill.py --chain
 
 gpu-check: $(VENV)/.dev  ## eight minutes of measurements on this machine's NVIDIA GPU; benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/check.py

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.chain import Chain, StepHead
 from dpo_recipes.recipe.schema_fields import below, labels_of, sections_in
 
 INTRODUCTION = """# Recipe reference
@@ -50,6 +51,7 @@ def make_reference() -> str:
     sections = [INTRODUCTION, _section(Recipe, "The top level")]
     # Several kinds of an objective may have the same section.
     sections += [_section(model, f"`{path}`") for path, model in dict.fromkeys(_nested(Recipe, ""))]
+    sections += [_section(Chain, "A chain"), _section(StepHead, "`steps.NAME` of a chain")]
     return "\n".join(sections)
 
 

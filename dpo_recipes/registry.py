@@ -116,6 +116,10 @@ JOB_FILES = {
     "skypilot": "dpo_recipes.launch.skypilot:export",
 }
 
+STEP_KINDS = {
+    "train": "dpo_recipes.jobs.steps.train:KIND",
+}
+
 TABLES = {
     "objectives": OBJECTIVES,
     "data_formats": DATA_FORMATS,
@@ -124,6 +128,7 @@ TABLES = {
     "rewards": REWARDS,
     "launchers": LAUNCHERS,
     "exporters": JOB_FILES,
+    "step_kinds": STEP_KINDS,
 }
 
 

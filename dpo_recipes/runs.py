@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +19,10 @@ from dpo_recipes.engine.checkpoints.folder import newest_first
 from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.finished_run import not_a_run
 from dpo_recipes.formats import finite, utc_stamp
-from dpo_recipes.jobs.directory import SweepDirectory
-from dpo_recipes.jobs.sweep_result import read_sweep_result
+from dpo_recipes.jobs.chain_directory import ChainDirectory
+from dpo_recipes.jobs.chain_result import ChainResult
+from dpo_recipes.jobs.directory import JobDirectory, SweepDirectory
+from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.launch.ranks import first_failure
 from dpo_recipes.launch.slurm import has_job
 from dpo_recipes.objectives import get_objective
@@ -222,12 +224,13 @@ def find_run(name: str, output_dir: Path) -> RunDirectory:
     return named[0]
 
 
-def find_sweep(name: str, output_dir: Path) -> SweepDirectory | None:
-    """The directory of a sweep that a person names as a run, or None if it is none."""
+def find_job(name: str, output_dir: Path) -> JobDirectory | None:
+    """The directory of a sweep or a chain that a person names as a run, or None if it is none."""
     path = Path(name).expanduser()
     for folder in (path, output_dir / path, *sorted(output_dir.glob(f"*/*-{name}") if _is_name(name) else ())):
-        if SweepDirectory(folder).resolved_recipe.is_file():
-            return SweepDirectory(folder.resolve())
+        for kind in (SweepDirectory, ChainDirectory):
+            if kind(folder).resolved_recipe.is_file():
+                return kind(folder.resolve())
     return None
 
 
@@ -236,26 +239,33 @@ def _is_name(text: str) -> bool:
     return re.fullmatch(r"[\w-]+", text) is not None
 
 
-def _sweep_of(run: RunDirectory) -> SweepDirectory | None:
-    """The sweep that a run is a trial of, if there is one."""
-    sweep = SweepDirectory(run.path.parent.parent)
-    return sweep if sweep.trials == run.path.parent and sweep.resolved_recipe.is_file() else None
+def _job_of(run: RunDirectory) -> JobDirectory | None:
+    """The sweep or chain that a run belongs to, if there is one."""
+    for kind in (SweepDirectory, ChainDirectory):
+        job = kind(run.path.parent.parent)
+        if job.runs == run.path.parent and job.resolved_recipe.is_file():
+            return job
+    return None
 
 
-def check_removable(summaries: list[RunSummary], *, unfinished: bool, best: bool) -> None:
-    """Raise `RunError` T643 with a finding for each run that must not be removed."""
+def check_removable(summaries: list[RunSummary], *, unfinished: bool, best: bool, whole: Collection[Path] = ()) -> None:
+    """Raise `RunError` T643 with a finding for each run that must not be removed. `whole` are the jobs that are removed
+    with all of their runs."""
     findings = [
         Finding("T643", f"{summary.run.path} is not removed", why=why, fix=fix)
         for summary in summaries
-        for why, fix in reasons_to_keep(summary, unfinished=unfinished, best=best)
+        for why, fix in reasons_to_keep(summary, unfinished=unfinished, best=best, whole=whole)
     ]
     if findings:
         raise RunError(*findings)
 
 
-def reasons_to_keep(summary: RunSummary, *, unfinished: bool, best: bool) -> Iterator[tuple[str, str]]:
-    """Why a run must not be removed, and what a person can do about it. `unfinished` permits runs and sweeps that were
-    begun and that nothing executes, `best` the best run of a sweep."""
+def reasons_to_keep(
+    summary: RunSummary, *, unfinished: bool, best: bool, whole: Collection[Path] = ()
+) -> Iterator[tuple[str, str]]:
+    """Why a run must not be removed, and what a person can do about it. `unfinished` permits runs and jobs that were
+    begun and that nothing executes, `best` the best run of a sweep. `whole` are the jobs that are removed with it."""
+    job = _job_of(summary.run)
     if summary.state == "running":
         yield "it is still being executed", "stop it first, or wait for it"
     elif has_job(summary.run):
@@ -264,20 +274,31 @@ def reasons_to_keep(summary: RunSummary, *, unfinished: bool, best: bool) -> Ite
         yield "it is unfinished: the same recipe would resume it", "add `--unfinished`"
     elif not unfinished and summary.can_resume:
         yield "it failed and has a checkpoint, from which the same recipe would resume it", "add `--unfinished`"
-    else:
-        yield from _reasons_of_sweep(summary.run, unfinished=unfinished, best=best)
+    elif isinstance(job, SweepDirectory):
+        yield from _reasons_of_sweep(summary.run, job, unfinished=unfinished, best=best)
+    elif isinstance(job, ChainDirectory) and job.path not in whole:
+        yield from _reasons_of_chain(summary.run, job, unfinished=unfinished)
 
 
-def _reasons_of_sweep(run: RunDirectory, *, unfinished: bool, best: bool) -> Iterator[tuple[str, str]]:
-    sweep = _sweep_of(run)
-    if sweep is None:
+def _reasons_of_chain(run: RunDirectory, job: ChainDirectory, *, unfinished: bool) -> Iterator[tuple[str, str]]:
+    if not job.result.exists():
+        if not unfinished:
+            yield "it is a step of an unfinished chain, which would do it again", "add `--unfinished`"
         return
+    with contextlib.suppress(RunError):  # what cannot be read names no steps
+        if any(step.directory and job.path / step.directory == run.path for step in ChainResult.read(job.result).steps):
+            yield "it is a step of a chain, which would do it again", f"remove the whole chain: {job.path}"
+
+
+def _reasons_of_sweep(
+    run: RunDirectory, sweep: SweepDirectory, *, unfinished: bool, best: bool
+) -> Iterator[tuple[str, str]]:
     if not sweep.result.exists():
         if not unfinished:
             yield "it is a trial of an unfinished sweep, which compares its result", "add `--unfinished`"
         return
     with contextlib.suppress(RunError):  # what cannot be read names no best run
-        chosen = read_sweep_result(sweep.result).best
+        chosen = SweepResult.read(sweep.result).best
         if not best and chosen is not None and sweep.path / chosen.run == run.path:
             yield "it is the best run of its sweep, whose `best/model` leads to its model", "add `--best`"
 
@@ -341,14 +362,15 @@ def remove_run(run: RunDirectory, output_dir: Path) -> None:
     _remove_if_empty(run.path.parent, output_dir)
 
 
-def remove_sweep(sweep: SweepDirectory, output_dir: Path) -> None:
-    """Delete what is left of a sweep whose runs have been removed. Raises `RunError` T601 if it cannot be deleted."""
-    with written_to(RunDirectory(sweep.path)):
-        shutil.rmtree(sweep.path)
-    _remove_if_empty(sweep.path.parent, output_dir)
+def remove_job(job: JobDirectory, output_dir: Path) -> None:
+    """Delete what is left of a sweep or a chain whose runs have been removed. Raises `RunError` T601 if it cannot be
+    deleted."""
+    with written_to(RunDirectory(job.path)):
+        shutil.rmtree(job.path)
+    _remove_if_empty(job.path.parent, output_dir)
 
 
 def _remove_if_empty(folder: Path, output_dir: Path) -> None:
-    if folder != output_dir and folder.is_relative_to(output_dir) and folder.name != "trials":
+    if folder != output_dir and folder.is_relative_to(output_dir) and folder.name not in ("trials", "steps"):
         with contextlib.suppress(OSError):  # it has other files
             folder.rmdir()

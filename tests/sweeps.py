@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes.errors import Interrupted
-from dpo_recipes.jobs import work
+from dpo_recipes.jobs import trial_executor, work
 from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.recipe.schema import Recipe
@@ -61,7 +61,7 @@ class FakeRuns:
 
     def run(self, sweep: str, *overrides: str, resume: bool | None = None) -> FinishedSweep:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(work, "run_recipe", self.execute)
+            patch.setattr(trial_executor, "run_recipe", self.execute)
             patch.setattr(work, "_LOOK_EVERY_S", 0.01)
             return run_sweep(self.validate(sweep, *overrides), self.events.append, resume=resume)
 

@@ -13,9 +13,10 @@ import typer
 
 from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_DATA, DpoRecipeError, RecipeError
+from dpo_recipes.jobs.chain_file import validate_recipe
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Locate
-from dpo_recipes.recipe.validate import Validated, validate
+from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.run_dir import write_text_atomically
 from dpo_recipes.shipped import find_recipe
 
@@ -61,7 +62,7 @@ def data(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     """
     if rows is not None and not model:
         raise typer.BadParameter("--rows is the number of pairs that --model measures; add --model")
-    validated = validate(find_recipe(recipe), set_)
+    validated = validate_recipe(find_recipe(recipe), set_, "data")
     if model:
         _check_has_pairs(validated)
     num_measured = (_ROWS if rows is None else rows) if model else None

@@ -9,9 +9,9 @@ import typer
 
 from dpo_recipes import registry
 from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument, SetOption, write_output
+from dpo_recipes.jobs.chain_file import validate_recipe
 from dpo_recipes.launch.batch import count_processes, plan_batch
 from dpo_recipes.launch.manifest import ExportRequest
-from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import find_recipe
 
 
@@ -34,7 +34,7 @@ def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     ] = None,
 ) -> None:
     """Write a recipe as a job file for another system. Nothing is started."""
-    validated = validate(find_recipe(recipe), set_)
+    validated = validate_recipe(find_recipe(recipe), set_, "launch")
     wanted = validated.recipe.launch
     request = ExportRequest(
         validated,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dpo_recipes.cli.progress import short_path
+from dpo_recipes.cli.options import short_path
 from dpo_recipes.finished_run import FinishedRun
 from dpo_recipes.run_dir import RunDirectory
 

@@ -40,3 +40,11 @@ def write_output(path: Path, text: str) -> None:
         raise RecipeError.of(
             "U402", f"cannot write {path}", why=error.strerror or str(error), fix="choose another folder"
         ) from error
+
+
+def short_path(path: str | Path) -> str:
+    """A path relative to the current folder, if it is below it."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.errors import EXIT_FIT, DpoRecipeError, Finding
-from dpo_recipes.launch.batch import with_batch
-from dpo_recipes.launch.choose import LaunchFlags, LaunchSketch, choose_batch, count_gpus, sketch_launch
+from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
+from dpo_recipes.jobs.plan import PlanOptions, plan_run
+from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.recipe.schema.launch import Strategy
-from dpo_recipes.recipe.validate import Validated, validate
+from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.shipped import find_recipe
 
 if TYPE_CHECKING:
-    from dpo_recipes.cli.progress import Progress
-    from dpo_recipes.data.report import SplitReport
-    from dpo_recipes.fit.planner.plan import JobPlan
+    from dpo_recipes.jobs.plan import PlannedRun
 
 
 def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
@@ -47,83 +46,68 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Predict peak memory, time and disk use of a job, without its weights. Exit code 5 means that it does not fit."""
+    """Predict peak memory, time and disk use of a job, without its weights. Exit code 5 means that it does not fit.
+
+    Of a chain: those of each step, with the sums of time and disk use, and the highest peak.
+    """
     overrides = [*(set_ or []), *([f"hardware.profile={hardware}", "hardware.device=auto"] if hardware else [])]
     overrides += [f"launch.strategy={strategy}"] if strategy else []
-    validated = validate(find_recipe(recipe), overrides)
-    if read_data is None:
-        read_data = all(Path(source.path).is_absolute() for source in validated.recipe.data.train)
+    validated = validate_file(find_recipe(recipe), overrides)
     from dpo_recipes.cli.progress import Progress
 
     with Progress() as progress:
-        flags = LaunchFlags(num_processes, num_nodes)
-        try:
-            job, launch, reports, doubts = _plan(
-                validated, progress, flags, read_data=read_data, trust_remote_code=trust_remote_code
-            )
-        except DpoRecipeError as error:
-            raise error.located(validated.composed.where) from error
-    findings = (*validated.warnings, *(finding.located(validated.composed.where) for finding in doubts))
+
+        def on_stage(name: str, detail: str) -> None:
+            progress.on_event({"event": "stage", "name": name, "detail": detail})
+
+        options = PlanOptions(LaunchFlags(num_processes, num_nodes), read_data, trust_remote_code, on_stage)
+        if isinstance(validated, ValidatedChain):
+            fits = _plan_chain(validated, options, json_=json_)
+        else:
+            fits = _plan_recipe(validated, options, json_=json_)
+    raise typer.Exit(0 if fits else EXIT_FIT)
+
+
+def _plan_recipe(validated: Validated, options: PlanOptions, *, json_: bool) -> bool:
+    """Plan a run and show it. Returns whether it fits."""
+    try:
+        planned = plan_run(validated.recipe, options)
+    except DpoRecipeError as error:
+        raise error.located(validated.composed.where) from error
+    findings = (*validated.warnings, *(finding.located(validated.composed.where) for finding in planned.findings))
     if json_:
-        plain = {
-            **job.to_json(),
-            **launch.to_json(),
-            "conversions": {name: report.conversions for name, report in reports.items()},
-            "warnings": [finding.to_json() for finding in findings],
-        }
+        plain = {**_plain(planned), "warnings": [finding.to_json() for finding in findings]}
         typer.echo(json.dumps(plain, indent=2))
     else:
         from dpo_recipes.cli.plan_text import describe_plan
 
-        typer.echo("\n".join(describe_plan(job, launch, reports)))
-        for finding in findings:
-            typer.echo("\n" + finding.render(), err=True)
-    raise typer.Exit(0 if job.fits else EXIT_FIT)
+        typer.echo("\n".join(describe_plan(planned.job, planned.launch, planned.reports)))
+        _show_findings(findings)
+    return planned.job.fits
 
 
-def _plan(
-    validated: Validated,
-    progress: Progress,
-    flags: LaunchFlags,
-    *,
-    read_data: bool,
-    trust_remote_code: bool,
-) -> tuple[JobPlan, LaunchSketch, dict[str, SplitReport], tuple[Finding, ...]]:
-    from dpo_recipes.fit.advice.rules import advise
-    from dpo_recipes.fit.planner.plan import Planner, advice_facts
-    from dpo_recipes.fit.planner.sharding import Sharding
-    from dpo_recipes.fit.planner.strategy import choose_strategy
-    from dpo_recipes.fit.planner.target import find_target
-    from dpo_recipes.fit.planner.workload import assume_workload, check_pass_budget, read_workload
-    from dpo_recipes.model.preflight import check_base
-    from dpo_recipes.model.sources import resolve_model
-    from dpo_recipes.prepared_data import prepare_data
+def _plan_chain(validated: ValidatedChain, options: PlanOptions, *, json_: bool) -> bool:
+    """Plan the steps of a chain and show them. Returns whether all fit."""
+    from dpo_recipes.jobs.chain_plan import plan_chain
 
-    recipe = validated.recipe
-    trust = trust_remote_code and recipe.model.trust_remote_code
+    planned = plan_chain(validated, options)
+    findings = (*validated.warnings, *planned.findings)
+    if json_:
+        plain = {**planned.to_json(), "warnings": [finding.to_json() for finding in findings]}
+        typer.echo(json.dumps(plain, indent=2))
+    else:
+        from dpo_recipes.cli.plan_text import describe_chain_plan
 
-    def on_stage(name: str, detail: str) -> None:
-        progress.on_event({"event": "stage", "name": name, "detail": detail})
+        typer.echo("\n".join(describe_chain_plan(planned)))
+        _show_findings(findings)
+    return planned.fits
 
-    target = find_target(recipe)
-    # A described device is a single one; the recipe or the command gives their number.
-    batch = choose_batch(recipe, flags, count_gpus() if target.is_here else 0)
-    target, recipe = target.shared_by(batch.processes_per_node), with_batch(recipe, batch)
-    location = resolve_model(recipe.model)
-    on_stage("check", f"{recipe.model.path}: module names and weights")
-    found = check_base(recipe, location, trust_remote_code=trust)
-    workload = assume_workload(recipe)
-    reports: dict[str, SplitReport] = {}
-    if read_data:
-        prepared = prepare_data(recipe, on_stage, trust_remote_code=trust)
-        workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
-        found = [*found, *prepared.splits.warnings]
-        check_pass_budget(recipe, prepared.splits, batch.num_processes)
-    on_stage("plan", f"{recipe.model.path} on {target.device.name}")
 
-    def plan_with(sharding: Sharding) -> JobPlan:
-        return Planner(recipe, location, target, workload, sharding, trust_remote_code=trust).plan(recipe)
+def _plain(planned: PlannedRun) -> dict[str, object]:
+    conversions = {name: report.conversions for name, report in planned.reports.items()}
+    return {**planned.job.to_json(), **planned.launch.to_json(), "conversions": conversions}
 
-    job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
-    launch = sketch_launch(validated.recipe, batch, job.sharding.strategy, reason, job.dtype)
-    return job, launch, reports, (*found, *advise(advice_facts(job, reports)))
+
+def _show_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        typer.echo("\n" + finding.render(), err=True)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.fit.check import describe_settings
+from dpo_recipes.formats import NO_VALUE
 from dpo_recipes.objectives import objective_of
 
 if TYPE_CHECKING:
     from dpo_recipes.data.report import SplitReport
     from dpo_recipes.fit.planner.changes import Change
     from dpo_recipes.fit.planner.plan import JobPlan
+    from dpo_recipes.jobs.chain_plan import ChainPlan
     from dpo_recipes.launch.choose import LaunchSketch
 
 _PARTS = {
@@ -132,6 +134,32 @@ def _change(plan: JobPlan, change: Change) -> str:
     fits = "" if change.fits else ", still too much"
     cost = f"{describe_bytes(change.peak_bytes)}{fits}, {format_seconds(change.step_s)} a step; {change.price}"
     return f"{describe_settings(plan, change)}\n      {cost}"
+
+
+def describe_chain_plan(plan: ChainPlan) -> Iterator[str]:
+    """The plan of a chain: a line for each step, and the sums; the verdict first."""
+    wrong = [name for name, step in plan.steps.items() if not step.fits]
+    verdict = f"does not fit: {', '.join(wrong)}" if wrong else "fits"
+    yield f"chain {plan.name}: {verdict}"
+    yield ""
+    rows = [["step", "peak memory", "of", "time", "disk"]]
+    for name, step in plan.steps.items():
+        most = "at most " if step.is_upper_bound else ""
+        sizes = [_size(size) for size in (step.peak_bytes, step.device_bytes)]
+        time = NO_VALUE if step.time_s is None else f"{most}{format_seconds(step.time_s)}"
+        rows.append([name, *sizes, time, _size(step.disk_bytes)])
+    highest = plan.steps[plan.highest].peak_bytes if plan.highest else None
+    time = NO_VALUE if plan.time_s is None else format_seconds(plan.time_s)
+    rows.append(["in all", _size(highest), "", time, _size(plan.disk_bytes)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield ""
+    yield "The peak is the highest one, time is that of one step after the other, and disk use includes the bases."
+
+
+def _size(size: int | None) -> str:
+    return NO_VALUE if size is None else describe_bytes(size)
 
 
 def describe_bytes(size: int) -> str:

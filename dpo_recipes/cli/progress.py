@@ -7,10 +7,11 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_recipes.cli.chain_text import describe_event
 from dpo_recipes.cli.live_view import LiveView
+from dpo_recipes.cli.options import short_path
 from dpo_recipes.cli.sweep_text import describe_comparison, describe_ending, describe_trial
 from dpo_recipes.errors import Finding
 from dpo_recipes.formats import format_bytes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dpo_recipes.run_result import RunResult
 
 _PLAIN_EVERY_S = 10.0
+_BETWEEN_RUNS = ("sweep", "trial", "trial_ended", "chain", "chain_step", "chain_step_ended")
 
 
 class Progress:
@@ -32,7 +34,7 @@ class Progress:
         self._last_plain = 0.0
         self._sweep_metric: Metric
         self._shares: dict[str, tuple[int, int]] = {}
-        """The step and the number of steps of each run of a sweep that is executed at the same time as others."""
+        """The step and the number of steps of each run that is executed at the same time as others."""
         self._metrics: tuple[Metric, ...] = ()
         """Those of the run's objective, which its first event names."""
 
@@ -51,8 +53,8 @@ class Progress:
         """Show one event."""
         if "of" in event:
             self._one_of_several(event)
-        elif event["event"] in ("sweep", "trial", "trial_ended"):
-            self._sweep(event)
+        elif event["event"] in _BETWEEN_RUNS:
+            self._between_runs(event)
         else:
             self._one_run(event)
 
@@ -127,9 +129,9 @@ class Progress:
     def _one_of_several(self, event: dict[str, Any]) -> None:
         """An event of one of the runs that are executed at the same time: only what matters, with the run's name."""
         kind, name = event["event"], event["of"]
-        if kind in ("trial", "trial_ended"):
+        if kind in _BETWEEN_RUNS:
             self._shares.pop(name, None)
-            self._sweep(event)
+            self._between_runs(event)
         elif kind == "finding":
             self._line(f"[{name}] {Finding.from_json(event['finding']).render()}")
         elif kind == "retry":
@@ -142,10 +144,12 @@ class Progress:
             else:
                 self._now("train     " + "   ".join(f"{run} step {s}/{total}" for run, (s, total) in shares.items()))
 
-    def _sweep(self, event: dict[str, Any]) -> None:
-        """What happens between the runs of a sweep."""
+    def _between_runs(self, event: dict[str, Any]) -> None:
+        """What happens between the runs of a sweep or a chain."""
         kind = event["event"]
-        if kind == "sweep":
+        if kind in ("chain", "chain_step", "chain_step_ended"):
+            self.lines(describe_event(event))
+        elif kind == "sweep":
             self._sweep_metric = event["metric"]
             again = ", unfinished: resuming it" if event["resumed"] else ""
             self._line(f"sweep     {short_path(event['dir'])}{again}")
@@ -211,11 +215,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def short_path(path: str | Path) -> str:
-    """A path relative to the current folder, if it is below it."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

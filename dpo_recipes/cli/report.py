@@ -1,4 +1,4 @@
-"""`dpo-recipe report`: write the report of a run again or of a sweep, or compare several runs."""
+"""`dpo-recipe report`: write the report of a run, a sweep or a chain again, or compare several runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dpo_recipes.cli.options import write_output
-from dpo_recipes.cli.progress import short_path
+from dpo_recipes.cli.options import short_path, write_output
 from dpo_recipes.cli.runs import OutputDirOption
 from dpo_recipes.errors import Finding, RunError
 from dpo_recipes.finished_run import FinishedRun, open_run
-from dpo_recipes.run_dir import find_output_dir, write_text_atomically, written_to
-from dpo_recipes.runs import find_run, find_sweep
+from dpo_recipes.jobs.chain_directory import ChainDirectory, unfinished_chain
+from dpo_recipes.jobs.chain_result import ChainResult
+from dpo_recipes.jobs.directory import SweepDirectory
+from dpo_recipes.run_dir import RunDirectory, find_output_dir, write_text_atomically, written_to
+from dpo_recipes.runs import find_job, find_run
 
 if TYPE_CHECKING:
     from dpo_recipes.report.comparison import Comparison
@@ -27,7 +29,7 @@ _UNFINISHED = "T641"
 def report(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Directories of runs or sweeps, or the last parts of their names.", metavar="RUN"),
+        typer.Argument(help="Directories of runs, sweeps or chains, or the last parts of their names.", metavar="RUN"),
     ],
     format_: Annotated[
         Format | None,
@@ -36,8 +38,8 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write. Absent: report.html of the run or sweep, or comparison.html here for several; md "
-            "and csv go to stdout.",
+            help="The file to write. Absent: report.html of the run, sweep or chain, or comparison.html here for "
+            "several; md and csv go to stdout.",
             metavar="FILE",
         ),
     ] = None,
@@ -46,14 +48,16 @@ def report(
     ] = None,
     output_dir: OutputDirOption = "runs",
 ) -> None:
-    """Write the report of a run or a sweep, or compare runs: metrics, curves, settings that differ, plan and cost."""
+    """Write the report of a run, sweep or chain, or compare runs: metrics, curves, settings that differ, plan, cost."""
     folder = find_output_dir(output_dir)
     chosen = format_ or (_SUFFIXES.get(output.suffix.lower(), "html") if output else "html")
-    sweep = find_sweep(runs[0], folder) if len(runs) == 1 else None
-    if sweep is not None:
+    job = find_job(runs[0], folder) if len(runs) == 1 else None
+    if isinstance(job, SweepDirectory):
         from dpo_recipes.jobs.sweep_comparison import compare_sweep
 
-        path = _write_comparison(compare_sweep(sweep, metric), chosen, output, sweep.path / "report.html")
+        path = _write_comparison(compare_sweep(job, metric), chosen, output, job.report)
+    elif isinstance(job, ChainDirectory) and chosen == "html" and metric is None:
+        path = _write_chain_report(job, output)
     else:
         finished = _open(runs, folder)
         if len(finished) == 1 and chosen == "html" and metric is None:
@@ -67,7 +71,7 @@ def report(
 
 
 def _open(names: list[str], output_dir: Path) -> list[FinishedRun]:
-    """The finished runs of these names, each once; a sweep stands for all of its finished runs.
+    """The finished runs of these names, each once; a sweep or a chain stands for all of its finished runs.
 
     Unfinished ones are left out with a message, unless there is no other. Raises the errors of all others at once.
     """
@@ -89,12 +93,29 @@ def _open(names: list[str], output_dir: Path) -> list[FinishedRun]:
 
 
 def _find(name: str, output_dir: Path) -> list[FinishedRun]:
-    sweep = find_sweep(name, output_dir)
-    if sweep is None:
+    job = find_job(name, output_dir)
+    if isinstance(job, ChainDirectory):
+        if not job.result.exists():
+            raise unfinished_chain(job)
+        directories = [job.path / step.directory for step in ChainResult.read(job.result).steps if step.directory]
+        return [open_run(path) for path in directories if RunDirectory(path).resolved_recipe.is_file()]
+    if not isinstance(job, SweepDirectory):
         return [open_run(find_run(name, output_dir).path)]
     from dpo_recipes.jobs.sweep_comparison import finished_runs
 
-    return finished_runs(sweep)
+    return finished_runs(job)
+
+
+def _write_chain_report(job: ChainDirectory, output: Path | None) -> Path:
+    from dpo_recipes.jobs.chain_report import render_chain_report, write_chain_report
+
+    if not job.result.exists():
+        raise unfinished_chain(job)
+    if output is not None:
+        write_output(output, render_chain_report(job))
+        return output
+    write_chain_report(job)
+    return job.report
 
 
 def _write_report(finished: FinishedRun, output: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""`dpo-recipe run`: run the whole job."""
+"""`dpo-recipe run`: run the whole job: a recipe, a sweep or a chain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Annotated
 
 import typer
 
+from dpo_recipes.cli.chain_text import describe_chain
 from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
 from dpo_recipes.cli.progress import Progress, write_message
 from dpo_recipes.cli.sweep_text import describe_sweep
 from dpo_recipes.errors import EXIT_BUG
 from dpo_recipes.finished_run import FinishedRun
+from dpo_recipes.jobs.chain import FinishedChain, run_chain
+from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
 from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.slurm_settings import read_slurm_settings
-from dpo_recipes.recipe.validate import validate
+from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.shipped import find_recipe
 from dpo_recipes.supervise import WorkerBug
 from dpo_recipes.workflow import RunOptions, run_recipe
@@ -61,18 +64,20 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Validate a recipe, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes from it."""
+    """Validate a recipe or chain, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes."""
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     overrides += [f"launch.backend={via}"] if via else []
-    if (slurm or slurm_setup) and (via or validate(find_recipe(recipe), set_).recipe.launch.backend) != "slurm":
+    validated = validate_file(find_recipe(recipe), overrides)
+    if (slurm or slurm_setup) and not _uses_slurm(validated):
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
     flags = LaunchFlags(num_processes, num_nodes, rendezvous)
     options = RunOptions(trust_remote_code, retries, flags, read_slurm_settings(slurm or [], slurm_setup))
-    validated = validate(find_recipe(recipe), overrides)
     with Progress() as progress:
         try:
-            if validated.recipe.sweep is not None:
-                _show_sweep(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+            if isinstance(validated, ValidatedChain):
+                _show_job(run_chain(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+            elif validated.recipe.sweep is not None:
+                _show_job(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
             else:
                 again = ["dpo-recipe", "run", recipe, *(word for value in overrides for word in ("--set", value))]
                 finished = run_recipe(validated, progress.on_event, options, resume=resume)
@@ -100,8 +105,17 @@ def _show_run(finished: FinishedRun | None, progress: Progress, again: list[str]
         write_message("".join(f"{line}\n" for line in describe_next_steps(finished, again)))
 
 
-def _show_sweep(finished: FinishedSweep, progress: Progress, *, json_: bool) -> None:
+def _show_job(finished: FinishedSweep | FinishedChain, progress: Progress, *, json_: bool) -> None:
     if json_:
         typer.echo(json.dumps(finished.result.to_json(), indent=2, ensure_ascii=False))
+    elif isinstance(finished, FinishedChain):
+        progress.lines(["", *describe_chain(finished.result, finished.directory)])
     else:
         progress.lines(describe_sweep(finished))
+
+
+def _uses_slurm(validated: Validated | ValidatedChain) -> bool:
+    """Whether a run is executed by SLURM."""
+    if isinstance(validated, ValidatedChain):
+        return any(step.kind.devices(step.checked.settings).is_elsewhere for step in validated.steps)
+    return validated.recipe.launch.backend == "slurm"

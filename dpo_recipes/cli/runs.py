@@ -10,9 +10,12 @@ from typing import Annotated
 
 import typer
 
+from dpo_recipes.cli.chain_text import describe_chain
 from dpo_recipes.cli.options import JsonOption
 from dpo_recipes.cli.runs_text import describe_removal, describe_run, describe_runs
 from dpo_recipes.errors import RecipeError, RunError
+from dpo_recipes.jobs.chain_directory import ChainDirectory, unfinished_chain
+from dpo_recipes.jobs.chain_result import ChainResult
 from dpo_recipes.run_dir import find_output_dir
 from dpo_recipes.run_result import read_result
 from dpo_recipes.runs import (
@@ -20,12 +23,12 @@ from dpo_recipes.runs import (
     RunSummary,
     check_removable,
     choose_removable,
+    find_job,
     find_run,
     find_runs,
-    find_sweep,
     list_runs,
+    remove_job,
     remove_run,
-    remove_sweep,
     summarize,
 )
 
@@ -68,8 +71,14 @@ def show(
     output_dir: OutputDirOption = "runs",
     json_: JsonOption = False,
 ) -> None:
-    """Show one run: its state and the reason, its metrics against the base, its costs and files."""
-    summary = summarize(find_run(run, find_output_dir(output_dir)))
+    """Show one run: its state and the reason, its metrics against the base, its costs and files. Or the steps of a
+    chain."""
+    folder = find_output_dir(output_dir)
+    job = find_job(run, folder)
+    if isinstance(job, ChainDirectory):
+        _show_chain(job, json_=json_)
+        return
+    summary = summarize(find_run(run, folder))
     try:
         result = read_result(summary.run.result) if summary.state == "finished" else None
     except RunError:  # the summary has the reason
@@ -81,27 +90,37 @@ def show(
         typer.echo("\n".join(describe_run(summary, result)))
 
 
+def _show_chain(job: ChainDirectory, *, json_: bool) -> None:
+    if not job.result.exists():
+        raise unfinished_chain(job)
+    result = ChainResult.read(job.result)
+    if json_:
+        typer.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(describe_chain(result, job)))
+
+
 @app.command()
 def rm(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Directories of runs or sweeps, or the last parts of their names.", metavar="RUN"),
+        typer.Argument(help="Directories of runs, sweeps or chains, or the last parts of their names.", metavar="RUN"),
     ],
     output_dir: OutputDirOption = "runs",
     unfinished: UnfinishedOption = False,
     best: BestOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Remove runs, or sweeps with all of their runs. Asks first."""
+    """Remove runs, or sweeps and chains with all of their runs. Asks first."""
     folder = find_output_dir(output_dir)
-    sweeps = {sweep.path: sweep for sweep in (find_sweep(name, folder) for name in runs) if sweep is not None}
-    found = {run.path: run for sweep in sweeps for run in find_runs(sweep)}
-    found |= {run.path: run for run in (find_run(name, folder) for name in runs if find_sweep(name, folder) is None)}
+    jobs = {job.path: job for job in (find_job(name, folder) for name in runs) if job is not None}
+    found = {run.path: run for job in jobs for run in find_runs(job)}
+    found |= {run.path: run for run in (find_run(name, folder) for name in runs if find_job(name, folder) is None)}
     summaries = [summarize(run) for run in found.values()]
-    check_removable(summaries, unfinished=unfinished, best=best)
+    check_removable(summaries, unfinished=unfinished, best=best, whole=jobs)
     _remove(summaries, folder, yes=yes)
-    for sweep in sweeps.values():
-        remove_sweep(sweep, folder)
+    for job in jobs.values():
+        remove_job(job, folder)
 
 
 @app.command()

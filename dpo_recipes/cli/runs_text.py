@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dpo_recipes.cli.progress import describe_held_out, short_path
+from dpo_recipes.cli.options import short_path
+from dpo_recipes.cli.progress import describe_held_out
 from dpo_recipes.formats import NO_VALUE, format_bytes, format_count, format_duration, format_time
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.run_result import RunResult

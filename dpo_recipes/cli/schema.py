@@ -1,4 +1,4 @@
-"""`dpo-recipe schema`: the JSON schema that editors complete and check recipes with."""
+"""`dpo-recipe schema`: the JSON schema with which editors complete and check recipes and chains."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 import typer
 
-from dpo_recipes.recipe.schema import recipe_json_schema
+from dpo_recipes.jobs.chain_schema import job_json_schema
 
 
 def schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
-    typer.echo(json.dumps(recipe_json_schema(), indent=2, ensure_ascii=False))
+    """Print the JSON schema of recipes and chains, for editors."""
+    typer.echo(json.dumps(job_json_schema(), indent=2, ensure_ascii=False))

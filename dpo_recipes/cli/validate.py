@@ -1,4 +1,4 @@
-"""`dpo-recipe validate`: every finding about one or more recipes, in a fraction of a second."""
+"""`dpo-recipe validate`: every finding about one or more recipes or chains, in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from dpo_recipes.cli.options import JsonOption, SetOption
 from dpo_recipes.errors import DpoRecipeError, Finding
-from dpo_recipes.recipe.validate import validate as validate_recipe
+from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
 from dpo_recipes.shipped import find_recipe
 
 
@@ -20,14 +20,15 @@ def validate(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Check recipes without running them. Exit code 3 when one is wrong."""
+    """Check recipes and chains without running them. Exit code 3 when one is wrong."""
     reports, exit_code = [], 0
     for reference in recipes:
         findings: tuple[Finding, ...]
         name, code = None, 0
         try:
-            validated = validate_recipe(find_recipe(reference), set_)
-            name, findings = validated.recipe.name, validated.warnings
+            validated = validate_file(find_recipe(reference), set_)
+            job = validated.chain if isinstance(validated, ValidatedChain) else validated.recipe
+            name, findings = job.name, validated.warnings
         except DpoRecipeError as error:
             findings, code = error.findings, error.exit_code
         exit_code = exit_code or code

@@ -34,6 +34,11 @@ CODES = {
         "`dpo-recipe data --model` measures how similar the chosen and rejected answers of a pair are to the model. It",
         "needs an objective that learns likelihoods from pairs: `dpo`, `orpo`, `cpo` or `simpo`.",
     ),
+    "U408": entry(
+        "a chain where one recipe is needed",
+        "This command reads one recipe. Of a chain, give the recipe of a step: `dpo-recipe show` prints the values of",
+        "each step, and docs/chains.md has the commands that take chains.",
+    ),
     "U420": entry(
         "an option that cannot be passed to sbatch",
         "`--slurm` and DPO_RECIPE_SLURM accept sbatch's long options, such as partition=gpu. Options that follow from",

@@ -222,8 +222,8 @@ CODES = {
         "a sweep without held-out rows", "The best trial is the best on rows that were not trained on: `data.eval`."
     ),
     "R368": entry(
-        "trials on several nodes",
-        "Several commands on one sweep each take another trial, so a trial of several nodes needs a launcher that",
+        "trials or steps on several nodes",
+        "Several commands on one sweep or chain each take another run, so a run on several nodes needs a launcher that",
         "starts all of its processes: SLURM.",
     ),
     "R369": entry(
@@ -234,6 +234,35 @@ CODES = {
     "R370": entry(
         "pruning without evaluations",
         "`sweep.pruning` ends a run whose held-out metric is worse than that of others at the same evaluation.",
+    ),
+    "R371": entry(
+        "a step that does not exist",
+        "`step:NAME` in place of a path stands for what the step NAME of the same chain makes. The error lists the",
+        "steps that there are.",
+    ),
+    "R372": entry(
+        "steps need each other",
+        "A step can begin when the steps that it refers to have finished. In a cycle of references none could begin.",
+    ),
+    "R373": entry(
+        "a step makes something else",
+        "What a step makes follows from its kind and its objective: a model, a reward model, data or scores. A base is",
+        "a model, a source of rows is data. docs/chains.md has the places where a step can be referred to.",
+    ),
+    "R374": entry(
+        "an adapter of a step without its base",
+        "A step with `model.adapter` saves the adapter alone, unless `save_as: merged` or a GGUF base makes it save a",
+        "whole model. An adapter cannot be the base of the next step, and it is continued only on its own base.",
+    ),
+    "R375": entry(
+        "a key that a step cannot have",
+        "Some keys of a recipe belong to a whole file: schema, name, output_dir, extends. A step is neither a sweep",
+        "nor another chain.",
+    ),
+    "R376": entry(
+        "a step is referred to outside a chain",
+        "`step:NAME` has a meaning only in the steps of a chain (docs/chains.md). A single recipe names models and",
+        "data by their path or hub id.",
     ),
     "R380": entry(
         "a tracker cannot report",
@@ -280,6 +309,11 @@ CODES = {
         "warning: micro-batches keep their number of rows",
         "`max_tokens_per_pass` fills micro-batches by tokens, but not those of a loss that compares their rows or",
         "averages over their tokens. Their backbone passes still have at most that many tokens.",
+    ),
+    "R399": entry(
+        "warning: steps with different chat templates",
+        "A model that was trained with one template answers worse when its prompts are rendered with another one. The",
+        "saved model of a step brings the template of its training.",
     ),
     "R396": entry(
         "warning: trials are compared by different losses",

@@ -165,6 +165,12 @@ CODES = {
         "Each failed run left its error beside its directory, in trials/*.failed.json. A sweep that ended like this is",
         "finished; the next command starts a new one.",
     ),
+    "T662": entry(
+        "steps of a chain failed",
+        "The error names each of them with its reason, and the steps that could not begin without them. The whole",
+        "errors are beside the run directories, in steps/*.failed.json. The next command tries the failed steps again,",
+        "and keeps those that have finished.",
+    ),
     # T67x: rewards
     "T670": entry(
         "a reward source failed",

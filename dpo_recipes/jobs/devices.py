@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from dpo_recipes.hardware.machine import num_cores
 from dpo_recipes.launch.choose import LaunchFlags, count_gpus, launcher_of
 from dpo_recipes.recipe.schema import Recipe
 
 
-def share_devices(recipe: Recipe, flags: LaunchFlags) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class DeviceWish:
+    """What a run says about the devices on which it computes."""
+
+    device: str = "auto"
+    """As in `hardware.device`."""
+    num_processes: int | None = None
+    """None: as many as there are devices for."""
+    is_elsewhere: bool = False
+    """Whether it is executed on other machines."""
+    has_threads: bool = False
+    """Whether it says how many threads it takes."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> DeviceWish:
+        """That of a recipe."""
+        launch = recipe.launch
+        return cls(
+            recipe.hardware.device,
+            launch.num_processes if isinstance(launch.num_processes, int) else None,
+            launch.backend != "auto" and launcher_of(launch.backend).is_remote,
+            launch.num_threads is not None,
+        )
+
+
+def share_devices(
+    wishes: Sequence[DeviceWish], parallel: int | Literal["auto"], flags: LaunchFlags
+) -> list[dict[str, str]]:
     """The environment variables of each process that executes runs at the same time as the others.
 
     On GPUs there are at most as many processes as each gets a GPU, or the number of GPUs that a run needs. On a CPU the
-    cores are divided, unless the recipe or the environment gives the number of threads. Nothing is divided if runs
-    start on other machines.
+    cores are divided, unless a run or the environment gives the number of threads. Nothing is divided if runs start on
+    other machines. `auto` is as many processes as there are GPUs for, and one without GPUs.
     """
-    parallel = recipe.sweep.parallel if recipe.sweep else 1
-    if recipe.launch.backend != "auto" and launcher_of(recipe.launch.backend).is_remote:
-        return [{} for _ in range(parallel)]
-    gpus = visible_gpus() if recipe.hardware.device in ("auto", "cuda") else []
+    if any(wish.is_elsewhere for wish in wishes):
+        return [{} for _ in range(1 if parallel == "auto" else parallel)]
+    gpus = visible_gpus() if any(wish.device in ("auto", "cuda") for wish in wishes) else []
     if not gpus:
+        parallel = 1 if parallel == "auto" else parallel
         threads = str(max(1, num_cores() // parallel))
-        is_given = parallel == 1 or recipe.launch.num_threads or "OMP_NUM_THREADS" in os.environ
+        is_given = parallel == 1 or any(wish.has_threads for wish in wishes) or "OMP_NUM_THREADS" in os.environ
         return [{} if is_given else {"OMP_NUM_THREADS": threads} for _ in range(parallel)]
-    given = flags.num_processes or recipe.launch.num_processes
-    needed = given if isinstance(given, int) else 1
-    parallel = max(1, min(parallel, len(gpus) // needed))
+    needed = flags.num_processes or max(wish.num_processes or 1 for wish in wishes)
+    fitting = len(gpus) // needed
+    parallel = max(1, fitting if parallel == "auto" else min(parallel, fitting))
     share = len(gpus) // parallel
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * share : (index + 1) * share])} for index in range(parallel)]
 

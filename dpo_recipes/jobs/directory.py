@@ -1,7 +1,7 @@
-"""The directory of a sweep: the names of its files, and finding the unfinished one of a recipe.
+"""The directory of a job with several runs: the names of its files, and finding the unfinished one of a sweep.
 
-The state of a trial's run is not stored as such. It follows from files that are written once: `result.json` of the run,
-or the reason of its failure, or a lock that is held. So no command needs to see what another one does.
+The state of a run is not stored as such. It follows from files that are written once: `result.json` of the run, or the
+reason of its failure, or a lock that is held. So no command needs to see what another one does.
 """
 
 from __future__ import annotations
@@ -21,40 +21,60 @@ from dpo_recipes.run_dir import RunDirectory, create_directory, new_directory, w
 
 
 @dataclass(frozen=True)
-class SweepDirectory:
-    """`runs/<recipe name>/<UTC time>-<short id>/` of a sweep. `result.json` present means finished."""
+class JobDirectory:
+    """`runs/<name>/<UTC time>-<short id>/` of a job with several runs. `result.json` present means ended."""
 
     path: Path
 
     @property
     def given_recipe(self) -> Path:
-        """The recipe as it was given."""
+        """The file as it was given."""
         return self.path / "recipe.yaml"
 
     @property
     def resolved_recipe(self) -> Path:
-        """Every value of the recipe with its sweep. Only the directory of a sweep has this file."""
+        """All values of the file. Its name tells which kind of job the directory belongs to."""
+        raise NotImplementedError
+
+    @property
+    def runs(self) -> Path:
+        """The run directories, and beside each its lock, its attempts, and the reason if it failed."""
+        raise NotImplementedError
+
+    @property
+    def result(self) -> Path:
+        """The result of the job, written last."""
+        return self.path / "result.json"
+
+    @property
+    def report(self) -> Path:
+        """The report of the job."""
+        return self.path / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the command that writes the result."""
+        return self.path / "job.lock"
+
+
+@dataclass(frozen=True)
+class SweepDirectory(JobDirectory):
+    """The directory of a sweep."""
+
+    @property
+    def resolved_recipe(self) -> Path:
+        """Every value of the recipe with its sweep."""
         return self.path / "sweep.yaml"
 
     @property
-    def trials(self) -> Path:
-        """The run directories of the trials, and beside each its lock, its attempts, and the reason if it failed."""
+    def runs(self) -> Path:
+        """Those of the trials."""
         return self.path / "trials"
 
     @property
     def best(self) -> Path:
         """The recipe of the best trial, and its model."""
         return self.path / "best"
-
-    @property
-    def result(self) -> Path:
-        """The result of the sweep, written last."""
-        return self.path / "result.json"
-
-    @property
-    def lock(self) -> Path:
-        """The lock of the command that writes the result."""
-        return self.path / "sweep.lock"
 
 
 def open_or_create(validated: Validated, output_dir: Path, *, resume: bool | None) -> tuple[SweepDirectory, bool]:
@@ -73,11 +93,16 @@ def open_or_create(validated: Validated, output_dir: Path, *, resume: bool | Non
             raise _nothing_to_resume(recipe, output_dir)
         sweep = SweepDirectory(new_directory(output_dir, recipe.name))
         create_directory(sweep.path, output_dir)
-        with written_to(RunDirectory(sweep.path)):
-            sweep.trials.mkdir()
-            write_text_atomically(sweep.given_recipe, validated.composed.text)
-            write_text_atomically(sweep.resolved_recipe, dump_recipe(recipe))
+        write_given(sweep, validated.composed.text, dump_recipe(recipe))
         return sweep, False
+
+
+def write_given(job: JobDirectory, given: str, resolved: str) -> None:
+    """Write the file of a job, and all of its values. Raises `RunError` T601 and T602."""
+    with written_to(RunDirectory(job.path)):
+        job.runs.mkdir(exist_ok=True)
+        write_text_atomically(job.given_recipe, given)
+        write_text_atomically(job.resolved_recipe, resolved)
 
 
 def _find_unfinished(recipe: Recipe, output_dir: Path) -> SweepDirectory | None:

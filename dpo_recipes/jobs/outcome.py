@@ -11,7 +11,7 @@ from dataclasses import replace
 from dpo_recipes.formats import utc_stamp
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.ranking import choose_best, mean_and_interval
-from dpo_recipes.jobs.sweep_result import RunOutcome, State, SweepResult, TrialOutcome, read_sweep_result
+from dpo_recipes.jobs.sweep_result import RunOutcome, State, SweepResult, TrialOutcome
 from dpo_recipes.jobs.trial_run import TrialRun
 from dpo_recipes.locks import held
 from dpo_recipes.objectives import objective_of
@@ -36,7 +36,7 @@ def finish(sweep: SweepDirectory, recipe: Recipe, runs: Sequence[TrialRun]) -> S
     returned. Raises `RunError` T601, T602 and T642."""
     with written_to(RunDirectory(sweep.path)), held(sweep.lock):
         if sweep.result.exists():
-            return read_sweep_result(sweep.result)
+            return SweepResult.read(sweep.result)
         metric = sweep_metric(recipe)
         by_trial: dict[int, list[TrialRun]] = {}
         for run in runs:

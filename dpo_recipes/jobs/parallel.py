@@ -1,4 +1,4 @@
-"""Processes of this command that each execute runs of a sweep, at the same time.
+"""Processes of this command that each execute runs of one job, at the same time.
 
 Each claims runs like another command would. It is the parent of the workers that it starts, so that signals, time
 limits and failures of a run are handled as they are elsewhere.
@@ -17,15 +17,22 @@ from types import FrameType
 from typing import Any
 
 from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
-from dpo_recipes.jobs.trial_run import TrialRun
-from dpo_recipes.jobs.work import work
+from dpo_recipes.jobs.job_run import JobRun
+from dpo_recipes.jobs.work import Executor, work
 from dpo_recipes.launch.ending import PARENT, end_with_parent
 from dpo_recipes.supervise import EventHandler, handled_signals
 from dpo_recipes.workflow import RunOptions
 
+_BEGIN = ("trial", "chain_step")
+"""The events with which a run begins."""
+
 
 def work_in_parallel(
-    runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions, environments: Sequence[dict[str, str]]
+    runs: Sequence[JobRun],
+    executor: Executor,
+    on_event: EventHandler,
+    options: RunOptions,
+    environments: Sequence[dict[str, str]],
 ) -> None:
     """Execute runs in one process for each environment, until all have ended. Each event of a run has its name as `of`.
 
@@ -37,7 +44,8 @@ def work_in_parallel(
     connections: list[Connection] = []
     for environment in environments:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_execute, args=(theirs, list(runs), options, environment, os.getpid()))
+        arguments = (theirs, list(runs), executor, options, environment, os.getpid())
+        process = context.Process(target=_execute, args=arguments)
         process.start()
         theirs.close()
         processes.append(process)
@@ -62,11 +70,16 @@ def work_in_parallel(
     if errors:  # an error of the machine explains more than the interruptions that followed
         raise next((error for error in errors if not isinstance(error, Interrupted)), errors[0])
     if asked:
-        raise Interrupted.of("I101", "the sweep was interrupted", why="by a signal", fix="run the recipe again")
+        raise Interrupted.of("I101", "the job was interrupted", why="by a signal", fix="run the recipe again")
 
 
 def _execute(
-    connection: Connection, runs: list[TrialRun], options: RunOptions, environment: dict[str, str], parent: int
+    connection: Connection,
+    runs: list[JobRun],
+    executor: Executor,
+    options: RunOptions,
+    environment: dict[str, str],
+    parent: int,
 ) -> None:
     """Execute runs in a process of their own, and send its events."""
     os.setsid()  # Ctrl-C in a terminal comes through the parent, and only once
@@ -76,17 +89,17 @@ def _execute(
 
     def send(event: dict[str, Any]) -> None:
         nonlocal name
-        if event["event"] == "trial":
+        if event["event"] in _BEGIN:
             name = event["name"]
         with contextlib.suppress(OSError):  # the command was killed; a signal follows
             connection.send({**event, "of": name})
 
     try:
-        work(runs, send, options)
+        work(runs, executor, send, options)
     except DpoRecipeError as error:
         send({"event": "ended", "findings": [finding.to_json() for finding in error.findings]})
     except KeyboardInterrupt:
-        stopped = Finding("I101", "the sweep was interrupted", why="between two runs", fix="run the recipe again")
+        stopped = Finding("I101", "the job was interrupted", why="between two runs", fix="run the recipe again")
         send({"event": "ended", "findings": [stopped.to_json()]})
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpo_recipes.errors import Finding, RecipeError, RunError
-from dpo_recipes.jobs.devices import share_devices
+from dpo_recipes.jobs.devices import DeviceWish, share_devices
 from dpo_recipes.jobs.directory import SweepDirectory, open_or_create
 from dpo_recipes.jobs.outcome import finish, sweep_metric
 from dpo_recipes.jobs.parallel import work_in_parallel
 from dpo_recipes.jobs.sweep_result import SweepResult
+from dpo_recipes.jobs.trial_executor import TrialExecutor
 from dpo_recipes.jobs.trial_run import TrialRun, runs_of
 from dpo_recipes.jobs.work import work
 from dpo_recipes.preparation import check_permitted
@@ -56,11 +57,11 @@ def run_sweep(
     on_event({**first, "resumed": is_resumed})
     if is_resumed:
         _forget_transient_failures(runs)
-    environments = share_devices(recipe, options.flags)
+    environments = share_devices([DeviceWish.of(recipe)], recipe.sweep.parallel if recipe.sweep else 1, options.flags)
     if len(environments) > 1:
         on_event({"event": "note", "text": f"{len(environments)} runs at a time"})
-        work_in_parallel(runs, on_event, options, environments)
-    work(runs, on_event, options)  # all runs, or those that are left because their worker was killed
+        work_in_parallel(runs, TrialExecutor(), on_event, options, environments)
+    work(runs, TrialExecutor(), on_event, options)  # all runs, or those that are left because their worker was killed
     result = finish(sweep, recipe, runs)
     if result.status == "failed":
         raise _all_failed(result, sweep)
@@ -71,8 +72,8 @@ def _forget_transient_failures(runs: Sequence[TrialRun]) -> None:
     with written_to(RunDirectory(runs[0].sweep.path)):
         for run in runs:
             with run.claimed() as is_ours:
-                if is_ours:
-                    run.forget_transient_failure()
+                if is_ours and (run.failure() or {}).get("is_transient"):
+                    run.forget_failure()
 
 
 def _check_nodes(validated: Validated, options: RunOptions) -> None:
@@ -110,5 +111,5 @@ def _all_failed(result: SweepResult, sweep: SweepDirectory) -> RunError:
         "T650",
         f"none of the {len(result.trials)} trials has a result",
         why="; ".join(shown),
-        fix=f"{sweep.trials}/*.failed.json have the whole errors; correct the recipe and run it again",
+        fix=f"{sweep.runs}/*.failed.json have the whole errors; correct the recipe and run it again",
     )

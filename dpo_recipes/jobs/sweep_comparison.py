@@ -11,7 +11,7 @@ from dpo_recipes.errors import RunError
 from dpo_recipes.finished_run import FinishedRun, open_run
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.outcome import sweep_metric
-from dpo_recipes.jobs.sweep_result import read_sweep_result
+from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.recipe.dump import read_resolved
 from dpo_recipes.recipe.trials import expand
 from dpo_recipes.report.comparison import Comparison, compare_runs
@@ -27,7 +27,7 @@ def is_sweep(path: Path) -> bool:
 
 def finished_runs(sweep: SweepDirectory) -> list[FinishedRun]:
     """The runs of a sweep that have a result, in the order of the trials. Raises `RunError` T642."""
-    return [open_run(path.parent) for path in sorted(sweep.trials.glob("*/result.json"))]
+    return [open_run(path.parent) for path in sorted(sweep.runs.glob("*/result.json"))]
 
 
 def compare_sweep(sweep: SweepDirectory, wanted: str | None = None) -> Comparison:
@@ -62,7 +62,7 @@ def _list_others(sweep: SweepDirectory) -> Table | None:
 
 
 def _rows(sweep: SweepDirectory) -> Iterator[list[str]]:
-    for trial in read_sweep_result(sweep.result).trials:
+    for trial in SweepResult.read(sweep.result).trials:
         values = ", ".join(f"{path} {json.dumps(value)}" for path, value in trial.values.items())
         for run in trial.runs:
             if run.state != "finished":

@@ -23,7 +23,7 @@ def propose(run: TrialRun, runs: Sequence[TrialRun]) -> None:
     recipe = run.validated.recipe
     assert recipe.sweep is not None, "the recipe has a sweep"
     space = recipe.sweep.tpe
-    with held(run.sweep.trials / "values.lock"):
+    with held(run.sweep.runs / "values.lock"):
         if run.find_trial() is not None:
             return
         seed = (recipe.training.seed * 1_000_003 + run.number) % 2**32

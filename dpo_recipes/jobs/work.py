@@ -1,4 +1,4 @@
-"""Works on a sweep: claims one run after the other until all have ended.
+"""Works on a job with several runs: claims one run after the other until all have ended.
 
 Several processes can do this in one directory. One that finds nothing left to claim waits for the others, because a run
 whose process is killed is free again.
@@ -7,70 +7,72 @@ whose process is killed is free again.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Protocol
 
 from dpo_recipes.errors import DpoRecipeError, Interrupted
-from dpo_recipes.jobs.outcome import sweep_metric
-from dpo_recipes.jobs.pruning import Pruner
-from dpo_recipes.jobs.tpe import propose
-from dpo_recipes.jobs.trial_run import TrialRun
+from dpo_recipes.jobs.job_run import JobRun
 from dpo_recipes.resume import is_running, wait_for_workers
 from dpo_recipes.supervise import EventHandler, WorkerBug
-from dpo_recipes.workflow import RunOptions, run_recipe
+from dpo_recipes.workflow import RunOptions
 
 _LOOK_EVERY_S = 1.0
 _OF_THE_MACHINE = ("T601", "T602", "T615")
-"""Errors that say nothing about a trial: the folder cannot be written to, or another process works in it."""
+"""Errors that say nothing about a run: the folder cannot be written to, or another process works in it."""
 
 
-def work(runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions) -> None:
-    """Execute each run that has not ended and that no other command works on. Returns when all have ended, or when they
-    have taken `max_hours` and none is being executed."""
-    while left := [run for run in runs if run.state == "unfinished"]:
-        is_late = _is_late(runs)
-        if not is_late and any(_claim_and_execute(run, runs, on_event, options) for run in left):
+class Executor(Protocol):
+    """How one kind of job executes a run."""
+
+    def is_late(self, runs: Sequence[Any]) -> bool:
+        """Whether no further run is to be started."""
+        ...
+
+    def execute(self, run: Any, runs: Sequence[Any], on_event: EventHandler, options: RunOptions) -> None:
+        """Execute a run that this process has claimed, and record why it failed."""
+        ...
+
+
+def work(runs: Sequence[JobRun], executor: Executor, on_event: EventHandler, options: RunOptions) -> None:
+    """Execute each run that has not ended and that no other command works on, when it is ready. Returns when all have
+    ended or can never start, or when it is late and none is being executed."""
+    while left := [run for run in runs if not run.is_blocked and run.state == "unfinished"]:
+        is_late = executor.is_late(runs)
+        if not is_late and any(
+            run.is_ready and _claim_and_execute(run, runs, executor, on_event, options) for run in left
+        ):
             continue
         if is_late and not any(run.is_claimed for run in left):
             return
         time.sleep(_LOOK_EVERY_S)
 
 
-def _is_late(runs: Sequence[TrialRun]) -> bool:
-    sweep = runs[0].validated.recipe.sweep
-    max_hours = sweep.max_hours if sweep else None
-    return max_hours is not None and sum(run.seconds() for run in runs) >= 3600 * max_hours
-
-
-def _claim_and_execute(run: TrialRun, runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions) -> bool:
-    """Execute a run and record the reason if it fails. False if another process works on it."""
+def _claim_and_execute(
+    run: JobRun, runs: Sequence[JobRun], executor: Executor, on_event: EventHandler, options: RunOptions
+) -> bool:
+    """Execute a run. False if another process works on it."""
     with run.claimed() as is_ours:
         if not is_ours:
             return False
         wait_for_workers(run.run, partial(_note, on_event))
         if is_running(run.run):  # elsewhere, as a job of SLURM whose command has ended
             return False
-        if run.state != "unfinished":  # it ended meanwhile
-            return True
-        if run.find_trial() is None:
-            propose(run, runs)
-        about = {"name": run.name, "number": run.trial.number, "values": run.trial.values}
-        on_event({"event": "trial", **about, "seed": run.seed_index + 1 if run.has_seeds else None})
-        pruner = Pruner(run, runs)
-        try:
-            with run.attempt():
-                run_recipe(run.compose(), pruner.watch(on_event), options, directory=run.run)
-        except (DpoRecipeError, WorkerBug) as error:
-            if isinstance(error, Interrupted) and pruner.reason is not None:
-                run.prune(pruner.reason)
-            elif isinstance(error, Interrupted) or _is_of_the_machine(error):
-                raise
-            else:
-                run.fail(error)
-        failure = run.failure() or {}
-        value = run.value(sweep_metric(run.validated.recipe))
-        on_event({"event": "trial_ended", **about, "state": run.state, "value": value, "text": failure.get("text")})
+        if run.state == "unfinished":  # else it ended meanwhile
+            executor.execute(run, runs, on_event, options)
         return True
+
+
+def record_failure(run: JobRun, execute: Callable[[], object]) -> None:
+    """Execute one attempt of a run, and record the error with which it fails. Raises `Interrupted`, and errors that
+    another run would have too."""
+    try:
+        with run.attempt():
+            execute()
+    except (DpoRecipeError, WorkerBug) as error:
+        if isinstance(error, Interrupted) or _is_of_the_machine(error):
+            raise
+        run.fail(error)
 
 
 def _note(on_event: EventHandler, text: str) -> None:

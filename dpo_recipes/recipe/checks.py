@@ -27,6 +27,7 @@ from dpo_recipes.recipe.adapter_as_base import adapter_as_base
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.metric_checks import metric_finding
 from dpo_recipes.recipe.paths import exists, is_hub_id, is_inline_template, looks_local, relative_note
+from dpo_recipes.recipe.references import check_references, is_reference
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.shipped import template_paths
 
@@ -70,7 +71,7 @@ def check_model_source(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
                 "it has no config.json",
                 "give the folder that `save_pretrained` wrote",
             )
-    elif not is_hub_id(path):
+    elif not is_hub_id(path) and not is_reference(path):
         yield Finding(
             "R303",
             f"`{path}` is neither a path nor a hub id",
@@ -211,6 +212,7 @@ def check_samples(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
 
 
 RULES: tuple[RecipeRule, ...] = (
+    check_references,
     check_model_source,
     *model_checks.RULES,
     *source_checks.RULES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,8 +28,13 @@ class Placement(NamedTuple):
     """Its path as `--set` takes it: `training.learning_rate`."""
     value: Any
     at: DataPath
-    """The place in the recipe that it comes from, in a mapping of names: `("sweep", "grid", "training.learning_rate",
+    """The place in the file that it comes from, in a mapping of names: `("sweep", "grid", "training.learning_rate",
     0)`."""
+
+    @property
+    def key_at(self) -> DataPath:
+        """The place of its name in the file."""
+        return self.at[: self.at.index(self.name) + 1]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Composed:
     text: str
     data: dict[str, Any]
     origins: dict[DataPath, Origin]
+    step_place: Where | None = None
+    """The place of the name of a chain's step, if this is one. Only steps may refer to other steps."""
 
     def origin_of(self, path: DataPath) -> Origin | None:
         """The origin of the value at `path`, or of the nearest enclosing value that is written in a file; None if
@@ -94,10 +101,28 @@ def compose(path: Path, overrides: list[str] | None = None) -> Composed:
             origins,
             {at: Origin(kind, span, folder) for at, span in source.spans.items() if at[:1] != ("extends",)},
         )
-    for override in overrides or []:
-        _apply_override(override, data, origins)
     own_source = chain[0][0]
-    return Composed(own_source.file, own_source.text, data, origins)
+    return override(Composed(own_source.file, own_source.text, data, origins), overrides)
+
+
+def override(composed: Composed, overrides: Sequence[str] | None, prefix: str = "") -> Composed:
+    """The same data with `--set` overrides. If each of their paths starts with a `prefix`, the rest is the path.
+
+    Raises `RecipeError` R113.
+    """
+    if not overrides:
+        return composed
+    data, origins = copy.deepcopy(composed.data), dict(composed.origins)
+    for each in overrides:
+        _apply_override(each, data, origins, prefix)
+    return replace(composed, data=data, origins=origins)
+
+
+def merge_over(base: Composed, data: dict[str, Any], origins: dict[DataPath, Origin]) -> Composed:
+    """The data of a recipe with others over them, as if these extended the recipe."""
+    merged, merged_origins = copy.deepcopy(base.data), dict(base.origins)
+    _merge(merged, copy.deepcopy(data), (), merged_origins, origins)
+    return replace(base, data=merged, origins=merged_origins)
 
 
 def _load_chain(path: Path) -> list[tuple[RecipeSource, Path]]:
@@ -172,21 +197,24 @@ def _places(value: Any, path: DataPath) -> Iterator[DataPath]:
         yield from _places(child, (*path, step))
 
 
-def place_values(composed: Composed, placements: Iterable[Placement]) -> Composed:
-    """The same recipe with other values, which have the origins of those that they are copied from.
+def place_values(composed: Composed, placements: Iterable[Placement], source: Composed | None = None) -> Composed:
+    """The same recipe with other values, which have the origins of those that they are copied from: in the recipe
+    itself, or in another `source`.
 
     Raises `RecipeError` R113 for all paths that `--set` would refuse too.
     """
+    source = source or composed
     data, origins = copy.deepcopy(composed.data), dict(composed.origins)
     findings: list[Finding] = []
-    for name, value, at in placements:
-        origin, key = composed.origins[at], composed.where(at[:3], key=True)
+    for placement in placements:
+        name, value, at = placement
+        origin, key = source.origins[at], source.where(placement.key_at, key=True)
 
         def fail(why: str, fix: str, column: int = 1, *, name: str = name, key: Where = key) -> RecipeError:
             return RecipeError.of("R113", f"cannot set `{name}`", where=key, why=why, fix=fix)
 
         whole = replace(origin, span=Span(origin.span.value, key))
-        inside = {place: found for place, found in composed.origins.items() if place[: len(at)] == at and place != at}
+        inside = {place: found for place, found in source.origins.items() if place[: len(at)] == at and place != at}
         inner = {(): whole, **{place[len(at) :]: found for place, found in inside.items()}}
         try:
             _place(data, origins, _parse_path(name, fail), copy.deepcopy(value), inner, whole, fail)
@@ -197,24 +225,24 @@ def place_values(composed: Composed, placements: Iterable[Placement]) -> Compose
     return replace(composed, data=data, origins=origins)
 
 
-def _apply_override(override: str, data: dict[str, Any], origins: dict[DataPath, Origin]) -> None:
+def _apply_override(given: str, data: dict[str, Any], origins: dict[DataPath, Origin], prefix: str) -> None:
     def fail(why: str, fix: str, column: int = 1) -> RecipeError:
-        where = Where("--set", 1, column, max(1, len(override)), override)
-        return RecipeError.of("R113", f"cannot apply --set {override}", where=where, why=why, fix=fix)
+        where = Where("--set", 1, column, max(1, len(given)), given)
+        return RecipeError.of("R113", f"cannot apply --set {given}", where=where, why=why, fix=fix)
 
-    name, separator, text = override.partition("=")
+    name, separator, text = given.partition("=")
     if not separator:
         raise fail("it has no `=`", "write `--set training.learning_rate=1e-5`")
-    path = _parse_path(name.strip(), fail)
+    path = _parse_path(name.strip().removeprefix(prefix), fail)
     value, spans = parse_yaml(text, "--set")
     offset = len(name) + 1
     folder = Path.cwd()
-    key = Where("--set", 1, 1, len(name), override)
+    key = Where("--set", 1, 1, len(name), given)
     inner = {
-        at: Origin("set", Span(Where("--set", 1, span.value.column + offset, span.value.length, override), key), folder)
+        at: Origin("set", Span(Where("--set", 1, span.value.column + offset, span.value.length, given), key), folder)
         for at, span in spans.items()
     }
-    whole = Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), override), key), folder)
+    whole = Origin("set", Span(Where("--set", 1, offset + 1, max(1, len(text)), given), key), folder)
     _place(data, origins, path, value, inner, whole, fail)
 
 

@@ -32,6 +32,14 @@ def optimizer_library(optimizer: str) -> tuple[str, str] | None:
     return None
 
 
+def saves_adapter(recipe: Recipe) -> bool:
+    """Whether a run saves its adapter alone, and not a whole model."""
+    adapter = recipe.model.adapter
+    if adapter is None:
+        return False
+    return adapter.save_as == "adapter" or (adapter.save_as == "auto" and not recipe.model.path.endswith(".gguf"))
+
+
 def check_quantization(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R316, R327, R331, R332: a quantized base without an adapter or without its library, a base that cannot be
     quantized, or a field without effect."""
@@ -69,8 +77,7 @@ def check_adapter(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     adapter, at = recipe.model.adapter, ("model", "adapter")
     if adapter is None:
         return
-    is_merged = adapter.save_as == "merged" or (adapter.save_as == "auto" and recipe.model.path.endswith(".gguf"))
-    if recipe.model.save_dtype != "auto" and not is_merged:
+    if recipe.model.save_dtype != "auto" and saves_adapter(recipe):
         why = "an adapter alone is saved in 32 bits, as it was trained; `save_dtype` is used with `save_as: merged`"
         yield does_nothing(("model", "save_dtype"), why, composed)
     if adapter.path is not None:

@@ -15,6 +15,7 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.dump import read_resolved
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.paths import exists, is_hub_id, looks_local, near_file, relative_note
+from dpo_recipes.recipe.references import is_reference
 from dpo_recipes.reward_settings import (
     ExactReward,
     FunctionReward,
@@ -33,7 +34,9 @@ def check_reward_sources(
     reward models are not looked at, for example because they do not exist yet."""
     for place, source in enumerate(sources):
         here = (*at, place)
-        if isinstance(source, ModelReward) and is_model_checked:
+        if isinstance(source, ModelReward) and (not is_model_checked or is_reference(source.model)):
+            continue
+        if isinstance(source, ModelReward):
             yield from _check_model(source, (*here, "model"), composed)
         elif isinstance(source, FunctionReward):
             yield from _check_function(source, (*here, "function"), composed)

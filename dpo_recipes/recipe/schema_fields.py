@@ -19,9 +19,10 @@ from dpo_recipes.reward_settings import REWARD_SECTIONS, RewardSettings
 from dpo_recipes.section import Section
 
 
-def section_at(place: DataPath, data: Any) -> type[BaseModel] | None:
-    """The class of the section at a path. Where it depends on a key such as `kind`, the recipe's `data` decide."""
-    section: type[BaseModel] | None = Recipe
+def section_at(place: DataPath, data: Any, root: type[BaseModel] = Recipe) -> type[BaseModel] | None:
+    """The class of the section at a path in the section `root`. Where it depends on a key such as `kind`, the `data`
+    decide."""
+    section: type[BaseModel] | None = root
     among: list[type[BaseModel]] = []
     is_name = False
     for step in place:
@@ -94,13 +95,13 @@ def field_names(section: type[BaseModel] | None) -> list[str]:
     return [found.alias or name for name, found in section.model_fields.items()] if section else []
 
 
-def describe(place: DataPath, data: Any) -> str | None:
-    """The description of the field at a path."""
+def describe(place: DataPath, data: Any, root: type[BaseModel] = Recipe) -> str | None:
+    """The description of the field at a path in the section `root`."""
     names = [step for step in place if isinstance(step, str)]
     if not names:
         return None
     last = max(position for position, step in enumerate(place) if isinstance(step, str))
-    section = section_at(place[:last], data)
+    section = section_at(place[:last], data, root)
     found = field_of(section, names[-1]) if section else None
     return found.description if found else None
 

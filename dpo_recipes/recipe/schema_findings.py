@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -12,8 +12,11 @@ from dpo_recipes.errors import Finding, Where, path_text
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
 from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP, Chain, StepHead
 from dpo_recipes.recipe.schema_fields import describe, field_names, first_kind, labels_with, listed_fields, section_at
 from dpo_recipes.recipe.secret_checks import is_secret_key, secret_finding
+from dpo_recipes.section import Section
 
 _RANGE_WORDS = {
     "greater_than": ("more than", "gt"),
@@ -23,8 +26,20 @@ _RANGE_WORDS = {
 }
 
 
-def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Finding]:
-    """Findings R202 to R207 and R381, one for each place in the recipe that violates the schema."""
+class _Subject(NamedTuple):
+    """What is validated: the data, and the section that they should be."""
+
+    composed: Composed
+    root: type[Section]
+
+    def describe(self, place: DataPath) -> str | None:
+        """The description of the field at a path."""
+        return describe(place, self.composed.data, self.root)
+
+
+def schema_findings(error: ValidationError, composed: Composed, root: type[Section] = Recipe) -> Iterable[Finding]:
+    """Findings R202 to R207 and R381, one for each place in the data that violates the schema of the section `root`."""
+    subject = _Subject(composed, root)
     by_place: dict[DataPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
         by_place.setdefault(_data_path(detail, composed.data), []).append(detail)
@@ -33,7 +48,7 @@ def schema_findings(error: ValidationError, composed: Composed) -> Iterable[Find
         # A union reports one error for each of its branches; the error of a nested value is the most specific one.
         is_branch = len(details) == 1 and len(details[0]["loc"]) > len(place)
         if not (is_branch and place in parents):
-            yield _finding(place, details, composed)
+            yield _finding(place, details, subject)
 
 
 def _data_path(detail: Any, data: Any) -> DataPath:
@@ -55,18 +70,18 @@ def _data_path(detail: Any, data: Any) -> DataPath:
     return tuple(path)
 
 
-def _finding(place: DataPath, details: list[Any], composed: Composed) -> Finding:
-    kind = details[0]["type"]
+def _finding(place: DataPath, details: list[Any], subject: _Subject) -> Finding:
+    kind, composed = details[0]["type"], subject.composed
     if kind == "extra_forbidden":
-        return _unknown_key(place, composed)
+        return _unknown_key(place, subject)
     if kind == "missing":
-        return _missing(place, composed)
+        return _missing(place, subject)
     value = details[0]["input"]
     where, name = composed.where(place), path_text(place)
     if place and place[-1] == "[key]":
-        return _unknown_choice(place[:-2], value, details, composed, is_key=True)
+        return _wrong_key(place[:-1], details, subject)
     if len(details) > 1:
-        return _union(place, details, composed)
+        return _union(place, details, subject)
     if kind == "literal_error":
         return _unknown_choice(place, value, details, composed)
     if kind in _RANGE_WORDS:
@@ -75,24 +90,33 @@ def _finding(place: DataPath, details: list[Any], composed: Composed) -> Finding
             "R206",
             f"`{name}` is {value!r}, but must be {words} {_number(details[0]['ctx'][key])}",
             where,
-            describe(place, composed.data),
+            subject.describe(place),
             "choose a value in that range",
         )
     if kind in ("string_pattern_mismatch", "string_too_short", "too_short", "finite_number"):
         return Finding(
-            "R207", f"`{name}` cannot be {_shown(value)}", where, describe(place, composed.data), _form_hint(details[0])
+            "R207", f"`{name}` cannot be {_shown(value)}", where, subject.describe(place), _form_hint(details[0])
         )
     return Finding(
         "R205",
         f"`{name}` must be {_expected(details[0])}, not {_shown(value)}",
         where,
-        describe(place, composed.data),
+        subject.describe(place),
         _type_hint(details[0], value),
     )
 
 
-def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
-    value = details[0]["input"]
+def _wrong_key(place: DataPath, details: list[Any], subject: _Subject) -> Finding:
+    """A key of a mapping whose keys are names."""
+    key, parent, composed = details[0]["input"], place[:-1], subject.composed
+    if details[0]["type"] != "string_pattern_mismatch":
+        return _unknown_choice(parent, key, details, composed, is_key=True)
+    what = f"`{path_text(parent)}` cannot have the key {_shown(key)}"
+    return Finding("R207", what, composed.where(place, key=True), subject.describe(parent), _form_hint(details[0]))
+
+
+def _union(place: DataPath, details: list[Any], subject: _Subject) -> Finding:
+    value, composed = details[0]["input"], subject.composed
     if isinstance(value, str) and any(detail["type"] == "literal_error" for detail in details):
         return _unknown_choice(place, value, [d for d in details if d["type"] == "literal_error"], composed)
     expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
@@ -100,29 +124,52 @@ def _union(place: DataPath, details: list[Any], composed: Composed) -> Finding:
         "R205",
         f"`{path_text(place)}` must be {expected}, not {_shown(value)}",
         composed.where(place),
-        describe(place, composed.data),
+        subject.describe(place),
         "write one of these",
     )
 
 
-def _unknown_key(place: DataPath, composed: Composed) -> Finding:
-    key, section = str(place[-1]), section_at(place[:-1], composed.data)
+def _unknown_key(place: DataPath, subject: _Subject) -> Finding:
+    composed = subject.composed
+    key, section = str(place[-1]), section_at(place[:-1], composed.data, subject.root)
     if is_secret_key(key):
         return secret_finding(f"`{path_text(place)}` is a secret", composed.where(place, key=True))
-    known = field_names(section)
-    inside = f"in `{path_text(place[:-1])}`" if place[:-1] else "at the top of the recipe"
-    why = f"{inside[3:] if place[:-1] else 'a recipe'} takes {', '.join(known)}"
+    known = [*StepHead.model_fields, *_of_a_step(subject)] if _is_step(place, subject) else field_names(section)
+    inside = f"in `{path_text(place[:-1])}`" if place[:-1] else f"at the top of the {_whole(subject)}"
+    why = f"{inside[3:] if place[:-1] else f'a {_whole(subject)}'} takes {', '.join(known)}"
     return Finding(
-        "R203", f"unknown key `{key}` {inside}", composed.where(place, key=True), why, _key_hint(key, known, place[:-1])
+        "R203",
+        f"unknown key `{key}` {inside}",
+        composed.where(place, key=True),
+        why,
+        _key_hint(key, known, place[:-1], subject),
     )
 
 
-def _key_hint(key: str, known: list[str], section: DataPath) -> str:
+def _is_step(place: DataPath, subject: _Subject) -> bool:
+    """Whether a path is that of a key of a step itself."""
+    return len(place) == 1 and subject.composed.step_place is not None
+
+
+def _of_a_step(subject: _Subject) -> list[str]:
+    """The keys of a step that its kind has."""
+    return [name for name in field_names(subject.root) if name not in NOT_IN_A_STEP]
+
+
+def _whole(subject: _Subject) -> str:
+    """What the data are as a whole."""
+    return "step" if subject.composed.step_place else subject.root.__name__.lower()
+
+
+def _key_hint(key: str, known: list[str], section: DataPath, subject: _Subject) -> str:
     if key == "<<":
         return "YAML 1.2 has no merge key: share values through `extends:`"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if near:
         return f"did you mean `{near[0]}`?"
+    if subject.root is not Recipe:
+        is_of_a_step = subject.root is Chain and key in field_names(Recipe)
+        return "write it in a step, or in the recipe that a step names" if is_of_a_step else "remove it"
     if labels := labels_with(section, key):
         return f"`{key}` belongs to `{'` or `'.join(labels)}`"
     if key in FOREIGN_NAMES:
@@ -136,8 +183,8 @@ def _key_hint(key: str, known: list[str], section: DataPath) -> str:
     return "remove it"
 
 
-def _missing(place: DataPath, composed: Composed) -> Finding:
-    parent, key = place[:-1], str(place[-1])
+def _missing(place: DataPath, subject: _Subject) -> Finding:
+    composed, parent, key = subject.composed, place[:-1], str(place[-1])
     what = f"`{path_text(place)}` is missing"
     example = {
         "schema": "schema: 1",
@@ -148,8 +195,8 @@ def _missing(place: DataPath, composed: Composed) -> Finding:
     return Finding(
         "R202",
         what,
-        composed.where(parent, key=True) if parent else Where(composed.file),
-        describe(place, composed.data),
+        composed.where(parent, key=True) if parent else composed.step_place or Where(composed.file),
+        subject.describe(place),
         f"add `{example.get(key, key + ': ...')}`",
     )
 

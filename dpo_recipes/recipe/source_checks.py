@@ -28,6 +28,7 @@ from dpo_recipes.recipe.paths import (
     relative_note,
     url_file_name,
 )
+from dpo_recipes.recipe.references import is_reference
 from dpo_recipes.recipe.rule_findings import does_nothing
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import HeldOut, Source
@@ -45,6 +46,8 @@ def check_sources(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
             yield from _fields_without_meaning(at, source, composed, "the URL of a file", data_files=True)
         elif Path(source.path).is_absolute() or looks_local(source.path):
             yield from _check_local(at, source, composed)
+        elif is_reference(source.path):
+            yield from _fields_without_meaning(at, source, composed, "what a step makes", data_files=True)
         elif not is_hub_id(source.path):
             yield Finding(
                 "R303", f"`{source.path}` is neither a data file nor a hub id", where, _FILES_END_IN, "correct the path"

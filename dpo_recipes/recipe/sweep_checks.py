@@ -147,13 +147,13 @@ def check_nodes(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         yield replace(nodes_by_hand(recipe.launch.num_nodes), where=composed.where(("launch", "num_nodes")))
 
 
-def nodes_by_hand(num_nodes: int) -> Finding:
-    """The finding R368 for trials on several nodes that no launcher starts together."""
+def nodes_by_hand(num_nodes: int, noun: str = "trial", whole: str = "sweep") -> Finding:
+    """The finding R368 for runs of a job on several nodes that no launcher starts together."""
     return Finding(
         "R368",
-        f"a trial of a sweep cannot be started on {num_nodes} nodes by hand",
-        why="each node's command would take another trial",
-        fix="use `launch.backend: slurm` (or `--via slurm`), which starts all processes of a trial, or one node each",
+        f"a {noun} of a {whole} cannot be started on {num_nodes} nodes by hand",
+        why=f"each node's command would take another {noun}",
+        fix=f"use `launch.backend: slurm` (or `--via slurm`), which starts all processes of a {noun}, or one node each",
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,6 +18,9 @@ from dpo_recipes.recipe.schema import SCHEMA_VERSION, Recipe
 from dpo_recipes.recipe.schema_findings import schema_findings
 from dpo_recipes.recipe.secret_checks import hide_secrets
 from dpo_recipes.recipe.trials import Trial, compose_trial, trials_to_check
+from dpo_recipes.section import Section
+
+_Root = TypeVar("_Root", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,33 @@ def validate(path: Path, overrides: list[str] | None = None) -> Validated:
     Raises `RecipeError` with all findings of the first stage that fails: loading (R1xx), the schema (R2xx), or the
     checks across sections (R3xx); then the same of the trials.
     """
-    validated = validate_composed(compose(path, overrides))
+    return validate_with_trials(compose(path, overrides))
+
+
+def validate_with_trials(composed: Composed) -> Validated:
+    """Like `validate`, of a recipe that is already composed."""
+    validated = validate_composed(composed)
     return replace(validated, warnings=(*validated.warnings, *_check_trials(validated)))
 
 
 def validate_composed(composed: Composed) -> Validated:
     """Resolve and check a recipe that is already composed. The trials of a sweep are not checked."""
     composed = resolve_paths(composed)
-    _check_version(composed)
-    try:
-        recipe = Recipe.model_validate(composed.data)
-    except ValidationError as error:
-        raise RecipeError(*_in_order(schema_findings(error, composed))) from None
+    recipe = validate_schema(composed, Recipe)
     findings = check_recipe(recipe, composed)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        raise RecipeError(*_in_order(findings))
+        raise RecipeError(*in_order(findings))
     return Validated(recipe, composed, tuple(findings))
+
+
+def validate_schema(composed: Composed, root: type[_Root]) -> _Root:
+    """The data as the section `root`. Raises `RecipeError` R2xx with all findings."""
+    _check_version(composed)
+    try:
+        return root.model_validate(composed.data)
+    except ValidationError as error:
+        raise RecipeError(*in_order(schema_findings(error, composed, root))) from None
 
 
 def _check_trials(validated: Validated) -> list[Finding]:
@@ -79,7 +92,7 @@ def _check_trials(validated: Validated) -> list[Finding]:
         if finding.severity == "error" or (finding.code, finding.where) not in known
     ]
     if any(finding.severity == "error" for finding in located):
-        raise RecipeError(*_in_order(located))
+        raise RecipeError(*in_order(located))
     return located
 
 
@@ -111,7 +124,9 @@ def _check_version(composed: Composed) -> None:
         )
 
 
-def _in_order(findings: Iterable[Finding]) -> list[Finding]:
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings without secrets: errors first, each in the order of its file."""
+
     def position(finding: Finding) -> tuple[bool, str, int, int]:
         where = finding.where
         return (finding.severity != "error", where.file, where.line, where.column) if where else (True, "", 0, 0)

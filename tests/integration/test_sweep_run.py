@@ -13,7 +13,7 @@ from dpo_recipes import worker
 from dpo_recipes.data import tokenize
 from dpo_recipes.engine import reference
 from dpo_recipes.finished_run import open_run
-from dpo_recipes.jobs import work as jobs_work
+from dpo_recipes.jobs import trial_executor
 from dpo_recipes.jobs.sweep import run_sweep
 from dpo_recipes.preparation import prepare_run
 from dpo_recipes.recipe.validate import Validated, validate
@@ -41,7 +41,7 @@ def test_trials_share_data_and_reference_and_the_best_one_runs_alone(
         prepare_run(validated, run=directory)
         assert worker.main([str(directory.path)]) == 0
 
-    monkeypatch.setattr(jobs_work, "run_recipe", run_here)
+    monkeypatch.setattr(trial_executor, "run_recipe", run_here)
     tokenizations = _counted(monkeypatch, tokenize, "_build")
     passes = _counted(monkeypatch, reference, "reference_logps")
     sweep = "sweep: {grid: {training.learning_rate: [1e-6, 1e-2]}}\n"
@@ -50,7 +50,7 @@ def test_trials_share_data_and_reference_and_the_best_one_runs_alone(
     finished = run_sweep(validate(path, [f"output_dir={tmp_path / 'runs'}"]), lambda event: None)
     assert tokenizations == [1]
     assert passes == [2]  # for the training rows and for the held-out ones
-    first, second = (open_run(finished.directory.trials / name).result for name in ("001", "002"))
+    first, second = (open_run(finished.directory.runs / name).result for name in ("001", "002"))
     values = [trial.value for trial in finished.result.trials]
     assert values == [first.metrics["eval_loss"], second.metrics["eval_loss"]]
     assert finished.result.best is not None

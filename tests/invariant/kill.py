@@ -2,6 +2,7 @@
 nobody disturbed, to the bit, and so must its metrics.
 
     python tests/invariant/kill.py [--kills 50] [--runs 5] [--seed 0] [--adapter lora|full] [--processes 1]
+    python tests/invariant/kill.py --chain [--kills 10] [--seed 0]
 
 Libraries are loaded once; each attempt is a fork of this process that executes the worker as its launcher would. Kills
 are spread over data preparation, reference pass, steps, checkpoints being written, evaluations, and saving. Of several
@@ -156,12 +157,18 @@ def _untimed(row: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Kill, compare, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int)
+    parser.add_argument("--chain", action="store_true")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter", choices=["lora", "full"], default="lora")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
+    if options.chain:
+        from kill_chain import kill_chain
+
+        return kill_chain(options.kills or 10, options.seed)
+    options.kills = options.kills or 50
 
     draw = random.Random(options.seed)
     moments, seen = all_moments(draw), Counter[str]()

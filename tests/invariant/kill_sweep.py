@@ -77,11 +77,17 @@ def sweep_of(folder: Path) -> Path:
 
 def finished_runs(folder: Path) -> dict[str, int]:
     """When each run that has a result got it."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/trials/*/result.json")}
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/tiny/*/*/*/result.json")}
 
 
 def run(recipe: Path, folder: Path, kills: int, draw: random.Random) -> tuple[dict[str, Any], list[str]]:
     """Run the sweep to its end, and kill it on the way. Returns what must be the same, and how it was killed."""
+    ways = follow(recipe, folder, kills, draw)
+    return outcome(folder), ways
+
+
+def follow(recipe: Path, folder: Path, kills: int, draw: random.Random) -> list[str]:
+    """Run a job with several runs to its end, and kill it on the way. Returns how it was killed."""
     folder.mkdir()
     ways: list[str] = []
     seen: dict[str, int] = {}
@@ -98,7 +104,7 @@ def run(recipe: Path, folder: Path, kills: int, draw: random.Random) -> tuple[di
             command = start(recipe, folder)  # it was killed
             continue
         if time.monotonic() - began > 1800:
-            raise SystemExit("the sweep does not end")
+            raise SystemExit("the job does not end")
         done = finished_runs(folder)
         assert all(done[name] == moment for name, moment in seen.items()), "a finished run was computed again"
         seen = done
@@ -108,7 +114,7 @@ def run(recipe: Path, folder: Path, kills: int, draw: random.Random) -> tuple[di
     assert all(finished_runs(folder)[name] == moment for name, moment in seen.items()), (
         "a finished run was computed again"
     )
-    return outcome(folder), ways
+    return ways
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.errors import DpoRecipeError
-from dpo_recipes.recipe.validate import validate
+from dpo_recipes.jobs.chain_file import validate_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "broken_recipes"
 BROKEN = sorted(FOLDER.glob("*.yaml"))
@@ -27,7 +27,7 @@ def _everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _refusal(path: Path) -> DpoRecipeError:
     with pytest.raises(DpoRecipeError) as caught:
-        validate(path)
+        validate_file(path)
     return caught.value
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.errors import EXIT_CODE_BY_LETTER
+from dpo_recipes.jobs.chain_file import validate_file
+from dpo_recipes.jobs.chain_schema import job_json_schema
 from dpo_recipes.recipe.checks import OF_THIS_MACHINE
 from dpo_recipes.recipe.load import load_text
-from dpo_recipes.recipe.schema import recipe_json_schema
-from dpo_recipes.recipe.validate import validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
@@ -41,23 +41,23 @@ def test_the_table_of_saved_models_is_the_measured_one() -> None:
 
 def test_the_editor_schema_is_current_and_valid() -> None:
     schema = json.loads((REPOSITORY / "recipes" / "schema.json").read_text(encoding="utf-8"))
-    assert schema == recipe_json_schema()
+    assert schema == job_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_validate_without_warnings_and_name_the_schema(path: Path) -> None:
     # The libraries and logins of this machine do not matter here.
-    assert [finding for finding in validate(path).warnings if finding.code not in OF_THIS_MACHINE] == []
+    assert [finding for finding in validate_file(path).warnings if finding.code not in OF_THIS_MACHINE] == []
     assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=schema.json\n")
-    jsonschema.validate(load_text(path.read_text(encoding="utf-8"), path.name).data, recipe_json_schema())
+    jsonschema.validate(load_text(path.read_text(encoding="utf-8"), path.name).data, job_json_schema())
 
 
 @pytest.mark.parametrize("block", RECIPE_BLOCKS)
 def test_recipes_in_the_documents_validate(block: str, tmp_path: Path) -> None:
     path = tmp_path / "block.yaml"
     path.write_text(block, encoding="utf-8")
-    validate(path)
+    validate_file(path)
 
 
 def test_recipes_were_found_in_the_documents() -> None:

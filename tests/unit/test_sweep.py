@@ -14,7 +14,7 @@ from sweeps import RECIPE, FakeRuns
 from dpo_recipes.cli.sweep_text import describe_sweep
 from dpo_recipes.errors import Interrupted, RecipeError, RunError
 from dpo_recipes.jobs.ranking import choose_best, mean_and_interval
-from dpo_recipes.jobs.sweep_result import RunOutcome, TrialOutcome, read_sweep_result
+from dpo_recipes.jobs.sweep_result import RunOutcome, SweepResult, TrialOutcome
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.objectives.base import LOSS
 from dpo_recipes.objectives.pair_metrics import ACCURACY
@@ -256,16 +256,16 @@ def test_a_loss_that_the_sweep_changes_is_a_warning_unless_it_is_asked_for(write
 def test_the_best_trial_wins_and_runs_alone_as_it_did(fake: FakeRuns) -> None:
     finished = fake.run(GRID)
     assert fake.executed == ["001", "002", "003", "004"]
-    result = read_sweep_result(finished.directory.result)
+    result = SweepResult.read(finished.directory.result)
     assert result == finished.result
     assert [trial.value for trial in result.trials] == pytest.approx([0.2, 0.1, 0.0, -0.1])
     assert result.trials[3].values == {"training.learning_rate": 1e-5, "objective.beta": 0.2}
     assert result.best is not None
     assert (result.best.trial, result.best.run) == (4, "trials/004")
     assert result.best.lead == pytest.approx(0.1)
-    assert (finished.directory.best / "model").resolve() == finished.directory.trials / "004" / "model"
+    assert (finished.directory.best / "model").resolve() == finished.directory.runs / "004" / "model"
     alone = validate(finished.directory.best / "recipe.yaml").recipe
-    trial = validate(finished.directory.trials / "004" / "resolved.yaml").recipe
+    trial = validate(finished.directory.runs / "004" / "resolved.yaml").recipe
     assert alone.name == "job-best"
     assert alone == trial.model_copy(update={"name": "job-best", "tracking": alone.tracking})
     assert (alone.tracking.project, alone.tracking.group) == (None, None)
@@ -337,7 +337,7 @@ def test_if_all_trials_fail_the_error_has_their_reasons_and_the_next_command_sta
     (finding,) = caught.value.findings
     assert (finding.code, finding.what) == ("T650", "none of the 4 trials has a result")
     assert finding.why == ("trial 1: the loss is not a number (T604); trials 2, 3, 4: the run is out of memory (T603)")
-    assert read_sweep_result(fake.folders[0] / "result.json").status == "failed"
+    assert SweepResult.read(fake.folders[0] / "result.json").status == "failed"
     fake.metrics = loss
     fake.run(GRID)
     assert len(fake.folders) == 2
@@ -531,6 +531,6 @@ def test_two_commands_share_the_trials_of_one_sweep(tmp_path: Path) -> None:
     assert [command.exitcode for command in commands] == [0, 0]
     folders = FakeRuns(tmp_path, loss).folders
     attempts = [
-        trial.runs[0].attempts for folder in folders for trial in read_sweep_result(folder / "result.json").trials
+        trial.runs[0].attempts for folder in folders for trial in SweepResult.read(folder / "result.json").trials
     ]
     assert attempts == [1, 1, 1, 1]

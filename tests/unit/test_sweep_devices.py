@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpo_recipes.jobs import devices
-from dpo_recipes.jobs.devices import share_devices
+from dpo_recipes.jobs.devices import DeviceWish, share_devices
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.recipe.schema import Recipe
 
@@ -21,6 +21,11 @@ def _recipe(parallel: int, **sections: object) -> Recipe:
             **sections,
         }
     )
+
+
+def _share(recipe: Recipe, flags: LaunchFlags) -> list[dict[str, str]]:
+    assert recipe.sweep is not None
+    return share_devices([DeviceWish.of(recipe)], recipe.sweep.parallel, flags)
 
 
 @pytest.fixture(autouse=True)
@@ -46,34 +51,46 @@ def test_each_run_has_gpus_of_its_own(
     parallel: int, gpus: int, shares: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
-    assert share_devices(_recipe(parallel), LaunchFlags()) == [{"CUDA_VISIBLE_DEVICES": share} for share in shares]
+    assert _share(_recipe(parallel), LaunchFlags()) == [{"CUDA_VISIBLE_DEVICES": share} for share in shares]
 
 
 def test_gpus_that_are_hidden_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3,5")
     monkeypatch.setattr(devices, "count_gpus", lambda: 3)
-    found = share_devices(_recipe(3), LaunchFlags())
+    found = _share(_recipe(3), LaunchFlags())
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["GPU-a", "3", "5"]
 
 
 def test_a_run_of_several_processes_gets_as_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "count_gpus", lambda: 4)
     wanted = [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
-    assert share_devices(_recipe(4, launch={"num_processes": 2}), LaunchFlags()) == wanted
-    assert share_devices(_recipe(4), LaunchFlags(num_processes=2)) == wanted
-    assert share_devices(_recipe(2), LaunchFlags(num_processes=8)) == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]
+    assert _share(_recipe(4, launch={"num_processes": 2}), LaunchFlags()) == wanted
+    assert _share(_recipe(4), LaunchFlags(num_processes=2)) == wanted
+    assert _share(_recipe(2), LaunchFlags(num_processes=8)) == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]
 
 
 def test_cores_are_divided_unless_the_number_of_threads_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert share_devices(_recipe(2), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
-    assert share_devices(_recipe(1), LaunchFlags()) == [{}]
-    assert share_devices(_recipe(2, launch={"num_threads": 3}), LaunchFlags()) == [{}, {}]
+    assert _share(_recipe(2), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert _share(_recipe(1), LaunchFlags()) == [{}]
+    assert _share(_recipe(2, launch={"num_threads": 3}), LaunchFlags()) == [{}, {}]
     monkeypatch.setattr(devices, "count_gpus", lambda: 2)
-    assert share_devices(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert _share(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert share_devices(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{}, {}]
+    assert _share(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{}, {}]
 
 
 def test_runs_that_start_elsewhere_share_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "count_gpus", lambda: 2)
-    assert share_devices(_recipe(3, launch={"backend": "slurm"}), LaunchFlags()) == [{}, {}, {}]
+    assert _share(_recipe(3, launch={"backend": "slurm"}), LaunchFlags()) == [{}, {}, {}]
+
+
+def test_auto_is_as_many_runs_as_there_are_gpus_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share_devices([DeviceWish(), DeviceWish("cpu")], "auto", LaunchFlags()) == [{}]
+    assert share_devices([DeviceWish(is_elsewhere=True)], "auto", LaunchFlags()) == [{}]
+    monkeypatch.setattr(devices, "count_gpus", lambda: 4)
+    wishes = [DeviceWish(num_processes=2), DeviceWish("cpu")]
+    assert share_devices(wishes, "auto", LaunchFlags()) == [
+        {"CUDA_VISIBLE_DEVICES": "0,1"},
+        {"CUDA_VISIBLE_DEVICES": "2,3"},
+    ]
+    assert share_devices([DeviceWish("cpu")], "auto", LaunchFlags()) == [{}]

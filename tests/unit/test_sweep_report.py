@@ -16,7 +16,7 @@ from dpo_recipes.jobs.sweep_comparison import compare_sweep
 from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.recipe.dump import dump_recipe
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.runs import PruneRules, choose_removable, find_sweep, list_runs, reasons_to_keep, summarize
+from dpo_recipes.runs import PruneRules, choose_removable, find_job, list_runs, reasons_to_keep, summarize
 
 RATES = (1e-5, 2e-5, 3e-5)
 LOSSES = (0.5, 0.3, 0.4)
@@ -37,13 +37,13 @@ def make_sweep(folder: Path, *, ended: bool = True, **sweep: Any) -> SweepDirect
     """A sweep of four trials, of which the last one ran out of memory."""
     grid = {"training.learning_rate": [*RATES, 4e-5]}
     made = SweepDirectory(folder / "grid" / "20260105T000000Z-abcdef")
-    made.trials.mkdir(parents=True)
+    made.runs.mkdir(parents=True)
     made.resolved_recipe.write_text(dump_recipe(make_recipe("grid", sweep={"grid": grid, **sweep})), encoding="utf-8")
     for number, (rate, loss) in enumerate(zip(RATES, LOSSES, strict=True), 1):
         recipe = make_recipe(f"grid-00{number}", training={"learning_rate": rate})
         metrics = {"eval_loss": loss, "eval_rewards/margins": loss * 2}
         run = make_run(folder / "elsewhere", recipe, metrics=metrics)
-        run.path.rename(made.trials / f"00{number}")
+        run.path.rename(made.runs / f"00{number}")
     if ended:
         result_of(made).write(made.result)
     return made
@@ -95,9 +95,9 @@ def test_the_report_of_a_sweep_has_its_trials_by_its_metric(folder: Path) -> Non
 @pytest.mark.parametrize("name", ["runs/grid/20260105T000000Z-abcdef", "grid/20260105T000000Z-abcdef", "abcdef"])
 def test_a_sweep_is_named_like_a_run(folder: Path, name: str) -> None:
     sweep = make_sweep(folder)
-    assert find_sweep(name, folder) == sweep
-    assert find_sweep("abcde", folder) is None
-    assert find_sweep("*", folder) is None
+    assert find_job(name, folder) == sweep
+    assert find_job("abcde", folder) is None
+    assert find_job("*", folder) is None
 
 
 def test_the_metric_and_the_direction_are_those_of_the_sweep(folder: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_unfinished_sweep_is_compared_as_far_as_it_is(folder: Path) -> None:
 
 def test_a_sweep_without_a_result_is_an_error(folder: Path) -> None:
     sweep = make_sweep(folder, ended=False)
-    for path in sweep.trials.glob("*/result.json"):
+    for path in sweep.runs.glob("*/result.json"):
         path.unlink()
     with pytest.raises(RunError, match="T641"):
         call("report", "abcdef")
@@ -134,7 +134,7 @@ def test_the_best_run_of_a_sweep_and_trials_of_an_unfinished_one_are_kept(folder
     sweep = make_sweep(folder)
 
     def reasons(number: int, **flags: bool) -> list[str]:
-        summary = summarize(RunDirectory(sweep.trials / f"00{number}"))
+        summary = summarize(RunDirectory(sweep.runs / f"00{number}"))
         return [fix for _, fix in reasons_to_keep(summary, **{"unfinished": False, "best": False, **flags})]
 
     assert (reasons(1), reasons(2), reasons(2, best=True)) == ([], ["add `--best`"], [])

@@ -18,6 +18,7 @@ from dpo_recipes.recipe.schema.training import Training
 from dpo_recipes.section import Section
 
 SCHEMA_VERSION = 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class Recipe(Section):
@@ -27,7 +28,7 @@ class Recipe(Section):
         alias="schema", description="The version of this schema. It is raised only when the meaning of a field changes."
     )
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        pattern=NAME,
         description="The name of the job and of its run folder: letters, digits, dot, dash and underscore.",
     )
     summary: str = Field(default="", description="One line that describes the job; `dpo-recipe ls` shows it.")

@@ -1,0 +1,108 @@
+"""Checks of the references between the steps of a chain: each leads to a step that makes what is needed, without a
+cycle."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from dpo_recipes.errors import Finding, path_text
+from dpo_recipes.jobs.steps.base import WITH_ARTICLE, Step
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.references import Reference
+
+References = Mapping[str, list[Reference]]
+"""The references of each step, by its name."""
+
+
+def check_names(references: References, steps: Mapping[str, Composed], known: Sequence[str]) -> Iterator[Finding]:
+    """R371: a reference to a step that does not exist. `known` are those that do."""
+    for name, found in references.items():
+        for reference in found:
+            if reference.name not in known:
+                near = difflib.get_close_matches(reference.name, known, n=1, cutoff=0.5)
+                yield Finding(
+                    "R371",
+                    f"there is no step `{reference.name}`",
+                    steps[name].where(reference.at),
+                    f"the steps of this chain are {', '.join(known)}",
+                    f"did you mean `step:{near[0]}`?" if near else "name one of these",
+                )
+
+
+def order_of_need(references: References) -> list[str]:
+    """The names of the steps so that each stands behind those that it needs, otherwise in the order of the file. Steps
+    of a cycle, and those that need one, are left out."""
+    order: list[str] = []
+    while True:
+        ready = (
+            name
+            for name, found in references.items()
+            if name not in order and all(each.name in order or each.name not in references for each in found)
+        )
+        following = next(ready, None)
+        if following is None:
+            return order
+        order.append(following)
+
+
+def check_cycle(references: References, steps: Mapping[str, Composed]) -> Iterator[Finding]:
+    """R372: steps that need each other, each cycle once."""
+    left = [name for name in references if name not in order_of_need(references)]
+    while left:
+        path = [left[0]]
+        while (following := _need_of(path[-1], references, left)).name not in path:
+            path.append(following.name)
+        cycle = path[path.index(following.name) :]
+        first = _need_of(cycle[0], references, left)
+        alone = len(cycle) == 1
+        yield Finding(
+            "R372",
+            f"step `{cycle[0]}` needs itself" if alone else f"the steps {' and '.join(sorted(cycle))} need each other",
+            steps[cycle[0]].where(first.at),
+            " → ".join([*cycle, cycle[0]]) + ": none of them can be the first",
+            "refer to another step, or give the path of a model or of data",
+        )
+        cleared = set(cycle)
+        left = [name for name in left if name not in cleared and not _leads_to(name, cleared, references)]
+
+
+def _need_of(name: str, references: References, among: list[str]) -> Reference:
+    """The first reference of a step that leads to one of several."""
+    return next(each for each in references[name] if each.name in among)
+
+
+def _leads_to(name: str, targets: set[str], references: References) -> bool:
+    """Whether a step needs one of several, also through others."""
+    seen: set[str] = set()
+    open_ = [name]
+    while open_:
+        current = open_.pop()
+        seen.add(current)
+        needed = {each.name for each in references.get(current, ())}
+        if needed & targets:
+            return True
+        open_ += needed - seen
+    return False
+
+
+def check_products(step: Step) -> Iterator[Finding]:
+    """R373: a reference at a place where none can stand, or to a step that makes something else; and what the kind of
+    the step has to say about its references."""
+    wrong = False
+    for need in step.needs:
+        takes, product = step.kind.takes(step.checked.settings, need.at), need.step.product
+        if product.kind in takes:
+            continue
+        wrong = True
+        where, place = step.checked.composed.where(need.at), path_text(need.at)
+        if not takes:
+            what, why = f"`{place}` cannot be what a step makes", f"step `{need.step.name}` makes a file or a folder"
+            fix = "give the value itself"
+        else:
+            what = f"step `{need.step.name}` makes {WITH_ARTICLE[product.kind]}, which `{place}` cannot be"
+            why = f"`{place}` takes {' or '.join(WITH_ARTICLE[each] for each in takes)}"
+            fix = f"refer to a step that makes {WITH_ARTICLE[takes[0]]}"
+        yield Finding("R373", what, where, why, fix)
+    if not wrong:
+        yield from step.kind.check_needs(step)

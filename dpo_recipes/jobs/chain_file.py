@@ -1,0 +1,140 @@
+"""Reads and checks a file that describes a job: a recipe, or a chain with all of its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_recipes import registry
+from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.jobs.chain_checks import check_cycle, check_names, check_products, order_of_need
+from dpo_recipes.jobs.steps.base import CheckedStep, Need, Step, StepKind
+from dpo_recipes.recipe.compose import Composed, compose, override
+from dpo_recipes.recipe.references import find_references
+from dpo_recipes.recipe.schema.chain import Chain, StepHead
+from dpo_recipes.recipe.steps import compose_step, split_overrides
+from dpo_recipes.recipe.validate import Validated, in_order, validate_schema, validate_with_trials
+
+
+@dataclass(frozen=True)
+class ValidatedChain:
+    """A chain without errors."""
+
+    chain: Chain
+    composed: Composed
+    """The data of the file, in which the steps stand as they were written."""
+    steps: tuple[Step, ...]
+    """Each stands behind those that it needs."""
+    warnings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A step that was read, with its kind."""
+
+    kind: StepKind
+    composed: Composed
+
+
+def validate_file(path: Path, overrides: Sequence[str] | None = None) -> Validated | ValidatedChain:
+    """Load and check a file of either kind. The `overrides` of a chain are for the chain, for one of its steps, or for
+    all steps that have such a section.
+
+    Raises `RecipeError` with all findings, as `validate` does; those of a chain are the ones of all steps and of the
+    references between them (R371 to R375).
+    """
+    composed = compose(path)
+    if "steps" in composed.data:
+        return _validate_chain(composed, overrides)
+    return validate_with_trials(override(composed, overrides))
+
+
+def validate_recipe(path: Path, overrides: Sequence[str] | None, verb: str) -> Validated:
+    """A single recipe for a command. Raises `RecipeError` U408 if the file is a chain, and those of `validate_file`."""
+    validated = validate_file(path, overrides)
+    if isinstance(validated, ValidatedChain):
+        raise RecipeError.of(
+            "U408",
+            f"`dpo-recipe {verb}` takes one recipe, and {path} is a chain",
+            where=validated.composed.where(("steps",), key=True),
+            why="each of its steps is a recipe of its own",
+            fix="give the recipe of a step, or write the step into a file of its own",
+        )
+    return validated
+
+
+def _validate_chain(file: Composed, overrides: Sequence[str] | None) -> ValidatedChain:
+    of_chain, of_steps = split_overrides(overrides, _sections_of_steps(file))
+    file = override(file, of_chain)
+    chain = validate_schema(file, Chain)
+    findings: list[Finding] = []
+    written: dict[str, _Written] = {}
+    checked: dict[str, CheckedStep] = {}
+    for name in chain.steps:
+        with _collected(findings):
+            kind = _find_kind(file, chain, name)
+            composed = compose_step(file, name, chain.steps[name], of_steps.get(name, ()))
+            written[name] = _Written(kind, composed)
+            checked[name] = kind.check(written[name].composed)
+    steps = _connect(written, checked, chain, findings)
+    findings += [finding for each in checked.values() for finding in each.warnings]
+    found = tuple(in_order(dict.fromkeys(findings)))
+    if any(finding.severity == "error" for finding in found):
+        raise RecipeError(*found)
+    return ValidatedChain(chain, file, steps, found)
+
+
+def _sections_of_steps(file: Composed) -> dict[str, Collection[str]]:
+    """The sections that each step can have, as far as the steps can be read."""
+    steps, known = file.data["steps"], registry.names("step_kinds")
+    found: dict[str, Collection[str]] = {}
+    for name, step in steps.items() if isinstance(steps, dict) else ():
+        kind = step.get("kind", StepHead.model_fields["kind"].default) if isinstance(step, dict) else None
+        if kind in known:
+            found[name] = registry.load("step_kinds", kind).section.model_fields
+    return found
+
+
+@contextlib.contextmanager
+def _collected(findings: list[Finding]) -> Iterator[None]:
+    try:
+        yield
+    except RecipeError as error:
+        findings += error.findings
+
+
+def _find_kind(file: Composed, chain: Chain, name: str) -> StepKind:
+    kind = chain.steps[name].kind
+    try:
+        return registry.load("step_kinds", kind)
+    except KeyError:
+        known = registry.names("step_kinds")
+        near = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
+        raise RecipeError.of(
+            "R204",
+            f"`steps.{name}.kind` cannot be the text `{kind}`",
+            where=file.where(("steps", name, "kind")),
+            why=f"it is one of {', '.join(known)}",
+            fix=f"did you mean `{near[0]}`?" if near else "choose one of these",
+        ) from None
+
+
+def _connect(
+    written: Mapping[str, _Written], checked: Mapping[str, CheckedStep], chain: Chain, findings: list[Finding]
+) -> tuple[Step, ...]:
+    """The steps with those that they need, in the order of need, without steps that have errors of their own. What is
+    wrong with references is added to the findings."""
+    composed = {name: step.composed for name, step in written.items()}
+    references = {name: list(find_references(each.data)) for name, each in composed.items()}
+    findings += check_names(references, composed, list(chain.steps))
+    findings += check_cycle(references, composed)
+    steps: dict[str, Step] = {}
+    for name in order_of_need(references):
+        needs = [Need(each.at, steps[each.name]) for each in references[name] if each.name in steps]
+        if name in checked:
+            steps[name] = Step(name, written[name].kind, checked[name], tuple(needs))
+            findings += check_products(steps[name])
+    return tuple(steps.values())

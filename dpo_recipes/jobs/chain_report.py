@@ -1,0 +1,65 @@
+"""The report of a chain, from its result."""
+
+from __future__ import annotations
+
+from dpo_recipes.formats import NO_VALUE, format_count, format_duration
+from dpo_recipes.jobs.chain_directory import ChainDirectory
+from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome
+from dpo_recipes.report.chain_page import StepSection, render_chain
+from dpo_recipes.report.table import Table
+from dpo_recipes.run_dir import RunDirectory, write_text_atomically, written_to
+
+_STATES = {"finished": "finished", "failed": "failed", "not_run": "not run"}
+
+
+def write_chain_report(job: ChainDirectory) -> None:
+    """Write the report of a chain that has a result. Raises `RunError` T601, T602 and T642."""
+    page = render_chain_report(job)
+    with written_to(RunDirectory(job.path)):
+        write_text_atomically(job.report, page)
+
+
+def render_chain_report(job: ChainDirectory) -> str:
+    """The report of a chain that has a result, as the text of one HTML file. Raises `RunError` T642."""
+    result = ChainResult.read(job.result)
+    return render_chain(
+        result.recipe, result.status, _verdict(result), _results(result), [_section(job, step) for step in result.steps]
+    )
+
+
+def _verdict(result: ChainResult) -> str:
+    failed = [step.name for step in result.steps if step.state == "failed"]
+    time = format_duration(result.wall_s)
+    if not failed:
+        return f"All {format_count(len(result.steps))} steps have finished. They took {time}."
+    return f"{' and '.join(failed)} failed. The steps took {time}."
+
+
+def _results(result: ChainResult) -> Table:
+    rows = [
+        [
+            step.name,
+            step.work,
+            _STATES[step.state],
+            format_duration(step.wall_s) if step.attempts else NO_VALUE,
+            ", ".join(f"{figure.label.lower()} {figure.text}" for figure in step.figures) or NO_VALUE,
+        ]
+        for step in result.steps
+    ]
+    note = "Each step is measured by the metrics of its own objective on its own held-out rows."
+    return Table("Steps in the order of need", ["Step", "Work", "State", "Time", "Held out"], rows, note, (1, 2, 4))
+
+
+def _section(job: ChainDirectory, step: StepOutcome) -> StepSection:
+    code = f" ({step.code})" if step.code else ""
+    report = None if step.directory is None else f"{step.directory}/{RunDirectory(job.path).report.name}"
+    rows = [[figure.label, figure.text, figure.base_text or NO_VALUE] for figure in step.figures]
+    return StepSection(
+        step.name,
+        f"{step.kind}: {step.work}",
+        step.needs,
+        f"{step.reason}{code}" if step.reason else "",
+        Table(f"{step.name} on the held-out rows", ["Metric", "Tuned", "Base"], rows) if rows else None,
+        report if report is not None and (job.path / report).is_file() else None,
+        step.product,
+    )

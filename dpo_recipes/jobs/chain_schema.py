@@ -1,0 +1,55 @@
+"""The JSON schema of a file that describes a job: a recipe or a chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpo_recipes import registry
+from dpo_recipes.recipe.schema import recipe_json_schema
+from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP, Chain, StepHead
+
+_DEFINITIONS = "#/$defs/{model}"
+
+
+def job_json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe or chain. A file with `steps` is a chain."""
+    recipe = recipe_json_schema()
+    dialect, title, definitions = (recipe.pop(key) for key in ("$schema", "title", "$defs"))
+    chain = Chain.model_json_schema(by_alias=True, ref_template=_DEFINITIONS)
+    chain.pop("$defs")
+    steps = chain["properties"]["steps"]
+    (pattern,) = steps.pop("patternProperties")
+    steps |= {"patternProperties": {pattern: {"$ref": "#/$defs/Step"}}, "additionalProperties": False}
+    chain["anyOf"] = [{"required": ["extends"]}, {"required": chain.pop("required")}]
+    kinds = [_step(name, recipe, definitions) for name in registry.names("step_kinds")]
+    definitions["Step"] = kinds[0] if len(kinds) == 1 else {"oneOf": kinds}
+    return {
+        "$schema": dialect,
+        "title": title,
+        "$defs": definitions,
+        "if": {"required": ["steps"]},
+        "then": chain,
+        "else": recipe,
+    }
+
+
+def _step(name: str, recipe: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a step of one kind. Its sections may be incomplete, because a recipe that it names may have the
+    rest. Their definitions are added to the others."""
+    kind = registry.load("step_kinds", name)
+    head = StepHead.model_json_schema(by_alias=True, ref_template=_DEFINITIONS)["properties"]
+    if name == "train":
+        settings = recipe["properties"]
+    else:
+        schema = kind.section.model_json_schema(by_alias=True, ref_template=_DEFINITIONS)
+        definitions |= schema.pop("$defs", {})
+        settings = schema["properties"]
+    sections = {key: value for key, value in settings.items() if key not in NOT_IN_A_STEP}
+    required = [] if name == StepHead.model_fields["kind"].default else ["kind"]
+    return {
+        "type": "object",
+        "description": " ".join((type(kind).__doc__ or "").split()),
+        "properties": {**head, "kind": {**head["kind"], "const": name}, **sections},
+        "required": required,
+        "additionalProperties": False,
+    }

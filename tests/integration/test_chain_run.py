@@ -1,0 +1,88 @@
+"""A chain of tiny models: the second step begins with the model, tokenizer and template that the first one saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny import recipe_text, write_pairs
+
+from dpo_recipes import worker
+from dpo_recipes.errors import RunError
+from dpo_recipes.finished_run import open_run
+from dpo_recipes.jobs.chain import run_chain
+from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
+from dpo_recipes.jobs.steps import train
+from dpo_recipes.preparation import prepare_run
+from dpo_recipes.recipe.validate import Validated
+from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.supervise import explain_failure
+
+STEPS = """\
+schema: 1
+name: tiny
+steps:
+  sft:
+    recipe: base.yaml
+    objective: {kind: sft}
+    set: {model.adapter.save_as: merged}
+  dpo:
+    recipe: base.yaml
+    set: {model.path: step:sft}
+  more:
+    recipe: base.yaml
+    set: {model.path: step:sft, model.adapter: {kind: lora, path: step:dpo}}
+"""
+
+
+@pytest.fixture
+def chain(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a chain whose steps are executed in this process."""
+
+    def run_here(validated: Validated, on_event: Any, options: Any, *, directory: RunDirectory) -> None:
+        prepare_run(validated, run=directory)
+        code = worker.main([str(directory.path)])
+        if code:
+            raise explain_failure(code, directory)
+
+    monkeypatch.setattr(train, "run_recipe", run_here)
+    text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"), "chat_template: zephyr\n")
+    (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
+    path = tmp_path / "chain.yaml"
+    path.write_text(STEPS, encoding="utf-8")
+    return path
+
+
+def _validate(path: Path, *overrides: str) -> ValidatedChain:
+    validated = validate_file(path, [f"output_dir={path.parent / 'runs'}", *overrides])
+    assert isinstance(validated, ValidatedChain)
+    return validated
+
+
+def test_steps_begin_with_what_others_saved(chain: Path, tiny_model: Path) -> None:
+    finished = run_chain(_validate(chain), lambda event: None)
+    sft, dpo, more = (open_run(finished.directory.path / str(step.directory)) for step in finished.result.steps)
+    assert dpo.recipe.model.path == str(sft.model_dir)
+    assert dpo.result.data.chat_template == "zephyr"
+    assert "<|user|>" in (sft.model_dir / "chat_template.jinja").read_text(encoding="utf-8")  # the one of zephyr
+    name = "model.layers.0.mlp.up_proj.weight"
+    before, after = (load_file(folder / "model.safetensors")[name] for folder in (tiny_model, sft.model_dir))
+    assert not before.equal(after)  # the adapter of the first step is in its weights
+    assert more.recipe.model.adapter is not None
+    assert more.recipe.model.adapter.path == str(dpo.model_dir)
+    # The continued adapter begins as the second step left it.
+    key = "eval_logps/chosen"
+    assert more.result.base_metrics[key] == pytest.approx(dpo.result.metrics[key], abs=1e-3)
+    labels = [step.figures[0].label for step in finished.result.steps]
+    assert labels == ["Loss", "Loss", "Loss"]
+    page = finished.directory.report.read_text(encoding="utf-8")
+    assert f'<a href="{finished.result.steps[1].directory}/report.html">' in page
+
+
+def test_a_step_that_fails_leaves_its_error(chain: Path) -> None:
+    # Only the run itself can find that no module has this name.
+    with pytest.raises(RunError, match="T662") as caught:
+        run_chain(_validate(chain, "steps.dpo.model.adapter.target_modules=[nowhere]"), lambda event: None)
+    assert "(R337); without it, more could not begin" in str(caught.value.findings[0].why)
