@@ -21,7 +21,7 @@ from dpo_recipes.engine.head import prepare_head
 from dpo_recipes.engine.length_counts import LENGTH_CORRELATION, LengthCounts
 from dpo_recipes.engine.prefix_sharing import check_longest_row, share_prefixes
 from dpo_recipes.engine.probe import cuda_devices
-from dpo_recipes.engine.reference import add_reference, try_one_row, weights_of
+from dpo_recipes.engine.reference import add_reference, release_reference_engine, try_one_row, weights_of
 from dpo_recipes.engine.subset_counts import SubsetCounts
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
@@ -101,6 +101,7 @@ class EngineTrainer(MicroBatching):
             # trained whole have 32 bits, and the base 16.
             with self.accelerator.autocast():
                 self.prefix_sharing.verify()
+        release_reference_engine(self)
         self._check_longest(datasets)  # the trial may have switched sharing off
         if self.is_fsdp_enabled:
             reshard(shard_policy(self))

@@ -250,6 +250,14 @@ def try_one_row(trainer: Any) -> None:
         _logps(trainer, reference_model(trainer), [trainer.train_dataset[0]])
 
 
+def release_reference_engine(trainer: Any) -> None:
+    """Remove DeepSpeed's hooks of the forward passes before training. Training has hooks of its own; with both, modules
+    would be counted twice, and ZeRO-3's record of their order would fail."""
+    if trainer._precompute_engine is not None:
+        trainer._precompute_engine.destroy()
+        trainer._precompute_engine = None
+
+
 def batches_by_tokens(tokens: np.ndarray, rows_per_batch: int) -> list[list[int]]:
     """Batches of rows, ordered by length, with at most the tokens of `rows_per_batch` average rows.
 

@@ -50,7 +50,10 @@ def prepare_trainer(
     """The objective's trainer. Adds trainable parameters and the kind of batches to the bundle's model info."""
     trainer = build_trainer(bundle, context, datasets, callbacks)
     parameters = list(trainer.model.parameters())
-    bundle.model_info["trainable_parameters"] = sum(p.numel() for p in parameters if p.requires_grad)
+    # With ZeRO-3 a parameter is empty between its uses, and `ds_numel` is its size.
+    bundle.model_info["trainable_parameters"] = sum(
+        getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad
+    )
     bundle.model_info["prefix_sharing"] = trainer.prefix_sharing.describe()
     bundle.model_info["processes"] = context.distributed.describe()
     return trainer

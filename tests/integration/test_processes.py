@@ -210,6 +210,7 @@ def test_deepspeed_trains_the_same_reward_model(run: Runner, strategy: str, adap
     assert_same_steps(one, other)
     assert_same_weights(one, other)
     assert_scores_alike(one, other)
+    assert other.result["model"]["trainable_parameters"] == one.result["model"]["trainable_parameters"]
 
 
 @pytest.mark.slow
