@@ -20,6 +20,7 @@ from dpo_recipes.run_result import RunResult, describe_invalid, read_result
 
 if TYPE_CHECKING:
     from dpo_recipes.data.chat_template import Chat
+    from dpo_recipes.model.sources import ModelLocation
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,22 @@ class LoadedModel:
     """The chat template of the training, and the tokens that end an answer."""
     device: str
     dtype: str
+
+
+@dataclass(frozen=True)
+class SavedChat:
+    """What a finished run has saved beside the weights of its model."""
+
+    tokenizer: Any
+    """The saved one, whose end-of-sequence token is the one that ends a turn."""
+    chat: Chat
+    """The chat template of the training, and the tokens that end an answer."""
+    base: ModelLocation
+    """Where the base of a saved adapter is, or the saved model itself if it is whole."""
+    config: Any
+    """transformers' configuration of `base`."""
+    generation: Any | None
+    """The saved generation configuration; None for a model that scores."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,32 @@ class FinishedRun:
         """The rows of metrics.jsonl."""
         return read_json_lines(self.run.metrics)
 
+    def load_chat(self, *, trust_remote_code: bool = False) -> SavedChat:
+        """The saved tokenizer with the chat template of the training; no weights are read. Raises `RunError` M504."""
+        from transformers import GenerationConfig
+
+        from dpo_recipes.data.chat_template import chat_of_saved
+        from dpo_recipes.model.build import load_config
+        from dpo_recipes.model.heads import is_encoder
+        from dpo_recipes.model.loading import loading_errors
+        from dpo_recipes.model.sources import ModelLocation, resolve_model
+        from dpo_recipes.model.tokenizer import load_tokenizer
+
+        recipe, trust = self.recipe, trust_remote_code and self.recipe.model.trust_remote_code
+        assert self.result.saved is not None, "a finished run has saved its model"
+        saved = ModelLocation(str(self.model_dir))
+        base = resolve_model(recipe.model) if self.result.saved == "adapter" else saved
+        config = load_config(base, trust_remote_code=trust)
+        tokenizer = load_tokenizer(saved, trust_remote_code=trust, is_encoder=is_encoder(config))
+        generation, ends = None, tokenizer.eos_token_id  # that of a turn
+        if self.objective.head == "causal_lm":
+            with loading_errors("the saved model", saved):
+                generation = GenerationConfig.from_pretrained(self.model_dir)
+            ends = generation.eos_token_id
+        name, variables = self.result.data.chat_template or "tokenizer", recipe.chat_template_kwargs
+        chat = chat_of_saved(tokenizer, name, variables, ends)
+        return SavedChat(tokenizer, chat, base, config, generation)
+
     def load(
         self, *, device: str | None = None, dtype: Dtype | None = None, trust_remote_code: bool = False
     ) -> LoadedModel:
@@ -70,45 +113,33 @@ class FinishedRun:
         """
         from functools import partial
 
-        from transformers import GenerationConfig
-
-        from dpo_recipes.data.chat_template import chat_of_saved
-        from dpo_recipes.model.build import load_base, load_config
-        from dpo_recipes.model.heads import is_encoder
+        from dpo_recipes.model.build import load_base
         from dpo_recipes.model.loading import loading_errors
         from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype
         from dpo_recipes.model.saved import load_saved
-        from dpo_recipes.model.sources import ModelLocation, resolve_model
-        from dpo_recipes.model.tokenizer import load_tokenizer
+        from dpo_recipes.model.sources import ModelLocation
 
         recipe, folder, kind = self.recipe, self.model_dir, self.result.saved
         assert kind is not None, "a finished run has saved its model"
         trust = trust_remote_code and recipe.model.trust_remote_code
-        saved = ModelLocation(str(folder))
-        base = resolve_model(recipe.model) if kind == "adapter" else saved
-        config = load_config(base, trust_remote_code=trust)
-        tokenizer = load_tokenizer(saved, trust_remote_code=trust, is_encoder=is_encoder(config))
+        saved = self.load_chat(trust_remote_code=trust_remote_code)
         device = choose_device(device or recipe.hardware.device)
         if dtype is not None:
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": dtype})})
-        chosen = choose_dtype(recipe, device, getattr(config, "model_type", None))
-        with loading_errors("the saved model", saved):
+        chosen = choose_dtype(recipe, device, getattr(saved.config, "model_type", None))
+        with loading_errors("the saved model", ModelLocation(str(folder))):
             policy = load_saved(
                 folder,
                 kind,
-                partial(load_base, recipe, base, tokenizer, device, chosen, trust_remote_code=trust),
+                partial(load_base, recipe, saved.base, saved.tokenizer, device, chosen, trust_remote_code=trust),
                 device=device,
                 dtype=chosen,
                 attention=choose_attention(recipe.model.attn_implementation, device, chosen),
                 trust_remote_code=trust,
             )
-            ends = tokenizer.eos_token_id  # that of a turn
-            if objective_of(recipe).head == "causal_lm":
-                policy.generation_config = generation = GenerationConfig.from_pretrained(folder)
-                ends = generation.eos_token_id
-        name, variables = self.result.data.chat_template or "tokenizer", recipe.chat_template_kwargs
-        chat = chat_of_saved(tokenizer, name, variables, ends)
-        return LoadedModel(policy.eval(), tokenizer, chat, device, chosen)
+        if saved.generation is not None:
+            policy.generation_config = saved.generation
+        return LoadedModel(policy.eval(), saved.tokenizer, saved.chat, device, chosen)
 
 
 def open_run(path: Path) -> FinishedRun:

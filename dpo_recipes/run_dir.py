@@ -40,6 +40,11 @@ class RunDirectory:
         return self.path / "resolved.yaml"
 
     @property
+    def evaluation(self) -> Path:
+        """The settings of an evaluation. Its directory has no recipe, and files as a run has."""
+        return self.path / "evaluate.json"
+
+    @property
     def plan(self) -> Path:
         """What was decided before the worker started."""
         return self.path / "plan.json"
@@ -61,7 +66,8 @@ class RunDirectory:
 
     @property
     def answers(self) -> Path:
-        """One object for each evaluation in training with `evaluation.samples_each_eval`: the step and the answers."""
+        """One object for each evaluation in training with `evaluation.samples_each_eval`: the step and the answers. In
+        the directory of an evaluation, one for each prompt: the answers of all models."""
         return self.path / "answers.jsonl"
 
     @property

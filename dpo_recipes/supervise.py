@@ -20,7 +20,7 @@ from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.failures import less_memory_fix
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
-from dpo_recipes.launch.job import Job, LaunchRequest
+from dpo_recipes.launch.job import Job
 from dpo_recipes.launch.ranks import (
     LOST_EACH_OTHER,
     first_failure,
@@ -50,11 +50,13 @@ class WorkerBug(Exception):
     """A worker ended with an exception that the person did not cause; its traceback is in run.log."""
 
 
-def follow(job: Job, request: LaunchRequest, on_event: EventHandler) -> None:
+def follow(
+    job: Job, run: RunDirectory, on_event: EventHandler, *, watchdog_minutes: float | None = None, num_nodes: int = 1
+) -> None:
     """Pass events on until the job has finished. Raises the error of a job that failed: every `DpoRecipeError` of a
     stage, `Interrupted` I101 and I130, `RunError` T603, T605, T612 and T613, and `WorkerBug`."""
-    run, reader = request.run, EventReader(request.run.events)
-    watchdog, kills = Watchdog(request.recipe.launch.watchdog_minutes), num_out_of_memory_kills()
+    reader = EventReader(run.events)
+    watchdog, kills = Watchdog(watchdog_minutes), num_out_of_memory_kills()
     with _forwarded_signals(job) as asked:
         returncode: int | None = None
         while returncode is None:
@@ -73,7 +75,7 @@ def follow(job: Job, request: LaunchRequest, on_event: EventHandler) -> None:
             text = f"a process ended with code {returncode} after everything was saved; its output is in {run.log}"
             on_event({"event": "note", "text": text})
         return
-    if returncode == 0 and request.num_nodes > 1:
+    if returncode == 0 and num_nodes > 1:
         return  # on several nodes without a shared folder, only one has the result
     if asked.count > 1:
         raise _stopped_at_once(run)
@@ -189,7 +191,7 @@ def _stopped_at_once(run: RunDirectory) -> Interrupted:
         "I130",
         "the run was stopped at once",
         why=f"by a second signal; {_where_it_resumes(run)}",
-        fix="run the recipe again",
+        fix="give the same command again",
     )
 
 
@@ -273,6 +275,8 @@ def _who(rank: int | None, run: RunDirectory) -> str:
 
 
 def _where_it_resumes(run: RunDirectory) -> str:
+    if run.evaluation.exists():
+        return "the answers so far are kept, and the same command generates the others"
     checkpoints = run.shared_run.checkpoints
     saved = any(newest_first(checkpoints))
     return f"it can resume from the last checkpoint in {checkpoints}" if saved else "it had no checkpoint yet"
@@ -285,14 +289,14 @@ def _killed(number: int, run: RunDirectory, rank: int | None) -> RunError | Inte
             "I101" if any(newest_first(run.shared_run.checkpoints)) else "I130",
             "the run was interrupted",
             why=f"{name} came before the worker was ready",
-            fix="run the recipe again",
+            fix="give the same command again",
         )
     if number == signal.SIGKILL:
         return RunError.of(
             "T605",
             f"{_who(rank, run)} was killed (SIGKILL)",
             why="by a person, or by the system because memory ran out; " + _where_it_resumes(run),
-            fix=f"run the recipe again. When memory is short: {less_memory_fix(run)}",
+            fix=f"give the same command again. When memory is short: {less_memory_fix(run)}",
         )
     waited = _collective_timeout(run)
     if waited is not None:

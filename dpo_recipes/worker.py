@@ -1,7 +1,8 @@
 """The process that a launcher starts: it locks the run directory, executes the stages, and reports errors.
 
-`python -m dpo_recipes.worker RUN_DIR`, where RUN_DIR holds `resolved.yaml`. The worker reports its progress to its
-parent through `events.jsonl`; all other output goes to run.log.
+`python -m dpo_recipes.worker DIRECTORY`, where the directory holds the `resolved.yaml` of a run or the `evaluate.json`
+of an evaluation. The worker reports its progress to its parent through `events.jsonl`; all other output goes to
+run.log.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, RunError
+from dpo_recipes.evaluation_stages import execute_directory
 from dpo_recipes.events import EventLog
 from dpo_recipes.failures import known_failure
 from dpo_recipes.launch.ending import Ending, end_with_parent
@@ -61,8 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _execute(run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool) -> int:
     try:
-        recipe = read_resolved(run.resolved_recipe)
-        RunStages(recipe, run, rank, events, trust_remote_code=trust_remote_code).execute()
+        if run.evaluation.exists():
+            execute_directory(run, events, trust_remote_code=trust_remote_code)
+        else:
+            recipe = read_resolved(run.resolved_recipe)
+            RunStages(recipe, run, rank, events, trust_remote_code=trust_remote_code).execute()
     except DpoRecipeError as error:
         traceback.print_exc()
         events.emit("error", findings=[finding.to_json() for finding in error.findings])

@@ -115,7 +115,13 @@ class _Execution:
         with written_to(request.run):
             request.run.clear_events()
         try:
-            follow(launcher_of(plan.backend).start(request), request, self.on_event)
+            follow(
+                launcher_of(plan.backend).start(request),
+                request.run,
+                self.on_event,
+                watchdog_minutes=request.recipe.launch.watchdog_minutes,
+                num_nodes=request.num_nodes,
+            )
         except (RunError, WorkerBug) as error:
             return error
         return None

@@ -34,6 +34,7 @@ VERBS = (
     "show",
     "runs",
     "report",
+    "evaluate",
     "schema",
     "ls",
     "cp",

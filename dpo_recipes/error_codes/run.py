@@ -159,6 +159,34 @@ CODES = {
         "`dpo-recipe runs rm` deletes no run that is being executed or waits in a queue, and without `--unfinished`",
         "none that could be resumed.",
     ),
+    # T68x: evaluations
+    "T680": entry(
+        "the libraries of BLEU and ROUGE-L are not installed",
+        "They come with the extra `evaluate`; everything else that is measured needs no further library.",
+    ),
+    "T681": entry(
+        "no such model",
+        "`dpo-recipe evaluate` takes the directory of a finished run or the last part of its name, a folder that",
+        "`save_pretrained` wrote, a .gguf file or a hub id. `base` is the base of the first run.",
+    ),
+    "T682": entry(
+        "a reward model gives no answers",
+        "It returns one number for a text. It can be a source of rewards for the answers of others.",
+    ),
+    "T683": entry(
+        "there are no rows to evaluate on",
+        "The rows are the held-out ones of the first run's recipe, or those that `--data` names. A row is left out if",
+        "one of the models cannot read it within its context.",
+    ),
+    "T684": entry(
+        "a probability is not a number",
+        "A model gives NaN or infinity. float16 may overflow, or weights may be damaged.",
+    ),
+    "T685": entry(
+        "all answers are empty",
+        "The model ends each answer with its first token. Usually the chat template is not the one that it was trained",
+        "with.",
+    ),
     # T65x: sweeps
     "T650": entry(
         "all trials of a sweep failed",

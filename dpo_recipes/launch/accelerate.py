@@ -48,7 +48,8 @@ class AccelerateLauncher(TorchrunLauncher):
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(request))]
         # accelerate 1.15 reads from the configuration file only what has no default on the command line.
         meeting = ["--rdzv_backend", "c10d"] if request.num_nodes > 1 else []
-        return [*launcher, *meeting, *worker_arguments(request)]
+        worker = worker_arguments(request.run, trust_remote_code=request.trust_remote_code)
+        return [*launcher, *meeting, *worker]
 
     def configurations(self, request: LaunchRequest) -> dict[str, dict[str, Any]]:
         """accelerate's configuration file. Raises `RecipeError` R347 if several nodes have no rendezvous."""

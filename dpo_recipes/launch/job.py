@@ -38,16 +38,16 @@ class LaunchRequest:
     """Receives messages for the person before a worker can send any, such as why a job waits."""
 
 
-def worker_arguments(request: LaunchRequest) -> list[str]:
-    """The arguments that execute a request, for a Python interpreter or a launcher such as torchrun."""
-    flags = ["--trust-remote-code"] if request.trust_remote_code else []
-    return ["-m", "dpo_recipes.worker", str(request.run.path), *flags]
+def worker_arguments(run: RunDirectory, *, trust_remote_code: bool) -> list[str]:
+    """The arguments that execute a directory, for a Python interpreter or a launcher such as torchrun."""
+    flags = ["--trust-remote-code"] if trust_remote_code else []
+    return ["-m", "dpo_recipes.worker", str(run.path), *flags]
 
 
-def spawn(request: LaunchRequest, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def spawn(run: RunDirectory, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, so that a terminal's Ctrl-C reaches it only through the parent. Its
     output is appended to run.log. Its workers end with this process."""
-    with request.run.log.open("ab") as log:
+    with run.log.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

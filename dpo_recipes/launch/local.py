@@ -52,17 +52,23 @@ def cpu_allocator() -> dict[str, str]:
 def worker_environment(recipe: Recipe, processes_here: int = 1) -> dict[str, str]:
     """This process's environment, with the variables that each worker of this recipe on a machine needs. A person's own
     settings of allocator and threads are kept."""
-    allocator = cpu_allocator() if recipe.hardware.device == "cpu" or not gpu_names() else {}
-    own = {name: value for name, value in os.environ.items() if name not in _OF_LAUNCHERS}
-    environment = {**allocator, **own, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
-    if recipe.launch.num_threads:
-        environment["OMP_NUM_THREADS"] = str(recipe.launch.num_threads)
-    elif processes_here > 1 or num_cores() < (os.cpu_count() or 1):
-        # Otherwise torch chooses; on some processors it distinguishes cores from hyper-threads.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // processes_here)))
+    environment = device_environment(recipe.hardware.device, recipe.launch.num_threads, processes_here)
     if recipe.tracking.project or "WANDB_PROJECT" not in environment:
         # transformers' W&B callback reads its project from here only.
         environment["WANDB_PROJECT"] = recipe.tracking.project or recipe.name
+    return environment
+
+
+def device_environment(device: str, num_threads: int | None = None, processes_here: int = 1) -> dict[str, str]:
+    """This process's environment, with the allocator's settings and the threads for workers on a device."""
+    allocator = cpu_allocator() if device == "cpu" or not gpu_names() else {}
+    own = {name: value for name, value in os.environ.items() if name not in _OF_LAUNCHERS}
+    environment = {**allocator, **own, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true"}
+    if num_threads:
+        environment["OMP_NUM_THREADS"] = str(num_threads)
+    elif processes_here > 1 or num_cores() < (os.cpu_count() or 1):
+        # Otherwise torch chooses; on some processors it distinguishes cores from hyper-threads.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // processes_here)))
     return environment
 
 
@@ -71,11 +77,11 @@ class LocalLauncher(Launcher):
 
     def command(self, request: LaunchRequest) -> list[str]:
         """The worker itself."""
-        return [sys.executable, *worker_arguments(request)]
+        return [sys.executable, *worker_arguments(request.run, trust_remote_code=request.trust_remote_code)]
 
     def start(self, request: LaunchRequest) -> ProcessJob:
         """Start the worker."""
-        return ProcessJob(spawn(request, self.command(request), worker_environment(request.recipe)))
+        return ProcessJob(spawn(request.run, self.command(request), worker_environment(request.recipe)))
 
 
 LAUNCHER = LocalLauncher()

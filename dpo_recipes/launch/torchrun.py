@@ -26,12 +26,14 @@ class TorchrunLauncher(Launcher):
         rendezvous."""
         per_node = request.num_processes // request.num_nodes
         torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={per_node}"]
-        return [*torchrun, *_meeting(request), *worker_arguments(request)]
+        worker = worker_arguments(request.run, trust_remote_code=request.trust_remote_code)
+        return [*torchrun, *_meeting(request), *worker]
 
     def start(self, request: LaunchRequest) -> TorchrunJob:
         """Start the launcher in a session of its own."""
         begins_at = request.run.log.stat().st_size if request.run.log.exists() else 0
-        return TorchrunJob(spawn(request, self.command(request), environment(request)), request.run, begins_at)
+        process = spawn(request.run, self.command(request), environment(request))
+        return TorchrunJob(process, request.run, begins_at)
 
 
 def _meeting(request: LaunchRequest) -> list[str]:

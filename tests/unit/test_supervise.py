@@ -14,8 +14,7 @@ import pytest
 
 from dpo_recipes import supervise
 from dpo_recipes.errors import RunError
-from dpo_recipes.launch.job import LaunchRequest, ProcessJob
-from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.launch.job import ProcessJob
 from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.supervise import Watchdog, WorkerBug, explain_failure, follow, is_transient
 
@@ -230,7 +229,7 @@ def test_a_job_that_waits_in_a_queue_does_not_hang(
     monkeypatch.setattr(supervise.time, "sleep", lambda seconds: None)
     on_message(run, 0, *({"event": "step", "step": step} for step in range(9)))
     run.result.write_text("{}")
-    follow(Queued(clock, clock.now + 5_000), LaunchRequest(Recipe.model_validate(PLAIN), run), lambda event: None)
+    follow(Queued(clock, clock.now + 5_000), run, lambda event: None, watchdog_minutes=30)
 
 
 @dataclass
@@ -249,11 +248,11 @@ class Ended:
 
 
 def test_a_process_that_dies_when_all_is_saved_takes_nothing_away(run: RunDirectory) -> None:
-    request, messages = LaunchRequest(Recipe.model_validate(PLAIN), run), []
+    messages = []
     with pytest.raises(RunError, match="died of SIGABRT"):
-        follow(Ended(-6), request, messages.append)
+        follow(Ended(-6), run, messages.append)
     run.result.write_text("{}")
-    follow(Ended(-6), request, messages.append)
+    follow(Ended(-6), run, messages.append)
     (note,) = messages
     assert note["event"] == "note"
     assert "code -6 after everything was saved" in note["text"]
@@ -283,11 +282,10 @@ def test_a_crash_names_the_place_and_the_log_of_the_rank_that_crashed(run: RunDi
 def test_a_process_that_hangs_is_ended_and_says_where_it_was(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     code = HANGING.format(root=str(Path(__file__).parents[2]), run=str(tmp_path))
-    recipe = Recipe.model_validate({**PLAIN, "launch": {"watchdog_minutes": 0.05}})
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     began = time.monotonic()
     with pytest.raises(RunError) as caught:
-        follow(ProcessJob(process), LaunchRequest(recipe, run), lambda event: None)
+        follow(ProcessJob(process), run, lambda event: None, watchdog_minutes=0.05)
     assert time.monotonic() - began < 60
     finding = caught.value.findings[0]
     assert finding.code == "T612"

@@ -1,0 +1,191 @@
+"""The held-out rows of an evaluation, and the tokens that each model reads of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_recipes.cache import content_key
+from dpo_recipes.data.encode import Encoder
+from dpo_recipes.data.fit_length import TokenizedRow, fit
+from dpo_recipes.data.prepare import RowSplits, load_rows
+from dpo_recipes.data.render import render_prompt, render_row
+from dpo_recipes.data.report import SplitReport
+from dpo_recipes.data.rows import Row
+from dpo_recipes.errors import DataError, RunError
+from dpo_recipes.evaluate.generation import Prompt
+from dpo_recipes.evaluate.logps import Continuation
+from dpo_recipes.evaluate.models import Subject
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.objectives.base import RowShape
+from dpo_recipes.recipe.paths import looks_local
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.schema.data import Data, Source
+from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.recipe.validate import validate
+from dpo_recipes.shipped import find_recipe, recipe_paths
+
+_LONGEST = 8192
+"""The maximum length of a row of a file, in tokens; those of a recipe have its `data.max_length`."""
+_SHAPES: tuple[RowShape, ...] = ("pair", "labelled", "completion")
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The rows before any model reads them."""
+
+    rows: list[Row]
+    settings: Data
+    """The settings for rendering and truncation."""
+    description: str
+    split: str
+
+
+def read_rows(section: Evaluate, subjects: Sequence[Subject]) -> EvaluationData:
+    """The held-out rows that a section names. Raises `RecipeError`, `DataError`, and `RunError` T683 (no rows)."""
+    given = section.data
+    if given is None:
+        run = next((subject.run for subject in subjects if subject.run is not None), None)
+        if run is None:
+            raise RunError.of(
+                "T683",
+                "there are no rows to evaluate on",
+                why="none of the models is a run, whose recipe would say which rows are held out",
+                fix="name a recipe or a file with `--data`",
+            )
+        return _of_recipe(run.recipe, section, f"the recipe of {run.run.path}")
+    if given.endswith((".yaml", ".yml")) or given in recipe_paths():
+        validated = validate(find_recipe(given))
+        try:
+            return _of_recipe(validated.recipe, section, given)
+        except DataError as error:
+            raise error.located(validated.composed.where) from error
+    path = str(Path(given).expanduser().resolve()) if looks_local(given) or Path(given).exists() else given
+    settings = Data(train=[Source(path=path)], max_length=_LONGEST, overlong="drop")
+    return EvaluationData(_limited(_of_any_shape(settings), section), settings, given, "all")
+
+
+def _of_recipe(recipe: Recipe, section: Evaluate, description: str) -> EvaluationData:
+    if not getattr(recipe.data, section.split).is_set:
+        raise RunError.of(
+            "T683",
+            f"{description} holds out no rows",
+            why=f"it has no `data.{section.split}`",
+            fix="name a recipe or a file with `--data`, or the other held-out rows with `--split`",
+        )
+    splits = load_rows(recipe.data, recipe.training.seed, objective_of(recipe).rows)
+    if section.split not in splits.rows:
+        raise RunError.of(
+            "T683",
+            f"{description} holds out no rows",
+            why=f"`data.{section.split}` has no rows that can be used",
+            fix="name a recipe or a file with `--data`",
+        )
+    return EvaluationData(_limited(splits.rows[section.split], section), recipe.data, description, section.split)
+
+
+def _of_any_shape(settings: Data) -> Sequence[Row]:
+    """All rows of a file, as pairs if it has pairs."""
+    for shape in _SHAPES:
+        try:
+            splits: RowSplits = load_rows(settings, 0, shape)
+        except DataError as error:
+            if error.findings[0].code != "D413" or shape == _SHAPES[-1]:
+                raise
+        else:
+            return splits.train
+    raise AssertionError("the last shape raises or returns")
+
+
+def _limited(rows: Sequence[Row], section: Evaluate) -> list[Row]:
+    return list(rows[: section.limit])
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row as one model reads it."""
+
+    prompt: Prompt
+    answers: tuple[Continuation, ...]
+    """The prompt may be truncated here, as in training."""
+
+
+@dataclass(frozen=True)
+class UsableRows:
+    """The rows that all models can read."""
+
+    rows: list[Row]
+    by_model: list[list[ReadRow]]
+    """For each model, each of the rows."""
+    first_of_prompt: list[int]
+    """The indices of the rows that are the first one of their prompt: the prompts that are answered."""
+    left_out: dict[str, int]
+    """The number of rows that at least one model cannot read, by reason."""
+
+    def reference(self, place: int) -> str | None:
+        """The good answer of a row as text; None if the row has none."""
+        row = self.rows[place]
+        if row.label is False or not row.answers:
+            return None
+        return "\n\n".join(message["content"] for message in row.answers[0] if message["role"] == "assistant").strip()
+
+
+def read_as(data: EvaluationData, subjects: Sequence[Subject], max_new_tokens: int) -> UsableRows:
+    """The rows as each model reads them, without those for which the context of one of them is too short.
+
+    Raises `DataError` D420 and D429 if a template cannot render a row, and `RunError` T683 if no row is left.
+    """
+    left_out: Counter[str] = Counter()
+    read = [_read(data, subject, max_new_tokens) for subject in subjects]
+    kept = []
+    for place in range(len(data.rows)):
+        reason = next((found for rows in read if isinstance(found := rows[place], str)), None)
+        if reason is None:
+            kept.append(place)
+        else:
+            left_out[reason] += 1
+    if not kept:
+        raise RunError.of(
+            "T683",
+            "there are no rows to evaluate on",
+            why=f"all {len(data.rows)} rows were left out: {dict(left_out)}",
+            fix="lower `--max-new-tokens`, or name other rows with `--data`",
+        )
+    rows = [data.rows[place] for place in kept]
+    by_model = [[one for place in kept if not isinstance(one := of_model[place], str)] for of_model in read]
+    names = [one.prompt.name for one in by_model[0]]
+    first = sorted({name: place for place, name in reversed(list(enumerate(names)))}.values())
+    return UsableRows(rows, by_model, first, dict(left_out))
+
+
+def _read(data: EvaluationData, subject: Subject, max_new_tokens: int) -> list[ReadRow | str]:
+    """Each row as a model reads it, or the reason why it cannot."""
+    renderer, settings = subject.chat.renderer, data.settings
+    encoder = Encoder(subject.tokenizer, renderer.template.text)
+    finds_context = settings.train_on_turns != "all"
+    texts = [render_row(row, renderer, finds_context=finds_context) for row in data.rows]
+    ends = encoder.first_token_id, encoder.last_token_id
+    context = subject.context_length or _LONGEST * 1000
+    prompts = [render_prompt(row, renderer) for row in data.rows]
+    # A prompt is encoded by itself here, as it is when the model answers.
+    prompt_ids = [subject.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    read: list[ReadRow | str] = []
+    for row, ids, encoded in zip(data.rows, prompt_ids, encoder.encode(texts), strict=True):
+        report = SplitReport()
+        whole = TokenizedRow(encoded.prompt_ids, encoded.answer_ids, encoded.answer_context)
+        limit = min(settings.max_length, context)
+        fitted = fit(whole, row.where, limit, settings.overlong, report, keep=ends)
+        if len(ids) + max_new_tokens > context:
+            read.append("the prompt leaves no room for an answer")
+        elif fitted is None:
+            read.append("longer than the maximum length")
+        elif len(fitted.answer_ids) == 2 and fitted.answer_ids[0] == fitted.answer_ids[1]:
+            read.append("both answers have the same tokens")
+        else:
+            name = content_key(row.prompt, row.tools)
+            pairs = zip(fitted.answer_ids, fitted.answer_context, strict=True)
+            answers = tuple(Continuation(fitted.prompt_ids, list(one), tuple(runs)) for one, runs in pairs)
+            read.append(ReadRow(Prompt(name, ids), answers))
+    return read

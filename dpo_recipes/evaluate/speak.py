@@ -1,0 +1,167 @@
+"""What is computed with the weights of the models, one model after the other: answers and log-probabilities."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dpo_recipes.errors import RunError
+from dpo_recipes.evaluate.generation import Answer, Prompt, Speaker, generate
+from dpo_recipes.evaluate.logps import Continuation, sum_logps
+from dpo_recipes.evaluate.models import Subject
+from dpo_recipes.evaluate.passes import free_memory
+from dpo_recipes.evaluate.rows import ReadRow, UsableRows
+from dpo_recipes.events import EventLog
+from dpo_recipes.recipe.schema.evaluate import Evaluate, Generate
+
+_SHARE_EVERY_S = 1.0
+_PLAIN = {"temperature": 1.0, "top_p": 1.0}
+"""The settings of samples from the model's own distribution, which its divergence is estimated on."""
+
+
+@dataclass
+class Spoken:
+    """What one model has computed, and its base with the same tokens."""
+
+    answers: list[Answer]
+    """To each prompt."""
+    logps: np.ndarray
+    """[rows, K]: of the answers in the data, in nats."""
+    samples: list[Continuation] = field(default_factory=list)
+    """Answers to the first prompts, sampled at temperature 1."""
+    sample_logps: list[float] = field(default_factory=list)
+    base_logps: np.ndarray | None = None
+    """[rows, K]; None without a base."""
+    base_sample_logps: list[float] = field(default_factory=list)
+
+
+class _Weights:
+    """The weights of one model, loaded when they are first needed."""
+
+    def __init__(self, subject: Subject, events: EventLog) -> None:
+        self._subject, self._events = subject, events
+        self._model: Any = None
+
+    def __call__(self) -> Any:
+        if self._model is None:
+            self._events.stage("model", f"loading {self._subject.name}")
+            self._model = self._subject.load()
+        return self._model
+
+
+class Interview:
+    """Lets the models answer and score. No two of them are in memory at once."""
+
+    def __init__(self, section: Evaluate, events: EventLog) -> None:
+        self._section, self._events = section, events
+
+    def ask(self, subject: Subject, rows: UsableRows, read: Sequence[ReadRow]) -> Spoken:
+        """Everything that needs the weights of a model itself. `read` are the rows as it reads them.
+
+        Raises `RunError` T684 (a log-probability is not a number) and T685 (all answers are empty).
+        """
+        weights = _Weights(subject, self._events)
+        prompts = [read[place].prompt for place in rows.first_of_prompt]
+        answers = self._generate(subject, weights, prompts, self._section.generate)
+        if not any(answer.text for answer in answers):
+            raise _all_empty(subject.name, len(answers))
+        spoken = Spoken(answers, self._score(subject, weights, read))
+        if subject.base is not None and self._section.kl_prompts:
+            wanted = prompts[: self._section.kl_prompts]
+            self._events.stage("sample", f"{subject.name}: {len(wanted)} answers at temperature 1")
+            sampled = self._generate(subject, weights, wanted, self._section.generate.model_copy(update=_PLAIN))
+            pairs = zip(wanted, sampled, strict=True)
+            spoken.samples = [Continuation(prompt.ids, answer.ids) for prompt, answer in pairs]
+            spoken.sample_logps = self._sum(subject, weights, spoken.samples)
+        del weights
+        free_memory()
+        return spoken
+
+    def ask_bases(
+        self, subjects: Sequence[Subject], reads: Sequence[Sequence[ReadRow]], spoken: Sequence[Spoken]
+    ) -> list[str]:
+        """Add the log-probabilities under each base, which is loaded once for all models that were tuned from it.
+
+        Returns a note for each base that cannot be loaded. Raises `RunError` T684.
+        """
+        notes: list[str] = []
+        groups: dict[str, list[int]] = {}
+        for place, subject in enumerate(subjects):
+            if subject.base is not None:
+                groups.setdefault(subject.base.key or subject.base.name, []).append(place)
+        for places in groups.values():
+            base = subjects[places[0]].base
+            assert base is not None
+            weights = _Weights(base, self._events)
+            try:
+                for place in places:
+                    spoken[place].base_logps = self._score(base, weights, reads[place])
+                    spoken[place].base_sample_logps = self._sum(base, weights, spoken[place].samples)
+            except RunError as error:
+                if error.findings[0].code not in ("M504", "M509"):
+                    raise
+                names = ", ".join(subjects[place].name for place in places)
+                notes.append(f"{base.reference}, the base of {names}, cannot be loaded: nothing is compared with it.")
+                self._events.note(notes[-1])
+            del weights
+            free_memory()
+        return notes
+
+    def _generate(
+        self, subject: Subject, weights: _Weights, prompts: Sequence[Prompt], settings: Generate
+    ) -> list[Answer]:
+        speaker = Speaker(subject.key, subject.tokenizer, subject.chat.end_ids, weights)
+        progress = _Progress(self._events, subject.name, len(prompts))
+        return generate(speaker, prompts, settings, on_progress=progress.show)
+
+    def _score(self, subject: Subject, weights: _Weights, read: Sequence[ReadRow]) -> np.ndarray:
+        self._events.stage("score", f"{subject.name}: the answers in the data")
+        values = self._sum(subject, weights, [answer for row in read for answer in row.answers])
+        return np.array(values, float).reshape(len(read), -1)
+
+    def _sum(self, subject: Subject, weights: _Weights, continuations: Sequence[Continuation]) -> list[float]:
+        pad, size = subject.tokenizer.pad_token_id, self._section.generate.batch_size
+        values = sum_logps(subject.key, weights, pad, continuations, size)
+        if not np.isfinite(values).all():
+            raise RunError.of(
+                "T684",
+                f"{subject.name} gives no number for the probability of an answer",
+                why=f"its computation in {subject.dtype} gives NaN or infinity: numbers overflow in float16, or "
+                "weights are damaged",
+                fix="evaluate with `--device cpu`, or check its weights",
+            )
+        return values
+
+
+class _Progress:
+    """Reports which share of a model's answers is complete."""
+
+    def __init__(self, events: EventLog, name: str, total: int) -> None:
+        self._events, self._name, self._total = events, name, total
+        self._began = self._shown_at = time.monotonic()
+        self._first: int | None = None
+
+    def show(self, done: int) -> None:
+        """Report the number of complete answers, not more often than every second."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        elif now - self._shown_at >= _SHARE_EVERY_S or done == self._total:
+            self._shown_at = now
+            eta_s = (now - self._began) / max(1, done - self._first) * (self._total - done)
+            share = done / self._total
+            self._events.emit("share", name="answer", detail=self._name, done=round(share, 4), eta_s=round(eta_s, 1))
+
+
+def _all_empty(name: str, count: int) -> RunError:
+    return RunError.of(
+        "T685",
+        f"all {count} answers of {name} are empty",
+        why="the model ends each answer at once: its chat template does not fit it, or training has destroyed it",
+        fix="choose the template that it was trained with (`--chat-template`), or look at the samples in the report of "
+        "its run",
+    )

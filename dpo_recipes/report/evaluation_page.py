@@ -1,0 +1,58 @@
+"""Renders an evaluation as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dpo_recipes.evaluate.result import EvaluationResult
+from dpo_recipes.formats import format_count, format_number
+from dpo_recipes.report.evaluation_tables import INTERVALS_NOTE, list_evaluation_tables
+from dpo_recipes.report.templates import load_templates
+from dpo_recipes.run_dir import read_json_lines
+
+_SHOWN = 20
+"""The number of prompts whose answers the page shows; the file has all of them."""
+
+
+def render_evaluation(result: EvaluationResult, answers_file: Path) -> str:
+    """The page of an evaluation as the text of one HTML file. The answers are read from the file beside it."""
+    answers = read_json_lines(answers_file)
+    names = [model.name for model in result.models]
+    template = load_templates().get_template("evaluation.html.jinja")
+    page = template.render(
+        title=" and ".join(names) if len(names) < 3 else f"{len(names)} models",
+        description=describe_evaluation(result),
+        notes=[*result.notes, INTERVALS_NOTE],
+        tables=list_evaluation_tables(result),
+        samples=[_sample(line, names) for line in answers[:_SHOWN]],
+        num_answers=format_count(len(answers)),
+        answers_file=answers_file.name,
+        models=result.models,
+        bleu_signature=result.bleu_signature,
+        packages=result.packages,
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate in an answer
+
+
+def describe_evaluation(result: EvaluationResult) -> str:
+    """The prompts, and how they were answered, in one sentence."""
+    settings = result.generation
+    how = "greedily"
+    if settings.temperature:
+        top_p = f", top-p {format_number(settings.top_p, 2)}" if settings.top_p < 1 else ""
+        how = f"at temperature {format_number(settings.temperature, 2)}{top_p}, seed {settings.seed}"
+    prompts = f"{format_count(result.num_prompts)} prompt{'s' * (result.num_prompts != 1)}"
+    rows = "all rows" if result.split == "all" else f"`{result.split}` rows"
+    return f"{prompts} of {result.data} ({rows}), answered {how} with up to {settings.max_new_tokens} tokens"
+
+
+def _sample(line: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    texts = [message["content"] for message in line["prompt"]]
+    prompt = (
+        texts[0]
+        if len(texts) == 1
+        else "\n\n".join(f"{message['role']}: {message['content']}" for message in line["prompt"])
+    )
+    answers = [(name, text, len(text.split())) for name in names for text in [line["answers"][name]["text"]]]
+    return {"prompt": prompt, "answers": answers, "reference": line["reference"]}
