@@ -242,9 +242,6 @@ def with_adapter(model: Any, peft_config: PeftConfig | None, args: Any) -> Any:
             if ".default." in name:
                 model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
     if isinstance(model, PeftModel) and args.gradient_checkpointing:
-        plugin = args.deepspeed_plugin
-        if plugin is not None and plugin.zero_stage == 3:  # https://github.com/huggingface/trl/issues/2514
-            args.gradient_checkpointing_kwargs = dict(args.gradient_checkpointing_kwargs or {}, use_reentrant=True)
         # transformers does not enable it for adapters (https://github.com/huggingface/transformers/issues/42489).
         model.enable_input_require_grads()
     return model

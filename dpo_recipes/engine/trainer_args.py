@@ -62,6 +62,11 @@ def _parallel_arguments(context: TrainingContext) -> dict[str, Any]:
     configs = configurations(recipe, launch, context.dtype)
     if "deepspeed.json" in configs:
         arguments["deepspeed"] = configs["deepspeed.json"]
+        is_stage_3 = configs["deepspeed.json"]["zero_optimization"]["stage"] == 3
+        if is_stage_3 and recipe.model.adapter is not None and recipe.training.gradient_checkpointing:
+            # Otherwise the recomputed weights of a layer are empty (https://github.com/huggingface/trl/issues/2514).
+            # TRL 1.16 sets it under its old name when the trainer is built, which transformers 5.24 no longer reads.
+            arguments[f"{checkpointing_argument()}_kwargs"] = {"use_reentrant": True}
     if "fsdp.json" in configs:
         arguments |= {"fsdp": True, "fsdp_config": configs["fsdp.json"]}
     return arguments

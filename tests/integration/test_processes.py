@@ -189,7 +189,8 @@ def test_a_strategy_that_cannot_be_in_force_ends_the_run_with_the_reason(run: Ru
 def test_deepspeed_takes_the_same_steps(run: Runner, alone: Run, strategy: str, adapter: str) -> None:
     pytest.importorskip("deepspeed")
     one = alone if adapter == "null" else run(1, adapter=adapter)
-    other = run(2, f"launch.strategy={strategy}", adapter=adapter)
+    settings = ["training.gradient_checkpointing=true"] * (adapter != "null")
+    other = run(2, f"launch.strategy={strategy}", *settings, adapter=adapter)
     assert_same_steps(one, other)
     assert other.read("launch/deepspeed.json")["zero_optimization"]["stage"] == int(strategy[-1])
     assert other.result["model"]["processes"] == f"2 with {strategy}"
