@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_recipes.formats import NO_VALUE
+from dpo_recipes.formats import NO_VALUE, format_percent
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.objectives.base import Metric
 
@@ -50,6 +50,7 @@ def describe_sweep(finished: FinishedSweep) -> list[str]:
         *sweep_table(result, metric),
         "",
         f"best      trial {result.best.trial}{_lead(result, metric)}",
+        *_what_matters(result),
         f"model     {folder}/best/model",
         f"again     dpo-recipe run {folder}/best/recipe.yaml",
         f"compare   dpo-recipe report {folder}",
@@ -97,3 +98,15 @@ def _lead(result: SweepResult, metric: Metric) -> str:
         return ", but its lead is within the noise of the seeds: more of them (`seeds`) would separate the two"
     shown = metric.format(best.lead).lstrip("+")
     return f", better than the second one by {shown}"
+
+
+def _what_matters(result: SweepResult) -> list[str]:
+    """Which settings explain the differences between the trials beyond chance, in one line."""
+    if result.importances is None:
+        return []
+    shown = [
+        f"{' with '.join(each.settings)} ({format_percent(each.share, 0)} of the variance)"
+        for each in result.importances.settings
+        if each.is_shown
+    ]
+    return [f"matters   {', '.join(shown) or 'no setting is shown to: chance alone reaches such differences'}"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dpo_recipes.formats import utc_stamp
 from dpo_recipes.jobs.directory import SweepDirectory
-from dpo_recipes.jobs.ranking import choose_best, mean_and_interval
+from dpo_recipes.jobs.ranking import choose_best, judge_settings, mean_and_interval
 from dpo_recipes.jobs.sweep_result import RunOutcome, State, SweepResult, TrialOutcome
 from dpo_recipes.jobs.trial_run import TrialRun
 from dpo_recipes.locks import held
@@ -54,6 +54,7 @@ def finish(sweep: SweepDirectory, recipe: Recipe, runs: Sequence[TrialRun]) -> S
             direction="maximize" if metric.higher_is_better else "minimize",
             trials=trials,
             best=best,
+            importances=judge_settings(trials),
             wall_s=round(sum(run.wall_s for trial in trials for run in trial.runs), 1),
             started_at=utc_stamp(sweep.resolved_recipe.stat().st_mtime),
             finished_at=utc_stamp(time.time()),

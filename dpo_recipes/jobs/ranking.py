@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Sequence
 from functools import cmp_to_key
 
-from dpo_recipes.jobs.sweep_result import Best, RunOutcome, TrialOutcome
+from dpo_recipes.importance import ABSENT, rank_settings
+from dpo_recipes.jobs.sweep_result import Best, RunOutcome, SettingImportance, SettingImportances, TrialOutcome
 from dpo_recipes.objectives.base import Metric
 from dpo_recipes.significance import pooled_spread, t_quantile
 
@@ -52,6 +53,27 @@ def choose_best(trials: Sequence[TrialOutcome], metric: Metric) -> Best | None:
     spread = pooled_spread(map(_values, trials))
     noise = None if spread is None else lead <= spread.half_width(len(_values(best)), len(_values(order[1])))
     return Best(trial=best.number, run=run.directory, lead=lead, is_within_noise=noise)
+
+
+def judge_settings(trials: Sequence[TrialOutcome]) -> SettingImportances | None:
+    """The importance of each setting of a sweep; None if too few trials have a value."""
+    measured = [trial for trial in trials if trial.value is not None]
+    names = dict.fromkeys(name for trial in measured for name in trial.values)
+    settings = {name: [trial.values.get(name, ABSENT) for trial in measured] for name in names}
+    found = rank_settings(settings, [_values(trial) for trial in measured])
+    if found is None:
+        return None
+    shares = [
+        SettingImportance(
+            settings=list(each.settings),
+            share=round(each.share, 4),
+            chance_share=round(each.chance_share, 4),
+            is_shown=each.is_shown,
+        )
+        for each in found.settings
+    ]
+    seeds = None if found.seed_share is None else round(found.seed_share, 4)
+    return SettingImportances(settings=shares, rest=round(found.rest, 4), seed_share=seeds)
 
 
 def _values(trial: TrialOutcome) -> list[float]:

@@ -61,6 +61,24 @@ class Best(ResultPart):
     """Whether the lead is within the 95% interval of the difference; None without a trial of several seeds."""
 
 
+class SettingImportance(ResultPart):
+    """What a setting contributes to the differences between runs, as in `importance.Importance`."""
+
+    settings: list[str]
+    """Its path, or those of several settings that always change together."""
+    share: float
+    chance_share: float
+    is_shown: bool
+
+
+class SettingImportances(ResultPart):
+    """All settings, the one with the largest share first, as in `importance.Importances`."""
+
+    settings: list[SettingImportance]
+    rest: float
+    seed_share: float | None = None
+
+
 class SweepResult(JobResult):
     """The content of a sweep's result.json."""
 
@@ -74,3 +92,5 @@ class SweepResult(JobResult):
     trials: list[TrialOutcome]
     best: Best | None = None
     """None if the sweep failed."""
+    importances: SettingImportances | None = None
+    """None if there are too few results to judge the settings."""

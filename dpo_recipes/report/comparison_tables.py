@@ -10,6 +10,7 @@ from dpo_recipes.formats import NO_VALUE, format_bytes, format_count, format_dur
 from dpo_recipes.objectives.base import Metric
 from dpo_recipes.report.comparison import ComparedRun, Comparison, Configuration
 from dpo_recipes.report.comparison_verdict import show_difference, show_mean, write_comparison_verdict
+from dpo_recipes.report.importance_table import tabulate_importances
 from dpo_recipes.report.plan_rows import PLAN_NOTE, describe_deviation
 from dpo_recipes.report.settings_plots import show_value
 from dpo_recipes.report.table import Table
@@ -22,9 +23,12 @@ _MAX_CHARS = 60
 
 
 def list_tables(comparison: Comparison) -> dict[str, Table]:
-    """The tables by the name of their section: results, settings (if any differs), failed (if a job has runs without a
-    result), plan and runs."""
+    """The tables by the name of their section: results, importances (if the settings can be judged), settings (if any
+    differs), failed (if a job has runs without a result), plan and runs."""
     tables = {"results": _results(comparison)}
+    importances = tabulate_importances(comparison)
+    if importances is not None:
+        tables["importances"] = importances
     if comparison.settings:
         tables["settings"] = _settings(comparison)
     if comparison.without_result is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -358,9 +360,42 @@ def test_a_grid_has_parallel_coordinates_with_the_best_on_top(runs: Runs) -> Non
     assert rate.description == ("Mean loss by training.learning_rate: 0.0001: 0.350, 1e-5: 0.350, 1e-6: 0.550.")
 
 
+def made_grid(runs: Runs, losses: Sequence[float]) -> Comparison:
+    """Three learning rates by three betas."""
+    grid = itertools.product((1e-6, 1e-5, 1e-4), (0.1, 0.2, 0.3))
+    return compare_runs(
+        [
+            runs.with_loss(loss, f"r{n}", objective={"kind": "dpo", "beta": beta}, training={"learning_rate": rate})
+            for n, ((rate, beta), loss) in enumerate(zip(grid, losses, strict=True))
+        ]
+    )
+
+
+def test_settings_have_their_share_of_the_differences(runs: Runs) -> None:
+    losses = (0.50, 0.53, 0.48, 0.30, 0.29, 0.32, 0.43, 0.40, 0.40)
+    compared = made_grid(runs, losses)
+    table = list_tables(compared)["importances"]
+    assert [row[0] for row in table.rows] == ["training.learning_rate", "objective.beta"]
+    assert [row[3] for row in table.rows] == ["shown to matter", "not shown to matter"]
+    assert table.rows[0][1] == "95%"
+    assert table.note.startswith("Shown to matter: training.learning_rate (95%). ")
+    html = render_comparison(compared)
+    assert f'aria-label="Bar to 95%, mark at {table.rows[0][2]}"' in html
+    assert html.count('class="bar"') == 2
+    assert r"| training.learning\_rate | 95% |" in to_markdown(compared).replace("learning_rate", r"learning\_rate")
+
+
+def test_pure_noise_shows_no_setting_to_matter(runs: Runs) -> None:
+    compared = made_grid(runs, (0.53, 0.41, 0.58, 0.97, 0.93, 0.26, 0.64, 0.33, 0.83))
+    table = list_tables(compared)["importances"]
+    assert {row[3] for row in table.rows} == {"not shown to matter"}
+    assert table.note.startswith("No setting is shown to matter: chance alone reaches shares like these.")
+
+
 def test_few_runs_have_no_plots_of_settings(runs: Runs) -> None:
     compared = compare_runs([runs.with_loss(0.1 * n, f"a{n}", training={"num_epochs": n}) for n in (1, 2, 3)])
     assert (draw_parallel(compared), draw_settings(compared)) == (None, [])
+    assert "importances" not in list_tables(compared)
 
 
 def test_words_and_missing_values_are_on_an_axis_too(runs: Runs) -> None:

@@ -466,6 +466,23 @@ def test_seeds_are_averaged_and_all_trials_come_before_the_second_seed(tmp_path:
     assert json.loads((finished.directory.result).read_text())["trials"][1]["runs"][2]["seed"] == 44
 
 
+def test_the_result_says_which_settings_matter(tmp_path: Path) -> None:
+    grid = "sweep: {seeds: 3, grid: {training.learning_rate: [0.2, 0.1], data.max_length: [64, 128]}}\n"
+
+    def metrics(recipe: Recipe) -> dict[str, float]:
+        return {"eval_loss": recipe.training.learning_rate + 1e-4 * (recipe.training.seed - 42)}
+
+    finished = FakeRuns(tmp_path, metrics).run(grid)
+    stored = json.loads(finished.directory.result.read_text())["importances"]
+    assert [(each["settings"], each["is_shown"]) for each in stored["settings"]] == [
+        (["training.learning_rate"], True),
+        (["data.max_length"], False),
+    ]
+    assert stored["settings"][0]["share"] > 0.99 > stored["settings"][0]["chance_share"]
+    assert (stored["rest"], stored["seed_share"]) == (pytest.approx(0, abs=1e-4), pytest.approx(0, abs=1e-4))
+    assert "matters   training.learning_rate (100% of the variance)" in describe_sweep(finished)
+
+
 def test_one_trial_with_several_seeds_is_a_sweep(tmp_path: Path) -> None:
     fake = FakeRuns(tmp_path, lambda recipe: {"eval_loss": float(recipe.training.seed)})
     result = fake.run("training: {seed: 7}\nsweep: {seeds: 2}\n").result
