@@ -14,10 +14,15 @@ import pytest
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes.engine.trackers import table
+from dpo_recipes.engine.trackers.base import by_split
+from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.engine.trackers.tensorboard import TensorBoard
 from dpo_recipes.errors import EXIT_RESUMABLE
+from dpo_recipes.events import EventLog
 from dpo_recipes.guards.base import Sighting
 from dpo_recipes.guards.spikes import Spikes
+from dpo_recipes.recipe.validate import validate
+from dpo_recipes.run_dir import RunDirectory
 
 Work = Callable[..., "Outcome"]  # noqa: F821
 Scalars = dict[str, dict[int, float]]
@@ -185,6 +190,46 @@ def test_a_resumed_run_continues_in_trackio(
     assert_same(trackio_rows(name), expected(outcome))
 
 
+def log_twice(recipe_text: str, folder: Path, *, lost: tuple[int, ...] = ()) -> tuple[RunDirectory, Scalars]:
+    """Rows of a run that was killed after step 5 and resumed from the checkpoint of step 3, and what must be stored.
+    The `lost` steps were taken by the tracker and not stored."""
+    run = RunDirectory(folder / "20261128T120000Z-abcdef")
+    run.path.mkdir()
+    path = folder / "recipe.yaml"
+    path.write_text(recipe_text)
+    rows = [{"step": step, "loss": 1 / step, "epoch": step / 6} for step in range(1, 7)]
+    rows[3:3] = [{"step": 3, "eval_loss": 0.5, "eval_rewards/accuracies": 0.75, "epoch": 0.5}]
+    record = run.path / "trackers_sent.jsonl"
+    with EventLog(folder / "events.jsonl") as events:
+        with Trackers(validate(path).recipe, run, events) as killed:
+            killed.start()
+            for row in rows:
+                if row["step"] <= 5 and row["step"] not in lost:
+                    killed.log(row)
+        line = json.loads(record.read_text().splitlines()[-1])
+        with record.open("a") as file:
+            file.writelines(json.dumps({**line, "step": step}) + "\n" for step in lost)
+        with Trackers(validate(path).recipe, run, events) as resumed:
+            resumed.start(first_step=3)
+            for row in rows:
+                if row["step"] > 3:
+                    resumed.log(row)
+    assert "finding" not in (folder / "events.jsonl").read_text()
+    wanted: Scalars = {}
+    for row in rows:
+        for name, value in by_split({name: value for name, value in row.items() if name != "step"}).items():
+            wanted.setdefault(name, {})[row["step"]] = value
+    return run, wanted
+
+
+@pytest.mark.parametrize("lost", [(), (5,)])
+def test_a_killed_run_has_each_step_once_in_trackio(
+    recipe: Callable[..., str], trackio: Any, tmp_path: Path, lost: tuple[int, ...]
+) -> None:
+    run, wanted = log_twice(recipe("trackio"), tmp_path, lost=lost)
+    assert_same(trackio_rows(f"tiny-{run.path.name}"), wanted)
+
+
 def test_what_a_guard_sees_is_an_alert_in_trackio(
     work: Work, recipe: Callable[..., str], trackio: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +297,59 @@ def test_wandb_keeps_a_run_offline(
     content = b"".join(path.read_bytes() for folder in stored for path in folder.glob("*.wandb"))
     for text in (b"train/global_step", b"rewards/margins", b"together", b"report.html", b"plan.json"):
         assert text in content
+
+
+def test_a_killed_run_has_each_step_once_in_wandb(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run, wanted = log_twice(recipe("wandb"), tmp_path)
+    found: Scalars = {}
+    for path in sorted((run.path / "wandb").glob("offline-run-*/*.wandb")):
+        for row in wandb_history(path):
+            step = int(row["train/global_step"])
+            for name, value in row.items():
+                if not name.startswith("_") and name != "train/global_step":
+                    assert step not in found.get(name, {}) or name == "train/epoch", "each row comes once"
+                    found.setdefault(name, {})[step] = value
+    assert_same(found, wanted)
+
+
+def wandb_history(path: Path) -> Iterator[dict[str, float]]:
+    """The rows in a file of W&B, which has the format of LevelDB's log: blocks of 32 KiB with records of a checksum, a
+    length and a type, after a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7:  # the rest of a block is too short for a record
+            at += 2**15 - at % 2**15
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = Record.FromString(parts)
+            parts = b""
+            if record.HasField("history"):
+                items = record.history.item
+                yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_a_killed_run_has_each_step_once_in_mlflow(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    _, wanted = log_twice(recipe("mlflow"), tmp_path)
+    client = mlflow.MlflowClient(address)
+    (stored,) = client.search_runs([client.get_experiment_by_name("ours").experiment_id])
+    history = {name: client.get_metric_history(stored.info.run_id, name) for name in stored.data.metrics}
+    assert_same({name: {m.step: m.value for m in metrics} for name, metrics in history.items()}, wanted)
+    assert [metric.step for metric in history["train/loss"]] == [1, 2, 3, 4, 5, 6]
 
 
 def test_mlflow_keeps_a_run_on_this_machine(

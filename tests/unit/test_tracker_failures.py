@@ -226,6 +226,78 @@ def test_a_resumed_run_continues_the_run_of_each_tracker(open_trackers: Any, tmp
     assert kept["key"] == first.run.key
 
 
+def log_steps(trackers: Trackers, *steps: int) -> None:
+    """A row of training for each step, and in every second one also a row of an evaluation."""
+    for step in steps:
+        trackers.log({"step": step, "loss": 1.0 / step})
+        if step % 2 == 0:
+            trackers.log({"step": step, "eval_loss": 2.0 / step})
+
+
+def rows_of(tracker: Recorder) -> list[tuple[int, str]]:
+    return [(call[2], *call[1]) for call in tracker.calls if call[0] == "log"]
+
+
+def test_rows_and_alerts_that_a_killed_process_has_sent_are_not_sent_again(open_trackers: Any) -> None:
+    alert = Finding("T604", "it went wrong", why="because", fix="do this")
+    killed = open_trackers(Recorder)
+    killed.start()
+    log_steps(killed, 1, 2, 3)
+    killed.log({"step": 4, "loss": 0.25})  # before its evaluation was sent
+    killed.alert(alert)
+    with open_trackers(Recorder) as trackers:
+        trackers.start(first_step=2)
+        log_steps(trackers, 3, 4)
+        trackers.alert(alert)
+        log_steps(trackers, 5)
+        trackers.alert(alert)
+    second = Recorder.made[1]
+    assert rows_of(second) == [(4, "eval_loss"), (5, "loss")]
+    assert [call for call in second.calls if call[0] == "alert"] == [("alert", "it went wrong", "because\ndo this")]
+
+
+def test_a_row_that_failed_or_was_lost_is_sent_again(open_trackers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Flaky` refuses odd steps. The process lost the row of step 4, which its tracker had taken and not stored."""
+    killed = open_trackers(Flaky)
+    killed.start()
+    log_steps(killed, 1, 2, 3, 4)
+    monkeypatch.setattr(Recorder, "last_step", lambda self: 3)
+    with open_trackers(Recorder) as trackers:
+        trackers.start()
+        log_steps(trackers, 1, 2, 3, 4)
+    assert rows_of(Recorder.made[1]) == [(1, "loss"), (3, "loss"), (4, "loss"), (4, "eval_loss")]
+
+
+def test_a_tracker_that_replaces_rows_or_is_new_gets_all_of_them(
+    open_trackers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = open_trackers(Recorder)
+    killed.start()
+    log_steps(killed, 1, 2)
+    with open_trackers(Recorder, Recorder) as trackers:
+        trackers.start()
+        log_steps(trackers, 1)
+    assert [rows_of(tracker) for tracker in Recorder.made[1:]] == [[], [(1, "loss")]]
+    monkeypatch.setattr(Recorder, "replaces_rows", True)
+    with open_trackers(Recorder) as trackers:
+        trackers.start()
+        log_steps(trackers, 1)
+    assert rows_of(Recorder.made[-1]) == [(1, "loss")]
+
+
+def test_a_damaged_record_sends_rows_again(open_trackers: Any, tmp_path: Path) -> None:
+    killed = open_trackers(Recorder)
+    killed.start()
+    record = tmp_path / "20261128T120000Z-abcdef" / "trackers_sent.jsonl"
+    log_steps(killed, 1, 3)
+    whole = record.read_text()
+    record.write_text(f'[]\n{{"by": 3}}\n{whole[: len(whole) - 20]}')  # the last line was cut off
+    with open_trackers(Recorder) as trackers:
+        trackers.start()
+        log_steps(trackers, 1, 3)
+    assert rows_of(Recorder.made[1]) == [(3, "loss")]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}', '{"key": "x", "runs": {"tensorboard": {"other": 1}}}'])
 def test_a_damaged_file_starts_another_run(open_trackers: Any, tmp_path: Path, text: str) -> None:
     (tmp_path / "20261128T120000Z-abcdef" / "trackers.json").write_text(text)

@@ -49,6 +49,8 @@ class Tracker:
     """The module to import."""
     variables: ClassVar[Mapping[str, str]] = {}
     """The tracker's own environment variables for `project`, `run_name` and `group`, used where the recipe has none."""
+    replaces_rows: ClassVar[bool] = False
+    """Whether the rows of a resumed run replace those of the same steps that an earlier process has stored."""
 
     def __init__(self, run: TrackedRun, earlier: Tracking | None = None) -> None:
         self.run = run
@@ -58,6 +60,10 @@ class Tracker:
     def start(self) -> Tracking:
         """Begin a run, or continue the earlier one."""
         return Tracking()
+
+    def last_step(self) -> int | None:
+        """The last step of which the run that is continued has a row; None if the library does not tell."""
+        return None
 
     def log(self, row: Row, step: int) -> None:
         """Store a row of metrics."""

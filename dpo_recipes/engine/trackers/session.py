@@ -8,12 +8,13 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from dpo_recipes.engine.trackers.base import Outcome, TrackedRun, Tracker, Tracking
 from dpo_recipes.engine.trackers.calls import CallingThread, TookTooLong
+from dpo_recipes.engine.trackers.sent import Sent, SentRecord
 from dpo_recipes.engine.trackers.table import TRACKERS
 from dpo_recipes.errors import Finding, Interrupted, in_one_line
 from dpo_recipes.events import EventLog
@@ -39,6 +40,8 @@ class _Entry:
     is_in_use: bool = True
     failures: int = 0
     failing_s: float = 0.0
+    sent_before: set[Sent] = field(default_factory=set)
+    """What it has taken from earlier processes of the run."""
 
 
 class Trackers:
@@ -56,6 +59,7 @@ class Trackers:
         # The other processes of the run wait meanwhile.
         self.patience_s = min(PATIENCE_S, 60 * recipe.launch.timeout_minutes / 4)
         self._entries: list[_Entry] = []
+        self._record = SentRecord(run.path / "trackers_sent.jsonl")
         self._step = 0
 
     def __enter__(self) -> Self:
@@ -80,6 +84,9 @@ class Trackers:
             if tracking is None:
                 entry.is_in_use = False
                 continue
+            if name in known and not entry.tracker.replaces_rows:
+                last_step = self._call(entry, "find its last step", entry.tracker.last_step)
+                entry.sent_before = self._record.taken_by(name, last_step)
             known[name] = tracking
             if tracking.url:
                 self.events.note(f"{name}: {tracking.url}")
@@ -88,21 +95,21 @@ class Trackers:
         self._attach("recipe", [run_dir.given_recipe, run_dir.resolved_recipe, run_dir.plan, run_dir.data_report])
 
     def log(self, row: dict[str, Any]) -> None:
-        """Store a row of metrics.jsonl. Values that are no finite numbers are left out."""
+        """Store a row of metrics.jsonl, unless an earlier process of the run has stored it. Values that are no finite
+        numbers are left out."""
         self._step = row["step"]
         numbers = {
             name: value
             for name, value in row.items()
             if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
         }
-        for entry in self._entries:
-            self._call(entry, "store metrics", lambda entry=entry: entry.tracker.log(numbers, self._step))
+        self._send(Sent.row(self._step, row), "store metrics", lambda tracker: tracker.log(numbers, self._step))
 
     def alert(self, finding: Finding) -> None:
         """Send a finding to the trackers that have alerts."""
         text = "\n".join(part for part in (finding.why, finding.fix) if part)
-        for entry in self._entries:
-            self._call(entry, "send an alert", lambda entry=entry: entry.tracker.alert(finding.what, text))
+        sent = Sent.alert(self._step, finding.what)
+        self._send(sent, "send an alert", lambda tracker: tracker.alert(finding.what, text))
 
     def attach_report(self) -> None:
         """Store the report, the result and the model card."""
@@ -122,6 +129,19 @@ class Trackers:
             if entry.is_in_use and entry.failures > 1:
                 self.events.note(f"{entry.name} failed {entry.failures} times in all; what it missed is not there")
         self._entries = []
+
+    def _send(self, sent: Sent, what: str, send: Callable[[Tracker], None]) -> None:
+        """Send it to each tracker that has not taken it yet, and record which ones have taken it now."""
+        taken = []
+        for entry in self._entries:
+            if sent in entry.sent_before:
+                continue
+            failures = entry.failures
+            self._call(entry, what, lambda entry=entry: send(entry.tracker))
+            if entry.is_in_use and entry.failures == failures:
+                taken.append(entry.name)
+        if taken:
+            self._record.add(sent, taken)
 
     def _attach(self, label: str, files: Sequence[Path]) -> None:
         if not self.recipe.tracking.attach:

@@ -18,6 +18,7 @@ class TensorBoard(Tracker):
     """Metrics as scalars; recipe, plan and reports as texts, because TensorBoard keeps no files."""
 
     library = "tensorboard"
+    replaces_rows = True
     writer: Any
 
     def start(self) -> Tracking:

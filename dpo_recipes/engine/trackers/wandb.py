@@ -40,6 +40,11 @@ class WandB(Tracker):
         self.library_run.define_metric("*", step_metric="train/global_step", step_sync=True)
         return Tracking(id=self.run.key, url=self.library_run.url)
 
+    def last_step(self) -> int | None:
+        """The last step that the server has; offline there is none to ask."""
+        step = self.library_run.summary.get("train/global_step")
+        return None if step is None else int(step)
+
     def log(self, row: Row, step: int) -> None:
         """Send the row."""
         self.library_run.log({**by_split(row), "train/global_step": step})
