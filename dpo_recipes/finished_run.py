@@ -108,9 +108,11 @@ class FinishedRun:
         """The saved model with its tokenizer and chat template, on the recipe's device or on another one (`auto`,
         `cpu`, `cuda`, `mps`), in the recipe's precision or in another one.
 
-        Remote code runs only if both the recipe and `trust_remote_code` allow it. Raises `RunError` M504 (cannot be
-        loaded), M507 and M508 (device and precision).
+        Remote code runs only if both the recipe and `trust_remote_code` allow it. Raises `RunError` T644 (the model was
+        removed), M504 (it cannot be loaded), M507 and M508 (device and precision).
         """
+        if not self.model_dir.is_dir():
+            raise _model_removed(self.run)
         from functools import partial
 
         from dpo_recipes.model.build import load_base
@@ -170,6 +172,15 @@ def _unreadable_recipe(run: RunDirectory, why: str) -> RunError:
         why=why,
         fix="restore resolved.yaml as the run wrote it, or use the version of dpo-recipe that wrote it; if its "
         "objective or a guard is that of another package, install that package",
+    )
+
+
+def _model_removed(run: RunDirectory) -> RunError:
+    return RunError.of(
+        "T644",
+        f"the run in {run.path} has no model any more",
+        why="its folder `model` was removed; a sweep with `keep: best` does so with all runs but the best one",
+        fix=f"train it again: `dpo-recipe run {run.resolved_recipe}`",
     )
 
 

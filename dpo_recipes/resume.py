@@ -24,7 +24,7 @@ from dpo_recipes.run_dir import RunDirectory
 
 _NO_PART_OF_THE_RESULT = ("summary", "launch", "checkpoints", "tracking", "accept_advice", "output_dir")
 """Sections that may change before a run is resumed, because they do not change the weights."""
-_NO_PART_OF_A_SWEEP = ("parallel", "max_hours")
+_NO_PART_OF_A_SWEEP = ("parallel", "max_hours", "keep")
 _ROWS_PER_STEP = "pairs a step"
 """The key of the effective batch in `identity`. It keeps its name, because checkpoints hold a digest of it."""
 

@@ -117,6 +117,7 @@ def _work(plan: JobPlan) -> Iterator[str]:
 
 def _disk(plan: JobPlan) -> Iterator[str]:
     names = {"base": "base", "checkpoint": "a checkpoint", "checkpoints": "all checkpoints", "model": "the saved model"}
+    names["sweep"] = "models and checkpoints of the sweep"
     sizes = [f"{names[name]} {describe_bytes(size)}" for name, size in plan.disk.items() if size]
     yield f"disk        {', '.join(sizes)}"
 

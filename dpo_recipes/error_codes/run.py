@@ -8,7 +8,10 @@ CODES = {
         "the output folder is not writable", "Runs are written below `output_dir`, relative to the current folder."
     ),
     "T602": entry(
-        "no space left", "Partly written files never look finished: result.json and model/ appear only when complete."
+        "no space left",
+        "Partly written files never look finished: result.json and model/ appear only when complete. `dpo-recipe runs",
+        "prune` removes runs that are not needed. A sweep can be resumed with `--set sweep.keep=best`, which removes",
+        "the models and checkpoints of the runs that are not the best.",
     ),
     "T603": entry(
         "out of memory",
@@ -158,6 +161,11 @@ CODES = {
         "a run that is not removed",
         "`dpo-recipe runs rm` deletes no run that is being executed or waits in a queue, and without `--unfinished`",
         "none that could be resumed.",
+    ),
+    "T644": entry(
+        "the model of the run was removed",
+        "A sweep with `keep: best` removes the models and checkpoints of the runs that are not the best. Everything",
+        "else stays, also the recipe of the run, which trains the same model again.",
     ),
     # T68x: evaluations
     "T680": entry(

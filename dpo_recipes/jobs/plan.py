@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dpo_recipes.launch.batch import with_batch
 from dpo_recipes.launch.choose import LaunchFlags, LaunchSketch, choose_batch, count_gpus, sketch_launch
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.run_dir import find_output_dir
 
 if TYPE_CHECKING:
     from dpo_recipes.data.report import SplitReport
@@ -43,6 +44,7 @@ class PlannedRun:
 def plan_run(recipe: Recipe, options: PlanOptions) -> PlannedRun:
     """Plan a run without its weights. Raises every error that a stage before the weights raises."""
     from dpo_recipes.fit.advice.rules import advise
+    from dpo_recipes.fit.planner.disk import check_sweep_space
     from dpo_recipes.fit.planner.plan import Planner, advice_facts
     from dpo_recipes.fit.planner.strategy import choose_strategy
     from dpo_recipes.fit.planner.target import find_target
@@ -73,7 +75,8 @@ def plan_run(recipe: Recipe, options: PlanOptions) -> PlannedRun:
 
     job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
     launch = sketch_launch(given, batch, job.sharding.strategy, reason, job.dtype)
-    return PlannedRun(job, launch, reports, (*found, *advise(advice_facts(job, reports))))
+    space = check_sweep_space(job.disk, find_output_dir(recipe.output_dir)) if target.is_here else []
+    return PlannedRun(job, launch, reports, (*found, *space, *advise(advice_facts(job, reports))))
 
 
 def _reads(recipe: Recipe, options: PlanOptions) -> bool:

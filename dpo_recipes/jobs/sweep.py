@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dpo_recipes.errors import Finding, RecipeError, RunError
 from dpo_recipes.jobs.devices import DeviceWish, share_devices
 from dpo_recipes.jobs.directory import SweepDirectory, open_or_create
+from dpo_recipes.jobs.keep import remove_all_but, remove_losers
 from dpo_recipes.jobs.outcome import finish, sweep_metric
 from dpo_recipes.jobs.parallel import work_in_parallel
 from dpo_recipes.jobs.sweep_result import SweepResult
@@ -57,14 +58,16 @@ def run_sweep(
     on_event({**first, "resumed": is_resumed})
     if is_resumed:
         _forget_transient_failures(runs)
+        remove_losers(runs, sweep_metric(recipe))  # `keep` may have changed, for example because the disk was full
     environments = share_devices([DeviceWish.of(recipe)], recipe.sweep.parallel if recipe.sweep else 1, options.flags)
     if len(environments) > 1:
         on_event({"event": "note", "text": f"{len(environments)} runs at a time"})
         work_in_parallel(runs, TrialExecutor(), on_event, options, environments)
     work(runs, TrialExecutor(), on_event, options)  # all runs, or those that are left because their worker was killed
     result = finish(sweep, recipe, runs)
-    if result.status == "failed":
+    if result.best is None:
         raise _all_failed(result, sweep)
+    remove_all_but(result.best.run, runs)
     return FinishedSweep(sweep, result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpo_recipes.errors import Interrupted
+from dpo_recipes.jobs.keep import remove_losers
 from dpo_recipes.jobs.outcome import sweep_metric
 from dpo_recipes.jobs.pruning import Pruner
 from dpo_recipes.jobs.tpe import propose
@@ -37,6 +38,7 @@ class TrialExecutor:
             if pruner.reason is None:
                 raise
             run.prune(pruner.reason)
-        failure = run.failure() or {}
-        value = run.value(sweep_metric(run.validated.recipe))
+        failure, metric = run.failure() or {}, sweep_metric(run.validated.recipe)
+        remove_losers(runs, metric, run)
+        value = run.value(metric)
         on_event({"event": "trial_ended", **about, "state": run.state, "value": value, "text": failure.get("text")})

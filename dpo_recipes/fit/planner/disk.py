@@ -12,12 +12,15 @@ from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.model.build import stored_dtype
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.objectives import objective_of
+from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.recipe.trials import expand
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | None]:
-    """Bytes of the base as it is stored (None if that is unknown), a checkpoint, all of them, and the model."""
+    """Bytes of the base as it is stored (None if that is unknown), a checkpoint, all of them, and the model; of a sweep
+    also those of all runs together."""
     recipe = meta_model.recipe
     adapter = recipe.model.adapter
     state = int(weights.num_trainable * optimizer_cost(recipe.training.optimizer, meta_model.device).state)
@@ -32,12 +35,44 @@ def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | No
     saving = recipe.checkpoints
     # The oldest one is removed only when the newest is complete.
     kept = saving.save_total_limit + 1 + bool(saving.keep_best) if saving.save_steps or saving.save_minutes else 1
-    return {
+    disk = {
         "base": stored_bytes(meta_model.location),
         "checkpoint": checkpoint,
         "checkpoints": checkpoint * kept,
         "model": model,
     }
+    if recipe.sweep is not None:
+        disk["sweep"] = (disk["checkpoints"] + model) * num_kept_runs(recipe)
+    return disk
+
+
+def num_kept_runs(recipe: Recipe) -> int:
+    """The number of runs of a sweep that have a model or checkpoints on the disk at the same time, at most."""
+    sweep = recipe.sweep
+    assert sweep is not None, "the recipe has a sweep"
+    num_trials = len(expand(recipe))
+    if sweep.keep == "all":
+        return num_trials * sweep.seeds
+    # The best so far, of each trial if the mean over its seeds is still open, and those that are being executed.
+    return min(num_trials * sweep.seeds, (num_trials if sweep.seeds > 1 else 1) + sweep.parallel)
+
+
+def check_sweep_space(disk: dict[str, int | None], folder: Path) -> list[Finding]:
+    """A warning where the runs of a sweep will not all fit on the disk of `folder`, which may not exist yet."""
+    needed, there = disk.get("sweep") or 0, next(path for path in (folder, *folder.parents) if path.exists())
+    free_bytes = shutil.disk_usage(there).free
+    if free_bytes >= needed:
+        return []
+    return [
+        Finding(
+            "T602",
+            f"there is not enough space for all runs of the sweep in {folder}",
+            why=f"their models and checkpoints take {needed / 1e9:.2f} GB; {free_bytes / 1e9:.2f} GB are free",
+            fix="free some space, choose another folder with `--set output_dir=...`, or keep the model of the best run "
+            "only, with `sweep.keep: best`",
+            severity="warning",
+        )
+    ]
 
 
 def check_space(disk: dict[str, int | None], folder: Path) -> list[Finding]:

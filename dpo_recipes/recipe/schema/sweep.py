@@ -95,6 +95,11 @@ class Sweep(Section):
         description="The number of runs that a command executes at the same time. The machine's GPUs are divided among "
         "them, or its cores.",
     )
+    keep: Literal["all", "best"] = Field(
+        default="all",
+        description="`best` removes the saved model and the checkpoints of each run as soon as it cannot be the best "
+        "any more. Its metrics, report and result stay. `all` removes nothing.",
+    )
     max_trials: int | None = Field(
         default=None, ge=1, le=1000, description="Only this number of trials, the first ones."
     )
