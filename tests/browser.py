@@ -19,7 +19,10 @@ function luminance(rgb) {
   const [r, g, b] = rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
-function numbers(color) { return color.match(/[\\d.]+/g).map(Number); }
+function numbers(color) {
+  const found = color.match(/[\\d.]+/g).map(Number);
+  return color.startsWith("color(srgb") ? found.map((v, i) => i < 3 ? v * 255 : v) : found;  // of color-mix()
+}
 function background(element, view) {
   for (let e = element; e; e = e.parentElement) {
     const color = numbers(view.getComputedStyle(e).backgroundColor);
@@ -108,7 +111,7 @@ def assert_readable(page: str, tmp_path: Path) -> None:
     assert len(papers) == 2, papers  # the dark scheme is in effect
     for frame in measured:
         for fault in ("pale", "wide", "unreachable"):
-            assert frame[fault] == [], (frame["width"], frame["paper"])
+            assert frame[fault] == [], (fault, frame["width"], frame["paper"], frame[fault])
         assert frame["overflow"] == 0, frame["width"]
 
 

@@ -48,8 +48,7 @@ def compare_sweep(sweep: SweepDirectory, wanted: str | None = None) -> Compariso
     without_result, cautions = None, comparison.cautions
     if sweep.result.exists():
         without_result = _list_others(sweep)
-    else:
-        total = len(expand(recipe)) * (recipe.sweep.seeds if recipe.sweep else 1)
+    elif len(runs) < (total := len(expand(recipe)) * (recipe.sweep.seeds if recipe.sweep else 1)):
         cautions = (f"The sweep is unfinished: {len(runs)} of its {total} runs have a result.", *cautions)
     return replace(comparison, title=recipe.name, cautions=cautions, without_result=without_result)
 

@@ -72,9 +72,13 @@ class Configuration:
 
     @property
     def label(self) -> str:
-        """The name of its only run, or of the first one and the number of the others."""
-        others = len(self.runs) - 1
-        return self.runs[0].label + (f" and {others} more" if others else "")
+        """The name of its only run, or that of a trial whose runs are named by their seeds, or that of the first run
+        and the number of the others."""
+        first, *others = self.runs
+        names = {run.label.removesuffix(f"-seed{run.finished.recipe.training.seed}") for run in self.runs}
+        if others and len(names) == 1:
+            return names.pop()
+        return first.label + (f" and {len(others)} more" if others else "")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, assert_printable, assert_readable
 from tiny import make_tokenizer
 from typer.testing import CliRunner, Result
 
@@ -305,6 +306,15 @@ def test_the_page_escapes_all_data_and_loads_nothing(recipe: Path) -> None:
     assert page.tags.count("svg") == 4
     assert page.tags.count("article") == 16
     assert "pairs.jsonl:16" in page.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_page_is_readable_at_all_widths_and_in_print(recipe: Path, tmp_path: Path) -> None:
+    path = recipe.parent / "page.html"
+    _run(recipe, "--show", 4, "--html", path)
+    page = path.read_text(encoding="utf-8")
+    assert_readable(page, tmp_path)
+    assert_printable(page, tmp_path)
 
 
 @pytest.mark.skipif(not HH.exists(), reason="the hh-rlhf file is not part of the project")

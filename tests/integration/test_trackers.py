@@ -195,7 +195,7 @@ def log_twice(recipe_text: str, folder: Path, *, lost: tuple[int, ...] = ()) -> 
     The `lost` steps were taken by the tracker and not stored."""
     run = RunDirectory(folder / "20261128T120000Z-abcdef")
     run.path.mkdir()
-    path = folder / "recipe.yaml"
+    path = run.given_recipe
     path.write_text(recipe_text)
     rows = [{"step": step, "loss": 1 / step, "epoch": step / 6} for step in range(1, 7)]
     rows[3:3] = [{"step": 3, "eval_loss": 0.5, "eval_rewards/accuracies": 0.75, "epoch": 0.5}]

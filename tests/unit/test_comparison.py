@@ -221,6 +221,13 @@ def test_runs_of_one_recipe_are_told_apart_by_their_directories(runs: Runs) -> N
     assert sorted(run.label for run in compared.runs) == ["job 000002", "job 000003", "job 000004", "x"]
 
 
+def test_the_runs_of_a_trial_with_several_seeds_have_its_name(runs: Runs) -> None:
+    losses = {7: 0.5, 8: 0.6}
+    trial = [runs.with_loss(loss, f"job-003-seed{seed}", training={"seed": seed}) for seed, loss in losses.items()]
+    assert compare_runs(trial).configurations[0].label == "job-003"
+    assert compare_runs(trial[:1]).configurations[0].label == "job-003-seed7"
+
+
 def test_settings_that_one_recipe_lacks_have_a_dash(runs: Runs) -> None:
     compared = compare_runs([runs("a"), runs("b", model={"path": "owner/model", "adapter": None})])
     rows = {row[0]: row[1:] for row in list_tables(compared)["settings"].rows}

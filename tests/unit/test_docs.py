@@ -83,6 +83,18 @@ def test_links_in_the_documents_lead_somewhere() -> None:
     assert not broken
 
 
+def test_pictures_are_small_described_and_can_be_made_again(tmp_path: Path) -> None:
+    pattern = re.compile(r"!\[([^\]]*)\]\(((?:docs/)?images/[^)]+)\)")
+    shown = {(page.parent / link, text) for page in PAGES for text, link in pattern.findall(page.read_text("utf-8"))}
+    assert {path for path, _ in shown} == set((REPOSITORY / "docs" / "images").iterdir())
+    assert all(len(text) > 20 for _, text in shown)
+    assert not [path.name for path, _ in shown if path.stat().st_size >= 200_000]
+    module = runpy.run_path(str(REPOSITORY / "docs" / "make_screenshots.py"))
+    assert set(module["PICTURES"]) <= {path.name for path, _ in shown}
+    assert "20/20" not in module["live"](tmp_path)
+    assert "15/20" in module["live"](tmp_path)
+
+
 def test_python_files_named_in_the_documents_exist() -> None:
     files = [f"/{path.relative_to(REPOSITORY)}" for path in REPOSITORY.glob("[!.]*/**/*.py")]
     named = {

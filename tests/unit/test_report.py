@@ -35,6 +35,7 @@ from dpo_recipes.report.charts import (
 from dpo_recipes.report.curves import draw_curves, read_points
 from dpo_recipes.report.html import render_report
 from dpo_recipes.report.sections import compare_models, describe_saved_model, list_findings, list_splits, list_tiles
+from dpo_recipes.report.templates import mark_prose
 from dpo_recipes.report.verdict import write_verdict
 from dpo_recipes.run_result import RunResult, SavedModelComparison
 
@@ -726,3 +727,23 @@ def test_answers_of_one_kind_have_no_ranking_to_compare_with_guessing():
     text = verdict({**RESULT, "metrics": metrics, "base_metrics": {"eval_loss": 0.5}}, kto.OBJECTIVE)
     assert "the loss on 80 held-out answers is 0.400, better than 0.500 for the base" in text
     assert "guessing" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("write `keep: best`, or `all`", "write <code>keep: best</code>, or <code>all</code>"),
+        ("<b> & a lone ` mark", "&lt;b&gt; &amp; a lone ` mark"),
+        ("`<i>`", "<code>&lt;i&gt;</code>"),
+        (
+            "see (https://a.org/x?y=1&z; https://doi.org/10(98)17;2-I).",
+            'see (<a href="https://a.org/x?y=1&amp;z" rel="noreferrer">https://a.org/x?y=1&amp;z</a>; '
+            '<a href="https://doi.org/10(98)17;2-I" rel="noreferrer">https://doi.org/10(98)17;2-I</a>).',
+        ),
+        ('https://a.org/"onclick="x', '<a href="https://a.org/&#34;onclick=&#34;x" rel="noreferrer">'
+         "https://a.org/&#34;onclick=&#34;x</a>"),
+        ("http://a.org javascript:alert(1)", "http://a.org javascript:alert(1)"),
+    ],
+)  # fmt: skip
+def test_findings_have_code_and_links_and_no_other_markup(text: str, html: str) -> None:
+    assert mark_prose(text) == html

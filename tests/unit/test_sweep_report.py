@@ -116,6 +116,10 @@ def test_an_unfinished_sweep_is_compared_as_far_as_it_is(folder: Path) -> None:
     assert comparison.without_result is None
 
 
+def test_a_sweep_that_only_lacks_its_own_result_is_not_called_unfinished(folder: Path) -> None:
+    assert compare_sweep(make_sweep(folder, ended=False, max_trials=3)).cautions == ()
+
+
 def test_a_sweep_without_a_result_is_an_error(folder: Path) -> None:
     sweep = make_sweep(folder, ended=False)
     for path in sweep.runs.glob("*/result.json"):
