@@ -76,15 +76,16 @@ def rank_settings(settings: Mapping[str, Sequence[Any]], results: Sequence[Seque
     Returns:
         None if there are too few results for so many settings, or if all results are the same.
     """
-    import numpy as np
-
     if not settings or not results:
         return None
-    groups = _group_alike(settings)
-    is_grid = _is_full_grid(settings, results)
+    groups, is_grid = _group_alike(settings), _is_full_grid(settings, results)
     # In a full grid main effects do not depend on one another, so each run counts by itself. Elsewhere the runs of a
     # configuration share what main effects leave out, and only their mean is a new result.
     units = [[value] for runs in results for value in runs] if is_grid else results
+    if len(units) - 2 < min(2, max(max(_levels(settings[names[0]])) for names in groups)):
+        return None  # one setting alone leaves nothing to judge by, and numpy is not needed
+    import numpy as np
+
     owners = [number for number, runs in enumerate(results) for _ in (runs if is_grid else runs[:1])]
     y = np.array([math.fsum(unit) / len(unit) for unit in units])
     largest = float(np.abs(y).max(initial=0.0)) or 1.0
