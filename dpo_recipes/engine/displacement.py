@@ -20,6 +20,7 @@ from dpo_recipes.engine.row_names import LocateRow, name_row
 from dpo_recipes.errors import Finding, RunError, causes, is_out_of_memory
 from dpo_recipes.launch.batch import smaller_batch_fix
 from dpo_recipes.model.build import ModelBundle, build_model
+from dpo_recipes.model.loading import quiet_loading
 from dpo_recipes.model.preflight import check_base
 from dpo_recipes.prepared_data import PreparedData
 from dpo_recipes.recipe.schema import Recipe
@@ -40,9 +41,10 @@ def measure_displacement(
     measured = rows.select(spread_evenly(len(rows), num_pairs or len(rows)))
     try:
         emit("stage", name="model", detail=recipe.model.path)
-        bundle = build_model(
-            recipe, prepared.location, prepared.tokenizer, prepared.chat, trust_remote_code=trust_remote_code
-        )
+        with quiet_loading():
+            bundle = build_model(
+                recipe, prepared.location, prepared.tokenizer, prepared.chat, trust_remote_code=trust_remote_code
+            )
         emit("stage", name="measure", detail=f"{len(measured):,} pairs on {bundle.device}, {bundle.dtype}")
         scores, num_tokens = score_pairs(recipe, bundle, measured, split, emit, prepared.splits.where)
     except (RuntimeError, MemoryError) as error:

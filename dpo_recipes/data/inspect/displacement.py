@@ -22,8 +22,8 @@ MEANING = (
     "high as such."
 )
 ADVICE = (
-    "look at the highest pairs: nearly equal answers, or two refusals, teach little and move probability elsewhere",
-    "leave out the pairs with the highest scores, which reduced the displacement in the paper; `--json` has all scores",
+    "look at the pairs with the highest scores: are their answers nearly the same?",
+    "leave them out, which reduced the displacement in the paper's experiments; `--json` has all measured pairs",
     "add the likelihood of the chosen answers to the loss (`loss_type: [sigmoid, sft]` in `dpo`, `cpo_alpha` in `cpo` "
     "and `simpo`, or `kind: orpo`), or train on the chosen answers first (`kind: sft`)",
     "the guard `displacement` measures in training whether it happens",
