@@ -166,7 +166,7 @@ def test_an_objective_without_likelihoods_of_pairs(
     (found,) = caught.value.findings
     assert (found.code, caught.value.exit_code) == ("U407", 2)
     assert found.where is not None
-    assert found.where.text[found.where.column - 1 :].startswith(objective)
+    assert (found.where.text or "")[found.where.column - 1 :].startswith(objective)
     assert why in (found.why or "")
 
 
