@@ -58,8 +58,8 @@ test-trackers: $(VENV)/.dev  ## the tests with W&B and MLflow, which are install
 test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they start themselves
 	@PATH="$$PATH:/usr/sbin"; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \
 	  { echo "there is no $$name here: apt-get install slurm-wlm munge"; exit 1; }; done
-	$(BIN)/python -m pytest tests/unit/test_slurm_script.py tests/unit/test_slurm_job.py \
-	  tests/integration/test_slurm.py tests/e2e/test_slurm_run.py
+	$(BIN)/python -m pytest tests/unit/test_slurm_script.py tests/unit/test_slurm_job.py tests/unit/test_slurm_array.py \
+	  tests/unit/test_sweep_array.py tests/integration/test_slurm.py tests/e2e/test_slurm_run.py tests/e2e/test_slurm_sweep.py
 
 test-kill: $(VENV)/.dev  ## 50 kills at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python tests/invariant/kill.py --kills 20 --runs 4

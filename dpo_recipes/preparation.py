@@ -107,15 +107,16 @@ def prepare_run(
 
 
 def check_permitted(validated: Validated, *, trust_remote_code: bool) -> None:
-    """Raise `RecipeError` R316, R317 or R380 for what a recipe may ask for, but not every machine and person allows."""
+    """Raise `RecipeError` R316, R317 or R380 for what a recipe or a trial of its sweep may ask for, but not every
+    machine and person allows."""
     missing = [finding for finding in validated.warnings if finding.code in OF_THIS_MACHINE]
     if missing:
         raise RecipeError(*(replace(finding, severity="error") for finding in missing))
-    if validated.recipe.model.trust_remote_code and not trust_remote_code:
+    if validated.remote_code is not None and not trust_remote_code:
         raise RecipeError.of(
             "R317",
             "this recipe asks to run Python code from the model's repository",
-            where=validated.composed.where(("model", "trust_remote_code"), key=True),
+            where=validated.remote_code,
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
         )

@@ -36,6 +36,7 @@ EventHandler = Callable[[dict[str, Any]], bool | None]
 """Gets each event of a run. True asks the workers to stop, as Ctrl-C does."""
 _POLL_S = 0.1
 _NO_SPACE_BYTES = 2**20
+_TRANSIENT = ("T605", "T612", "T613", "T635", "T637")
 _MEDIANS = 20
 """A step that takes this many times the median of the earlier steps counts as a hang."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
@@ -258,9 +259,7 @@ def _read_log(path: Path) -> str:
 
 def is_transient(error: Exception) -> bool:
     """Whether starting the same job again may help. It does not if the loss diverged or memory or disk is too small."""
-    return isinstance(error, WorkerBug) or (
-        isinstance(error, RunError) and error.findings[0].code in ("T605", "T612", "T613")
-    )
+    return isinstance(error, WorkerBug) or (isinstance(error, RunError) and error.findings[0].code in _TRANSIENT)
 
 
 def _class_of(code: str) -> type[DpoRecipeError]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dpo_recipes.errors import DpoRecipeError, Finding, RunError
+from dpo_recipes.errors import DpoRecipeError, Finding, RunError, Where
 from dpo_recipes.finished_run import FinishedRun, open_run
 from dpo_recipes.launch.choose import LaunchFlags, count_gpus, flags_of_retry, launcher_of
 from dpo_recipes.launch.files import read_launch
@@ -48,17 +49,18 @@ def run_recipe(
     """
     assert validated.recipe.sweep is None, "`jobs.sweep.run_sweep` runs a sweep"
     find = validated.composed.where
-
-    def located(event: dict[str, Any]) -> bool | None:
-        if event["event"] == "finding":
-            event = {**event, "finding": Finding.from_json(event["finding"]).located(find).to_json()}
-        return on_event(event)
-
-    execution = _Execution(validated, located, options or RunOptions())
+    execution = _Execution(validated, lambda event: on_event(located(event, find)), options or RunOptions())
     try:
         return execution.run(resume=resume, directory=directory)
     except DpoRecipeError as error:
         raise error.located(find) from error
+
+
+def located(event: dict[str, Any], find: Callable[[tuple[str | int, ...]], Where]) -> dict[str, Any]:
+    """A worker's event. One with a finding gets its place in the recipe's text, which `find` gives for a path."""
+    if event["event"] != "finding":
+        return event
+    return {**event, "finding": Finding.from_json(event["finding"]).located(find).to_json()}
 
 
 @dataclass(frozen=True)

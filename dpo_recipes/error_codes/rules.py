@@ -205,7 +205,8 @@ CODES = {
     "R362": entry(
         "a setting that cannot be swept",
         "The name and the folder of a trial come from its sweep, and each setting can be in the sweep only once: two",
-        "values for one setting would replace each other.",
+        "values for one setting would replace each other. With `backend: slurm` all runs are tasks of one array, which",
+        "request the same resources, so that `launch`, `hardware.device` and `hardware.profile` are the same for all.",
     ),
     "R363": entry(
         "a range of a sweep without values",

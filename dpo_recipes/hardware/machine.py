@@ -108,22 +108,27 @@ def describe_torch() -> dict[str, Any]:
     }
 
 
+MEMORY_SHARE = "DPO_RECIPE_MEMORY_BYTES"
+"""The variable with the bytes of this machine's memory that a run may use, if others are executed at the same time."""
+
+
 def free_memory_bytes(kind: str) -> int:
-    """Memory that a new process can use on this machine's `cuda`, `mps` or `cpu` device."""
+    """Memory that a new process can use on this machine's `cuda`, `mps` or `cpu` device: what is free, and where runs
+    share the memory, not more than this run's share."""
     import psutil
 
     if kind == "cuda":
         import torch
 
         return torch.cuda.mem_get_info()[0]
+    share = int(os.environ.get(MEMORY_SHARE, sys.maxsize))
     if kind == "mps":
         from dpo_recipes.hardware.profiles import mps_usable_fraction
 
         total = psutil.virtual_memory().total
-        return int(total * mps_usable_fraction(total))
-    free = psutil.virtual_memory().available
-    limit = _container_limit_bytes()
-    return free if limit is None else min(free, limit)
+        return min(int(total * mps_usable_fraction(total)), share)
+    free, limit = psutil.virtual_memory().available, _container_limit_bytes()
+    return min(free, share) if limit is None else min(free, share, limit)
 
 
 def _container_limit_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""Divides the GPUs or cores of this machine among runs that are executed at the same time."""
+"""Divides the GPUs, or the cores and the memory, of this machine among runs that are executed at the same time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dpo_recipes.hardware.machine import num_cores
+from dpo_recipes.hardware.machine import MEMORY_SHARE, free_memory_bytes, num_cores
 from dpo_recipes.launch.choose import LaunchFlags, count_gpus, launcher_of
 from dpo_recipes.recipe.schema import Recipe
 
@@ -43,22 +43,28 @@ def share_devices(
     """The environment variables of each process that executes runs at the same time as the others.
 
     On GPUs there are at most as many processes as each gets a GPU, or the number of GPUs that a run needs. On a CPU the
-    cores are divided, unless a run or the environment gives the number of threads. Nothing is divided if runs start on
-    other machines. `auto` is as many processes as there are GPUs for, and one without GPUs.
+    free memory is divided, and the cores, unless a run or the environment gives the number of threads. Nothing is
+    divided if runs start on other machines. `auto` is as many processes as there are GPUs for, and one without GPUs.
     """
     if any(wish.is_elsewhere for wish in wishes):
         return [{} for _ in range(1 if parallel == "auto" else parallel)]
     gpus = visible_gpus() if any(wish.device in ("auto", "cuda") for wish in wishes) else []
     if not gpus:
         parallel = 1 if parallel == "auto" else parallel
-        threads = str(max(1, num_cores() // parallel))
-        is_given = parallel == 1 or any(wish.has_threads for wish in wishes) or "OMP_NUM_THREADS" in os.environ
-        return [{} if is_given else {"OMP_NUM_THREADS": threads} for _ in range(parallel)]
+        return [_share_of_cpu(wishes, parallel) if parallel > 1 else {} for _ in range(parallel)]
     needed = flags.num_processes or max(wish.num_processes or 1 for wish in wishes)
     fitting = len(gpus) // needed
     parallel = max(1, fitting if parallel == "auto" else min(parallel, fitting))
     share = len(gpus) // parallel
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * share : (index + 1) * share])} for index in range(parallel)]
+
+
+def _share_of_cpu(wishes: Sequence[DeviceWish], parallel: int) -> dict[str, str]:
+    """The share of the memory that is free now, and of the cores."""
+    environment = {MEMORY_SHARE: str(free_memory_bytes("cpu") // parallel)}
+    if not any(wish.has_threads for wish in wishes) and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, num_cores() // parallel))
+    return environment
 
 
 def visible_gpus() -> list[str]:

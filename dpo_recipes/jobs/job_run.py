@@ -15,7 +15,7 @@ from dpo_recipes.run_dir import RunDirectory, read_json_lines, write_json
 from dpo_recipes.supervise import WorkerBug, is_transient
 
 RunState = Literal["finished", "failed", "out_of_memory", "pruned", "unfinished"]
-OUT_OF_MEMORY = "T603"
+_OUT_OF_MEMORY = ("T603", "T634")
 
 
 class JobRun:
@@ -56,7 +56,7 @@ class JobRun:
             return "unfinished"
         if failure["is_pruned"]:
             return "pruned"
-        return "out_of_memory" if failure["code"] == OUT_OF_MEMORY else "failed"
+        return "out_of_memory" if failure["code"] in _OUT_OF_MEMORY else "failed"
 
     @property
     def is_claimed(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpo_recipes.errors import Finding, RecipeError, RunError
+from dpo_recipes.errors import RecipeError, RunError
+from dpo_recipes.jobs.array import work_in_array
 from dpo_recipes.jobs.devices import DeviceWish, share_devices
 from dpo_recipes.jobs.directory import SweepDirectory, open_or_create
 from dpo_recipes.jobs.keep import remove_all_but, remove_losers
@@ -18,8 +18,7 @@ from dpo_recipes.jobs.trial_run import TrialRun, runs_of
 from dpo_recipes.jobs.work import work
 from dpo_recipes.preparation import check_permitted
 from dpo_recipes.recipe.sweep_checks import nodes_by_hand
-from dpo_recipes.recipe.trials import compose_trial, trials_to_check
-from dpo_recipes.recipe.validate import Validated, validate_composed
+from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.run_dir import RunDirectory, find_output_dir, written_to
 from dpo_recipes.supervise import EventHandler
 from dpo_recipes.workflow import RunOptions
@@ -42,16 +41,16 @@ def run_sweep(
     False; with True there must be one. A trial that fails is recorded with its reason, and the next one starts.
     `on_event` gets the events of each run; first of all `{"event": "sweep", "dir", "num_runs", "metric", "resumed"}`,
     before each run `{"event": "trial", "name", "number", "values", "seed"}`, and after it `{"event": "trial_ended",
-    "name", "number", "values", "state", "value", "text"}`. If several runs are executed at the same time, each event of
-    one has its name as `of`.
+    "name", "number", "values", "state", "value", "text"}`. If several runs are executed at the same time, or by SLURM,
+    each event of one has its name as `of`.
 
     Raises `RecipeError` for what the command or the machine lacks (R316, R317, R368), `RunError` T650 if all trials
-    failed, T601, T602, T611, T614 and T615, and `Interrupted`.
+    failed, T601, T602, T611, T614, T615, those of SLURM (`work_in_array`), and `Interrupted`.
     """
     options = options or RunOptions()
     recipe = validated.recipe
     _check_nodes(validated, options)
-    _check_permitted(validated, options)
+    check_permitted(validated, trust_remote_code=options.trust_remote_code)
     sweep, is_resumed = open_or_create(validated, find_output_dir(recipe.output_dir), resume=resume)
     runs = runs_of(sweep, validated)
     first = {"event": "sweep", "dir": str(sweep.path), "num_runs": len(runs), "metric": sweep_metric(recipe)}
@@ -59,16 +58,24 @@ def run_sweep(
     if is_resumed:
         _forget_transient_failures(runs)
         remove_losers(runs, sweep_metric(recipe))  # `keep` may have changed, for example because the disk was full
-    environments = share_devices([DeviceWish.of(recipe)], recipe.sweep.parallel if recipe.sweep else 1, options.flags)
-    if len(environments) > 1:
-        on_event({"event": "note", "text": f"{len(environments)} runs at a time"})
-        work_in_parallel(runs, TrialExecutor(), on_event, options, environments)
-    work(runs, TrialExecutor(), on_event, options)  # all runs, or those that are left because their worker was killed
+    if recipe.launch.backend == "slurm":
+        work_in_array(runs, on_event, options)
+    else:
+        _work_here(runs, on_event, options)
     result = finish(sweep, recipe, runs)
     if result.best is None:
         raise _all_failed(result, sweep)
     remove_all_but(result.best.run, runs)
     return FinishedSweep(sweep, result)
+
+
+def _work_here(runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions) -> None:
+    recipe = runs[0].validated.recipe
+    environments = share_devices([DeviceWish.of(recipe)], recipe.sweep.parallel if recipe.sweep else 1, options.flags)
+    if len(environments) > 1:
+        on_event({"event": "note", "text": f"{len(environments)} runs at a time"})
+        work_in_parallel(runs, TrialExecutor(), on_event, options, environments)
+    work(runs, TrialExecutor(), on_event, options)  # all runs, or those that are left because their worker was killed
 
 
 def _forget_transient_failures(runs: Sequence[TrialRun]) -> None:
@@ -83,20 +90,6 @@ def _check_nodes(validated: Validated, options: RunOptions) -> None:
     num_nodes = options.flags.num_nodes or 1
     if num_nodes > 1 and validated.recipe.launch.backend != "slurm":
         raise RecipeError(nodes_by_hand(num_nodes))
-
-
-def _check_permitted(validated: Validated, options: RunOptions) -> None:
-    """Raise `RecipeError` R316, R317 and R380 for the sweep and all trials, before anything is written."""
-    composed, recipe = validated.composed, validated.recipe
-    trials = (validate_composed(compose_trial(composed, recipe, trial)) for trial in trials_to_check(recipe))
-    findings: dict[Finding, None] = {}
-    for each in itertools.chain([validated], trials):
-        try:
-            check_permitted(each, trust_remote_code=options.trust_remote_code)
-        except RecipeError as error:
-            findings |= dict.fromkeys(error.findings)
-    if findings:
-        raise RecipeError(*findings)
 
 
 def _all_failed(result: SweepResult, sweep: SweepDirectory) -> RunError:

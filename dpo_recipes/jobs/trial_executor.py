@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from dpo_recipes.errors import Interrupted
 from dpo_recipes.jobs.keep import remove_losers
@@ -28,8 +29,7 @@ class TrialExecutor:
         """Execute a run, with an event before and after it."""
         if run.find_trial() is None:
             propose(run, runs)
-        about = {"name": run.name, "number": run.trial.number, "values": run.trial.values}
-        on_event({"event": "trial", **about, "seed": run.seed_index + 1 if run.has_seeds else None})
+        on_event(begin_event(run))
         pruner = Pruner(run, runs)
         watched = pruner.watch(on_event)
         try:
@@ -38,7 +38,20 @@ class TrialExecutor:
             if pruner.reason is None:
                 raise
             run.prune(pruner.reason)
-        failure, metric = run.failure() or {}, sweep_metric(run.validated.recipe)
-        remove_losers(runs, metric, run)
-        value = run.value(metric)
-        on_event({"event": "trial_ended", **about, "state": run.state, "value": value, "text": failure.get("text")})
+        remove_losers(runs, sweep_metric(run.validated.recipe), run)
+        on_event(end_event(run))
+
+
+def begin_event(run: TrialRun) -> dict[str, Any]:
+    """The event before a run whose trial has its values."""
+    return {"event": "trial", **_about(run), "seed": run.seed_index + 1 if run.has_seeds else None}
+
+
+def end_event(run: TrialRun) -> dict[str, Any]:
+    """The event after a run."""
+    value, text = run.value(sweep_metric(run.validated.recipe)), (run.failure() or {}).get("text")
+    return {"event": "trial_ended", **_about(run), "state": run.state, "value": value, "text": text}
+
+
+def _about(run: TrialRun) -> dict[str, Any]:
+    return {"name": run.name, "number": run.number, "values": run.trial.values}

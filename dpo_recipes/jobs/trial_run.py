@@ -11,7 +11,7 @@ from dpo_recipes.formats import finite
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.job_run import JobRun
 from dpo_recipes.objectives.base import Metric
-from dpo_recipes.recipe.trials import Trial, chosen_trial, compose_trial, expand
+from dpo_recipes.recipe.trials import Trial, chosen_trial, compose_trial, expand, seed_of_trial
 from dpo_recipes.recipe.validate import Validated, validate_composed
 from dpo_recipes.run_dir import read_json_lines, write_json
 from dpo_recipes.run_result import read_result
@@ -75,7 +75,7 @@ class TrialRun(JobRun):
     @property
     def seed(self) -> int:
         """`training.seed` of the run."""
-        return self.compose().recipe.training.seed
+        return seed_of_trial(self.validated.composed, self.validated.recipe, self.trial, self.seed_index)
 
     def compose(self) -> Validated:
         """The recipe of the run. Raises `RecipeError`."""

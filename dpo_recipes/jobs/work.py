@@ -37,18 +37,24 @@ class Executor(Protocol):
 def work(runs: Sequence[JobRun], executor: Executor, on_event: EventHandler, options: RunOptions) -> None:
     """Execute each run that has not ended and that no other command works on, when it is ready. Returns when all have
     ended or can never start, or when it is late and none is being executed."""
-    while left := [run for run in runs if not run.is_blocked and run.state == "unfinished"]:
-        is_late = executor.is_late(runs)
-        if not is_late and any(
-            run.is_ready and _claim_and_execute(run, runs, executor, on_event, options) for run in left
+    while not have_ended(runs, executor):
+        if executor.is_late(runs) or not any(
+            run.is_ready and claim_and_execute(run, runs, executor, on_event, options) for run in _left(runs)
         ):
-            continue
-        if is_late and not any(run.is_claimed for run in left):
-            return
-        time.sleep(_LOOK_EVERY_S)
+            time.sleep(_LOOK_EVERY_S)
 
 
-def _claim_and_execute(
+def have_ended(runs: Sequence[JobRun], executor: Executor) -> bool:
+    """Whether each run has ended or can never start, or it is late and none is being executed."""
+    left = _left(runs)
+    return not left or (executor.is_late(runs) and not any(run.is_claimed for run in left))
+
+
+def _left(runs: Sequence[JobRun]) -> list[JobRun]:
+    return [run for run in runs if not run.is_blocked and run.state == "unfinished"]
+
+
+def claim_and_execute(
     run: JobRun, runs: Sequence[JobRun], executor: Executor, on_event: EventHandler, options: RunOptions
 ) -> bool:
     """Execute a run. False if another process works on it."""

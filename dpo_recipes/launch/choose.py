@@ -10,6 +10,7 @@ from typing import Any
 from dpo_recipes import registry
 from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.hardware.machine import gpu_names
+from dpo_recipes.launch import srun
 from dpo_recipes.launch.batch import BatchPlan, count_processes, divisible_parts, divisors, plan_batch, with_batch
 from dpo_recipes.launch.files import LaunchPlan, configurations
 from dpo_recipes.launch.job import Launcher, LaunchRequest
@@ -131,7 +132,10 @@ def sketch_launch(recipe: Recipe, batch: BatchPlan, strategy: str, reason: str, 
 
 
 def launcher_of(backend: str) -> Launcher:
-    """The launcher with a name of `registry.LAUNCHERS`."""
+    """The launcher with a name of `registry.LAUNCHERS`. In a task of an array, which is a job already, that of `slurm`
+    starts the workers with srun."""
+    if backend == "slurm" and srun.IN_TASK in os.environ:
+        return srun.LAUNCHER
     return registry.load("launchers", backend)
 
 

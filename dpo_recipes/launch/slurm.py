@@ -6,30 +6,28 @@ knows. No accounting database is needed.
 
 from __future__ import annotations
 
-import re
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-from dpo_recipes.errors import EXIT_INTERRUPTED, RunError
+from dpo_recipes.errors import EXIT_INTERRUPTED
 from dpo_recipes.launch.files import launch_folder
 from dpo_recipes.launch.job import Launcher, LaunchRequest
-from dpo_recipes.launch.slurm_errors import ended_badly, lost, silent_worker, submission_refused
+from dpo_recipes.launch.slurm_commands import call, find_job, sbatch_command, show_job, submit
+from dpo_recipes.launch.slurm_errors import ended_badly, lost, silent_worker
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script, gpus_of_node
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, write_text_atomically
 
-_COMMANDS = ("sbatch", "scontrol", "scancel")
 _LOOK_AT_FILES_S = 1.0
 _ASK_SLURM_S = (1.0, 15.0)
 """SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 
 
-class SlurmLauncher(Launcher):
-    """A job that is submitted to the queue of a cluster."""
+class ClusterLauncher(Launcher):
+    """What is the same for all workers in jobs of a cluster."""
 
     is_remote = True
 
@@ -41,17 +39,20 @@ class SlurmLauncher(Launcher):
         """Only if the recipe gives a number; otherwise the job requests a GPU for each process."""
         return bool(recipe.launch.slurm.gpus_per_node)
 
+
+class SlurmLauncher(ClusterLauncher):
+    """A job that is submitted to the queue of a cluster."""
+
     def command(self, request: LaunchRequest) -> list[str]:
         """The command that submits a prepared run directory."""
-        # Options are also given as arguments: they take precedence over SBATCH_ variables, lines of the script do not.
-        return ["sbatch", "--parsable", *request.slurm_settings.arguments(), str(_script_path(request.run))]
+        return sbatch_command(_script_path(request.run), request.slurm_settings)
 
     def start(self, request: LaunchRequest) -> SlurmJob:
         """Write the script to `RUN/launch/job.sbatch` and submit it, or follow the job that an earlier command has
         queued.
 
         Raises `RunError` T630 and T631, the latter also if SLURM does not know the state of the earlier job."""
-        script, meant = _script_path(request.run), batch_script([request], request.slurm_settings)
+        script, meant = _script_path(request.run), batch_script(request, request.slurm_settings)
         earlier = script.read_text(encoding="utf-8") if script.exists() else None
         number, _ = _find_job(request.run) or (None, None)
         if number is not None and earlier == meant:
@@ -59,32 +60,14 @@ class SlurmLauncher(Launcher):
             _stop_path(request.run, number).unlink(missing_ok=True)
             return SlurmJob(request, number)
         if number is not None:
-            _call("scancel", str(number))
+            call("scancel", str(number))
             request.on_message(f"SLURM job {number}, which had other settings, was removed from the queue")
         script.parent.mkdir(exist_ok=True)
         write_text_atomically(script, meant)
-        _check_commands(script)
-        return SlurmJob(request, self._submit(request, script))
-
-    def _submit(self, request: LaunchRequest, script: Path) -> int:
-        done = _call(*self.command(request))
-        number = re.fullmatch(r"(\d+)(;\S*)?", done.stdout.strip())
-        if done.returncode or number is None:
-            raise submission_refused(done.stderr.strip() or done.stdout.strip(), script)
-        write_text_atomically(_number_path(request.run), number[1])
-        request.on_message(f"SLURM job {number[1]} from {script}")
-        return int(number[1])
-
-
-def _check_commands(script: Path) -> None:
-    for name in _COMMANDS:
-        if shutil.which(name) is None:
-            raise RunError.of(
-                "T630",
-                f"there is no `{name}` on this machine",
-                why="jobs are submitted with SLURM's own commands, which are installed on a cluster's login nodes",
-                fix=f"log in to the cluster and run this there, or copy {script} to it",
-            )
+        number = submit(script, request.slurm_settings)
+        write_text_atomically(_number_path(request.run), str(number))
+        request.on_message(f"SLURM job {number} from {script}")
+        return SlurmJob(request, number)
 
 
 def is_executed(run: RunDirectory) -> bool:
@@ -108,24 +91,12 @@ def _find_job(run: RunDirectory) -> tuple[int, JobView] | None:
 
     Raises `RunError` T631 if SLURM does not answer.
     """
-    try:
-        number = int(_number_path(run).read_text(encoding="ascii"))
-    except (OSError, ValueError):
+    found = find_job(_script_path(run), _number_path(run))
+    if found is None:
         return None
-    if shutil.which("scontrol") is None:
-        return None
-    done = _show(number)
-    if done.returncode and "Invalid job id" not in done.stderr:
-        raise submission_refused(done.stderr.strip(), _script_path(run))
-    # Job numbers start again with a new cluster, so this may be the job of another run.
-    if "JobState=" not in done.stdout or f"Command={_script_path(run)}" not in done.stdout:
-        return None
-    view = parse_job(done.stdout)
+    number, text = found
+    view = parse_job(text)
     return None if view.is_ending else (number, view)
-
-
-def _show(number: int | str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    return _call("scontrol", "--oneliner", "show", "job", str(number), timeout_s=timeout_s)
 
 
 def _stop_path(run: RunDirectory, number: int | str) -> Path:
@@ -189,12 +160,12 @@ class SlurmJob:
         self._note_stop()
         view = self._view()
         waits = view is not None and view.waits
-        _call("scancel", *(() if waits else ("--signal=INT",)), self._number)
+        call("scancel", *(() if waits else ("--signal=INT",)), self._number)
 
     def kill(self) -> None:
         """Cancel it: SIGTERM, and SIGKILL after the site's KillWait."""
         self._note_stop()
-        _call("scancel", self._number)
+        call("scancel", self._number)
 
     def _note_stop(self) -> None:
         self._asked_to_stop = True
@@ -231,7 +202,7 @@ class SlurmJob:
         if view.exit_code == EXIT_RUN_NOT_VISIBLE or not self._worker_said("stage"):
             if self._asked_to_stop:
                 return -signal.SIGINT
-            raise silent_worker(view, self._run)
+            raise silent_worker(view, self._run.path, self._run.log)
         if view.exit_code > 128 and not self._worker_said("error"):
             return 128 - view.exit_code
         return -view.signal if view.signal else view.exit_code
@@ -249,7 +220,7 @@ class SlurmJob:
 
     def _show(self) -> subprocess.CompletedProcess[str]:
         # While this waits, the caller cannot report the workers' events.
-        return _show(self._number, timeout_s=5)
+        return show_job(self._number, timeout_s=5)
 
     def _read_exit_code(self) -> int | None:
         """The exit code that the script writes last, or None before that and while it is only partly written."""
@@ -263,13 +234,6 @@ class SlurmJob:
         if text and text != self._reported:
             self._reported, self._ask_after_s = text, _ASK_SLURM_S[0]
             self._on_message(text)
-
-
-def _call(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
-    except (subprocess.TimeoutExpired, OSError) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))
 
 
 LAUNCHER = SlurmLauncher()

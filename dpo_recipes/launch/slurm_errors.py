@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE, DpoRecipeError, Interrupted, RunError
 from dpo_recipes.launch.batch import smaller_batch_fix
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE
 from dpo_recipes.launch.slurm_state import JobView
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.run_dir import RunDirectory
 
 # Phrases in the output of sbatch, with a way out; the first match counts.
 _REFUSALS = {
@@ -22,6 +21,8 @@ _REFUSALS = {
     "without GPUs in the cluster: `--set launch.slurm.gpus_per_node=0`",
     "gres": "this cluster has no such GPUs: `sinfo -o '%P %G'` lists those that it has; "
     "without any: `--set launch.slurm.gpus_per_node=0`",
+    "job array": "the site allows no numbers as high as that in an array: `scontrol show config` prints MaxArraySize; "
+    "lower `sweep.max_trials` or `seeds`",
     "unrecognized option": "correct `--slurm`; `man sbatch` lists the options by their long names",
     "contact": "SLURM's controller does not answer; `scontrol ping` shows when it does",
 }
@@ -50,19 +51,42 @@ def lost(number: str) -> RunError:
     )
 
 
-def silent_worker(view: JobView, run: RunDirectory) -> RunError:
-    """T632: the job ended before a worker reported anything."""
+def task_ended(view: JobView | None, name: str, log: Path, recipe: Recipe) -> DpoRecipeError | None:
+    """The error of an array's task that has not recorded how its run ended: I101 if it had been asked to stop, T605,
+    T632 to T637. None if it had nothing to do. `name` is that of the task, and `log` has its output."""
+    if view is None or not view.has_ended:  # it was running when SLURM last knew it
+        return lost(name)
+    if view.state == "COMPLETED":
+        return None
+    if view.state != "FAILED":
+        return ended_badly(view, log, recipe)
+    code = view.exit_code
+    if code in (EXIT_RESUMABLE, EXIT_INTERRUPTED):
+        why = f"task {name} was asked to stop before its time limit, or for a job of a higher priority"
+        return Interrupted.of("I101", "a run of the sweep was interrupted", why=why, fix="run the recipe again")
+    if view.signal or code > 128:
+        return RunError.of(
+            "T605",
+            f"the process of task {name} was killed (signal {view.signal or code - 128})",
+            why=f"by a person, or by the system because memory ran out; the last output is in {log}",
+            fix="run the recipe again: it resumes",
+        )
+    return silent_worker(view, log.parent.parent, log)
+
+
+def silent_worker(view: JobView, folder: Path, log: Path) -> RunError:
+    """T632: the job ended before a worker reported anything. `folder` is that of the run, and `log` has the output."""
     if view.exit_code == EXIT_RUN_NOT_VISIBLE:
         return RunError.of(
             "T632",
-            f"the node {view.nodes} cannot read the run directory {run.path}",
+            f"the node {view.nodes} cannot read the run directory {folder}",
             why="the run directory must be on a file system that the nodes and this computer share",
             fix="choose a folder on the shared file system: `--set output_dir=...`",
         )
     return RunError.of(
         "T632",
         "the job ended before the worker had started",
-        why=_last_words(run.log) or f"exit code {view.exit_code} on {view.nodes}, and nothing in {run.log}",
+        why=_last_words(log) or f"exit code {view.exit_code} on {view.nodes}, and nothing in {log}",
         fix="check that the setup lines work on the node, and that it has this Python with dpo-recipe",
     )
 

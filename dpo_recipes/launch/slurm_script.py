@@ -1,4 +1,4 @@
-"""Makes the script of a SLURM job from prepared run directories. It only makes text and starts nothing.
+"""Makes the script of a SLURM job from a prepared run directory. It only makes text and starts nothing.
 
 A name or path of a recipe is quoted for the shell and is never part of an `#SBATCH` line, which SLURM would split at
 blanks; these lines hold only values that the schema and `slurm_settings` restrict to harmless characters.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
 
 from dpo_recipes import __version__
 from dpo_recipes.errors import EXIT_INTERRUPTED, EXIT_RESUMABLE
 from dpo_recipes.hardware.profiles import profile
+from dpo_recipes.launch.ending import PARENT
 from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.local import LAUNCHER, cpu_allocator
 from dpo_recipes.launch.slurm_settings import SlurmSettings
@@ -30,6 +30,7 @@ _GPU_OPTIONS = {"gres", "gpus", "gpus-per-socket"}
 _TASK = """\
 task() {{
     trap : INT TERM
+    [ "$SLURM_NODEID" = 0 ] || unset {parent}  # that process is on the first node
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS GROUP_RANK=$SLURM_NODEID
     export LOCAL_WORLD_SIZE={per_node}
     "$@"
@@ -39,6 +40,8 @@ task() {{
     fi
     exit "$code"
 }}
+"""
+_EXPORTED = """\
 export -f task
 export on_request="$run/launch/on_request.$SLURM_JOB_ID"
 rm -f "$on_request"
@@ -49,9 +52,9 @@ _SCRIPT = """\
 # Made by dpo-recipe {version}. `sbatch {file_name}` submits it again.
 {options}
 
-case "${{SLURM_ARRAY_TASK_ID:-0}}" in
-{cases}
-esac
+run={run}
+command=({command})
+export WANDB_PROJECT={wandb}
 [ -d "$run/launch" ] || exit {not_visible}
 exec >>"$run/run.log" 2>&1 </dev/null
 
@@ -103,48 +106,56 @@ def gpus_of_node(recipe: Recipe) -> int:
 def gpus_per_node(request: LaunchRequest) -> int:
     """GPUs that a job requests on each node: the recipe's number, else one for each process."""
     asked = request.recipe.launch.slurm.gpus_per_node
-    return asked if asked is not None else gpus_of_node(request.recipe) * _per_node(request)
+    return asked if asked is not None else gpus_of_node(request.recipe) * per_node(request)
 
 
-def batch_script(
-    orders: Sequence[LaunchRequest], slurm_settings: SlurmSettings, *, max_parallel: int | None = None
-) -> str:
-    """The script that executes prepared run directories: one job, or an array with a task for each.
-
-    The runs of an array share everything but their directories and environment; `max_parallel` of them run at a time.
-    Raises `ValueError` if they differ in the resources that the job requests.
-    """
-    first = orders[0]
-    options = _options(first, slurm_settings)
-    if any(_options(request, slurm_settings)[1:] != options[1:] for request in orders):
-        raise ValueError("the runs of an array must request the same resources")
-    if len(orders) > 1:
-        options.append(f"array=0-{len(orders) - 1}" + (f"%{max_parallel}" if max_parallel else ""))
-    joined = _are_joined(first)
+def batch_script(request: LaunchRequest, slurm_settings: SlurmSettings) -> str:
+    """The script of the job that executes a prepared run directory."""
+    joined = are_joined(request)
+    project = request.recipe.tracking.project
     return _SCRIPT.format(
         version=__version__,
         file_name="job.sbatch",
-        options="\n".join(f"#SBATCH --{option}" for option in options),
-        cases="\n".join(_case(index, request) for index, request in enumerate(orders)),
+        options=option_lines(request, slurm_settings),
+        run=shlex.quote(str(request.run.path)),
+        command=shlex.join(LAUNCHER.command(request)),
+        wandb=shlex.quote(project) if project else f'"${{WANDB_PROJECT:-{request.recipe.name}}}"',
         not_visible=EXIT_RUN_NOT_VISIBLE,
-        setup=f"\n# Lines of the site.\n{slurm_settings.setup.rstrip()}\n" if slurm_settings.setup.strip() else "",
-        variables="\n".join(_variables(first)),
+        setup=setup_lines(slurm_settings),
+        variables=variable_lines(request),
         interrupted=EXIT_INTERRUPTED,
-        ntasks=first.num_processes,
-        per_node=_per_node(first),
-        task_function=_TASK.format(per_node=_per_node(first), **_STOPPED) if joined else "",
+        ntasks=request.num_processes,
+        per_node=per_node(request),
+        task_function=task_function(request) + _EXPORTED if joined else "",
         task="bash -c 'task \"$@\"' task " if joined else "",
         count=_COUNT if joined else "",
-        requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if first.recipe.launch.slurm.requeue else "",
+        requeue=_REQUEUE.format(resumable=EXIT_RESUMABLE) if request.recipe.launch.slurm.requeue else "",
     )
 
 
-def _are_joined(request: LaunchRequest) -> bool:
+def task_function(request: LaunchRequest) -> str:
+    """The function `task` of the shell, which executes its arguments as a process of a group. If they have stopped on
+    request, their exit code is in the file `$on_request`."""
+    return _TASK.format(per_node=per_node(request), parent=PARENT, **_STOPPED)
+
+
+def option_lines(request: LaunchRequest, slurm_settings: SlurmSettings, *others: str) -> str:
+    """The lines of a script with options for sbatch."""
+    return "\n".join(f"#SBATCH --{option}" for option in [*_options(request, slurm_settings), *others])
+
+
+def setup_lines(slurm_settings: SlurmSettings) -> str:
+    """The lines of a script that the site requires."""
+    return f"\n# Lines of the site.\n{slurm_settings.setup.rstrip()}\n" if slurm_settings.setup.strip() else ""
+
+
+def are_joined(request: LaunchRequest) -> bool:
     """Whether the processes form a group; DeepSpeed and FSDP need one for a single process too."""
     return request.num_processes > 1 or request.recipe.launch.strategy not in ("auto", "ddp")
 
 
-def _per_node(request: LaunchRequest) -> int:
+def per_node(request: LaunchRequest) -> int:
+    """The processes of each node."""
     return -(-request.num_processes // request.num_nodes)
 
 
@@ -154,7 +165,7 @@ def _options(request: LaunchRequest, slurm_settings: SlurmSettings) -> list[str]
         f"job-name={request.recipe.name}",
         "output=/dev/null",  # the script itself writes to run.log, whose path may contain any character
         f"nodes={request.num_nodes}",
-        f"ntasks-per-node={_per_node(request)}",
+        f"ntasks-per-node={per_node(request)}",
         "requeue" if slurm.requeue else "no-requeue",
         f"signal=B:USR1@{_warning_s(request.recipe)}",
     ]
@@ -183,21 +194,8 @@ def seconds_of(time_limit: str) -> int:
     return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
 
 
-def _case(index: int, request: LaunchRequest) -> str:
-    """The variables that differ between runs: run directory, command, and the tracker's project."""
-    recipe = request.recipe
-    project = recipe.tracking.project
-    wandb = shlex.quote(project) if project else f'"${{WANDB_PROJECT:-{recipe.name}}}"'
-    return (
-        f"{index})\n"
-        f"    run={shlex.quote(str(request.run.path))}\n"
-        f"    command=({shlex.join(LAUNCHER.command(request))})\n"
-        f"    export WANDB_PROJECT={wandb} ;;"
-    )
-
-
-def _variables(request: LaunchRequest) -> list[str]:
-    """The environment of the workers; variables that a person has set are kept."""
+def variable_lines(request: LaunchRequest) -> str:
+    """The lines of a script with the environment of the workers; variables that a person has set are kept."""
     num_threads = request.recipe.launch.num_threads
     lines = ["export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true", 'cores="$SLURM_CPUS_PER_TASK"']
     if gpus_per_node(request) == 0:
@@ -208,9 +206,9 @@ def _variables(request: LaunchRequest) -> list[str]:
         lines.append('[ -z "$cores" ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"')
     # Since SLURM 22.05 srun does not inherit this from the job.
     lines.append('[ -z "$cores" ] || export SRUN_CPUS_PER_TASK="$cores"')
-    if _are_joined(request):
+    if are_joined(request):
         one_node = request.num_nodes == 1
         host = "127.0.0.1" if one_node else '$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
         # The port is below the ephemeral ports of a system, and differs between the jobs on a shared node.
         lines += [f"export MASTER_ADDR={host}", "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))"]
-    return lines
+    return "\n".join(lines)

@@ -75,11 +75,32 @@ class JobView:
 
 
 def parse_job(text: str) -> JobView:
-    """A job from the line that scontrol prints for it. For an array, the first line counts."""
+    """A job from the line that scontrol prints for it."""
+    return _view(_fields(text.strip().splitlines()[0]))
+
+
+def parse_array(text: str) -> dict[int, JobView]:
+    """The tasks of an array by their number, from the lines that scontrol prints: one for each task that has started,
+    and one for all that wait (`ArrayTaskId=3-4,7%2`)."""
+    views: dict[int, JobView] = {}
+    for line in text.strip().splitlines():
+        fields = _fields(line)
+        for part in fields.get("ArrayTaskId", "").partition("%")[0].split(","):
+            first, _, last = part.partition("-")
+            if first.isdecimal():
+                views |= dict.fromkeys(range(int(first), int(last or first) + 1), _view(fields))
+    return views
+
+
+def _fields(line: str) -> dict[str, str]:
     # If a key occurs twice, the first one counts: free text such as the command and a comment comes later.
     fields: dict[str, str] = {}
-    for key, value in re.findall(r"(?:^|\s)([A-Za-z:/]+)=(\S*)", text.strip().splitlines()[0]):
+    for key, value in re.findall(r"(?:^|\s)([A-Za-z:/]+)=(\S*)", line):
         fields.setdefault(key, value)
+    return fields
+
+
+def _view(fields: dict[str, str]) -> JobView:
     code, _, number = fields.get("ExitCode", "0:0").partition(":")
     started = fields.get("StartTime", "Unknown")
     return JobView(

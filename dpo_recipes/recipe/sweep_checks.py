@@ -19,6 +19,7 @@ from dpo_recipes.recipe.schema.sweep import Range, Sweep
 from dpo_recipes.recipe.trials import num_combinations
 
 MAX_TRIALS = 1000
+_SAME_IN_AN_ARRAY = re.compile(r"launch($|\.)|hardware($|\.(device|profile)$)")
 _NOT_SWEPT = {
     "schema": "all trials have the same schema",
     "name": "each trial gets a name from that of the recipe",
@@ -47,6 +48,8 @@ def check_settings(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
         reason = _NOT_SWEPT.get(section)
         if sweep.seeds > 1 and name == "training.seed":
             reason = "`seeds` sets it for each run of a trial"
+        if recipe.launch.backend == "slurm" and _SAME_IN_AN_ARRAY.match(name):
+            reason = "with `backend: slurm` all runs are tasks of one array, which request the same resources"
         if reason is not None:
             where = composed.where(place, key=True)
             yield Finding("R362", f"`{name}` cannot be swept", where, reason, "remove it from the sweep")

@@ -144,10 +144,9 @@ def compose_trial(composed: Composed, recipe: Recipe, trial: Trial, seed_index: 
     origins = {place: origin for place, origin in placed.origins.items() if place[:1] != ("sweep",)}
     suffix = f"-{trial.number:03}"
     if sweep.seeds > 1:
-        training = _section(data, "training")
-        seed = training.get("seed", Training.model_fields["seed"].default)
+        seed = _seed_in(data)
         if isinstance(seed, int):  # validation reports other values
-            training["seed"] = seed = seed + seed_index
+            _section(data, "training")["seed"] = seed = seed + seed_index
             origins[("training", "seed")] = _origin(composed, ("sweep", "seeds"))
         suffix += f"-seed{seed}"
     data["name"] = recipe.name[: _MAX_NAME - len(suffix)] + suffix
@@ -155,6 +154,15 @@ def compose_trial(composed: Composed, recipe: Recipe, trial: Trial, seed_index: 
     tracking.setdefault("project", recipe.name)
     tracking.setdefault("group", recipe.name)
     return replace(placed, data=data, origins=origins)
+
+
+def seed_of_trial(composed: Composed, recipe: Recipe, trial: Trial, seed_index: int = 0) -> int:
+    """`training.seed` of one run of a trial."""
+    return _seed_in(compose_trial(composed, recipe, trial, seed_index).data)
+
+
+def _seed_in(data: dict[str, Any]) -> Any:
+    return _section(data, "training").get("seed", Training.model_fields["seed"].default)
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.recipe.checks import check_recipe
 from dpo_recipes.recipe.compose import Composed, compose
 from dpo_recipes.recipe.paths import resolve_paths
@@ -30,6 +30,16 @@ class Validated:
     recipe: Recipe
     composed: Composed
     warnings: tuple[Finding, ...]
+    remote_code_of_trials: Where | None = None
+    """Where the first of its trials that does so asks to run Python code from the model's repository."""
+
+    @property
+    def remote_code(self) -> Where | None:
+        """Where the recipe or one of its trials asks to run Python code from the model's repository; None if none
+        does."""
+        if self.recipe.model.trust_remote_code:
+            return self.composed.where(("model", "trust_remote_code"), key=True)
+        return self.remote_code_of_trials
 
 
 def validate(path: Path, overrides: list[str] | None = None) -> Validated:
@@ -44,7 +54,8 @@ def validate(path: Path, overrides: list[str] | None = None) -> Validated:
 def validate_with_trials(composed: Composed) -> Validated:
     """Like `validate`, of a recipe that is already composed."""
     validated = validate_composed(composed)
-    return replace(validated, warnings=(*validated.warnings, *_check_trials(validated)))
+    warnings, remote_code = _check_trials(validated)
+    return replace(validated, warnings=(*validated.warnings, *warnings), remote_code_of_trials=remote_code)
 
 
 def validate_composed(composed: Composed) -> Validated:
@@ -67,9 +78,9 @@ def validate_schema(composed: Composed, root: type[_Root]) -> _Root:
         raise RecipeError(*in_order(schema_findings(error, composed, root))) from None
 
 
-def _check_trials(validated: Validated) -> list[Finding]:
-    """The warnings of the recipes of a sweep's trials that its own recipe does not have. Raises `RecipeError` with the
-    errors of all trials."""
+def _check_trials(validated: Validated) -> tuple[list[Finding], Where | None]:
+    """The warnings of the recipes of a sweep's trials that its own recipe does not have, and where the first of
+    them that does so asks for remote code. Raises `RecipeError` with the errors of all trials."""
     composed, sweep = validated.composed, validated.recipe.sweep
     last_seed = sweep.seeds - 1 if sweep else 0
     spans = [origin.span for place, origin in composed.origins.items() if place[:1] == ("sweep",)]
@@ -77,9 +88,11 @@ def _check_trials(validated: Validated) -> list[Finding]:
     known = {(warning.code, warning.where) for warning in validated.warnings}
     trials = trials_to_check(validated.recipe)
     found: dict[tuple[Any, ...], tuple[Finding, list[Trial]]] = {}
+    remote_code: Where | None = None
     for trial in trials:
         try:
-            findings = validate_composed(compose_trial(composed, validated.recipe, trial, last_seed)).warnings
+            checked = validate_composed(compose_trial(composed, validated.recipe, trial, last_seed))
+            findings, remote_code = checked.warnings, remote_code or checked.remote_code
         except RecipeError as error:
             findings = error.findings
         for finding in findings:
@@ -93,7 +106,7 @@ def _check_trials(validated: Validated) -> list[Finding]:
     ]
     if any(finding.severity == "error" for finding in located):
         raise RecipeError(*in_order(located))
-    return located
+    return located, remote_code
 
 
 def _of_trials(finding: Finding, having: list[Trial], trials: list[Trial], composed: Composed) -> Finding:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from dpo_recipes.errors import RunError
 from dpo_recipes.launch.batch import count_processes
 from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.launch.slurm import LAUNCHER, SlurmJob
-from dpo_recipes.launch.slurm_script import batch_script, gpus_of_node
+from dpo_recipes.launch.slurm_script import gpus_of_node
 from dpo_recipes.launch.slurm_settings import SlurmSettings, read_slurm_settings
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory
@@ -300,18 +299,6 @@ def test_a_worker_that_is_deaf_runs_into_the_time_limit(jobs: Jobs) -> None:
     job = jobs.start("ignore both", slurm={"time_limit": "1", "checkpoint_seconds": 10})
     with pytest.raises(RunError, match=r"T633[\s\S]*SLURM says TIMEOUT"):
         _end_of(job, 240)
-
-
-def test_an_array_executes_every_run(jobs: Jobs, cluster: SlurmCluster) -> None:
-    orders = [jobs.request("exit 0", f"run {number}") for number in range(3)]
-    for request in orders:
-        (request.run.path / "launch").mkdir()
-    script = jobs.folder / "array.sbatch"
-    script.write_text(batch_script(orders, SlurmSettings(), max_parallel=2))
-    subprocess.run(["sbatch", script], check=True, capture_output=True)
-    for request in orders:
-        wait_until(lambda folder=request.run.path: list(folder.glob("launch/exit_code.*")), 40, cluster.logs)
-        assert (request.run.path / "run.log").read_text() == "the worker speaks\n"
 
 
 def test_a_controller_that_is_away_for_a_while_ends_nothing(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

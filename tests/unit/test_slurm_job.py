@@ -110,6 +110,18 @@ def test_a_cluster_that_adds_its_name_to_the_number(
     assert LAUNCHER.start(launch_request).poll() == 0
 
 
+def test_a_job_follows_no_process_of_the_machine_that_submits_it(
+    launch_request: LaunchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPO_RECIPE_PARENT", "1")
+    monkeypatch.setenv("DPO_RECIPE_OTHER", "2")
+    _stand_ins(tmp_path, monkeypatch, sbatch=f"env >{tmp_path}/passed; echo 17", scontrol="exit 1")
+    LAUNCHER.start(launch_request)
+    passed = (tmp_path / "passed").read_text()
+    assert "DPO_RECIPE_PARENT" not in passed
+    assert "DPO_RECIPE_OTHER=2" in passed
+
+
 def test_a_job_that_is_in_the_queue_is_not_submitted_again(
     launch_request: LaunchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

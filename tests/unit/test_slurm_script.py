@@ -33,7 +33,7 @@ def _options(script: str) -> dict[str, str]:
 
 def test_resources_come_from_the_recipe() -> None:
     slurm = {"time_limit": "1-12", "memory": "64G", "cpus_per_task": 8}
-    script = batch_script([_order(launch={"num_processes": 8, "num_nodes": 2, "slurm": slurm})], SlurmSettings())
+    script = batch_script(_order(launch={"num_processes": 8, "num_nodes": 2, "slurm": slurm}), SlurmSettings())
     assert _options(script) == {
         "job-name": "r",
         "output": "/dev/null",
@@ -50,14 +50,14 @@ def test_resources_come_from_the_recipe() -> None:
 
 
 def test_a_recipe_that_says_nothing_asks_for_one_process_and_its_gpu() -> None:
-    options = _options(batch_script([_order()], SlurmSettings()))
+    options = _options(batch_script(_order(), SlurmSettings()))
     assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("1", "1", "1")
     assert not {"time", "mem", "cpus-per-task", "partition", "array"} & set(options)
 
 
 @pytest.mark.parametrize("hardware", [{"device": "cpu"}, {"profile": "cpu-amx"}])
 def test_a_job_for_a_cpu_asks_for_no_gpu(hardware: dict[str, str]) -> None:
-    script = batch_script([_order(hardware=hardware)], SlurmSettings())
+    script = batch_script(_order(hardware=hardware), SlurmSettings())
     assert "gpus" not in script
     assert 'MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"' in script  # what a CPU's worker gets everywhere
 
@@ -80,7 +80,7 @@ def test_times_are_read_as_slurm_reads_them(text: str, seconds: int) -> None:
 
 def test_a_short_job_is_warned_at_its_half() -> None:
     def warning(**slurm: object) -> str:
-        return _options(batch_script([_order(launch={"slurm": slurm})], SlurmSettings()))["signal"]
+        return _options(batch_script(_order(launch={"slurm": slurm}), SlurmSettings()))["signal"]
 
     assert warning(time_limit="2", checkpoint_seconds=120) == "B:USR1@60"
     assert warning(time_limit="2:00:00", checkpoint_seconds=300) == "B:USR1@300"
@@ -88,14 +88,14 @@ def test_a_short_job_is_warned_at_its_half() -> None:
 
 
 def test_a_job_that_shall_not_be_requeued_never_requeues_itself() -> None:
-    script = batch_script([_order(launch={"slurm": {"requeue": False}})], SlurmSettings())
+    script = batch_script(_order(launch={"slurm": {"requeue": False}}), SlurmSettings())
     assert "#SBATCH --no-requeue" in script
     assert "scontrol requeue" not in script
 
 
 def test_the_site_adds_its_own() -> None:
     slurm_settings = SlurmSettings({"partition": "gpu", "exclusive": None, "gres": "gpu:a100:1"}, "module load cuda\n")
-    script = batch_script([_order()], slurm_settings)
+    script = batch_script(_order(), slurm_settings)
     options = _options(script)
     assert (options["partition"], options["exclusive"], options["gres"]) == ("gpu", "", "gpu:a100:1")
     assert "gpus-per-node" not in options  # the site has said which GPUs
@@ -104,20 +104,7 @@ def test_the_site_adds_its_own() -> None:
 
 @pytest.mark.parametrize(("strategy", "count"), [("auto", 0), ("ddp", 0), ("fsdp", 1), ("deepspeed-zero2", 1)])
 def test_one_process_joins_a_group_where_its_strategy_wants_one(strategy: str, count: int) -> None:
-    assert batch_script([_order(launch={"strategy": strategy})], SlurmSettings()).count("export RANK=") == count
-
-
-def test_several_runs_make_an_array() -> None:
-    orders = [_order(Path(f"/runs/r/{number}")) for number in range(3)]
-    script = batch_script(orders, SlurmSettings(), max_parallel=2)
-    assert _options(script)["array"] == "0-2%2"
-    for number in range(3):
-        assert _run(script, tmp=None, task=number)["run"] == f"/runs/r/{number}"
-
-
-def test_runs_that_ask_for_different_things_make_no_array() -> None:
-    with pytest.raises(ValueError, match="same resources"):
-        batch_script([_order(), _order(launch={"slurm": {"memory": "1G"}})], SlurmSettings())
+    assert batch_script(_order(launch={"strategy": strategy}), SlurmSettings()).count("export RANK=") == count
 
 
 NASTY = [
@@ -131,11 +118,11 @@ NASTY = [
 ]
 
 
-def _run(script: str, tmp: Path | None, task: int = 0) -> dict[str, str]:
+def _run(script: str, tmp: Path) -> dict[str, str]:
     """What the script's variables are when bash has read its first part."""
     head = script.partition('[ -d "$run/launch" ]')[0]
     tail = '\nprintf "%s\\0" "$run" "$WANDB_PROJECT" "${command[@]}"'
-    environment = {"PATH": os.environ["PATH"], "SLURM_ARRAY_TASK_ID": str(task)}
+    environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["bash", "-c", head + tail], capture_output=True, text=True, cwd=tmp, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     run, project, *command, _ = done.stdout.split("\0")
@@ -145,7 +132,7 @@ def _run(script: str, tmp: Path | None, task: int = 0) -> dict[str, str]:
 @pytest.mark.parametrize("text", NASTY)
 def test_a_path_and_a_project_are_text_and_nothing_else(text: str, tmp_path: Path) -> None:
     request = _order(tmp_path / text / "run", tracking={"project": text})
-    script = batch_script([request], SlurmSettings())
+    script = batch_script(request, SlurmSettings())
     values = _run(script, tmp_path)
     assert values["run"] == str(request.run.path)
     assert values["project"] == text

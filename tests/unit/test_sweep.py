@@ -12,12 +12,14 @@ import pytest
 from sweeps import RECIPE, FakeRuns
 
 from dpo_recipes.cli.sweep_text import describe_sweep
-from dpo_recipes.errors import Interrupted, RecipeError, RunError
+from dpo_recipes.errors import Finding, Interrupted, RecipeError, RunError
 from dpo_recipes.jobs.ranking import choose_best, mean_and_interval
 from dpo_recipes.jobs.sweep_result import RunOutcome, SweepResult, TrialOutcome
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.objectives.base import LOSS
 from dpo_recipes.objectives.pair_metrics import ACCURACY
+from dpo_recipes.recipe import validate as validation
+from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.trials import Trial, compose_trial, expand
 from dpo_recipes.recipe.validate import validate, validate_composed
@@ -170,6 +172,7 @@ def test_a_finding_of_a_trial_that_points_at_no_value_names_the_trial(write: Wri
     assert finding.why is not None
     assert finding.why.endswith('; in trial 2: training.optimizer "schedule_free_adamw"')
     assert finding.where is not None
+    assert finding.where.text is not None
     assert finding.where.text[finding.where.column - 1 :].startswith("schedule_free_adamw]")
 
 
@@ -243,6 +246,7 @@ def test_trials_whose_references_move_cannot_be_compared(
     for warning in warnings:
         assert "moving reference" in warning.what
         assert warning.where is not None
+        assert warning.where.text is not None
         assert warning.where.text[warning.where.column - 1 :].startswith(at or "")
 
 
@@ -518,6 +522,24 @@ def test_what_a_person_must_allow_is_asked_before_the_first_trial(fake: FakeRuns
     where = caught.value.findings[0].where
     assert where is not None
     assert where.line == 7
+
+
+def test_each_trial_is_validated_before_the_first_one_and_when_it_starts(
+    fake: FakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep itself is validated once, and of its four trials each twice."""
+    checked: list[str] = []
+    check = validation.check_recipe
+
+    def count(recipe: Recipe, composed: Composed) -> list[Finding]:
+        checked.append(recipe.name)
+        return check(recipe, composed)
+
+    monkeypatch.setattr(validation, "check_recipe", count)
+    result = fake.run(GRID).result
+    names = [f"job-00{number}" for number in (1, 2, 3, 4)]
+    assert checked == ["job", *names, *names]
+    assert [trial.runs[0].seed for trial in result.trials] == [42] * 4
 
 
 def test_nodes_on_the_command_line_are_refused_as_in_the_recipe(fake: FakeRuns) -> None:

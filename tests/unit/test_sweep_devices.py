@@ -1,9 +1,10 @@
-"""How GPUs and cores are divided among runs of a sweep that are executed at the same time."""
+"""How GPUs, cores and memory are divided among runs of a sweep that are executed at the same time."""
 
 from __future__ import annotations
 
 import pytest
 
+from dpo_recipes.fit.planner.target import this_machine
 from dpo_recipes.jobs import devices
 from dpo_recipes.jobs.devices import DeviceWish, share_devices
 from dpo_recipes.launch.choose import LaunchFlags
@@ -30,7 +31,8 @@ def _share(recipe: Recipe, flags: LaunchFlags) -> list[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with 8 cores and without GPUs, where nothing is set."""
+    """A machine with 8 cores, 12 GB of free memory and without GPUs, where nothing is set."""
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda kind: 12_000_000_000)
     monkeypatch.setattr(devices, "count_gpus", lambda: 0)
     monkeypatch.setattr(devices, "num_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -69,14 +71,28 @@ def test_a_run_of_several_processes_gets_as_many_gpus(monkeypatch: pytest.Monkey
     assert _share(_recipe(2), LaunchFlags(num_processes=8)) == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]
 
 
-def test_cores_are_divided_unless_the_number_of_threads_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _share(_recipe(2), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
+HALF = {"DPO_RECIPE_MEMORY_BYTES": "6000000000"}
+
+
+def test_memory_is_divided_and_cores_are_unless_the_number_of_threads_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {**HALF, "OMP_NUM_THREADS": "4"}
+    assert _share(_recipe(2), LaunchFlags()) == [both] * 2
     assert _share(_recipe(1), LaunchFlags()) == [{}]
-    assert _share(_recipe(2, launch={"num_threads": 3}), LaunchFlags()) == [{}, {}]
+    assert _share(_recipe(2, launch={"num_threads": 3}), LaunchFlags()) == [HALF, HALF]
     monkeypatch.setattr(devices, "count_gpus", lambda: 2)
-    assert _share(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert _share(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [both] * 2
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert _share(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [{}, {}]
+    assert _share(_recipe(2, hardware={"device": "cpu"}), LaunchFlags()) == [HALF, HALF]
+
+
+def test_a_run_is_planned_for_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the smaller one of the share and of what is free when the run starts."""
+    recipe = _recipe(2, hardware={"device": "cpu"})
+    monkeypatch.setenv("DPO_RECIPE_MEMORY_BYTES", "50000000")
+    assert this_machine(recipe).usable_bytes == 50_000_000
+    assert this_machine(recipe).shared_by(2).usable_bytes == 25_000_000
+    monkeypatch.setenv("DPO_RECIPE_MEMORY_BYTES", str(2**60))
+    assert 50_000_000 < this_machine(recipe).usable_bytes < 2**50
 
 
 def test_runs_that_start_elsewhere_share_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,8 @@ class Sweep(Section):
         ge=1,
         le=64,
         description="The number of runs that a command executes at the same time. The machine's GPUs are divided among "
-        "them, or its cores.",
+        "them, or its cores and its memory. With `backend: slurm`, the number of tasks of the array that run at the "
+        "same time.",
     )
     keep: Literal["all", "best"] = Field(
         default="all",
