@@ -5,6 +5,7 @@ python docs/make_screenshots.py [NAME ...]
 
 from __future__ import annotations
 
+import inspect
 import io
 import itertools
 import json
@@ -175,9 +176,10 @@ def live(folder: Path) -> str:
 
 def _without_fonts() -> str:
     """Rich's frame of a terminal with a font of the reader's machine instead of one from the network."""
-    from rich._export_format import CONSOLE_SVG_FORMAT
+    from rich.console import Console
 
-    return re.sub(r"@font-face \{\{.*?\n    \}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
+    frame = inspect.signature(Console.export_svg).parameters["code_format"].default
+    return re.sub(r"@font-face \{\{.*?\n    \}\}", "", frame, flags=re.DOTALL).replace(
         "font-family: Fira Code, monospace", "font-family: ui-monospace, Menlo, Consolas, monospace"
     )
 

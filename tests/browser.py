@@ -57,7 +57,10 @@ function pages(frame) {
     sheets: Math.round(page.body.scrollWidth / frame.clientWidth),
     paper: view.getComputedStyle(page.body).backgroundColor,
     torn: shown.filter(e => e.matches("figure, tr") && e.getClientRects().length > 1).map(e => e.textContent.trim()),
-    interactive: shown.filter(e => e.matches("nav, a, button, summary, input")).map(e => e.tagName),
+    interactive: shown.filter(e => e.matches("nav, button, summary, input")).map(e => e.tagName),
+    nameless: shown.filter(e => e.matches("a") && !e.getAttribute("href").startsWith("#")
+      && !e.textContent.includes(e.getAttribute("href")) && view.getComputedStyle(e, "::after").content === "none")
+      .map(e => e.textContent),
     cut: shown.filter(e => !e.closest("svg") && view.getComputedStyle(e).overflowX !== "visible"
       && e.scrollWidth > e.clientWidth + 1).map(e => e.className),
     beyond: shown.filter(e => e.matches("table, pre, svg, p") && e.clientWidth > frame.clientWidth).map(e => e.tagName),
@@ -120,7 +123,8 @@ def assert_printable(page: str, tmp_path: Path) -> None:
     printed = measure_print(page, tmp_path)
     assert printed.pop("sheets") > 1
     white = "rgb(255, 255, 255)"
-    assert printed == {"paper": white, "torn": [], "interactive": [], "cut": [], "beyond": [], "folded": 0}
+    faults = {fault: [] for fault in ("torn", "interactive", "nameless", "cut", "beyond")}
+    assert printed == {"paper": white, "folded": 0, **faults}
 
 
 def _without_policy(page: str) -> str:

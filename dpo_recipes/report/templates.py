@@ -30,4 +30,6 @@ def load_templates() -> Environment:
 def mark_prose(text: str) -> Markup:
     """The text of a finding as HTML: what stands in backticks as code, and addresses as links."""
     marked = _CODE.sub(r"<code>\1</code>", str(escape(text)))
-    return Markup(_ADDRESS.sub(lambda found: f'<a href="{found[0]}" rel="noreferrer">{found[0]}</a>', marked))
+    return Markup(
+        _ADDRESS.sub(lambda found: f'<a class="address" href="{found[0]}" rel="noreferrer">{found[0]}</a>', marked)
+    )

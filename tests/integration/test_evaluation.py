@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import CHROMIUM, assert_printable, assert_readable
 from tiny import make_tokenizer, recipe_text, save_tiny_model, write_pairs
 
 from dpo_recipes import worker
@@ -99,6 +100,9 @@ def test_a_run_against_its_base_has_the_values_of_its_training_and_all_others(
     page = render_evaluation(result, tmp_path / "answers.jsonl")
     assert tuned.name in page
     assert "Reward accuracy" in page
+    if CHROMIUM is not None:
+        assert_readable(page, tmp_path)
+        assert_printable(page, tmp_path)
     assert EvaluationResult.model_validate(json.loads(json.dumps(result.to_json()))) == result
 
 

@@ -44,7 +44,7 @@ def test_trials_share_data_and_reference_and_the_best_one_runs_alone(
     monkeypatch.setattr(trial_executor, "run_recipe", run_here)
     tokenizations = _counted(monkeypatch, tokenize, "_build")
     passes = _counted(monkeypatch, reference, "reference_logps")
-    sweep = "sweep: {grid: {training.learning_rate: [1e-6, 1e-2]}}\n"
+    sweep = "sweep: {keep: best, grid: {training.learning_rate: [1e-6, 1e-2]}}\n"
     path = tmp_path / "sweep.yaml"
     path.write_text(recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"), sweep), encoding="utf-8")
     finished = run_sweep(validate(path, [f"output_dir={tmp_path / 'runs'}"]), lambda event: None)
@@ -56,6 +56,8 @@ def test_trials_share_data_and_reference_and_the_best_one_runs_alone(
     assert finished.result.best is not None
     assert finished.result.best.trial == 2  # three steps at 1e-6 change nothing
     assert (finished.directory.best / "model" / "adapter_model.safetensors").is_file()
+    assert [(finished.directory.runs / name / "model").exists() for name in ("001", "002")] == [False, True]
+    assert not (finished.directory.runs / "001" / "checkpoints").exists()
     alone = work((finished.directory.best / "recipe.yaml").read_text(encoding="utf-8"))
     assert alone.result["recipe"] == "tiny-best"
     assert alone.result["metrics"] == second.metrics

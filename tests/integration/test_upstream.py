@@ -41,6 +41,13 @@ def test_transformers_adds_kubeflow_by_itself() -> None:
     )
 
 
+def test_trackio_counts_its_next_step_from_the_rows_that_it_has() -> None:
+    trackio_run = pytest.importorskip("trackio.run")
+    source = inspect.getsource(trackio_run.Run.__init__)
+    assert "self._next_step = 0 if max_step is None else max_step + 1" in source
+    assert "max_step = self._safe_get_max_step_for_run()" in source
+
+
 def test_trackers_name_metrics_as_transformers_does() -> None:
     row = {"loss": 1.0, "eval_loss": 2.0, "test_rewards/margins": 3.0, "rewards/chosen": 4.0, "evaluated": 5.0}
     assert by_split(row) == rewrite_logs(row)

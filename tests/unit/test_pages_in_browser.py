@@ -16,9 +16,11 @@ from report_time import make_runs
 from synthetic_runs import make_recipe, make_run
 
 from dpo_recipes.finished_run import FinishedRun, open_run
+from dpo_recipes.report.chain_page import StepSection, render_chain
 from dpo_recipes.report.comparison import compare_runs
 from dpo_recipes.report.comparison_page import render_comparison
 from dpo_recipes.report.html import render_run
+from dpo_recipes.report.table import Table
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
@@ -32,6 +34,23 @@ def run_report(folder: Path) -> str:
     return render_run(open_run(run.path))
 
 
+def guarded_run(folder: Path) -> str:
+    alert = {"guard": "chance", "code": "T656", "step": 80, "action": "warn", "what": "it guesses"}
+    why = "it learns nothing (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953)"
+    guards = {"watched": ["chance"], "alerts": [{**alert, "why": why, "fix": "see `dpo-recipe data`"}]}
+    run = make_run(folder, make_recipe(), guards=guards)
+    return render_run(open_run(run.path))
+
+
+def chain(folder: Path) -> str:
+    table = Table("Steps", ["Step", "State", "Result"], [["sft", "finished", "loss 1.2"]] * 30, words=(1, 2))
+    steps = [
+        StepSection("sft", "Supervised fine-tuning", {}, "", table, "steps/sft/report.html", "steps/sft/model"),
+        StepSection("dpo", "DPO", {"model.path": "sft"}, "it was not begun", None, None, None),
+    ]
+    return render_chain("sft-then-dpo", "failed", "The chain ended after its first step.", table, steps)
+
+
 def few_runs(folder: Path) -> str:
     names = ("short", "a-recipe-with-a-long-name-that-says-everything-about-its-settings")
     runs = [make_run(folder, make_recipe(name, training={"num_epochs": n})) for n, name in enumerate(names, 1)]
@@ -43,7 +62,7 @@ def many_runs(folder: Path) -> str:
     return render_comparison(compare_runs(runs))
 
 
-@pytest.mark.parametrize("make", [run_report, few_runs, many_runs])
+@pytest.mark.parametrize("make", [run_report, guarded_run, few_runs, many_runs, chain])
 def test_pages_are_readable_at_all_widths_in_both_schemes(make: Callable[[Path], str], tmp_path: Path) -> None:
     page = make(tmp_path / "runs")
     assert_readable(page, tmp_path)
@@ -54,7 +73,7 @@ def test_pages_are_readable_at_all_widths_in_both_schemes(make: Callable[[Path],
     assert "<h1>" in done.stdout
 
 
-@pytest.mark.parametrize("make", [run_report, few_runs, many_runs])
+@pytest.mark.parametrize("make", [run_report, guarded_run, few_runs, many_runs, chain])
 def test_pages_can_be_printed(make: Callable[[Path], str], tmp_path: Path) -> None:
     page = make(tmp_path / "runs")
     assert_printable(page, tmp_path)
@@ -69,11 +88,13 @@ def test_a_page_that_cannot_be_printed_would_be_seen(tmp_path: Path) -> None:
     rows = "<tr><td>Torn.</td></tr>" * 3
     page = page.replace("</main>", f'<table style="width: 2000px">{rows}</table><nav>Click.</nav></main>')
     page = page.replace("nav, summary { display: none; }", "").replace("break-inside: avoid", "line-height: 30rem")
+    page = page.replace("</main>", '<a href="https://a.org">Here.</a></main>').replace("a:not(", "b:not(")
     printed = measure_print(page, tmp_path)
     assert printed["torn"]
     assert "NAV" in printed["interactive"]
     assert "SUMMARY" in printed["interactive"]
     assert "TABLE" in printed["beyond"]
+    assert printed["nameless"] == ["Here."]
 
 
 def test_a_page_that_is_too_wide_and_too_pale_would_be_seen(tmp_path: Path) -> None:

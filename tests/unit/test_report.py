@@ -737,10 +737,10 @@ def test_answers_of_one_kind_have_no_ranking_to_compare_with_guessing():
         ("`<i>`", "<code>&lt;i&gt;</code>"),
         (
             "see (https://a.org/x?y=1&z; https://doi.org/10(98)17;2-I).",
-            'see (<a href="https://a.org/x?y=1&amp;z" rel="noreferrer">https://a.org/x?y=1&amp;z</a>; '
-            '<a href="https://doi.org/10(98)17;2-I" rel="noreferrer">https://doi.org/10(98)17;2-I</a>).',
+            'see (<a class="address" href="https://a.org/x?y=1&amp;z" rel="noreferrer">https://a.org/x?y=1&amp;z</a>; '
+            '<a class="address" href="https://doi.org/10(98)17;2-I" rel="noreferrer">https://doi.org/10(98)17;2-I</a>).',
         ),
-        ('https://a.org/"onclick="x', '<a href="https://a.org/&#34;onclick=&#34;x" rel="noreferrer">'
+        ('https://a.org/"onclick="x', '<a class="address" href="https://a.org/&#34;onclick=&#34;x" rel="noreferrer">'
          "https://a.org/&#34;onclick=&#34;x</a>"),
         ("http://a.org javascript:alert(1)", "http://a.org javascript:alert(1)"),
     ],
