@@ -227,7 +227,8 @@ def find_run(name: str, output_dir: Path) -> RunDirectory:
 def find_job(name: str, output_dir: Path) -> JobDirectory | None:
     """The directory of a sweep or a chain that a person names as a run, or None if it is none."""
     path = Path(name).expanduser()
-    for folder in (path, output_dir / path, *sorted(output_dir.glob(f"*/*-{name}") if _is_name(name) else ())):
+    named = [*output_dir.glob(f"*/{name}"), *sorted(output_dir.glob(f"*/*-{name}"))] if _is_name(name) else []
+    for folder in (path, output_dir / path, *named):
         for kind in (SweepDirectory, ChainDirectory):
             if kind(folder).resolved_recipe.is_file():
                 return kind(folder.resolve())

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.cli.options import short_path
 from dpo_recipes.errors import path_text
 from dpo_recipes.formats import NO_VALUE, format_duration
-from dpo_recipes.jobs.chain_directory import ChainDirectory
-from dpo_recipes.jobs.chain_file import ValidatedChain
-from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome
-from dpo_recipes.jobs.steps.base import WITH_ARTICLE
+
+if TYPE_CHECKING:
+    from dpo_recipes.jobs.chain_directory import ChainDirectory
+    from dpo_recipes.jobs.chain_file import ValidatedChain
+    from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome
 
 _STATES = {"failed": "failed", "out_of_memory": "out of memory", "not_run": "not run"}
 
 
 def describe_graph(validated: ValidatedChain) -> Iterator[str]:
     """The steps in the order of need, with what each does and makes, and below it what it takes from which step."""
+    from dpo_recipes.jobs.steps.base import WITH_ARTICLE
+
     steps = validated.steps
     yield f"chain {validated.chain.name}: {len(steps)} step{'s' * (len(steps) != 1)}"
     names = max(len(step.name) for step in steps)
@@ -67,7 +70,8 @@ def _table(steps: list[StepOutcome]) -> Iterator[str]:
             for figure in step.figures
         ]
         ending = ", ".join(figures) or NO_VALUE if step.state == "finished" else _STATES[step.state]
-        rows.append([step.name, f"{step.kind}: {step.work}", format_duration(step.wall_s), ending])
+        time = format_duration(step.wall_s) if step.attempts else NO_VALUE
+        rows.append([step.name, f"{step.kind}: {step.work}", time, ending])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -19,7 +19,7 @@ def cp(
     name: Annotated[str, typer.Argument(help="A shipped recipe; `dpo-recipe ls` lists them.", metavar="NAME")],
     to: Annotated[Path, typer.Argument(help="A file or folder to copy to.", metavar="TO")] = Path(),
 ) -> None:
-    """Copy a shipped recipe with the recipes that it extends and the data files it names. Never overwrites."""
+    """Copy a shipped recipe with the recipes that it extends or names and the data files it uses. Never overwrites."""
     source = recipe_paths().get(name)
     if source is None:
         raise RecipeError.of(
@@ -58,10 +58,13 @@ def cp(
 
 
 def _with_parents(recipe: Path) -> list[Path]:
-    """A shipped recipe and those that it extends, which are in the same folder."""
+    """A shipped recipe and those that it extends or that its steps name, which are in the same folder."""
     data = load_file(recipe).data
-    parent = data.get("extends") if isinstance(data, dict) else None
-    return [recipe, *(_with_parents(recipe.parent / parent) if parent else [])]
+    named = [data.get("extends"), *(step.get("recipe") for step in data.get("steps", {}).values())]
+    found = [recipe]
+    for name in dict.fromkeys(name for name in named if name):
+        found += _with_parents(recipe.parent / name)
+    return found
 
 
 def _local_files(data: object) -> list[str]:

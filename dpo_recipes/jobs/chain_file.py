@@ -76,7 +76,8 @@ def _validate_chain(file: Composed, overrides: Sequence[str] | None) -> Validate
     for name in chain.steps:
         with _collected(findings):
             kind = _find_kind(file, chain, name)
-            composed = compose_step(file, name, chain.steps[name], of_steps.get(name, ()))
+            sections = kind.section.model_fields
+            composed = compose_step(file, name, chain.steps[name], of_steps.get(name, ()), sections)
             written[name] = _Written(kind, composed)
             checked[name] = kind.check(written[name].composed)
     steps = _connect(written, checked, chain, findings)

@@ -45,8 +45,11 @@ def split_overrides(
     return of_chain, of_steps
 
 
-def compose_step(chain: Composed, name: str, head: StepHead, overrides: Sequence[str]) -> Composed:
-    """The data of a step, with the name `CHAIN-STEP`.
+def compose_step(
+    chain: Composed, name: str, head: StepHead, overrides: Sequence[str], sections: Collection[str]
+) -> Composed:
+    """The data of a step, whose kind has some `sections`. If these are among them, it has the name `CHAIN-STEP`, and
+    the chain's name as the project and the group of trackers.
 
     Raises `RecipeError` R113 for paths that cannot be set, R375 for keys that a step cannot have, and those of
     `compose` for its recipe.
@@ -61,8 +64,12 @@ def compose_step(chain: Composed, name: str, head: StepHead, overrides: Sequence
     given = [key.removeprefix(f"steps.{name}.") for key in (*head.set, *overrides)]
     _check_keys(composed, [*inline, *map(_first, given)])
     data = {key: value for key, value in composed.data.items() if key not in FROM_THE_CHAIN}
-    suffix = f"-{name}"
-    data |= {"schema": SCHEMA_VERSION, "name": str(chain.data["name"])[: _MAX_NAME - len(suffix)] + suffix}
+    whole, suffix = str(chain.data["name"]), f"-{name}"
+    if "name" in sections:
+        data |= {"schema": SCHEMA_VERSION, "name": whole[: _MAX_NAME - len(suffix)] + suffix}
+    tracking = data.get("tracking", {})
+    if "tracking" in sections and isinstance(tracking, dict):  # validation reports other types
+        data["tracking"] = {"project": whole, "group": whole, **tracking}
     composed = replace(composed, text=chain.text, data=data, step_place=place)
     return _without_marks_of_another_path(composed)
 

@@ -10,10 +10,13 @@ from safetensors.torch import load_file
 from tiny import recipe_text, write_pairs
 
 from dpo_recipes import worker
+from dpo_recipes.cli.plan_text import describe_chain_plan
 from dpo_recipes.errors import RunError
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.jobs.chain import run_chain
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
+from dpo_recipes.jobs.chain_plan import plan_chain
+from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.jobs.steps import train
 from dpo_recipes.preparation import prepare_run
 from dpo_recipes.recipe.validate import Validated
@@ -79,6 +82,28 @@ def test_steps_begin_with_what_others_saved(chain: Path, tiny_model: Path) -> No
     assert labels == ["Loss", "Loss", "Loss"]
     page = finished.directory.report.read_text(encoding="utf-8")
     assert f'<a href="{finished.result.steps[1].directory}/report.html">' in page
+
+
+def test_the_plan_adds_up_the_steps(chain: Path) -> None:
+    """The second step is planned on the base of the first one, which does not exist yet."""
+    planned = plan_chain(_validate(chain), PlanOptions())
+    assert list(planned.steps) == ["sft", "dpo", "more"]
+    times = [plan.time_s for plan in planned.steps.values()]
+    assert planned.time_s == pytest.approx(sum(time or 0.0 for time in times))
+    assert all(time for time in times)
+    sft, dpo, more = planned.steps.values()
+    peaks = [plan.peak_bytes or 0 for plan in (sft, dpo, more)]
+    assert planned.highest == list(planned.steps)[peaks.index(max(peaks))]
+    assert planned.to_json()["peak_bytes"] == max(peaks)
+    assert [len(plan.bases) for plan in (sft, dpo, more)] == [1, 0, 0]
+    assert dpo.disk_bytes is not None
+    assert (sft.disk_bytes or 0) > dpo.disk_bytes  # a whole model, and an adapter
+    written = sum(plan.disk_bytes or 0 for plan in (sft, dpo, more))
+    assert planned.disk_bytes == written + sum(size or 0 for size in sft.bases.values())
+    assert not sft.is_upper_bound  # the data are local files
+    lines = list(describe_chain_plan(planned))
+    assert lines[0] == "chain tiny: fits"
+    assert [line.split()[0] for line in lines[2:7]] == ["step", "sft", "dpo", "more", "in"]
 
 
 def test_a_step_that_fails_leaves_its_error(chain: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_step_begins_with_a_recipe_and_changes_it(check: Check, tmp_path: Path
     assert recipe.model.adapter is not None
     assert recipe.model.adapter.r == 4
     assert (recipe.name, recipe.output_dir) == ("job-one", "runs")
+    assert (recipe.tracking.project, recipe.tracking.group) == ("job", "job")
 
 
 def test_set_on_the_command_line_comes_last(check: Check) -> None:

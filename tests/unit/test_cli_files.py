@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shipped_files import recipes_in
 
 from dpo_recipes import registry
 from dpo_recipes.cli.new_recipe import ROW_HINTS
@@ -49,10 +50,10 @@ def test_a_copy_stands_on_its_own(command: Command, tmp_path: Path, name: str) -
     assert sorted(written) == sorted(path for path in (tmp_path / "mine").rglob("*") if path.is_file())
     for path in written:
         assert path.read_bytes() == (recipes_folder() / path.relative_to(tmp_path / "mine")).read_bytes()
-    recipe = validate(tmp_path / "mine" / f"{name}.yaml").recipe
-    for source in [*recipe.data.train, *recipe.data.eval.sources]:
-        if source.path.startswith("/"):
-            assert Path(source.path).is_relative_to(tmp_path / "mine")
+    for recipe in recipes_in(tmp_path / "mine" / f"{name}.yaml").values():
+        for source in [*recipe.data.train, *recipe.data.eval.sources]:
+            if source.path.startswith("/"):
+                assert Path(source.path).is_relative_to(tmp_path / "mine")
 
 
 def test_the_data_of_the_quickstart_comes_along(command: Command, tmp_path: Path) -> None:

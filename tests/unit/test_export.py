@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from shipped_files import SINGLE
 from typer.testing import CliRunner
 
 from dpo_recipes import __version__
@@ -70,7 +71,7 @@ def _from_hub(recipe: Path, *overrides: str, **fields: Any) -> ExportRequest:
     return _order(recipe, "data.train[0].path=owner/pairs", *overrides, **fields)
 
 
-@pytest.mark.parametrize("name", recipe_paths())
+@pytest.mark.parametrize("name", SINGLE)
 def test_a_shipped_recipe_means_the_same_after_it_has_travelled(name: str, tmp_path: Path) -> None:
     request = _order(recipe_paths()[name])
     text, files = travelling_recipe(request)
@@ -95,7 +96,7 @@ def test_a_recipe_travels_with_its_files_and_without_the_launcher_of_this_place(
     assert data["launch"] == {"num_threads": 4}
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_paths() if name not in WITHOUT_A_RENTED_GPU])
+@pytest.mark.parametrize("name", [name for name in SINGLE if name not in WITHOUT_A_RENTED_GPU])
 def test_shipped_recipes_make_valid_tasks(name: str) -> None:
     overrides = () if validate(recipe_paths()[name]).recipe.hardware.profile else ("hardware.profile=a40-48gb",)
     _check_task(skypilot.export(_order(recipe_paths()[name], *overrides)))

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.jobs.devices import DeviceWish
-from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP
 from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.section import Section
-from dpo_recipes.supervise import EventHandler
-from dpo_recipes.workflow import RunOptions
+
+if TYPE_CHECKING:  # checking a recipe needs none of these
+    from dpo_recipes.jobs.devices import DeviceWish
+    from dpo_recipes.jobs.plan import PlanOptions
+    from dpo_recipes.supervise import EventHandler
+    from dpo_recipes.workflow import RunOptions
 
 ProductKind = Literal["model", "reward model", "data", "scores"]
 """`model`: a language model. `reward model`: a model that gives a sequence a number. `data`: a file of rows. `scores`:
