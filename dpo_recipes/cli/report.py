@@ -107,14 +107,16 @@ def _find(name: str, output_dir: Path) -> list[FinishedRun]:
 
 
 def _write_chain_report(job: ChainDirectory, output: Path | None) -> Path:
-    from dpo_recipes.jobs.chain_report import render_chain_report, write_chain_report
+    from dpo_recipes.jobs.chain_report import render_chain_report
 
     if not job.result.exists():
         raise unfinished_chain(job)
+    page = render_chain_report(job, ChainResult.read(job.result))
     if output is not None:
-        write_output(output, render_chain_report(job))
+        write_output(output, page)
         return output
-    write_chain_report(job)
+    with written_to(RunDirectory(job.path)):
+        write_text_atomically(job.report, page)
     return job.report
 
 

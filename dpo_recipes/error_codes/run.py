@@ -62,7 +62,10 @@ CODES = {
         "A process waited `launch.timeout_minutes` for the others, or its connection to them broke: another one died",
         "first, a network failed, or they did not do the same work.",
     ),
-    "T614": entry("nothing to resume", "`--resume` needs a run without a result.json below `output_dir`."),
+    "T614": entry(
+        "nothing to resume",
+        "`--resume` needs a run without a result.json below `output_dir`, or a chain that was started there.",
+    ),
     "T615": entry("the run is still being executed", "A process holds run.lock; the system frees it when that ends."),
     "T616": entry(
         "the data have changed since the run started",

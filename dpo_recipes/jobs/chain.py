@@ -11,7 +11,6 @@ from dpo_recipes.errors import Finding, RecipeError, RunError
 from dpo_recipes.jobs.chain_directory import ChainDirectory, open_or_create
 from dpo_recipes.jobs.chain_file import ValidatedChain
 from dpo_recipes.jobs.chain_outcome import finish
-from dpo_recipes.jobs.chain_report import write_chain_report
 from dpo_recipes.jobs.chain_result import ChainResult
 from dpo_recipes.jobs.devices import share_devices
 from dpo_recipes.jobs.parallel import work_in_parallel
@@ -65,7 +64,6 @@ def run_chain(
         work_in_parallel(runs, StepExecutor(), on_event, options, environments)
     work(runs, StepExecutor(), on_event, options)  # all steps, or those that are left because their worker was killed
     result = finish(job, validated.chain.name, runs)
-    write_chain_report(job)
     if result.status == "failed":
         raise _failed(result, job)
     return FinishedChain(job, result)

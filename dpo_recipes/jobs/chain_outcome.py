@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dpo_recipes.errors import path_text
 from dpo_recipes.formats import utc_stamp
 from dpo_recipes.jobs.chain_directory import ChainDirectory
+from dpo_recipes.jobs.chain_report import render_chain_report
 from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome, StepState
 from dpo_recipes.jobs.step_run import StepRun
 from dpo_recipes.locks import held
-from dpo_recipes.run_dir import RunDirectory, written_to
+from dpo_recipes.run_dir import RunDirectory, write_text_atomically, written_to
 
 
 def finish(job: ChainDirectory, name: str, runs: Sequence[StepRun]) -> ChainResult:
-    """Write the result of a chain whose steps have ended. A result of the same steps is left as it is. Raises
-    `RunError` T601, T602 and T642."""
+    """Write the report and the result of a chain whose steps have ended. A result of the same steps is left as it is.
+    Raises `RunError` T601, T602 and T642."""
     steps = [outcome_of(run) for run in runs]
     with written_to(RunDirectory(job.path)), held(job.lock):
         if job.result.exists():
@@ -32,6 +33,7 @@ def finish(job: ChainDirectory, name: str, runs: Sequence[StepRun]) -> ChainResu
             started_at=utc_stamp(job.given_recipe.stat().st_mtime),
             finished_at=utc_stamp(time.time()),
         )
+        write_text_atomically(job.report, render_chain_report(job, result))
         result.write(job.result)
         return result
 

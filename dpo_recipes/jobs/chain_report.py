@@ -7,21 +7,13 @@ from dpo_recipes.jobs.chain_directory import ChainDirectory
 from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome
 from dpo_recipes.report.chain_page import StepSection, render_chain
 from dpo_recipes.report.table import Table
-from dpo_recipes.run_dir import RunDirectory, write_text_atomically, written_to
+from dpo_recipes.run_dir import RunDirectory
 
 _STATES = {"finished": "finished", "failed": "failed", "not_run": "not run"}
 
 
-def write_chain_report(job: ChainDirectory) -> None:
-    """Write the report of a chain that has a result. Raises `RunError` T601, T602 and T642."""
-    page = render_chain_report(job)
-    with written_to(RunDirectory(job.path)):
-        write_text_atomically(job.report, page)
-
-
-def render_chain_report(job: ChainDirectory) -> str:
-    """The report of a chain that has a result, as the text of one HTML file. Raises `RunError` T642."""
-    result = ChainResult.read(job.result)
+def render_chain_report(job: ChainDirectory, result: ChainResult) -> str:
+    """The report of a chain, as the text of one HTML file."""
     return render_chain(
         result.recipe, result.status, _verdict(result), _results(result), [_section(job, step) for step in result.steps]
     )

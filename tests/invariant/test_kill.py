@@ -23,3 +23,13 @@ def test_killed_and_gone_on_is_the_same_to_the_bit(seed: int, adapter: str, proc
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kills in" in done.stdout  # of one run, or of two where the first was quicker than its killer
     assert "the same to the bit" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_chain_that_was_killed_is_the_same_to_the_bit() -> None:
+    program = Path(__file__).with_name("kill.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = ["--chain", "--kills", "2", "--seed", "4"]
+    done = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same to the bit" in done.stdout
