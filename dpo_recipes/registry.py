@@ -26,6 +26,7 @@ DATA_FORMATS = {
     "implicit_prompt": "dpo_recipes.data.formats.implicit:IMPLICIT_PROMPT",
     "unpaired": "dpo_recipes.data.formats.trl:UNPAIRED",
     "messages": "dpo_recipes.data.formats.trl:MESSAGES",
+    "prompt": "dpo_recipes.data.formats.trl:PROMPT",
     "prompt_completion": "dpo_recipes.data.formats.trl:PROMPT_COMPLETION",
     "ultrafeedback": "dpo_recipes.data.formats.scored:ULTRAFEEDBACK",
     "helpsteer2": "dpo_recipes.data.formats.scored:HELPSTEER2",

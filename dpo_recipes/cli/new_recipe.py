@@ -59,6 +59,12 @@ ROW_HINTS: dict[RowShape, RowHint] = {
         "{prompt: question, completion: answer}",
         "trl-lib/ultrafeedback_binarized",
     ),
+    "prompt": RowHint(
+        "Prompts, or rows with answers, of which only the prompt is used",
+        "prompt",
+        "{prompt: question}",
+        "trl-lib/ultrafeedback-prompt",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
@@ -34,6 +34,7 @@ ROW_NUMBERS: dict[RowShape, tuple[str, ...]] = {
     "pair": ("weight", "margin"),
     "labelled": ("weight",),
     "completion": ("weight",),
+    "prompt": (),
 }
 """Fields of rows that have numbers, by shape. They are only read from a column that `columns:` maps to them, since a
 column of such a name may mean anything."""
@@ -85,15 +86,19 @@ def collect(
     index: RowIndex,
     report: SplitReport,
     at: tuple[str | int, ...] = ("data", "train"),
+    *,
+    keeps: Sequence[str] = (),
 ) -> list[np.ndarray]:
     """Read all sources of one split into the spool, and return the indices of the selected rows of each source.
 
-    Rows are converted to the shape of the report. `at` is the path of the list of sources in the recipe. Raises
-    `DataError`: D401 to D413 as the sources and formats do, D403 (no rows), D404 (bad rows, unless they may be
-    dropped), D409 (every row dropped), D415 (too many subsets).
+    Rows are converted to the shape of the report. `at` is the path of the list of sources in the recipe, and `keeps`
+    are the columns whose values the rows keep. Raises `DataError`: D401 to D413 as the sources and formats do, D403 (no
+    rows), D404 (bad rows, unless they may be dropped), D409 (every row dropped), D415 (too many subsets), D417 (a
+    column to keep is absent).
     """
     named = {name for source in sources for name in ROW_NUMBERS[report.shape] if name in source.columns}
-    collector = _Collector(writer, index, report, sorted(named), splits_last_turn=data.train_on_turns == "last")
+    last = data.train_on_turns == "last"
+    collector = _Collector(writer, index, report, sorted(named), splits_last_turn=last, keeps=tuple(keeps))
     before = len(index)
     picked = [collector.collect(source, (*at, place)) for place, source in enumerate(sources)]
     bad = collector.bad
@@ -129,6 +134,8 @@ class _Collector:
     row_numbers: list[str]
     """The names in ROW_NUMBERS that a source of the split maps, so that all rows of the split have them."""
     splits_last_turn: bool
+    keeps: tuple[str, ...] = ()
+    """The columns whose values each row keeps."""
     bad: _BadRows = field(default_factory=_BadRows)
     num_added: int = 0
     """How many more rows the sources became than they have."""
@@ -152,6 +159,8 @@ class _Collector:
                     raise row.fault
                 made = data_format.to_rows(SourceRow(columns, row.where))
                 values = self._values(source, columns, at)
+                if self.keeps:
+                    values["columns"] = {name: _kept(columns, name, row.where) for name in self.keeps}
             except BadRow as error:
                 if error.reason != _UNDECIDED:
                     self.bad.add(row.where, renamer.in_file_names(error))
@@ -190,6 +199,27 @@ class _Collector:
         self.index.row_hashes.append(_row_hash(row))
         self.index.subsets.append(NO_SUBSET if row.subset is None else self.index.subset_names.index(row.subset))
         self.index.values.append(value)
+
+
+def _kept(columns: Mapping[str, Any], name: str, where: str) -> Any:
+    """The value of a column that sources of rewards read. Raises `DataError` D417, and `BadRow` for a value that JSON
+    lacks."""
+    if name not in columns:
+        raise DataError.of(
+            "D417",
+            f"{where} has no column `{name}`, which a source of rewards reads",
+            why=f"it has {', '.join(columns)}",
+            fix="correct the name in `rewards:`; if the file calls the column otherwise, map it with `columns:` of the "
+            "source of rows",
+        )
+    value = columns[name]
+    if isinstance(value, float) and math.isnan(value):  # an empty cell of a table
+        return None
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise BadRow("bad_value", f"`{name}` is {type(value).__name__}, a type that JSON lacks") from error
+    return value
 
 
 def _no_rows(source: Source, report: SplitReport) -> DataError:
@@ -267,7 +297,7 @@ def _selected(source: Source, places: np.ndarray, index: RowIndex, report: Split
 def _row_hash(row: Row) -> int:
     """A 64-bit hash of everything in a row that affects training."""
     seen = [row.prompt, row.answers, row.label, row.weight, row.margin, row.tools, row.template_kwargs, row.rendered]
-    text = json.dumps(seen, sort_keys=True)
+    text = json.dumps([*seen, row.columns] if row.columns else seen, sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

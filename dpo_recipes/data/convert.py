@@ -14,7 +14,12 @@ from dpo_recipes.objectives.row_shapes import why_not
 
 BAD_ANSWER = "bad_answer"
 """The reason of labelled rows that are left out because an objective that imitates answers has no use for bad ones."""
-_NAMES: dict[RowShape, str] = {"pair": "pairs", "labelled": "labelled rows", "completion": "completions"}
+_NAMES: dict[RowShape, str] = {
+    "pair": "pairs",
+    "labelled": "labelled rows",
+    "completion": "completions",
+    "prompt": "prompts",
+}
 
 
 def _to_labelled(pair: Row) -> list[Row]:
@@ -32,10 +37,17 @@ def _to_good(row: Row) -> list[Row]:
     return [replace(row, label=None)] if row.label else []
 
 
+def _to_prompt(row: Row) -> list[Row]:
+    return [replace(row, answers=(), label=None, weight=None, margin=None)]
+
+
 _CONVERSIONS: dict[tuple[RowShape, RowShape], Callable[[Row], list[Row]]] = {
     ("pair", "labelled"): _to_labelled,
     ("pair", "completion"): _to_chosen,
     ("labelled", "completion"): _to_good,
+    ("pair", "prompt"): _to_prompt,
+    ("labelled", "prompt"): _to_prompt,
+    ("completion", "prompt"): _to_prompt,
 }
 """By the shape of the data and the shape that the objective learns from. `check_shape` refuses others."""
 
@@ -73,7 +85,7 @@ class Conversion:
                 converted = [row for place, row in enumerate(converted) if row not in converted[:place]]
             num_dropped = sum(not part for part in parts)
             report.drop(BAD_ANSWER, made[0].where, num_dropped)
-        if self.splits_last_turn and self.shape != "pair":
+        if self.splits_last_turn and self.shape not in ("pair", "prompt"):
             converted = list(map(_last_turn, converted))
         added = len(converted) + num_dropped - 1
         report.rows_in += added
@@ -103,6 +115,6 @@ def check_shape(path: str, data_format: DataFormat, shape: RowShape) -> None:
     """Raise `DataError` D413 if rows of a format cannot be converted to the shape that the objective learns from."""
     refusal = why_not(data_format.kind, shape)
     if refusal is not None:
-        labels = " with a label" if data_format.kind == "labelled" else ""
-        what = f"{path} contains single answers{labels} (format `{data_format.name}`)"
+        has = {"labelled": "single answers with a label", "prompt": "prompts without answers"}
+        what = f"{path} contains {has.get(data_format.kind, 'single answers')} (format `{data_format.name}`)"
         raise DataError.of("D413", what, why=refusal[0], fix=refusal[1])

@@ -37,7 +37,9 @@ def choose_format(source: Source, sample: Sequence[SourceRow], shape: RowShape =
         return data_format
     formats = [registry.load("data_formats", name) for name in registry.names("data_formats")]
     # A few bad rows must not hide the format, so it only has to fit half of the sample.
-    fitting = [f for f in formats if f.detect and sum(f.matches(row.columns) for row in readable) * 2 >= len(readable)]
+    fitting = [data_format for data_format in formats if data_format.detect and _fits(data_format, readable)]
+    if not fitting and shape == "prompt":
+        fitting = [data_format for data_format in formats if data_format.kind == shape and _fits(data_format, readable)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -49,6 +51,10 @@ def choose_format(source: Source, sample: Sequence[SourceRow], shape: RowShape =
         why="; ".join(f"{f.name}: {f.summary}" for f in fitting),
         fix="name one with `format:`",
     )
+
+
+def _fits(data_format: DataFormat, readable: Sequence[SourceRow]) -> bool:
+    return sum(data_format.matches(row.columns) for row in readable) * 2 >= len(readable)
 
 
 def _formats_to_name(columns: Mapping[str, Any]) -> str:
@@ -75,6 +81,7 @@ _NEEDED: dict[RowShape, tuple[str, str]] = {
     "pair": ("of a preference", "prompt: ..., chosen: ..., rejected: ..."),
     "labelled": ("of a labelled answer", "prompt: ..., completion: ..., label: ..."),
     "completion": ("of an answer to a prompt", "prompt: ..., completion: ..."),
+    "prompt": ("of a prompt", "prompt: ..."),
 }
 
 

@@ -105,7 +105,7 @@ def first_token_id(tokenizer: Any) -> int | None:
 
 
 def _encoded(head: list[int], prompt_end: list[int], answer_ends: list[list[int]]) -> Encoded:
-    shared = min(_common_prefix(prompt_end, end) for end in answer_ends)
+    shared = min((_common_prefix(prompt_end, end) for end in answer_ends), default=len(prompt_end))
     return Encoded(
         head + prompt_end[:shared],
         tuple(end[shared:] for end in answer_ends),

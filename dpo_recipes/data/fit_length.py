@@ -31,7 +31,7 @@ class TokenizedRow:
     @property
     def length(self) -> int:
         """The tokens of the longest sequence."""
-        return len(self.prompt_ids) + max(map(len, self.answer_ids))
+        return len(self.prompt_ids) + max(map(len, self.answer_ids), default=0)
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def likely_layout(columns: Mapping[str, Any], shape: RowShape) -> str | None:
     """A suggestion of how to read a row whose columns fit no format, or None if its layout is unknown. `shape` is what
     the rows should become."""
     hints = (_header_hint, _python_hint, _object_hint, _names_hint, _sides_hint, _list_hint)
-    hints += {"pair": (_talk_hint,), "labelled": (_label_hint,), "completion": (_answer_hint,)}[shape]
+    hints += {"pair": (_talk_hint,), "labelled": (_label_hint,), "completion": (_answer_hint,), "prompt": ()}[shape]
     return next((hint for find in hints if (hint := find(columns))), None)
 
 

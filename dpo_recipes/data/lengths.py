@@ -45,9 +45,11 @@ def count_runs(runs: Sequence[int]) -> int:
 
 def named_lengths(lengths: np.ndarray) -> dict[str, np.ndarray]:
     """The columns by name, and as the last value the length of the longest sequence of a row, which `max_length`
-    limits: `pair` for pairs and `row` for rows with one answer."""
+    limits: `pair` for pairs, `row` for rows with one answer, and `prompt` for prompts alone."""
     prompt, answers = lengths[:, 0], lengths[:, 1:]
     names = answer_names(answers.shape[1])
+    if not names:
+        return {"prompt": prompt}
     whole = "pair" if len(names) == 2 else "row"
     return {"prompt": prompt, **dict(zip(names, answers.T, strict=True)), whole: prompt + answers.max(axis=1)}
 

@@ -6,6 +6,7 @@ import atexit
 import json
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ class RowSplits:
         return self.rows["train"]
 
 
-def load_rows(data: Data, seed: int, shape: RowShape = "pair") -> RowSplits:
+def load_rows(data: Data, seed: int, shape: RowShape = "pair", keeps: Sequence[str] = ()) -> RowSplits:
     """Read all sources, convert their rows to the shape that the objective learns from, select and split, or use the
-    cached result.
+    cached result. Rows keep the values of the columns `keeps`.
 
     Raises `DataError`: D401, D402, D403, D404, D405, D406, D410 to D413 as sources and formats do, D407 (cannot be
     split), D409 (every row dropped), D415 (too many subsets).
@@ -57,10 +58,10 @@ def load_rows(data: Data, seed: int, shape: RowShape = "pair") -> RowSplits:
     sources = {"train": data.train, "eval": _sources(data.eval, data), "test": _sources(data.test, data)}
     fingerprints = [_fingerprint(source) for part in sources.values() for source in part]
     plain = data.model_dump(exclude=_SHAPES_NO_ROWS)
-    key = content_key(ROWS_VERSION, seed, plain, fingerprints, shape, data.train_on_turns == "last")
+    key = content_key(ROWS_VERSION, seed, plain, fingerprints, shape, data.train_on_turns == "last", *keeps)
     if None in fingerprints:  # the rows may have changed, so the cache cannot be used
         key = content_key(key, secrets.token_hex(16))
-    folder, is_cached = get_or_build("rows", key, lambda partial: _build(partial, sources, data, seed, shape))
+    folder, is_cached = get_or_build("rows", key, lambda partial: _build(partial, sources, data, seed, shape, keeps))
     if None in fingerprints:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     stored = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -73,13 +74,15 @@ def load_rows(data: Data, seed: int, shape: RowShape = "pair") -> RowSplits:
     )
 
 
-def _build(folder: Path, sources: dict[str, list[Source]], data: Data, seed: int, shape: RowShape) -> None:
+def _build(
+    folder: Path, sources: dict[str, list[Source]], data: Data, seed: int, shape: RowShape, keeps: Sequence[str]
+) -> None:
     index = RowIndex()
     reports = {name: SplitReport(shape) for name in SPLITS}
     spool = folder / "spool"
     with RowWriter(spool) as writer:
         picked = {
-            name: collect(part, data, writer, index, reports[name], _place(name, data))
+            name: collect(part, data, writer, index, reports[name], _place(name, data), keeps=keeps)
             for name, part in sources.items()
             if part
         }

@@ -34,8 +34,8 @@ class SourceRow:
 class Row:
     """One prompt and its answers. An answer is a list of messages, usually a single one of the assistant.
 
-    A pair has two answers, the chosen one before the rejected one. Other rows have one answer; a labelled row says
-    whether it is good.
+    A pair has two answers, the chosen one before the rejected one. Other rows have one answer, and a labelled row says
+    whether it is good; a prompt that the model answers in training has none.
     """
 
     prompt: list[Message]
@@ -53,6 +53,8 @@ class Row:
     """The JSON schemas of the functions that the template offers to the model."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables for the chat template, such as `enable_thinking` (the column `chat_template_kwargs`)."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Values of further columns, which sources of rewards read."""
     rendered: bool = False
     """Whether a template has already rendered the texts. The prompt and each answer are then one message, whose content
     is tokenized unchanged, without a template and without an added end of turn."""
@@ -65,7 +67,7 @@ class Row:
 
 def answer_names(num_answers: int) -> tuple[str, ...]:
     """The names of the answers of a row, in their order."""
-    return ("chosen", "rejected") if num_answers == 2 else ("completion",)
+    return ((), ("completion",), ("chosen", "rejected"))[num_answers]
 
 
 @dataclass(frozen=True)

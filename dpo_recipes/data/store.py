@@ -81,7 +81,7 @@ class RowFile(Sequence[Row]):
             self._file.close()
 
 
-_DEFAULTS: dict[str, Any] = {"template_kwargs": {}, "rendered": False}
+_DEFAULTS: dict[str, Any] = {"template_kwargs": {}, "columns": {}, "rendered": False}
 
 
 def encode_row(row: Row) -> bytes:

@@ -263,7 +263,7 @@ def _summarize(lengths: np.ndarray, report: SplitReport, checks: RowChecks) -> N
         equal = [finding for finding in found if finding.code == "D430"]
         raise DataError(*(equal or [all_dropped, *(finding for finding in found if finding.code == "D491")]))
     prompts, answers = int(lengths[:, 0].sum(dtype=np.int64)), int(lengths[:, 1:].sum(dtype=np.int64))
-    report.tokens = prompts * (lengths.shape[1] - 1) + answers
+    report.tokens = prompts * max(1, lengths.shape[1] - 1) + answers
     report.lengths = distributions(lengths)
 
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dpo_recipes.error_codes import CodeEntry
     from dpo_recipes.recipe.schema import Recipe
 
-RowShape = Literal["pair", "labelled", "completion"]
+RowShape = Literal["pair", "labelled", "completion", "prompt"]
 """`pair`: a prompt with a chosen and a rejected answer. `labelled`: a prompt and one answer that is good or bad.
-`completion`: a prompt and one answer to imitate."""
-_ROW_NOUNS = {"pair": "pair", "labelled": "answer", "completion": "completion"}
+`completion`: a prompt and one answer to imitate. `prompt`: a prompt alone, which the model answers in training."""
+_ROW_NOUNS = {"pair": "pair", "labelled": "answer", "completion": "completion", "prompt": "prompt"}
 Head = Literal["causal_lm", "score"]
 """`causal_lm`: the model predicts tokens. `score`: the model returns one number for a whole sequence."""
 ReferenceKind = Literal["none", "frozen", "live"]

@@ -37,6 +37,8 @@ class AnswerChecks:
             if (word := _null_word(messages)) is not None:
                 self._notes.add("D433", f"`{name}` is `{word}`")
         asked = row.prompt[-1]["content"].strip() if row.prompt[-1]["role"] == "user" else ""
+        if not row.answers:
+            return
         if _repeats(asked, [answer[0]["content"] for answer in row.answers]):
             self._notes.add("D431")
         self._directions.add(self._notes.place, texts, row.label)

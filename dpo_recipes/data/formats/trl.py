@@ -31,7 +31,9 @@ from dpo_recipes.data.rows import (
     dialogue,
     labelled,
     preference,
+    template_extras,
 )
+from dpo_recipes.data.turns import check_prompt
 
 
 def matches_preference(columns: Mapping[str, Any]) -> bool:
@@ -132,6 +134,19 @@ def from_unpaired(row: SourceRow) -> list[Row]:
     return [replace(made, prompt=with_system(made.prompt, row.columns))]
 
 
+def matches_prompt(columns: Mapping[str, Any]) -> bool:
+    """Whether a row has a prompt; it may have anything else."""
+    prompt = decoded(columns.get("prompt"))
+    return isinstance(prompt, str) or is_messages(prompt)
+
+
+def from_prompt(row: SourceRow) -> list[Row]:
+    """A prompt without an answer. Raises `BadRow`."""
+    prompt = messages_of(decoded(row.columns.get("prompt")), "prompt", "user")
+    check_prompt(prompt)
+    return [Row(with_system(prompt, row.columns), (), row.where, **template_extras(row))]
+
+
 PREFERENCE = DataFormat(
     name="preference",
     summary="`prompt`, `chosen`, `rejected` as texts or lists of messages; without `prompt`, two conversations that "
@@ -176,6 +191,19 @@ MESSAGES = DataFormat(
     matches=matches_messages,
     to_rows=from_messages,
     kind="completion",
+)
+
+PROMPT = DataFormat(
+    name="prompt",
+    summary="`prompt` as a text or a list of messages, which the model answers in training. `auto` chooses it for "
+    "objectives that need no answers, if no other format fits",
+    columns=("prompt",),
+    optional_columns=TEMPLATE_COLUMNS,
+    example={"prompt": "What is the capital of Peru?"},
+    matches=matches_prompt,
+    to_rows=from_prompt,
+    kind="prompt",
+    detect=False,
 )
 
 PROMPT_COMPLETION = DataFormat(

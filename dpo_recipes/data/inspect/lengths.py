@@ -61,7 +61,8 @@ def what_lengths_do(lengths: np.ndarray, max_length: int, *, begins_with_bos: bo
     named = named_lengths(lengths)
     *_, unit = named
     prompt, answers = lengths[:, 0].astype(np.int64), lengths[:, 1:]
-    whole = answers.shape[1] * prompt + answers.sum(axis=1)
+    num_texts = max(1, answers.shape[1])
+    whole = num_texts * prompt + answers.sum(axis=1)
     total = int(whole.sum())
     tried = sorted({*USUAL_LENGTHS, max_length // 2, max_length, max_length * 2})
     lines = []
@@ -71,10 +72,10 @@ def what_lengths_do(lengths: np.ndarray, max_length: int, *, begins_with_bos: bo
         prompt_cut = fits | (excess + begins_with_bos < prompt)
         left = {
             "drop": (fits, whole),
-            "truncate_prompt_start": (prompt_cut, whole - answers.shape[1] * np.maximum(excess, 0)),
+            "truncate_prompt_start": (prompt_cut, whole - num_texts * np.maximum(excess, 0)),
             "truncate_completion_end": (
                 fits | (room > 0),
-                answers.shape[1] * prompt + np.minimum(answers, room[:, None]).sum(axis=1),
+                num_texts * prompt + np.minimum(answers, room[:, None]).sum(axis=1),
             ),
         }
         line: dict[str, Any] = {"max_length": limit, "is_recipe": limit == max_length, "too_long": int((~fits).sum())}
@@ -89,7 +90,7 @@ def compare_answers(lengths: np.ndarray) -> dict[str, float]:
     """The mean tokens of each answer, and for pairs the shares in which either is longer."""
     answers = dict(zip(answer_names(lengths.shape[1] - 1), lengths[:, 1:].T, strict=True))
     means = {f"{name}_mean": round(float(counts.mean()), 1) for name, counts in answers.items()}
-    if len(answers) == 1:
+    if len(answers) < 2:
         return means
     chosen, rejected = answers.values()
     return {

@@ -64,6 +64,11 @@ def show_rows(
         (whole,) = encoder.encode([texts])
         kept = dataset[index]
         prompt_marks = _prompt_marks(whole.prompt_ids, kept[PROMPT])
+        if not texts.answers:
+            ids = whole.prompt_ids
+            prompt = list(_pieces(_token_texts(texts.prompt, ids, tokenizer), ids, prompt_marks, special))
+            yield ShownRow(split, row.where, {"prompt": prompt})
+            continue
         sides = []
         parts = zip(texts.answers, whole.answer_ids, kept[ANSWERS], kept[CONTEXT], strict=True)
         for text, answer, kept_answer, context in parts:

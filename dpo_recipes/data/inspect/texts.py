@@ -113,7 +113,7 @@ class TextScan:
     def look(self, row: Row) -> None:
         """Count one row."""
         prompt = prompt_hash(row.prompt)
-        seen = json.dumps([prompt, row.answers, row.label, row.tools, row.template_kwargs], sort_keys=True)
+        seen = json.dumps([prompt, row.answers, row.label, row.tools, row.template_kwargs, row.columns], sort_keys=True)
         self._prompts.append(prompt)
         self._rows.append(int.from_bytes(blake2b(seen.encode(), digest_size=8).digest(), "big"))
         text = "\n".join(message["content"] for message in row.messages)
