@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from dpo_recipes.launch.choose import (
 )
 from dpo_recipes.launch.files import LaunchPlan, first_plan, write_launch
 from dpo_recipes.launch.job import LaunchRequest
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.checks import OF_THIS_MACHINE
 from dpo_recipes.recipe.dump import dump_recipe
+from dpo_recipes.recipe.reward_checks import not_allowed
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.resume import describe_running, file_lock, find_unfinished, nothing_to_resume, wait_for_workers
+from dpo_recipes.reward_settings import FunctionReward
 from dpo_recipes.run_dir import (
     RunDirectory,
     create_directory,
@@ -64,10 +67,11 @@ class RunPlan:
         }
 
 
-def prepare_run(
+def prepare_run(  # noqa: PLR0913
     validated: Validated,
     *,
     trust_remote_code: bool = False,
+    reward_functions: Sequence[str] = (),
     flags: LaunchFlags | None = None,
     resume: bool | None = False,
     run: RunDirectory | None = None,
@@ -83,7 +87,7 @@ def prepare_run(
     few GPUs), T601, T602, and with `resume` T611, T614 and T615.
     """
     recipe, flags = validated.recipe, flags or LaunchFlags()
-    check_permitted(validated, trust_remote_code=trust_remote_code)
+    check_permitted(validated, trust_remote_code=trust_remote_code, reward_functions=reward_functions)
     batch = _choose_processes(recipe, flags, on_message)
     backend = choose_backend(recipe, batch)
     output_dir = find_output_dir(recipe.output_dir)
@@ -93,7 +97,10 @@ def prepare_run(
         earlier = _reopen(run, stack, on_message)
     run = earlier or _create(recipe, run, output_dir, stack, on_message)
     counts = (batch.num_processes, batch.num_nodes)
-    request = LaunchRequest(recipe, run, *counts, trust_remote_code=trust_remote_code, rendezvous=flags.rendezvous)
+    request = LaunchRequest(
+        recipe, run, *counts, trust_remote_code=trust_remote_code, reward_functions=tuple(reward_functions),
+        rendezvous=flags.rendezvous,
+    )  # fmt: skip
     try:
         command = launcher_of(backend).command(request)
         launcher_of(backend).prepare(request)
@@ -106,8 +113,8 @@ def prepare_run(
     return request, plan, earlier is not None
 
 
-def check_permitted(validated: Validated, *, trust_remote_code: bool) -> None:
-    """Raise `RecipeError` R316, R317 or R380 for what a recipe or a trial of its sweep may ask for, but not every
+def check_permitted(validated: Validated, *, trust_remote_code: bool, reward_functions: Sequence[str] = ()) -> None:
+    """Raise `RecipeError` R316, R317, R380 or R386 for what a recipe or a trial of its sweep may ask for, but not every
     machine and person allows."""
     missing = [finding for finding in validated.warnings if finding.code in OF_THIS_MACHINE]
     if missing:
@@ -120,6 +127,11 @@ def check_permitted(validated: Validated, *, trust_remote_code: bool) -> None:
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
         )
+    recipe = validated.recipe
+    for place, source in enumerate(objective_of(recipe).rewards(recipe.objective)):
+        if isinstance(source, FunctionReward) and source.function not in reward_functions:
+            at = ("objective", "rewards", place, "function")
+            raise RecipeError(replace(not_allowed(source), where=validated.composed.where(at)))
 
 
 def _choose_processes(recipe: Recipe, flags: LaunchFlags, on_message: OnMessage) -> BatchPlan:

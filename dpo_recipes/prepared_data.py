@@ -14,6 +14,7 @@ from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
+from dpo_recipes.reward_settings import needed_columns
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class PreparedData:
     tokenizer: Any
     chat: Chat
     location: ModelLocation
+    max_length: int
+    """The maximum length of a row in tokens: `data.max_length`, less the room of answers that are yet to be written."""
 
 
 def prepare_data(
@@ -38,7 +41,8 @@ def prepare_data(
     others. Raises `DataError`, `RunError`.
     """
     on_stage("data", "reading rows")
-    rows = load_rows(recipe.data, recipe.training.seed, objective_of(recipe).rows)
+    objective, params = objective_of(recipe), recipe.objective
+    rows = load_rows(recipe.data, recipe.training.seed, objective.rows, needed_columns(objective.rewards(params)))
     on_stage("tokenizer", recipe.model.path)
     location, trust = resolve_model(recipe.model), trust_remote_code and recipe.model.trust_remote_code
     is_encoder = _is_encoder(recipe, location, trust_remote_code=trust)
@@ -48,12 +52,14 @@ def prepare_data(
         tokenizer, recipe.chat_template, recipe.model.add_special_tokens, variables, is_encoder=is_encoder
     )
     on_stage("tokenize", f"{sum(map(len, rows.rows.values()))} rows through `{chat.template.name}`")
+    # Answers that the policy writes in training need their room.
+    data = recipe.data.model_copy(update={"max_length": recipe.data.max_length - objective.new_tokens(params)})
     splits = tokenize_splits(
-        rows, tokenizer, chat.renderer, recipe.data, accepted=recipe.accept_advice, raise_errors=not for_inspection
+        rows, tokenizer, chat.renderer, data, accepted=recipe.accept_advice, raise_errors=not for_inspection
     )
-    if objective_of(recipe).adds_mismatched_answer(recipe.objective) and not for_inspection:
+    if objective.adds_mismatched_answer(params) and not for_inspection:
         splits = add_mismatched_answers(splits, recipe.training.seed, recipe.data.max_length)
-    return PreparedData(splits, tokenizer, chat, location)
+    return PreparedData(splits, tokenizer, chat, location, data.max_length)
 
 
 def _is_encoder(recipe: Recipe, location: ModelLocation, *, trust_remote_code: bool) -> bool:

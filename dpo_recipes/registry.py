@@ -14,9 +14,11 @@ from dpo_recipes.errors import RecipeError
 OBJECTIVES = {
     "cpo": "dpo_recipes.objectives.cpo:CPO",
     "dpo": "dpo_recipes.objectives.dpo:OBJECTIVE",
+    "grpo": "dpo_recipes.objectives.grpo:OBJECTIVE",
     "kto": "dpo_recipes.objectives.kto:OBJECTIVE",
     "orpo": "dpo_recipes.objectives.orpo:OBJECTIVE",
     "reward": "dpo_recipes.objectives.reward:OBJECTIVE",
+    "rloo": "dpo_recipes.objectives.rloo:OBJECTIVE",
     "sft": "dpo_recipes.objectives.sft:OBJECTIVE",
     "simpo": "dpo_recipes.objectives.cpo:SIMPO",
 }

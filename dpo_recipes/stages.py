@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,9 @@ class RunStages:
     """The stages of one run, in order. Each passes its result to the next one and writes it to disk."""
 
     def __init__(
-        self, recipe: Recipe, run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool
-    ) -> None:
+        self, recipe: Recipe, run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool,
+        reward_functions: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         self.launch = read_launch(run, recipe)
         self.recipe = with_batch(recipe, self.launch.batch)
         self.rank = rank
@@ -50,6 +52,7 @@ class RunStages:
         self.events = events
         # Both the recipe's author and the user must allow it.
         self.trust_remote_code = trust_remote_code and recipe.model.trust_remote_code
+        self.reward_functions = frozenset(reward_functions)
         self.started = time.time()
         self.reserve_bytes = 0
         self.distributed: DistributedContext
@@ -164,6 +167,7 @@ class RunStages:
         trained = train(
             self.recipe, bundle, self.shared_run, tokenized, samples, self.events, stop,
             reserve_bytes=self.reserve_bytes, distributed=distributed, trackers=trackers,
+            reward_functions=self.reward_functions,
         )  # fmt: skip
         self.events.stage("evaluate", "the tuned model")
         metrics = evaluate_splits(trained.trainer, trained.trainer.context.objective.metrics)

@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dpo_recipes.errors import EXIT_BUG, EXIT_DONE, DpoRecipeError, RunError
 from dpo_recipes.evaluation_stages import execute_directory
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dpo_recipes.worker")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--trust-remote-code", action="store_true")
+    parser.add_argument("--reward-function", action="append", default=[])
     options = parser.parse_args(arguments)
     run, rank = RunDirectory(options.run_dir), Rank.of(os.environ)
     if run.result.exists():  # the job was queued twice
@@ -55,19 +56,21 @@ def main(arguments: list[str] | None = None) -> int:
             redirect_output(run, rank)
             stack.enter_context(stacks_on_request(run, rank))
             events = stack.enter_context(EventLog(events_path(run, rank.index)))
-            return _execute(run, rank, events, trust_remote_code=options.trust_remote_code)
+            allowed = {"trust_remote_code": options.trust_remote_code, "reward_functions": options.reward_function}
+            return _execute(run, rank, events, allowed)
     except RunError as error:  # another process works in this run directory and writes its events
         print(error, file=sys.stderr)
         return error.exit_code
 
 
-def _execute(run: RunDirectory, rank: Rank, events: EventLog, *, trust_remote_code: bool) -> int:
+def _execute(run: RunDirectory, rank: Rank, events: EventLog, allowed: dict[str, Any]) -> int:
+    """`allowed` is what the person has allowed on the command line."""
     try:
         if run.evaluation.exists():
-            execute_directory(run, events, trust_remote_code=trust_remote_code)
+            execute_directory(run, events, trust_remote_code=allowed["trust_remote_code"])
         else:
             recipe = read_resolved(run.resolved_recipe)
-            RunStages(recipe, run, rank, events, trust_remote_code=trust_remote_code).execute()
+            RunStages(recipe, run, rank, events, **allowed).execute()
     except DpoRecipeError as error:
         traceback.print_exc()
         events.emit("error", findings=[finding.to_json() for finding in error.findings])

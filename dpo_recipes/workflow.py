@@ -28,6 +28,8 @@ class RunOptions:
     """How often a run is started again after a transient failure."""
     flags: LaunchFlags = field(default_factory=LaunchFlags)
     slurm_settings: SlurmSettings = field(default_factory=SlurmSettings)
+    reward_functions: tuple[str, ...] = ()
+    """The functions that the person allows as sources of rewards, as `/path/file.py:name`."""
 
 
 def run_recipe(
@@ -97,6 +99,7 @@ class _Execution:
         request, plan, is_resumed = prepare_run(
             self.validated,
             trust_remote_code=self.options.trust_remote_code,
+            reward_functions=self.options.reward_functions,
             on_message=self._on_message,
             **options,
         )

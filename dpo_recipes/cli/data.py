@@ -121,7 +121,7 @@ def _inspect(
         if split is not None and split not in splits.datasets:
             raise typer.BadParameter(f"this recipe has no split `{split}`, only {', '.join(splits.datasets)}")
         on_stage("inspect", "every row")
-        inspected = inspect_splits(splits, recipe.data.max_length, tokenizer.bos_token_id, split)
+        inspected = inspect_splits(splits, prepared.max_length, tokenizer.bos_token_id, split)
         shown = {
             name: [row.to_json() for row in show_rows(splits, tokenizer, chat.renderer, name, show)]
             for name in inspected
@@ -137,7 +137,7 @@ def _inspect(
         "recipe": recipe.name,
         "model": recipe.model.path,
         "chat_template": chat.template.name,
-        "max_length": recipe.data.max_length,
+        "max_length": prepared.max_length,
         "overlong": recipe.data.overlong,
         "added_special_tokens": tokenizer.convert_ids_to_tokens(chat.added_ids),
         "warnings": [finding.located(find).to_json() for finding in warnings],

@@ -150,7 +150,8 @@ class DataText:
         num_shared = prompts["shared_with_train"]
         shared = f"; {unit} whose prompt is also in train: {num_shared:,}" if num_shared else ""
         self._line()
-        self._line(f"  answers   {_compare(split['answers'])}")
+        if split["answers"]:
+            self._line(f"  answers   {_compare(split['answers'])}")
         self._line(f"  prompts   {prompts['distinct']:,} distinct{shared}")
         self._line(f"  letters   {scripts or 'none'}")
         for observation in split["observations"]:

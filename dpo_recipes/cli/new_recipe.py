@@ -71,7 +71,7 @@ ROW_HINTS: dict[RowShape, RowHint] = {
 def new_recipe(*, name: str, model: str, data: str, kind: str, full: bool) -> str:
     """The YAML text of a new recipe with comments. `full` is full fine-tuning instead of LoRA."""
     objective = get_objective(kind)
-    params: Any = objective.params.model_construct(kind=kind)
+    params: Any = objective.params.model_validate({"kind": kind, **objective.starting_params})
     # A loss that compares the rows of a micro-batch needs more of them.
     micro_batch_size = 4 if objective.couples_batch(params) else 2
     hint = ROW_HINTS[objective.rows]
@@ -107,7 +107,11 @@ def _section(objective: Objective) -> Iterator[str]:
     for name, field in params.model_fields.items():
         if name != "kind":
             yield from _comment(field.description or "")
-            yield _default(field.alias or name, field)
+            key = field.alias or name
+            if name in objective.starting_params:
+                yield textwrap.indent(dump_plain({key: objective.starting_params[name]}).rstrip(), "  ")
+            else:
+                yield _default(key, field)
 
 
 def _comment(text: str) -> list[str]:

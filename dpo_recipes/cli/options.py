@@ -30,6 +30,20 @@ ProcessesOption = Annotated[
 NodesOption = Annotated[
     int | None, typer.Option("--num-nodes", min=1, help="Number of machines that share the processes.")
 ]
+RewardFunctionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward-function",
+        help="Allow a function of the recipe's `rewards`: a Python file and a name in it. Repeatable.",
+        metavar="FILE.py:NAME",
+    ),
+]
+
+
+def read_functions(given: list[str] | None) -> tuple[str, ...]:
+    """The functions that a person allows, with absolute paths, as a recipe has them."""
+    parts = [text.rpartition(":") for text in given or ()]
+    return tuple(f"{Path(path).expanduser().resolve()}:{name}" for path, _, name in parts)
 
 
 def write_output(path: Path, text: str) -> None:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _PARTS = {
     "weights": "weights of the base",
     "adapter": "adapter",
-    "reference": "moving reference",
+    "reference": "reference",
+    "reward_models": "reward models",
+    "cache": "keys and values",
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "optimizer_step": "optimizer step",
@@ -70,6 +72,7 @@ _PHASES = {
     "reference": "computing the reference",
     "evaluation": "evaluating the base",
     "training": "training",
+    "generation": "answers are written",
     "optimizer step": "the optimizer steps",
 }
 

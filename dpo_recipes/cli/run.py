@@ -10,7 +10,15 @@ from typing import Annotated
 import typer
 
 from dpo_recipes.cli.chain_text import describe_chain
-from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import (
+    JsonOption,
+    NodesOption,
+    ProcessesOption,
+    RecipeArgument,
+    RewardFunctionOption,
+    SetOption,
+    read_functions,
+)
 from dpo_recipes.cli.progress import Progress, write_message
 from dpo_recipes.cli.sweep_text import describe_sweep
 from dpo_recipes.errors import EXIT_BUG
@@ -63,6 +71,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
+    reward_function: RewardFunctionOption = None,
 ) -> None:
     """Validate a recipe or chain, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes."""
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
@@ -71,7 +80,8 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     if (slurm or slurm_setup) and not _uses_slurm(validated):
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
     flags = LaunchFlags(num_processes, num_nodes, rendezvous)
-    options = RunOptions(trust_remote_code, retries, flags, read_slurm_settings(slurm or [], slurm_setup))
+    settings = read_slurm_settings(slurm or [], slurm_setup)
+    options = RunOptions(trust_remote_code, retries, flags, settings, read_functions(reward_function))
     with Progress() as progress:
         try:
             if isinstance(validated, ValidatedChain):

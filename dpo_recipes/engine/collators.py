@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, LABEL, MARGIN, PROMPT, SUBSET_NUMBER, WEIGHT
+from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, LABEL, MARGIN, PROMPT, ROW, SUBSET_NUMBER, WEIGHT
 from dpo_recipes.engine.reference import REFERENCE
 
+PROMPT_MASK = "prompt_mask"
+"""The key of the mask of a batch of prompts: 1 for a token, 0 for padding."""
 ROW_COLUMNS = {
     LABEL: torch.bool,
     WEIGHT: torch.float32,
@@ -20,6 +22,31 @@ ROW_COLUMNS = {
     REFERENCE: torch.float32,
 }
 """Columns with a value for each row, and the types of their tensors. REFERENCE has a value for each answer."""
+
+ADVANTAGES, OLD_LOGPS, OLD_TOKEN_LOGPS, REFERENCE_TOKEN_LOGPS = OF_ROLLOUT = (
+    "advantages",
+    "old_logps",
+    "old_token_logps",
+    "reference_token_logps",
+)
+"""The tensors of a batch of answers that the policy has written: [B, K], and those of tokens [B, K, T]."""
+
+
+@dataclass(frozen=True)
+class PromptCollator:
+    """Collates B prompts, which are to be answered, to tensors padded on the left."""
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """`prompt_ids` and `prompt_mask` are [B, P], `row` is [B]."""
+        ids = [torch.tensor(row[PROMPT]) for row in rows]
+        masks = [torch.ones_like(prompt) for prompt in ids]
+        return {
+            PROMPT: pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id, padding_side="left"),
+            PROMPT_MASK: pad_sequence(masks, batch_first=True, padding_side="left"),
+            ROW: torch.tensor([row[ROW] for row in rows]),
+        }
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from dpo_recipes.objectives.base import Objective
 from dpo_recipes.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from dpo_recipes.data.rows import Row
     from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
     from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 
@@ -38,6 +40,10 @@ class TrainingContext:
     checkpoint_state: CheckpointCallback | None = None
     """Decides when a checkpoint is written; None for a trainer that is only measured."""
 
+    row_of: Callable[[str, int], Row] | None = None
+    """Returns a row with its texts, by split and place."""
+    reward_functions: frozenset[str] = frozenset()
+    """The functions that the person has allowed as sources of rewards."""
     subsets: tuple[str, ...] = ()
     """The names of the subsets whose numbers the held-out rows have."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,6 +121,16 @@ class EngineTrainer(MicroBatching):
     def _with_reference(self, name: str, rows: Any) -> Any:
         rows, self.reference_known[name] = add_reference(self, rows, name)
         return rows
+
+    def collate_trial(self, rows: list[Any]) -> dict[str, Any]:
+        """The batch of some training rows, for a trial of the largest micro-batch."""
+        return self.data_collator(rows)
+
+    def save_more(self, folder: Path) -> None:
+        """Write what a checkpoint has beside weights and counts. Each process calls it."""
+
+    def load_more(self, folder: Path) -> None:
+        """Restore what `save_more` wrote."""
 
     @property
     def checkpoints(self) -> CheckpointWriter:

@@ -14,7 +14,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
-from dpo_recipes.engine.collators import ROW_COLUMNS, AnswerCollator
+from dpo_recipes.engine.collators import OF_ROLLOUT, ROW_COLUMNS, AnswerCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
 from dpo_recipes.engine.metric_counts import RowMetricCounts
@@ -23,10 +23,10 @@ from dpo_recipes.engine.reference import REFERENCE
 from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import reads_token_types
-from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores
+from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores, TokenScores
 from dpo_recipes.objectives.pair_metrics import MARGIN
 
-_NOT_OF_THE_MODEL = {"completion_mask", *ROW_COLUMNS}
+_NOT_OF_THE_MODEL = {"completion_mask", *ROW_COLUMNS, *OF_ROLLOUT}
 
 
 class ObjectiveTrainer(Trainer):
@@ -69,12 +69,13 @@ class ObjectiveTrainer(Trainer):
         model = with_adapter(model, peft_config, args)
         collator = AnswerCollator(pad, has_token_types=reads_token_types(model.config, processing_class))
         super().__init__(model=model, args=args, data_collator=collator, processing_class=processing_class, **upstream)
-        self.loss_is_scaled_for_ga = objective.loss_mean == "tokens"
-        names = [metric.key for metric in objective.metrics]
+        self.loss_mean = objective.mean_over(params)
+        self.loss_is_scaled_for_ga = self.loss_mean == "tokens"
+        names = [*(metric.key for metric in objective.metrics), *objective.further_metrics(params)]
         self.metric_counts = RowMetricCounts(names, self.accelerator)
         base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         if objective.head == "causal_lm":
-            add_fused_lm_head(base, outputs=objective.head_outputs(params))
+            add_fused_lm_head(base, temperature=objective.temperature(params), outputs=objective.head_outputs(params))
         config = model.config.get_text_config()
         # The coefficient of the balancing loss over the experts, as TRL's trainers add it; 0 for a model without it.
         self.router_coefficient: float = (
@@ -98,7 +99,7 @@ class ObjectiveTrainer(Trainer):
         scores, router_loss = self.scores(model, inputs)
         loss = self.objective.loss(self.params, scores)
         self._count(loss, scores, inputs)
-        if self.objective.loss_mean == "rows":
+        if self.loss_mean == "rows":
             value = loss.per_row.mean()
         elif num_items_in_batch is None:  # an evaluation, or a trial outside the training loop
             value = loss.per_row.sum() / num_trained(scores).clamp(min=1)
@@ -141,6 +142,8 @@ class ObjectiveTrainer(Trainer):
             scores.num_prompt_tokens = self._by_answer(prompt.sum(1))[:, 0]
             logps = logps * trained
         scores.logps = self._by_answer(logps.sum(1))
+        if self.objective.uses_tokens(self.params):
+            scores.of_tokens = TokenScores(self.by_token(logps), self.by_token(trained))
         if outputs.entropy is not None:
             scores.entropies = self._by_answer((self._of_tokens(outputs.entropy, trained) * trained).sum(1))
         if outputs.is_top1 is not None:
@@ -155,6 +158,10 @@ class ObjectiveTrainer(Trainer):
         """[K·B] → [B, K] in 32 bits."""
         return values.float().reshape(self.num_answers, -1).T
 
+    def by_token(self, values: torch.Tensor) -> torch.Tensor:
+        """[K·B, T] → [B, K, T] in 32 bits."""
+        return values.float().reshape(self.num_answers, -1, values.shape[1]).transpose(0, 1)
+
     def _count(self, loss: Loss, scores: Scores, inputs: Mapping[str, Any]) -> None:
         mode = "train" if self.model.training else "eval"
         values: dict[str, tuple[torch.Tensor, torch.Tensor | int]] = {}
@@ -162,7 +169,7 @@ class ObjectiveTrainer(Trainer):
             for name, of_rows in loss.metrics.items():
                 sums, counts = of_rows if isinstance(of_rows, tuple) else (of_rows, None)
                 values[name] = sums.detach().sum(), len(sums) if counts is None else counts.sum()
-            if self.objective.loss_mean == "tokens":
+            if self.loss_mean == "tokens":
                 values["loss"] = loss.per_row.detach().sum(), num_trained(scores)
         self.metric_counts.add(mode, values, int(inputs["attention_mask"].sum()) if self.has_rows else 0)
         margins = loss.metrics.get(MARGIN.key)
@@ -176,7 +183,7 @@ class ObjectiveTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The trained tokens of an optimizer step in all processes, for a loss that is their mean."""
-        if self.objective.loss_mean == "rows":
+        if self.loss_mean == "rows":
             return None
         batches = [part for batch in batch_samples for part in batch.get(MICRO_BATCHES, [batch])]
         own = sum(map(self._num_own_tokens, batches))
@@ -208,16 +215,20 @@ class ObjectiveTrainer(Trainer):
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
         """K tensors [B]: the reference's log-probabilities of a batch, or the values of a model that returns scores,
         with the policy's adapter switched off."""
+        scores = self.reference_scores(model, inputs)
+        of_answers = scores.logps if scores.values is None else scores.values
+        assert of_answers is not None
+        return tuple(of_answers.T)
+
+    def reference_scores(self, model: Any, inputs: Mapping[str, Any]) -> Scores:
+        """What a model computes of a batch with the policy's adapter switched off, without gradients."""
         adapter: Any = nullcontext()
         policy: Any = self.accelerator.unwrap_model(self.model)
         if isinstance(policy, PeftModel):
             adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), checkpointing, adapter, self.accelerator.autocast():
-            scores, _ = self.scores(model, inputs)
-        of_answers = scores.logps if scores.values is None else scores.values
-        assert of_answers is not None
-        return tuple(of_answers.T)
+            return self.scores(model, inputs)[0]
 
 
 def num_trained(scores: Scores) -> torch.Tensor:
@@ -269,6 +280,6 @@ class LossTrainer(EngineTrainer, ObjectiveTrainer):
 
     def loss_weight(self, micro_batch: MicroBatch) -> float:
         """1 for a sum over tokens, which has been divided by the tokens of the step already."""
-        if self.objective.loss_mean == "tokens":
+        if self.loss_mean == "tokens":
             return float(micro_batch.has_rows(self.distributed.rank))
         return super().loss_weight(micro_batch)

@@ -255,6 +255,8 @@ def check_longest_row(
     for split, rows in datasets.items():
         lengths = row_lengths(rows)
         prompt, answers = lengths[:, 0], lengths[:, 1:]
+        if not answers.size:  # prompts, whose answers are yet to be written
+            continue
         distinct, padded = lengths.sum(axis=1), answers.shape[1] * (prompt + answers.max(axis=1))
         tokens = np.where(shares & (distinct <= WORTH_PACKING * padded), distinct, padded)
         too_long = np.flatnonzero(tokens > max_tokens)

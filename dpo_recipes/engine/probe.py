@@ -49,8 +49,7 @@ def largest_batch(trainer: Any, rows: Any, size: int) -> dict[str, Any]:
     if trainer.max_tokens is not None:
         rows_in_step = size * trainer.distributed.num_processes  # any process may get the pass with the most rows
         longest = largest_group(as_lengths(lengths), trainer.max_tokens, rows_in_step, shares=trainer.shares)
-    batch = [trainer.train_dataset[int(index)] for index in longest]
-    return trainer._prepare_inputs(trainer.data_collator(batch))
+    return trainer._prepare_inputs(trainer.collate_trial([trainer.train_dataset[int(index)] for index in longest]))
 
 
 def forward_and_backward(trainer: Any, batch: dict[str, Any]) -> None:

@@ -87,10 +87,11 @@ def train(  # noqa: PLR0913
     reserve_bytes: int = 0,
     distributed: DistributedContext | None = None,
     trackers: Trackers | None = None,
+    reward_functions: frozenset[str] = frozenset(),
 ) -> TrainResult:
     """Train to the end, from the newest whole checkpoint where the run directory has one; `reserve_bytes` are what the
     optimizer will need beside the first micro-batch. The base answers the `samples` on the way, unless the checkpoint
-    has its answers.
+    has its answers. `reward_functions` are those that the person has allowed as sources of rewards.
 
     Raises `Interrupted` I101 after a requested stop, `RunError` T602 (disk full), T604 (diverged loss), T616 (a
     checkpoint of other data), T617 (of another strategy) and T619 (of another base).
@@ -133,7 +134,7 @@ def train(  # noqa: PLR0913
     )
     context = TrainingContext(
         recipe, run.checkpoints, bundle.device, bundle.dtype, distributed, events, tokenized.where, writer, saving,
-        tokenized.subsets,
+        lambda split, place: tokenized.rows[split][place], reward_functions, tokenized.subsets,
     )  # fmt: skip
     trainer = prepare_trainer(bundle, context, datasets, callbacks)
     probe.trainer = saving.trainer = trainer
@@ -146,7 +147,8 @@ def train(  # noqa: PLR0913
     )
     _announce_training(trainer, bundle, start.step, events)
     # With several processes, one that runs out of memory would leave the others waiting.
-    adjusts = recipe.hardware.fit is True and distributed.num_processes == 1
+    # What a policy has written for a step would be counted twice.
+    adjusts = recipe.hardware.fit is True and distributed.num_processes == 1 and objective_of(recipe).rows != "prompt"
     output = train_within_memory(trainer, events, adjusts=adjusts)
     stop.training, stop.trained = False, True
     if _end_training(trainer, saving.saved_step, stop, events, distributed):

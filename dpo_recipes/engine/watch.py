@@ -130,11 +130,12 @@ def _early_stop(recipe: Recipe) -> EarlyStop | None:
 
 
 def _chosen_tokens(rows: Any) -> float | None:
-    """The mean number of trained tokens of the chosen answers, or of the good ones of labelled rows."""
-    tokens = trained_lengths(rows)[:, 0]
+    """The mean number of trained tokens of the chosen answers, or of the good ones of labelled rows; None without
+    answers."""
+    tokens = trained_lengths(rows)[:, :1]
     if LABEL in rows.column_names:
         tokens = tokens[np.array(rows[LABEL])]
-    return float(tokens.mean()) if len(tokens) else None
+    return float(tokens.mean()) if tokens.size else None
 
 
 def _length_ratio(rows: Any) -> float | None:

@@ -51,6 +51,16 @@ CODES = {
         "`columns: {subset: ...}` names a column with more than 100 different values. An accuracy would be logged for",
         "each of them, on very few rows. Name a column with few values, such as a category.",
     ),
+    "D417": entry(
+        "a reward source reads a column that the rows do not have",
+        "The rule `exact` and functions with `takes` read columns beside the prompt. `columns:` of a source of rows",
+        "can map a column of the file to the name that the reward source expects.",
+    ),
+    "D418": entry(
+        "a reward model cannot read these prompts",
+        "A reward model reads messages in its own template. Prompts that a template has already rendered have no",
+        "messages any more.",
+    ),
     "D420": entry(
         "the chat template fails",
         "The template raised an error for a conversation, for example because it does not support system messages.",

@@ -298,6 +298,11 @@ CODES = {
         "A regular expression of a reward rule is not valid in Python, or the bounds of a length contradict each",
         "other.",
     ),
+    "R389": entry(
+        "rewards that cannot teach anything",
+        "All weights are 0, or the bounds of `reward_clip_range` leave no number. An answer is better than another one",
+        "only by its reward.",
+    ),
     "R390": entry(
         "warning: nothing is held out", "The training loss also falls if a model only memorizes. Hold out some rows."
     ),
@@ -316,6 +321,10 @@ CODES = {
         "A model that was trained with one template answers worse when its prompts are rendered with another one. The",
         "saved model of a step brings the template of its training.",
     ),
+    "R395": entry(
+        "no room for a prompt",
+        "`data.max_length` is for a prompt and its answer, and an answer may have `max_new_tokens`.",
+    ),
     "R396": entry(
         "warning: trials are compared by different losses",
         "Settings of the objective, such as `beta`, change the loss as a function. Reward accuracy means the same in",
@@ -325,5 +334,10 @@ CODES = {
         "warning: early stopping comes too late",
         "The first evaluation gives the value to improve on, and `patience` more must fail to. There are fewer before",
         "the last step. F781 is the same where the number of steps depends on the rows.",
+    ),
+    "R391": entry(
+        "a launch that cannot generate answers",
+        "Objectives whose policy writes answers need all weights in each process, and one process if the answers serve",
+        "several steps.",
     ),
 }

@@ -220,6 +220,11 @@ CODES = {
         "a reward that is not a number",
         "Each source returns a list with one finite number for each answer: not None, NaN, infinity, true or false.",
     ),
+    "T672": entry(
+        "all answers are empty",
+        "The policy ends every answer of a step with its first token, so that no reward can tell them apart. Often its",
+        "chat template is not the one that it was trained with.",
+    ),
     # T63x: SLURM
     "T630": entry(
         "SLURM's commands are not installed",

@@ -85,7 +85,8 @@ class SavedModelCheck:
         dataset = trainer.eval_dataset or trainer.test_dataset or trainer.train_dataset
         rows = [dataset[index] for index in range(min(_ROWS, len(dataset)))]
         self.num_rows = len(rows)
-        self._texts = [(row["prompt_ids"] + ids)[:_TOKENS] for row in rows for ids in row["answer_ids"]]
+        # A prompt that the model answers in training has no answer here.
+        self._texts = [(row["prompt_ids"] + ids)[:_TOKENS] for row in rows for ids in row["answer_ids"] or [[]]]
         self._trained = self._logits(trainer.model)
 
     @torch.no_grad()

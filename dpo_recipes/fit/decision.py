@@ -55,7 +55,7 @@ def decide(
     checked = check_fit(
         recipe,
         prepared.location,
-        read_workload(prepared.splits.datasets),
+        read_workload(prepared.splits.datasets, recipe),
         trust_remote_code=trust_remote_code,
         num_processes=rank.num_processes,
         processes_here=rank.processes_here,

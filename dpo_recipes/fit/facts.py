@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dpo_recipes.launch.batch import batch_of
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -44,6 +45,9 @@ class JobFacts:
         if not self.num_train_rows:
             return None
         training = self.recipe.training
+        repeats = objective_of(self.recipe).steps_on_answers(self.recipe.objective)
+        if repeats > 1:
+            return self.num_train_rows // self.rows_per_step * repeats
         micro_batches = math.ceil(self.num_train_rows / (training.micro_batch_size * self.num_processes))
         return math.ceil(micro_batches / training.gradient_accumulation_steps)
 

@@ -58,6 +58,7 @@ class ArrayFiles:
             "tasks": list(tasks),
             "recipe": to_plain(validated.composed),
             "trust_remote_code": options.trust_remote_code,
+            "reward_functions": options.reward_functions,
             "retries": options.retries,
             "num_processes": flags.num_processes,
             "num_nodes": flags.num_nodes,
@@ -68,7 +69,8 @@ class ArrayFiles:
         """The recipe of the sweep, and how its runs are executed."""
         plain = self._read_job()
         flags = LaunchFlags(plain["num_processes"], plain["num_nodes"])
-        options = RunOptions(plain["trust_remote_code"], plain["retries"], flags)
+        functions = tuple(plain["reward_functions"])
+        options = RunOptions(plain["trust_remote_code"], plain["retries"], flags, reward_functions=functions)
         return validate_composed(from_plain(plain["recipe"])), options
 
     def read_tasks(self) -> list[int]:

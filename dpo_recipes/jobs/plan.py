@@ -65,7 +65,7 @@ def plan_run(recipe: Recipe, options: PlanOptions) -> PlannedRun:
     reports: dict[str, SplitReport] = {}
     if _reads(given, options):
         prepared = prepare_data(recipe, options.on_stage, trust_remote_code=trust)
-        workload, reports = read_workload(prepared.splits.datasets), prepared.splits.reports
+        workload, reports = read_workload(prepared.splits.datasets, recipe), prepared.splits.reports
         found = [*found, *prepared.splits.warnings]
         check_pass_budget(recipe, prepared.splits, batch.num_processes)
     options.on_stage("plan", f"{recipe.model.path} on {target.device.name}")

@@ -50,7 +50,8 @@ def run_sweep(
     options = options or RunOptions()
     recipe = validated.recipe
     _check_nodes(validated, options)
-    check_permitted(validated, trust_remote_code=options.trust_remote_code)
+    functions = options.reward_functions
+    check_permitted(validated, trust_remote_code=options.trust_remote_code, reward_functions=functions)
     sweep, is_resumed = open_or_create(validated, find_output_dir(recipe.output_dir), resume=resume)
     runs = runs_of(sweep, validated)
     first = {"event": "sweep", "dir": str(sweep.path), "num_runs": len(runs), "metric": sweep_metric(recipe)}

@@ -11,7 +11,7 @@ import yaml
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.hardware.machine import gpu_names
 from dpo_recipes.launch.files import launch_folder
-from dpo_recipes.launch.job import LaunchRequest, worker_arguments
+from dpo_recipes.launch.job import LaunchRequest, request_arguments
 from dpo_recipes.launch.torchrun import TorchrunLauncher, meeting_place
 from dpo_recipes.run_dir import write_text_atomically
 
@@ -48,7 +48,7 @@ class AccelerateLauncher(TorchrunLauncher):
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(_path(request))]
         # accelerate 1.15 reads from the configuration file only what has no default on the command line.
         meeting = ["--rdzv_backend", "c10d"] if request.num_nodes > 1 else []
-        worker = worker_arguments(request.run, trust_remote_code=request.trust_remote_code)
+        worker = request_arguments(request)
         return [*launcher, *meeting, *worker]
 
     def configurations(self, request: LaunchRequest) -> dict[str, dict[str, Any]]:

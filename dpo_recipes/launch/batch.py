@@ -127,9 +127,11 @@ def with_batch(recipe: Recipe, plan: BatchPlan) -> Recipe:
 def max_tokens(recipe: Recipe) -> int | None:
     """The token budget of a micro-batch, or None if micro-batches have a fixed number of rows.
 
-    It is also None if other rows in the micro-batch would change the loss.
+    It is also None if other rows in the micro-batch would change the loss, and if the answers of a row are yet to be
+    written, so that nobody knows its tokens.
     """
-    return recipe.training.max_tokens_per_pass if fixed_micro_batch_reason(recipe) is None else None
+    has_fixed_size = fixed_micro_batch_reason(recipe) is not None or objective_of(recipe).rows == "prompt"
+    return None if has_fixed_size else recipe.training.max_tokens_per_pass
 
 
 def batch_of(recipe: Recipe, num_processes: int = 1, num_nodes: int = 1) -> BatchPlan:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -30,6 +30,8 @@ class LaunchRequest:
     """The total over all nodes."""
     num_nodes: int = 1
     trust_remote_code: bool = False
+    reward_functions: tuple[str, ...] = ()
+    """The functions that the person has allowed as sources of rewards, as `/path/file.py:name`."""
     rendezvous: str | None = None
     """HOST:PORT of the first node, the rendezvous of several nodes."""
     slurm_settings: SlurmSettings = field(default_factory=SlurmSettings)
@@ -38,10 +40,17 @@ class LaunchRequest:
     """Receives messages for the person before a worker can send any, such as why a job waits."""
 
 
-def worker_arguments(run: RunDirectory, *, trust_remote_code: bool) -> list[str]:
+def worker_arguments(run: RunDirectory, *, trust_remote_code: bool, reward_functions: Sequence[str] = ()) -> list[str]:
     """The arguments that execute a directory, for a Python interpreter or a launcher such as torchrun."""
     flags = ["--trust-remote-code"] if trust_remote_code else []
+    flags += [word for function in reward_functions for word in ("--reward-function", function)]
     return ["-m", "dpo_recipes.worker", str(run.path), *flags]
+
+
+def request_arguments(request: LaunchRequest) -> list[str]:
+    """The same for a request."""
+    allowed = {"trust_remote_code": request.trust_remote_code, "reward_functions": request.reward_functions}
+    return worker_arguments(request.run, **allowed)
 
 
 def spawn(run: RunDirectory, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:

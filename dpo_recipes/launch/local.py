@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from dpo_recipes.hardware.machine import gpu_names, num_cores
-from dpo_recipes.launch.job import Launcher, LaunchRequest, ProcessJob, spawn, worker_arguments
+from dpo_recipes.launch.job import Launcher, LaunchRequest, ProcessJob, request_arguments, spawn
 from dpo_recipes.recipe.schema import Recipe
 
 # glibc requests the memory of large tensors from the system for each use and returns it: on a CPU, page faults took
@@ -77,7 +77,7 @@ class LocalLauncher(Launcher):
 
     def command(self, request: LaunchRequest) -> list[str]:
         """The worker itself."""
-        return [sys.executable, *worker_arguments(request.run, trust_remote_code=request.trust_remote_code)]
+        return [sys.executable, *request_arguments(request)]
 
     def start(self, request: LaunchRequest) -> ProcessJob:
         """Start the worker."""

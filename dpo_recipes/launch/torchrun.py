@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from dpo_recipes.errors import RecipeError
-from dpo_recipes.launch.job import Launcher, LaunchRequest, ProcessJob, spawn, worker_arguments
+from dpo_recipes.launch.job import Launcher, LaunchRequest, ProcessJob, request_arguments, spawn
 from dpo_recipes.launch.local import worker_environment
 from dpo_recipes.launch.ranks import signal_processes
 from dpo_recipes.run_dir import RunDirectory
@@ -26,7 +26,7 @@ class TorchrunLauncher(Launcher):
         rendezvous."""
         per_node = request.num_processes // request.num_nodes
         torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={per_node}"]
-        worker = worker_arguments(request.run, trust_remote_code=request.trust_remote_code)
+        worker = request_arguments(request)
         return [*torchrun, *_meeting(request), *worker]
 
     def start(self, request: LaunchRequest) -> TorchrunJob:

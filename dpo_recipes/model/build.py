@@ -121,6 +121,8 @@ def _describe_reference(recipe: Recipe, reference: str) -> str | None:
     kind = objective_of(recipe).reference(recipe.objective)
     if kind == "none":
         return None
+    if kind == "each_step":
+        return f"{reference}: it computes the answers that the policy writes, in each step"
     if kind == "live":
         return f"at first {reference}; it moves towards the policy, and its log-probabilities are computed in each step"
     return f"{reference}: its log-probabilities are computed once, before the first step"

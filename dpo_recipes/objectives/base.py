@@ -8,7 +8,7 @@ objective's module, because every check of a recipe loads it: a loss imports tor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from dpo_recipes.errors import Finding, Where
 from dpo_recipes.formats import format_number, format_percent
+from dpo_recipes.reward_settings import RewardSettings
 from dpo_recipes.section import Section
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ RowShape = Literal["pair", "labelled", "completion", "prompt"]
 _ROW_NOUNS = {"pair": "pair", "labelled": "answer", "completion": "completion", "prompt": "prompt"}
 Head = Literal["causal_lm", "score"]
 """`causal_lm`: the model predicts tokens. `score`: the model returns one number for a whole sequence."""
-ReferenceKind = Literal["none", "frozen", "live"]
+ReferenceKind = Literal["none", "frozen", "live", "each_step"]
 """`none`: the loss needs no reference. `frozen`: the untouched base, whose values are computed once. `live`: a model
-that changes during training, which needs a trainer of its own (`Objective.trainer`)."""
+that changes during training. `each_step`: the untouched base, which computes answers that the policy has just written.
+The last two need a trainer of their own (`Objective.trainer`)."""
 
 
 class Locate(Protocol):
@@ -179,6 +181,20 @@ class RowCounts:
 
 
 @dataclass
+class TokenScores:
+    """Log-probabilities of the single tokens of a micro-batch. All tensors are [B, K, T] and float32; only positions
+    with a `mask` of 1 are trained tokens of an answer."""
+
+    logps: Tensor
+    """Of the policy, with gradients."""
+    mask: Tensor
+    old_logps: Tensor | None = None
+    """When the policy wrote the answers."""
+    reference_logps: Tensor | None = None
+    """None without a reference."""
+
+
+@dataclass
 class Scores:
     """What the engine computed for a micro-batch of B rows with K answers each. All tensors are float32.
 
@@ -205,6 +221,12 @@ class Scores:
     """[B] of bool for labelled rows."""
     margins: Tensor | None = None
     """[B]: the margin column of reward modelling; None if the data have none."""
+    advantages: Tensor | None = None
+    """[B, K]: how much better each answer is than the others to its prompt, for answers that the policy has written."""
+    old_logps: Tensor | None = None
+    """[B, K]: the log-probabilities when the policy wrote the answers."""
+    of_tokens: TokenScores | None = None
+    """The values of single tokens, if `Objective.uses_tokens` is set."""
     weights: Tensor | None = None
     """[B]: the weight of each row, which `weighted` applies; None if all rows count alike."""
 
@@ -240,6 +262,8 @@ class Objective:
     """The key of the metric by which `keep_best`, sweeps and the verdict judge."""
     metrics_note: ClassVar[str] = ""
     """What readers of a report or a model card must know about the metrics, in sentences."""
+    starting_params: ClassVar[Mapping[str, Any]] = {}
+    """Examples of required parameters, with which a new recipe begins."""
     loss_mean: ClassVar[Literal["rows", "tokens"]] = "rows"
     """What the loss of an optimizer step is a mean over. With `tokens`, `Loss.per_row` holds sums over tokens."""
     trainer: ClassVar[str] = "dpo_recipes.engine.loss_trainer:LossTrainer"
@@ -273,6 +297,35 @@ class Objective:
     def reference(self, params: Any) -> ReferenceKind:
         """Whether the loss compares the policy with a reference."""
         return "none"
+
+    def rewards(self, params: Any) -> Sequence[RewardSettings]:
+        """The sources of rewards of an objective whose policy writes answers in training."""
+        return ()
+
+    def new_tokens(self, params: Any) -> int:
+        """The most tokens of an answer that the policy writes in training; 0 if it writes none. Prompts leave this room
+        below `data.max_length`."""
+        return 0
+
+    def steps_on_answers(self, params: Any) -> int:
+        """The optimizer steps on answers that the policy has written, before it writes others."""
+        return 1
+
+    def uses_tokens(self, params: Any) -> bool:
+        """Whether the loss needs the values of single tokens, `Scores.of_tokens`."""
+        return False
+
+    def further_metrics(self, params: Any) -> Sequence[str]:
+        """Keys of metrics that are logged beside `metrics`, because they depend on the parameters."""
+        return ()
+
+    def temperature(self, params: Any) -> float:
+        """The number that logits are divided by before log-probabilities are computed."""
+        return 1.0
+
+    def mean_over(self, params: Any) -> Literal["rows", "tokens"]:
+        """`loss_mean`, or another one for these parameters."""
+        return self.loss_mean
 
     def couples_batch(self, params: Any) -> bool:
         """Whether the loss of a row depends on the other rows of its micro-batch, which must then never change."""

@@ -18,6 +18,7 @@ from dpo_recipes.recipe import (
     early_stopping_checks,
     launch_checks,
     model_checks,
+    reward_checks,
     secret_checks,
     source_checks,
     sweep_checks,
@@ -157,9 +158,17 @@ def check_objective(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     yield from objective_of(recipe).check(recipe, composed.where)
 
 
+def check_rewards(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
+    """R384, R385, R387 and R388: the sources of rewards of the objective."""
+    sources = objective_of(recipe).rewards(recipe.objective)
+    yield from reward_checks.check_reward_sources(sources, ("objective", "rewards"), composed)
+
+
 def check_token_budget(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R394: the micro-batches of a loss that depends on them are not filled by tokens."""
     training, reason = recipe.training, fixed_micro_batch_reason(recipe)
+    if objective_of(recipe).rows == "prompt":
+        reason = "the answers to a prompt are yet to be written, so that nobody knows their tokens"
     if training.max_tokens_per_pass is not None and reason is not None:
         yield Finding(
             "R394",
@@ -218,6 +227,7 @@ RULES: tuple[RecipeRule, ...] = (
     *source_checks.RULES,
     check_chat_template,
     check_objective,
+    check_rewards,
     check_token_budget,
     check_metrics,
     early_stopping_checks.check_patience,

@@ -75,3 +75,12 @@ FOREIGN_NAMES = {
     "val_size": "data.eval.fraction",
     "max_samples": "data.train[].limit",
 }
+
+FOREIGN_KINDS = {
+    "ppo": (
+        "TRL 1.16 has no PPOTrainer any more; RLOO optimizes the same reward with PPO's clipped ratio and needs no "
+        "value head, because the other answers to a prompt are the baseline",
+        "write `kind: rloo`; docs/rl.md maps PPO's settings (init_kl_coef, cliprange, ppo_epochs) to those of rloo",
+    ),
+}
+"""Objectives of other programs that do not exist here: why, and a way out."""

@@ -27,14 +27,12 @@ from dpo_recipes.reward_settings import (
 from dpo_recipes.run_dir import RunDirectory
 
 
-def check_reward_sources(
-    sources: Sequence[RewardSettings], at: DataPath, composed: Composed, *, is_model_checked: bool = True
-) -> Iterator[Finding]:
-    """R384, R385, R387 and R388 for the sources of a list at a path of the recipe. Without `is_model_checked`, paths of
-    reward models are not looked at, for example because they do not exist yet."""
+def check_reward_sources(sources: Sequence[RewardSettings], at: DataPath, composed: Composed) -> Iterator[Finding]:
+    """R384, R385, R387 and R388 for the sources of a list at a path of the recipe. A reward model that a step of a
+    chain is to make does not exist yet."""
     for place, source in enumerate(sources):
         here = (*at, place)
-        if isinstance(source, ModelReward) and (not is_model_checked or is_reference(source.model)):
+        if isinstance(source, ModelReward) and is_reference(source.model):
             continue
         if isinstance(source, ModelReward):
             yield from _check_model(source, (*here, "model"), composed)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from dpo_recipes.errors import Finding, Where, path_text
 from dpo_recipes.recipe.compose import Composed
-from dpo_recipes.recipe.foreign_names import FOREIGN_NAMES
+from dpo_recipes.recipe.foreign_names import FOREIGN_KINDS, FOREIGN_NAMES
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP, Chain, StepHead
@@ -212,6 +212,8 @@ def _unknown_choice(
         else f"`{path_text(place)}` cannot be {_shown(value)}"
     )
     at = (*place, value) if is_key else place
+    if place == ("objective", "kind") and value in FOREIGN_KINDS:
+        return Finding("R204", what, composed.where(at), *FOREIGN_KINDS[value])
     return Finding(
         "R204",
         what,

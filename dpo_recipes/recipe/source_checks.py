@@ -32,6 +32,7 @@ from dpo_recipes.recipe.references import is_reference
 from dpo_recipes.recipe.rule_findings import does_nothing
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import HeldOut, Source
+from dpo_recipes.reward_settings import needed_columns
 
 _REMOTE_LIBRARIES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 _FILES_END_IN = f"data files end in {', '.join(DATA_SUFFIXES)}"
@@ -174,7 +175,9 @@ def _check_format(at: DataPath, source: Source, recipe: Recipe, composed: Compos
             if data_format.detect or source.format != "auto"
             for column in (*data_format.columns, *data_format.optional_columns)
         }
-        yield from _check_columns((*at, "columns"), source.columns, {*columns, *ROW_NUMBERS, SUBSET}, composed)
+        kept = needed_columns(objective_of(recipe).rewards(recipe.objective))
+        known_here = {*columns, *ROW_NUMBERS, SUBSET, *kept}
+        yield from _check_columns((*at, "columns"), source.columns, known_here, composed)
     if source.format != "auto":
         data_format = registry.load("data_formats", source.format)
         refusal = why_not(data_format.kind, objective_of(recipe).rows)

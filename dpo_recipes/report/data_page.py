@@ -69,28 +69,19 @@ def _unit(split: dict[str, Any]) -> str:
 
 
 def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
-    histograms, answers = split["histograms"], split["answers"]
-    _, *names, whole = split["lengths"]
+    histograms = split["histograms"]
+    parts = list(split["lengths"])
+    names, whole = parts[1:-1], parts[-1]
     is_pair = len(names) == 2
-    comparison = "Before truncation, including the tokens that the template writes after them."
-    if is_pair:
-        comparison = (
-            f"Chosen is longer in {format_percent(answers['chosen_longer'], 0)} of pairs, rejected in "
-            f"{format_percent(answers['rejected_longer'], 0)} (after truncation; the chart shows lengths before it)."
+    charts = _length_charts(split, names, whole, max_length) if names else []
+    charts.append(
+        lay_out_bars(
+            "Prompts",
+            "Before truncation, including the tokens of the template.",
+            {"prompt": histograms["prompt"]},
+            None if names else max_length,
         )
-    charts = [
-        lay_out_bars(
-            f"Whole {whole}s",
-            f"Prompt and {'the longer answer' if is_pair else 'answer'}, before truncation. The outer bars of all "
-            "charts include all values beyond.",
-            {whole: histograms[whole]},
-            max_length,
-        ),
-        lay_out_bars("Answers", comparison, {part: histograms[part] for part in names}),
-        lay_out_bars(
-            "Prompts", "Before truncation, including the tokens of the template.", {"prompt": histograms["prompt"]}
-        ),
-    ]
+    )
     if is_pair:
         charts.append(
             lay_out_bars(
@@ -105,6 +96,28 @@ def _section(name: str, split: dict[str, Any], max_length: int) -> SplitSection:
         tables.append(_subsets(split))
     title = f"{_TITLES[name]} {whole}s"
     return SplitSection(name, title, _tiles(split), split["observations"], charts, tables)
+
+
+def _length_charts(split: dict[str, Any], names: list[str], whole: str, max_length: int) -> list[BarChart]:
+    """The lengths of whole rows and of their answers."""
+    histograms, answers = split["histograms"], split["answers"]
+    is_pair = len(names) == 2
+    comparison = "Before truncation, including the tokens that the template writes after them."
+    if is_pair:
+        comparison = (
+            f"Chosen is longer in {format_percent(answers['chosen_longer'], 0)} of pairs, rejected in "
+            f"{format_percent(answers['rejected_longer'], 0)} (after truncation; the chart shows lengths before it)."
+        )
+    return [
+        lay_out_bars(
+            f"Whole {whole}s",
+            f"Prompt and {'the longer answer' if is_pair else 'answer'}, before truncation. The outer bars of all "
+            "charts include all values beyond.",
+            {whole: histograms[whole]},
+            max_length,
+        ),
+        lay_out_bars("Answers", comparison, {part: histograms[part] for part in names}),
+    ]
 
 
 def _tiles(split: dict[str, Any]) -> list[Tile]:

@@ -241,6 +241,21 @@ def test_a_stream_without_unicode_does_not_fail(recipe: Path) -> None:
         assert b"tokenizer " in done.stderr
 
 
+def test_prompts_leave_room_for_their_answers(recipe: Path, tmp_path: Path) -> None:
+    objective = "objective={kind: rloo, rewards: [{rule: json}], max_new_tokens: 60}"
+    shown = ("--set", objective, "--show", 16, "--html", tmp_path / "page.html")
+    split = _json(recipe, *shown)["splits"]["train"]
+    assert split["conversions"] == [{"from": "pairs", "to": "prompts", "rows": 16, "made": 16}]
+    assert split["lengths"]["prompt"]["max"] == 36, "96 tokens less 60 of an answer"
+    assert split["truncated"] == {"prompt_start": 1}
+    assert split["answers"] == {}
+    assert all(row["tokens"].keys() == {"prompt"} for row in split["shown"])
+    text = _run(recipe, *shown).stdout
+    assert "max_length 36" in text
+    assert "train: 16 prompts" in text
+    assert "Training prompts" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_held_out_prompts_of_the_training_rows_are_counted(recipe: Path) -> None:
     path = _write(recipe.parent / "held_out.jsonl", [ROWS[0], {**ROWS[1], "prompt": "Another one?"}])
     held_out = ("--set", f"data.eval.sources=[{{path: '{path}'}}]")

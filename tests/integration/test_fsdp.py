@@ -23,9 +23,9 @@ LORA = "{kind: lora, r: 4}"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Runner]:
-    own = torchrun.worker_arguments
+    own = torchrun.request_arguments
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchrun, "worker_arguments", lambda order: ["-m", "fsdp_worker", *own(order)[2:]])
+        patch.setattr(torchrun, "request_arguments", lambda order: ["-m", "fsdp_worker", *own(order)[2:]])
         rules: dict[Any, Any] = dict(rule_table.RULES)
         allow_fsdp_on_cpu(rules)
         patch.setitem(rule_table.RULES, "strategy", rules["strategy"])  # pyright: ignore[reportArgumentType]

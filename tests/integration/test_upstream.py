@@ -93,6 +93,18 @@ def test_whether_training_is_over_is_asked_after_a_step_only() -> None:
     assert "self.state.max_steps" not in epoch.partition("for update_step in range(")[0]
 
 
+def test_the_trainer_asks_for_the_micro_batches_of_a_step_before_it_begins() -> None:
+    """`PolicyTrainer` writes the answers of a step there, in an order of prompts of its own."""
+    epoch = inspect.getsource(Trainer._run_epoch)
+    assert epoch.index("self.get_batch_samples(epoch_iterator, num_batches") < epoch.index("on_step_begin")
+    assert list(inspect.signature(Trainer.get_batch_samples).parameters)[1:] == [
+        "epoch_iterator",
+        "num_batches",
+        "device",
+    ]
+    assert "self._get_train_sampler" in inspect.getsource(Trainer.get_train_dataloader)
+
+
 def test_inputs_keep_their_precision_where_transformers_would_round_them() -> None:
     """Under DeepSpeed it gives floating-point inputs the model's precision; ours are sums of log-probabilities."""
     assert "deepspeed_plugin" in inspect.getsource(Trainer._prepare_input)

@@ -117,7 +117,7 @@ def test_a_new_recipe_of_each_objective_validates(
     validated, objective = validate(tmp_path / "mine.yaml"), get_objective(kind)
     assert validated.warnings == ()
     recipe = validated.recipe
-    assert recipe.objective == objective.params.model_validate({"kind": kind})
+    assert recipe.objective == objective.params.model_validate({"kind": kind, **objective.starting_params})
     rates = objective.learning_rates(recipe.objective)
     if rates is not None:
         assert recipe.training.learning_rate == (rates.full if flags else rates.lora).start

@@ -133,6 +133,32 @@ def test_all_formats_of_pairs_become_labelled_rows(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
+    ("rows", "made"),
+    [(PAIRS, "pairs"), (LABELLED, "labelled rows"), ([{"prompt": "Hi", "completion": "a"}], "completions")],
+)
+def test_of_any_row_the_prompt_is_left(tmp_path: Path, rows: list[Any], made: str) -> None:
+    splits = load(source_of(tmp_path, rows), "prompt")
+    assert all(row.answers == () and row.label is None for row in splits.train)
+    assert splits.reports["train"].conversions[0]["from"] == made
+    assert splits.reports["train"].conversions[0]["to"] == "prompts"
+
+
+def test_prompts_alone_are_read_if_no_other_format_fits(tmp_path: Path) -> None:
+    rows = [{"prompt": "One?", "solution": 1}, {"prompt": "Two?", "solution": None}]
+    data = Data(train=[source_of(tmp_path, rows, columns={"right": "solution"})])
+    splits = load_rows(data, 3, "prompt", ["right"])
+    assert [(shown(row)[0], row.columns) for row in splits.train] == [("One?", {"right": 1}), ("Two?", {"right": None})]
+    assert load_rows(data, 3, "prompt").train[0].columns == {}
+    with pytest.raises(DataError) as caught:
+        load_rows(data, 3, "prompt", ["wrong"])
+    assert caught.value.findings[0].code == "D417"
+    assert "`wrong`" in caught.value.findings[0].what
+    with pytest.raises(DataError) as caught:
+        load(source_of(tmp_path, rows), "pair")
+    assert caught.value.findings[0].code == "D402", "without answers, rows are no preferences"
+
+
+@pytest.mark.parametrize(
     ("name", "shape", "fix"),
     [
         ("unpaired", "pair", "data with a chosen and a rejected answer, or write `objective: {kind: kto}`"),

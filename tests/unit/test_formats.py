@@ -632,6 +632,9 @@ GOOD_ROWS += [
         {"messages": [USER, {**CALL, "content": None}, RAIN, GOOD], "tools": json.dumps([TOOL])},
         [single([USER], [CALL, RAIN, GOOD], tools=[TOOL])],
     ),
+    ("prompt", {"prompt": "Hi", "anything": 1}, [Row([USER], (), "f:1")]),
+    ("prompt", {"prompt": json.dumps([SYSTEM, USER])}, [Row([SYSTEM, USER], (), "f:1")]),
+    ("prompt", {"prompt": "Hi", "system": "Be kind."}, [Row([SYSTEM, USER], (), "f:1")]),
     ("prompt_completion", {"prompt": "Hi", "completion": "Hello."}, [HI_ONLY]),
     ("prompt_completion", {"prompt": "Hi", "completion": "Hello.", "label": None}, [HI_ONLY]),
     ("prompt_completion", {"prompt": [USER], "completion": [GOOD], "system": "Be kind."}, [HI_ONLY_SYSTEM]),
@@ -676,6 +679,8 @@ BAD_ROWS: list[tuple[str, Columns, str, str]] = [
     ("messages", {"messages": [USER, GOOD, SYSTEM, MORE, GOOD]}, "bad_role_order", "message 3"),
     ("messages", {"messages": [USER, RAIN, GOOD]}, "bad_role_order", "`tool` message follows `user`"),
     ("messages", {"messages": "Hi"}, "no_text", "`messages` is not a list of messages"),
+    ("prompt", {"prompt": [USER, GOOD]}, "bad_role_order", "ends with a message"),
+    ("prompt", {"prompt": " "}, "no_text", "`prompt` is empty"),
     ("prompt_completion", {"prompt": "Hi", "completion": [USER]}, "bad_role_order", "does not start with a message"),
     ("prompt_completion", {"prompt": [USER, GOOD], "completion": [GOOD]}, "bad_role_order", "ends with a message"),
     ("prompt_completion", {"prompt": "Hi", "completion": str(GOOD)}, "list_as_text", "in Python syntax"),
@@ -963,7 +968,7 @@ def test_exactly_one_format_matches_a_row(name: str, columns: Columns, expected:
     assert FORMATS[name].matches(columns)
     if FORMATS[name].detect:
         assert detected(columns) == {name}
-    shapes = {"pair": (2, False), "labelled": (1, True), "completion": (1, False)}
+    shapes = {"pair": (2, False), "labelled": (1, True), "completion": (1, False), "prompt": (0, False)}
     assert {(len(row.answers), row.label is not None) for row in expected} == {shapes[FORMATS[name].kind]}
 
 

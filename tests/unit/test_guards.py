@@ -37,7 +37,8 @@ GUARDS = guard_classes()
 def job(kind: str = "dpo", **changes: Any) -> Job:
     objective = get_objective(kind)
     facts: dict[str, Any] = {"rows_per_step": 16, "num_eval_rows": 400, "chosen_tokens": 50.0, **changes}
-    return Job(objective, objective.params(kind=kind), **facts)
+    params = objective.params.model_validate({"kind": kind, **objective.starting_params})
+    return Job(objective, params, **facts)
 
 
 def trained(*losses: float, **values: Any) -> list[Row]:

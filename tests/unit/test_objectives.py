@@ -9,11 +9,14 @@ import pytest
 
 from dpo_recipes.data.mismatched import mismatched_rows
 from dpo_recipes.errors import Finding, Where
-from dpo_recipes.objectives import cpo, dpo, kto, orpo, reward, sft
+from dpo_recipes.objectives import cpo, dpo, grpo, kto, orpo, reward, rloo, sft
 from dpo_recipes.objectives.base import LOSS, Advice, Objective, RowCounts
 from dpo_recipes.recipe.schema import Recipe
 
-OBJECTIVES = [dpo.OBJECTIVE, orpo.OBJECTIVE, cpo.CPO, cpo.SIMPO, kto.OBJECTIVE, sft.OBJECTIVE, reward.OBJECTIVE]
+OBJECTIVES = [
+    *(dpo.OBJECTIVE, orpo.OBJECTIVE, cpo.CPO, cpo.SIMPO, kto.OBJECTIVE, sft.OBJECTIVE, reward.OBJECTIVE),
+    *(rloo.OBJECTIVE, grpo.OBJECTIVE),
+]
 
 
 def make_recipe(objective: Objective, params: dict[str, Any] | None = None, **sections: Any) -> Recipe:
@@ -24,7 +27,9 @@ def make_recipe(objective: Objective, params: dict[str, Any] | None = None, **se
             "name": "job",
             "model": {"path": "gpt2"},
             "data": {"train": [{"path": "rows.jsonl"}], **sections.pop("data", {})},
-            "objective": objective.params.model_validate({"kind": objective.kind, **(params or {})}),
+            "objective": objective.params.model_validate(
+                {"kind": objective.kind, **objective.starting_params, **(params or {})}
+            ),
             **sections,
         }
     )
@@ -44,7 +49,7 @@ def advise(good: int | None, bad: int | None, **params: float) -> list[Advice]:
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.kind)
 def test_an_objective_describes_itself(objective: Objective) -> None:
-    params = objective.params.model_validate({"kind": objective.kind})
+    params = objective.params.model_validate({"kind": objective.kind, **objective.starting_params})
     keys = [metric.key for metric in objective.metrics]
     assert objective.metrics[0] is LOSS
     assert len(set(keys)) == len(keys)
@@ -61,7 +66,7 @@ def test_an_objective_describes_itself(objective: Objective) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.kind)
 def test_every_parameter_has_a_default_and_a_description(objective: Objective) -> None:
     for name, field in objective.params.model_fields.items():
-        assert name == "kind" or not field.is_required()
+        assert name in ("kind", *objective.starting_params) or not field.is_required()
         assert field.description, name
 
 
@@ -76,6 +81,8 @@ def test_every_parameter_has_a_default_and_a_description(objective: Objective) -
         (kto.OBJECTIVE, {}, "KTO"),
         (kto.OBJECTIVE, {"loss_type": "apo_zero_unpaired"}, "KTO (APO-zero, unpaired)"),
         (sft.OBJECTIVE, {}, "SFT"),
+        (rloo.OBJECTIVE, {}, "RLOO"),
+        (grpo.OBJECTIVE, {"loss_type": "dr_grpo"}, "GRPO (dr_grpo)"),
         (reward.OBJECTIVE, {}, "Reward model (Bradley-Terry)"),
     ],
 )
@@ -87,7 +94,7 @@ def test_what_a_row_costs() -> None:
     shapes = {}
     for objective in OBJECTIVES:
         shapes[objective.kind] = objective.batch_shape(make_recipe(objective).objective).num_answers
-    assert shapes == {"dpo": 2, "orpo": 2, "cpo": 2, "simpo": 2, "kto": 2, "sft": 1, "reward": 2}
+    assert shapes == {"dpo": 2, "orpo": 2, "cpo": 2, "simpo": 2, "kto": 2, "sft": 1, "reward": 2, "rloo": 4, "grpo": 4}
     unpaired = make_recipe(kto.OBJECTIVE, {"loss_type": "apo_zero_unpaired"}).objective
     assert kto.OBJECTIVE.batch_shape(unpaired).num_answers == 1
     assert orpo.OBJECTIVE.batch_shape(make_recipe(orpo.OBJECTIVE, {"nll_on_prompt": True}).objective).scores_prompt
@@ -130,6 +137,19 @@ def test_simpo_averages_tokens_only_with_a_log_likelihood() -> None:
         (reward.OBJECTIVE, {}, {"evaluation": {"num_samples": 8}}, "R327", "key evaluation.num_samples"),
         (reward.OBJECTIVE, {}, {"evaluation": {"max_new_tokens": 64}}, "R327", "key evaluation.max_new_tokens"),
         (reward.OBJECTIVE, {}, {"data": {"train_on_turns": "all"}}, "R327", "key data.train_on_turns"),
+        (rloo.OBJECTIVE, {"rewards": [{"rule": "json", "weight": 0.0}]}, {}, "R389", "key objective.rewards"),
+        (grpo.OBJECTIVE, {"reward_clip_range": [1.0, 1.0]}, {}, "R389", "objective.reward_clip_range"),
+        (rloo.OBJECTIVE, {"max_new_tokens": 1020}, {}, "R395", "key objective.max_new_tokens"),
+        (grpo.OBJECTIVE, {}, {"data": {"overlong": "truncate_completion_end"}}, "R327", "data.overlong"),
+        (rloo.OBJECTIVE, {}, {"data": {"train_on_turns": "last"}}, "R327", "key data.train_on_turns"),
+        (rloo.OBJECTIVE, {}, {"launch": {"strategy": "fsdp"}}, "R391", "launch.strategy"),
+        (
+            rloo.OBJECTIVE,
+            {"num_iterations": 2},
+            {"launch": {"num_processes": 2}},
+            "R391",
+            "key objective.num_iterations",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(

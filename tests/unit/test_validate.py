@@ -130,7 +130,7 @@ def test_values_out_of_range_or_form_are_refused(check: Check, override: str, co
     [
         ("objective={kind: dpo, loss_type: sigmod}", "`objective.loss_type`", "did you mean `sigmoid`?"),
         ("objective={kind: dpo, loss_type: [sft, hing]}", "`objective.loss_type[1]`", "did you mean `hinge`?"),
-        ("objective={kind: ppo}", "`objective.kind`", "did you mean `dpo`?"),
+        ("objective={kind: dop}", "`objective.kind`", "did you mean `dpo`?"),
         ("data.overlong=dorp", "`data.overlong`", "did you mean `drop`?"),
         ("tracking.report_to=[wandbb]", "`tracking.report_to[0]`", "did you mean `wandb`?"),
     ],

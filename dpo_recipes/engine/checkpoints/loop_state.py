@@ -45,6 +45,7 @@ def restore_loop_state(trainer: Any, folder: Path) -> dict[str, Any]:
     trainer._total_loss_scalar = state["total_loss"]
     trainer._globalstep_last_logged = state["last_logged"]
     trainer._initial_global_step = 0
+    trainer.load_more(folder)
     return state
 
 

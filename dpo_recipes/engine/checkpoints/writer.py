@@ -64,6 +64,7 @@ class CheckpointWriter:
         try:
             write()
             save_loop_state(trainer, written, more)
+            trainer.save_more(written)
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._explain(error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.planner.rollout import STEP_S, RolloutCost, rollout_seconds
 from dpo_recipes.fit.planner.workload import LengthTable
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
@@ -34,7 +35,12 @@ class Duration:
 
 
 def estimate_duration(
-    meta_model: MetaModel, weights: Weights, typical: LengthTable, facts: JobFacts, rates: Rates
+    meta_model: MetaModel,
+    weights: Weights,
+    typical: LengthTable,
+    facts: JobFacts,
+    rates: Rates,
+    rollout: RolloutCost | None = None,
 ) -> Duration:
     """The time of reference pass, training, evaluations and sample answers, from that of a typical micro-batch."""
     recipe = meta_model.recipe
@@ -43,6 +49,8 @@ def estimate_duration(
     step_work = work_of(meta_model, batch, rates)
     size = len(typical)
     micro_batches = batch_of(recipe).rows_per_step / size
+    objective = objective_of(recipe)
+    reference = objective.reference(recipe.objective)
     # The optimizer reads and writes parameters, gradients and its state once.
     update_s = 5 * weights.trainable_bytes / rates.bandwidth
     step_s, step_flops = micro_batches * step_work.seconds + update_s, micro_batches * step_work.flops
@@ -51,8 +59,6 @@ def estimate_duration(
     row_s, row_flops = forward.seconds / size, forward.flops / size
     seen = min(facts.num_train_rows, facts.num_steps * facts.rows_per_step)
     held_out, tested = facts.num_eval_rows or 0, facts.num_test_rows or 0
-    objective = objective_of(recipe)
-    reference = objective.reference(recipe.objective)
     referenced = seen + held_out + tested if reference == "frozen" else 0
     evaluated = (2 + _evaluations(facts)) * held_out + 2 * tested
     if reference == "live":
@@ -66,8 +72,11 @@ def estimate_duration(
         "reference": referenced / facts.num_processes * row_s,
         "training": facts.num_steps * step_s,
         "evaluation": evaluated / facts.num_processes * row_s,
-        "samples": answers * (weights.base / rates.bandwidth + 0.02),
+        "samples": answers * (weights.base / rates.bandwidth + STEP_S),
     }
+    if rollout is not None:
+        # Both passes of an evaluation that need no gradient are short beside writing the answers.
+        stages["generation"] = rollout_seconds(rollout, facts, evaluated)
     flops = facts.num_steps * facts.num_processes * step_flops + (referenced + evaluated) * row_flops
     return Duration(step_s, step_flops, stages, flops)
 
@@ -83,10 +92,12 @@ class Work:
 def work_of(meta_model: MetaModel, batch: Batch, rates: Rates) -> Work:
     """The work of a training micro-batch: forward and backward pass, and the pass of a reference that moves."""
     recipe, step = meta_model.recipe, simulate(meta_model, batch, rates)
-    if objective_of(recipe).reference(recipe.objective) != "live":
+    kind = objective_of(recipe).reference(recipe.objective)
+    if kind not in ("live", "each_step"):
         return Work(step.seconds, step.flops)
     reference = simulate(meta_model, batch, rates, trains=False)
-    return Work(step.seconds + reference.seconds, step.flops + reference.flops)
+    passes = 1 if kind == "live" else 2  # of the reference, and of the policy before the step
+    return Work(step.seconds + passes * reference.seconds, step.flops + passes * reference.flops)
 
 
 def _evaluations(facts: JobFacts) -> int:

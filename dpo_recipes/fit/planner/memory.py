@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_recipes.fit.planner.optimizers import optimizer_cost
+from dpo_recipes.fit.planner.rollout import RolloutCost
 from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
@@ -24,7 +25,7 @@ _CUDA_PROCESS = 64 * MIB
 # them if layers keep nothing else. The LM head's tiles also leave blocks free that only larger, later tensors could
 # use.
 _FRAGMENTATION = {"cpu": 0.10, "cuda": 0.05, "mps": 0.05}
-_RESIDENT = ("weights", "adapter", "reference", "overhead")
+_RESIDENT = ("weights", "adapter", "reference", "reward_models", "overhead")
 """The parts that are there before the first pass."""
 _CPU_CHECKPOINTED = 1.5
 _CPU_LEFT = 120 * MIB
@@ -73,7 +74,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    meta_model: MetaModel, weights: Weights, longest: Batch, rates: Rates, sharding: Sharding
+    meta_model: MetaModel,
+    weights: Weights,
+    longest: Batch,
+    rates: Rates,
+    sharding: Sharding,
+    rollout: RolloutCost | None = None,
 ) -> MemoryEstimate:
     """The peak of each phase, for the largest micro-batch of the data."""
     step = simulate(meta_model, longest, rates)
@@ -89,6 +95,10 @@ def estimate_memory(
     while_loading = dict(resident)
     if reference == "live":
         resident["reference"] = weights.trainable_bytes
+    elif reference == "each_step" and recipe.model.adapter is None:
+        resident["reference"] = weights.base
+    if rollout is not None:
+        resident["reward_models"] = rollout.reward_bytes
     cost = optimizer_cost(meta_model.recipe.training.optimizer, meta_model.device)
     gradients = sharding.gradients(weights.trainable_bytes)
     optimizer = sharding.optimizer(int(weights.num_trainable * cost.state))
@@ -106,6 +116,10 @@ def estimate_memory(
             },
         ),
     )
+    if rollout is not None:
+        # The optimizer's state is there from the second step on.
+        parts = {**resident, "optimizer": optimizer, "cache": rollout.cache_bytes}
+        phases = (*phases, Phase("generation", parts))
     return MemoryEstimate(tuple(_with_fragmentation(phase, meta_model) for phase in phases), step)
 
 

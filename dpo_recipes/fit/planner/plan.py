@@ -12,6 +12,7 @@ from dpo_recipes.fit.planner.changes import Change, Outcome, apply, as_written, 
 from dpo_recipes.fit.planner.disk import estimate_disk
 from dpo_recipes.fit.planner.duration import Duration, estimate_duration, work_of
 from dpo_recipes.fit.planner.memory import MemoryEstimate, estimate_memory
+from dpo_recipes.fit.planner.rollout import RolloutCost, rollout_cost
 from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.fit.planner.target import Target
 from dpo_recipes.fit.planner.workload import LengthTable, Workload
@@ -113,7 +114,8 @@ class Planner:
         """The plan of a variant of the recipe, with changes that would make it fit if it does not."""
         meta_model, weights = self._variant(recipe)
         longest = self._longest(recipe)
-        memory = estimate_memory(meta_model, weights, longest, self._rates, self._sharding)
+        rollout = self._rollout(recipe, meta_model, weights)
+        memory = estimate_memory(meta_model, weights, longest, self._rates, self._sharding, rollout)
         facts = self._workload.facts(recipe, self._sharding.num_processes)
         changes: tuple[Change, ...] = ()
         if with_changes and memory.peak_bytes > self._target.usable_bytes:
@@ -128,7 +130,7 @@ class Planner:
             facts,
             longest,
             memory,
-            estimate_duration(meta_model, weights, self._typical(recipe), facts, self._rates),
+            estimate_duration(meta_model, weights, self._typical(recipe), facts, self._rates, rollout),
             estimate_disk(meta_model, weights),
             changes,
         )
@@ -151,12 +153,18 @@ class Planner:
     def _longest(self, recipe: Recipe) -> Batch:
         return Batch.of(*self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares).T)
 
+    def _rollout(self, recipe: Recipe, meta_model: MetaModel, weights: Weights) -> RolloutCost | None:
+        lengths = self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares)
+        return rollout_cost(meta_model, weights, lengths, self._rates)
+
     def _typical(self, recipe: Recipe) -> LengthTable:
         return self._workload.typical(recipe, shares=self._shares)
 
     def _try(self, recipe: Recipe) -> Outcome:
         meta_model, weights = self._variant(recipe)
-        peak = estimate_memory(meta_model, weights, self._longest(recipe), self._rates, self._sharding).peak_bytes
+        rollout = self._rollout(recipe, meta_model, weights)
+        longest = self._longest(recipe)
+        peak = estimate_memory(meta_model, weights, longest, self._rates, self._sharding, rollout).peak_bytes
         typical = self._typical(recipe)
         passes = batch_of(recipe).rows_per_step / len(typical)
         step_s = work_of(meta_model, Batch.of(*typical.T), self._rates).seconds * passes

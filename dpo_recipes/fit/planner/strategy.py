@@ -36,6 +36,8 @@ def choose_strategy(
     missing = f"the whole job lacks {-whole.spare_bytes / _GIB:.2f} GiB on each device"
     if objective_of(recipe).reference(recipe.objective) == "live":
         return whole, f"{missing}, and it cannot be sharded: each process needs the moving reference whole"
+    if objective_of(recipe).new_tokens(recipe.objective):
+        return whole, f"{missing}, and it cannot be sharded: each process generates with all weights"
     quantization = recipe.model.quantization
     reasons: list[str] = []
     for strategy in _SHARDED:

@@ -52,9 +52,10 @@ class Workload:
         if max_tokens(recipe) is not None:
             size *= num_processes
         if self.lengths is None:
-            prompt = recipe.data.max_length // 2
-            answer = recipe.data.max_length - prompt
-            count = objective_of(recipe).batch_shape(recipe.objective).num_answers
+            objective, params = objective_of(recipe), recipe.objective
+            answer = objective.new_tokens(params) or recipe.data.max_length - recipe.data.max_length // 2
+            prompt = recipe.data.max_length - answer
+            count = objective.batch_shape(params).num_answers
             return _together(recipe, np.tile([prompt] + [answer] * count, (size, 1)), size, shares=shares)
         return _together(recipe, self._longest_first, size, shares=shares)
 
@@ -98,9 +99,14 @@ def _together(recipe: Recipe, rows: LengthTable, size: int, *, shares: bool) -> 
     return rows[largest_group(as_lengths(rows), most, size, shares=shares)]
 
 
-def read_workload(datasets: dict[str, Any]) -> Workload:
-    """The workload of tokenized splits (`TokenizedSplits.datasets`); reads lengths, not tokens."""
+def read_workload(datasets: dict[str, Any], recipe: Recipe) -> Workload:
+    """The workload of tokenized splits (`TokenizedSplits.datasets`); reads lengths, not tokens. Answers that the policy
+    writes in training are taken to be as long as they may be."""
     lengths = {name: row_lengths(dataset) for name, dataset in datasets.items()}
+    objective, params = objective_of(recipe), recipe.objective
+    if longest := objective.new_tokens(params):
+        count = objective.batch_shape(params).num_answers
+        lengths = {name: np.pad(rows, ((0, 0), (0, count)), constant_values=longest) for name, rows in lengths.items()}
     return Workload({name: len(rows) for name, rows in lengths.items()}, lengths)
 
 

@@ -93,7 +93,11 @@ class Train(StepKind):
 
     def check_permitted(self, checked: CheckedStep, options: RunOptions) -> None:
         """As for a single run."""
-        check_permitted(_validated(checked), trust_remote_code=options.trust_remote_code)
+        check_permitted(
+            _validated(checked),
+            trust_remote_code=options.trust_remote_code,
+            reward_functions=options.reward_functions,
+        )
 
     def devices(self, settings: Recipe) -> DeviceWish:
         """Those of the recipe."""
