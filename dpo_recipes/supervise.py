@@ -37,6 +37,7 @@ EventHandler = Callable[[dict[str, Any]], bool | None]
 _POLL_S = 0.1
 _NO_SPACE_BYTES = 2**20
 _TRANSIENT = ("T605", "T612", "T613", "T635", "T637")
+"""A kill or a crash, a hang, a lost connection, a failed node, and a job of which SLURM knows nothing."""
 _MEDIANS = 20
 """A step that takes this many times the median of the earlier steps counts as a hang."""
 _CHILD_FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
@@ -158,14 +159,16 @@ class Asked:
 
 @contextlib.contextmanager
 def _forwarded_signals(job: Job) -> Iterator[Asked]:
-    """The first SIGINT or SIGTERM asks the workers to stop after their step, the second ends them at once."""
+    """The first SIGINT or SIGTERM asks the workers to stop after their step, the second ends them at once, if they obey
+    it."""
     asked = Asked()
 
     def forward(number: int, frame: FrameType | None) -> None:
-        asked.count += 1
-        if asked.count == 1:
+        if asked.count == 0:
+            asked.count = 1
             job.interrupt()
-        else:
+        elif job.obeys_second_signal:
+            asked.count += 1
             job.kill()
 
     with handled_signals(forward):

@@ -79,6 +79,12 @@ class Job(Protocol):
         """Whether they are running, and neither queued nor suspended."""
         ...
 
+    @property
+    def obeys_second_signal(self) -> bool:
+        """Whether a second signal to this process ends them at once. Not if signals come from a scheduler, which
+        repeats them, and kills the workers itself when their time is over."""
+        ...
+
     def interrupt(self) -> None:
         """Ask them to finish their step, write a checkpoint and end."""
         ...
@@ -132,6 +138,11 @@ class ProcessJob:
     @property
     def is_executing(self) -> bool:
         """It was started at once."""
+        return True
+
+    @property
+    def obeys_second_signal(self) -> bool:
+        """Signals come from a person."""
         return True
 
     def interrupt(self) -> None:

@@ -155,6 +155,11 @@ class SlurmJob:
         """Whether the job was running when SLURM was last queried, without a restart in between."""
         return self._is_executing
 
+    @property
+    def obeys_second_signal(self) -> bool:
+        """Signals come from a person."""
+        return True
+
     def interrupt(self) -> None:
         """Ask the workers to write a checkpoint and end; remove a job that is still waiting from the queue."""
         self._note_stop()

@@ -34,7 +34,13 @@ exec >>"$run/launch/task.$SLURM_ARRAY_TASK_ID.log" 2>&1 </dev/null
 # On SIGINT the process asks its workers for a checkpoint, and ends. SLURM sends USR1 to this shell before the time
 # limit. TERM is caught so that the shell stays until the workers have written their last checkpoint.
 asked_by=nobody interrupted=no code= process=
-trap 'asked_by=slurm interrupted=yes; [ -z "$process" ] || kill -INT "$process"' USR1
+warned() {{
+    echo "SLURM asks for a checkpoint"
+    interrupted=yes
+    [ "$asked_by" = slurm ] || [ -z "$process" ] || kill -INT "$process"  # a second one would end it at once
+    asked_by=slurm
+}}
+trap warned USR1
 trap 'interrupted=yes' TERM
 {setup}
 set +eu

@@ -63,6 +63,11 @@ class SrunJob(ProcessJob):
             return int(self._on_request.read_text(encoding="ascii"))
         return 128 - code if code > 128 else code
 
+    @property
+    def obeys_second_signal(self) -> bool:
+        """Signals come from SLURM: before the time limit, and again for preemption and at the limit."""
+        return False
+
     def interrupt(self) -> None:
         """Send SIGINT to the workers of all nodes. srun gets none, because it would not pass it on. Before the workers
         exist there is nothing to lose, and srun is killed."""

@@ -189,6 +189,7 @@ def test_the_workers_of_all_nodes_are_asked_to_stop(
     (tmp_path / "scancel").chmod(0o755)
     monkeypatch.setenv(IN_TASK, "17_3")
     job = step("sleep 60")
+    assert not job.obeys_second_signal
     record_process(RunDirectory(tmp_path), Rank())
     job.interrupt()
     assert (tmp_path / "called").read_text() == "--signal=INT 17_3\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from dpo_recipes import supervise
-from dpo_recipes.errors import RunError
+from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.launch.job import ProcessJob
 from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.supervise import Watchdog, WorkerBug, explain_failure, follow, is_transient
@@ -209,6 +210,8 @@ def test_a_checkpoint_that_is_sealed_after_the_last_step_takes_as_long_as_it_tak
 class Queued:
     """A job that ran, and was queued again by its cluster; it ends when the clock stands at some time."""
 
+    obeys_second_signal = True
+
     def __init__(self, clock: Clock, ends_at: float) -> None:
         self.clock, self.ends_at, self.is_executing = clock, ends_at, True
 
@@ -232,12 +235,43 @@ def test_a_job_that_waits_in_a_queue_does_not_hang(
     follow(Queued(clock, clock.now + 5_000), run, lambda event: None, watchdog_minutes=30)
 
 
+class Signalled(Queued):
+    """A job during which this process gets three signals."""
+
+    def __init__(self, *, obeys: bool) -> None:
+        self.obeys_second_signal, self.is_executing = obeys, True
+        self.calls: list[str] = []
+        self.polls = 0
+
+    def poll(self) -> int | None:
+        self.polls += 1
+        if self.polls <= 3:
+            signal.raise_signal(signal.SIGTERM)
+        return None if self.polls <= 3 else -2
+
+    def interrupt(self) -> None:
+        self.calls.append("interrupt")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+
+@pytest.mark.parametrize(("obeys", "calls"), [(True, ["interrupt", "kill", "kill"]), (False, ["interrupt"])])
+def test_only_a_person_ends_workers_by_a_second_signal(run: RunDirectory, obeys: bool, calls: list[str]) -> None:
+    """SLURM signals a task before its time limit, and again at the limit, while the workers write a checkpoint."""
+    job = Signalled(obeys=obeys)
+    with pytest.raises(Interrupted):
+        follow(job, run, lambda event: None)
+    assert job.calls == calls
+
+
 @dataclass
 class Ended:
     """A job that is over."""
 
     returncode: int
     is_executing = True
+    obeys_second_signal = True
 
     def poll(self) -> int:
         return self.returncode
