@@ -6,13 +6,15 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dpo_recipes.cache import content_key
-from dpo_recipes.evaluate.result import EvaluationResult, read_evaluation
+from dpo_recipes.evaluate.result import EvaluationResult, SampleResult, read_evaluation, read_samples
 from dpo_recipes.launch.job import ProcessJob, spawn, worker_arguments
 from dpo_recipes.launch.local import device_environment
 from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.recipe.schema.sample import Sample
 from dpo_recipes.resume import file_lock
 from dpo_recipes.run_dir import RunDirectory, create_directory, write_json, written_to
 from dpo_recipes.supervise import EventHandler, follow
@@ -28,24 +30,54 @@ def evaluation_directory(section: Evaluate, output_dir: Path) -> Path:
 
 
 def run_evaluation(
-    section: Evaluate, directory: Path, on_event: EventHandler, *, trust_remote_code: bool = False
+    section: Evaluate,
+    directory: Path,
+    on_event: EventHandler,
+    *,
+    trust_remote_code: bool = False,
+    reward_functions: Sequence[str] = (),
 ) -> EvaluationResult:
     """Evaluate in a worker process and return the result, which replaces an earlier one in the directory.
 
-    What an earlier evaluation computed, such as one that was killed, comes from the cache. `on_event` gets each
-    event of the worker, after a stage that names the directory. Raises what
-    `evaluate.execute.execute_evaluation` raises, `RunError` T601, T602, T603, T605 and T615 (another process works in
-    the directory), `Interrupted`, and `supervise.WorkerBug`.
+    What an earlier evaluation computed, such as one that was killed, comes from the cache. `on_event` gets each event
+    of the worker, after a stage that names the directory. `reward_functions` are the functions that the person allows
+    as sources of rewards, as `/path/file.py:name`. Raises what `evaluate.execute.execute_evaluation` raises, `RunError`
+    T601, T602, T603, T605 and T615 (another process works in the directory), `Interrupted`, and
+    `supervise.WorkerBug`.
     """
     run = RunDirectory(directory)
-    create_directory(run.path, directory.parent)
+    worker = worker_arguments(run, trust_remote_code=trust_remote_code, reward_functions=reward_functions)
+    _work(run, run.evaluation, section, on_event, worker)
+    return read_evaluation(run.result)
+
+
+def run_sampling(
+    section: Sample,
+    directory: Path,
+    on_event: EventHandler,
+    *,
+    trust_remote_code: bool = False,
+    reward_functions: Sequence[str] = (),
+) -> SampleResult:
+    """Sample preference data into `RunDirectory.sampled_rows` in a worker process, in the same way. Raises what
+    `evaluate.sampling.execute_sampling` and `run_evaluation` raise."""
+    run = RunDirectory(directory)
+    worker = worker_arguments(run, trust_remote_code=trust_remote_code, reward_functions=reward_functions)
+    _work(run, run.sampling, section, on_event, worker)
+    return read_samples(run.result)
+
+
+def _work(
+    run: RunDirectory, settings: Path, section: Evaluate | Sample, on_event: EventHandler, worker: list[str]
+) -> None:
+    """Write the settings and let a worker with these arguments execute the directory."""
+    create_directory(run.path, run.path.parent)
     with contextlib.ExitStack() as stack:
         with written_to(run):
             stack.enter_context(file_lock(run.command_lock))
             run.result.unlink(missing_ok=True)
-            write_json(run.evaluation, section.model_dump(mode="json"))
+            write_json(settings, section.model_dump(mode="json"))
             run.clear_events()
-        on_event({"event": "stage", "name": "evaluate", "detail": os.path.relpath(run.path)})
-        command = [sys.executable, *worker_arguments(run, trust_remote_code=trust_remote_code)]
+        on_event({"event": "stage", "name": settings.stem, "detail": os.path.relpath(run.path)})
+        command = [sys.executable, *worker]
         follow(ProcessJob(spawn(run, command, device_environment(section.device))), run, on_event)
-    return read_evaluation(run.result)

@@ -50,8 +50,8 @@ def known_failure(error: BaseException, run: RunDirectory) -> Finding | None:
 
 def less_memory_fix(run: RunDirectory) -> str:
     """Changes by which a run that is out of memory needs less, the cheapest first."""
-    if run.evaluation.exists():
-        return "lower `--batch-size`, then `--max-new-tokens`"
+    if run.gives_answers_only:
+        return "lower the batch size of the answers (`--batch-size`), then their length (`--max-new-tokens`)"
     recipe = read_recipe(run)
     if recipe is not None and fixed_micro_batch_reason(recipe):
         return (

@@ -120,6 +120,8 @@ JOB_FILES = {
 }
 
 STEP_KINDS = {
+    "evaluate": "dpo_recipes.jobs.steps.evaluate:KIND",
+    "sample": "dpo_recipes.jobs.steps.sample:KIND",
     "train": "dpo_recipes.jobs.steps.train:KIND",
 }
 

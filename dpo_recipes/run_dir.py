@@ -45,6 +45,21 @@ class RunDirectory:
         return self.path / "evaluate.json"
 
     @property
+    def sampling(self) -> Path:
+        """The settings of a sampling of preference data, in a directory as that of an evaluation."""
+        return self.path / "sample.json"
+
+    @property
+    def sampled_rows(self) -> Path:
+        """The preference data that a sampling has made."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def gives_answers_only(self) -> bool:
+        """Whether it is the directory of an evaluation or a sampling, which resume without checkpoints."""
+        return self.evaluation.exists() or self.sampling.exists()
+
+    @property
     def plan(self) -> Path:
         """What was decided before the worker started."""
         return self.path / "plan.json"

@@ -277,7 +277,7 @@ def _who(rank: int | None, run: RunDirectory) -> str:
 
 
 def _where_it_resumes(run: RunDirectory) -> str:
-    if run.evaluation.exists():
+    if run.gives_answers_only:
         return "the answers so far are kept, and the same command generates the others"
     checkpoints = run.shared_run.checkpoints
     saved = any(newest_first(checkpoints))

@@ -1,8 +1,8 @@
 """The process that a launcher starts: it locks the run directory, executes the stages, and reports errors.
 
-`python -m dpo_recipes.worker DIRECTORY`, where the directory holds the `resolved.yaml` of a run or the `evaluate.json`
-of an evaluation. The worker reports its progress to its parent through `events.jsonl`; all other output goes to
-run.log.
+`python -m dpo_recipes.worker DIRECTORY`, where the directory holds the `resolved.yaml` of a run, the `evaluate.json` of
+an evaluation or the `sample.json` of a sampling. The worker reports its progress to its parent through `events.jsonl`;
+all other output goes to run.log.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _execute(run: RunDirectory, rank: Rank, events: EventLog, allowed: dict[str, Any]) -> int:
     """`allowed` is what the person has allowed on the command line."""
     try:
-        if run.evaluation.exists():
-            execute_directory(run, events, trust_remote_code=allowed["trust_remote_code"])
+        if run.gives_answers_only:
+            execute_directory(run, events, **allowed)
         else:
             recipe = read_resolved(run.resolved_recipe)
             RunStages(recipe, run, rank, events, **allowed).execute()

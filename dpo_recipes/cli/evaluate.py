@@ -16,7 +16,9 @@ from dpo_recipes.cli.progress import Progress, short_path, write_message
 from dpo_recipes.cli.runs import OutputDirOption
 from dpo_recipes.errors import EXIT_BUG, RunError
 from dpo_recipes.evaluation_run import evaluation_directory, run_evaluation
+from dpo_recipes.recipe.load import parse_yaml
 from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.reward_settings import FunctionReward
 from dpo_recipes.run_dir import find_output_dir
 from dpo_recipes.run_result import describe_invalid
 from dpo_recipes.runs import find_run
@@ -24,6 +26,8 @@ from dpo_recipes.supervise import WorkerBug
 
 _RUN_NAME = re.compile(r"(\d{8}T\d{6}Z-)?[0-9a-f]{6}")
 """The names of run directories, and their last parts. Other words may be hub ids, such as `gpt2`."""
+
+_FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
@@ -67,6 +71,14 @@ def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     kl_prompts: Annotated[
         int, typer.Option(help="Prompts for which the KL from the base is estimated. 0: none.", min=0)
     ] = 50,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Judge the answers by a reward model (a run, a folder or a hub id), a function FILE.py:NAME, or a "
+            "source as in a recipe: '{rule: length, max: 50}'. Repeatable.",
+            metavar="SOURCE",
+        ),
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the models compute.")] = "auto",
     output_dir: OutputDirOption = "runs",
     json_: JsonOption = False,
@@ -74,7 +86,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
 ) -> None:
-    """Compare models on held-out prompts: accuracy, BLEU, ROUGE-L, perplexity, KL from the base, length, repetition.
+    """Compare models on held-out prompts: accuracy, BLEU, ROUGE-L, perplexity, KL, length, rewards and win-rates.
 
     An evaluation that was stopped keeps its answers; the same command generates only the others.
     """
@@ -91,12 +103,19 @@ def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         overlap=overlap,
         bleu_tokenizer=bleu_tokenizer,
         kl_prompts=kl_prompts,
+        rewards=[_reward(text, folder) for text in reward or ()],
         device=device,
     )
     directory = evaluation_directory(section, folder)
     with Progress() as progress:
         try:
-            result = run_evaluation(section, directory, progress.on_event, trust_remote_code=trust_remote_code)
+            result = run_evaluation(
+                section,
+                directory,
+                progress.on_event,
+                trust_remote_code=trust_remote_code,
+                reward_functions=[one.function for one in section.rewards if isinstance(one, FunctionReward)],
+            )
         except WorkerBug as bug:
             progress.close()
             print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)
@@ -109,6 +128,16 @@ def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     typer.echo("\n".join(describe_result(result)))
     write_message(f"\nanswers   {short_path(directory / 'answers.jsonl')}\n")
     write_message(f"report    {short_path(directory / 'report.html')}\n")
+
+
+def _reward(text: str, output_dir: Path) -> dict[str, Any]:
+    """A source of rewards. A function that is named here is allowed by that."""
+    if text.lstrip().startswith("{"):
+        return parse_yaml(text, "--reward")[0]
+    if _FUNCTION.fullmatch(text):
+        path, _, name = text.rpartition(":")
+        return {"function": f"{Path(path).expanduser().resolve()}:{name}"}
+    return {"model": _resolve(text, output_dir)}
 
 
 def _section(**values: Any) -> Evaluate:

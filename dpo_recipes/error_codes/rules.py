@@ -265,6 +265,11 @@ CODES = {
         "`step:NAME` has a meaning only in the steps of a chain (docs/chains.md). A single recipe names models and",
         "data by their path or hub id.",
     ),
+    "R377": entry(
+        "answers that cannot be ranked",
+        "`kind: sample` ranks the answers to a prompt: there must be two or more that can differ. With greedy",
+        "decoding, a model always gives the same answer.",
+    ),
     "R380": entry(
         "a tracker cannot report",
         "It needs a login, an address or a job of its own service, which this machine lacks. A warning in checks,",

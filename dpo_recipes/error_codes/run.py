@@ -198,6 +198,11 @@ CODES = {
         "The model ends each answer with its first token. Usually the chat template is not the one that it was trained",
         "with.",
     ),
+    "T686": entry(
+        "no prompt has answers that can be ranked",
+        "A preference needs two different answers whose rewards differ by more than `min_difference`. Empty answers",
+        "are left out, and those that were cut off unless `cut_off: keep` is set.",
+    ),
     # T65x: sweeps
     "T650": entry(
         "all trials of a sweep failed",

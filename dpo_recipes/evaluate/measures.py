@@ -33,11 +33,16 @@ REPETITION = Metric("repetition", "Repeated 4-grams of an answer", 1, is_share=T
 KL_ANSWER = Metric("kl/answer", "KL from the base, nats per answer", 2)
 KL_TOKEN = Metric("kl/token", "KL from the base, nats per token", 4)
 
+REWARD = "reward/"
+"""The start of the keys of mean rewards, before the name of the source."""
+
 METRICS = (
     ACCURACY, MARGIN, LIKELIHOOD_ACCURACY, PERPLEXITY, BLEU_SCORE, ROUGE_L, TOKENS, WORDS, CUT_OFF, EMPTY, DISTINCT_1,
     DISTINCT_2, REPETITION, KL_ANSWER, KL_TOKEN,
 )  # fmt: skip
 """In the order of the tables."""
+SHOWN_FIRST = (ACCURACY.key, ROUGE_L.key, KL_ANSWER.key, WORDS.key)
+"""The metrics that a table of several steps has room for."""
 
 
 @dataclass
@@ -113,7 +118,8 @@ def measure_likelihoods(
 
     Args:
         measured: What the metrics are added to.
-        logps: [rows, K] of the model: sums over the answers' tokens, in nats. With K = 2, the chosen answer is first.
+        logps: [rows, K] of the model: sums over the answers' tokens, in nats, and NaN for an answer that a row does not
+            have. With K = 2, the chosen answer is first.
         base: The same of its base, if it has one.
         beta: The factor of the implicit rewards.
         num_tokens: The tokens of the good answer of each row; None for a row without one.
@@ -123,11 +129,13 @@ def measure_likelihoods(
         counts = np.array([num_tokens[place] for place in good], float)
         mean_loss = ratio_statistic(list(-logps[good, 0]), list(counts))
         measured.statistics[PERPLEXITY.key] = (lambda weights: np.exp(mean_loss(weights))), len(good)
-    if logps.shape[1] != 2:
+    pairs = np.flatnonzero(np.isfinite(logps).all(axis=1)) if logps.shape[1] == 2 else []
+    if not len(pairs):
         return
+    logps = logps[pairs]
     measured.shares[LIKELIHOOD_ACCURACY.key] = logps[:, 0] > logps[:, 1]
     if base is not None:
-        rewards = beta * (logps - base)
+        rewards = beta * (logps - base[pairs])
         measured.shares[ACCURACY.key] = rewards[:, 0] > rewards[:, 1]
         measured.means[MARGIN.key] = rewards[:, 0] - rewards[:, 1]
 

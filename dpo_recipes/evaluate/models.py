@@ -7,7 +7,7 @@ value of it is not in the cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from dpo_recipes.model.precision import choose_attention, choose_device, choose_
 from dpo_recipes.model.saved import load_whole
 from dpo_recipes.model.sources import ModelLocation, loaded_commit, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
-from dpo_recipes.recipe.schema.evaluate import Evaluate
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory
 
 if TYPE_CHECKING:
@@ -63,29 +62,30 @@ class Subject:
 
 
 class ModelFinder:
-    """Opens the models that a section names."""
+    """Opens models by their names."""
 
-    def __init__(self, section: Evaluate, *, trust_remote_code: bool) -> None:
-        self._section = section
+    def __init__(self, device: str, chat_template: str | None, *, trust_remote_code: bool) -> None:
+        """`chat_template` is that of models that are not runs; None for the one of their tokenizers. Raises `RunError`
+        M507 if the device is not available."""
+        self._template = chat_template
         self._trust = trust_remote_code
-        self._device = choose_device(section.device)
+        self._device = choose_device(device)
 
-    def find_all(self) -> list[Subject]:
+    def find_all(self, models: Sequence[str], against: str | None = None) -> list[Subject]:
         """The models in their order, and after them the one to compare with if it is not among them.
 
         Raises `RunError` T640 to T642, T681 (no such model), T682 (a reward model), M504 to M510.
         """
-        section = self._section
-        named = [name for name in section.models if name != BASE]
+        named = [name for name in models if name != BASE]
         found = {name: self._find(name) for name in named}
-        wanted = [*section.models, *([section.against] if section.against else [])]
+        wanted = [*models, *([against] if against else [])]
         for name in wanted:
             if name == BASE:
                 found[BASE] = self._base_of_first(found.values())
             elif name not in found:
                 found[name] = self._find(name)
         subjects = [replace(found[name], named=name) for name in dict.fromkeys(wanted)]
-        subjects = _with_other_base(subjects, section.against)
+        subjects = _with_other_base(subjects, against)
         return _with_unique_names(subjects)
 
     def _base_of_first(self, found: Iterable[Subject]) -> Subject:
@@ -204,7 +204,7 @@ class ModelFinder:
         from transformers import GenerationConfig
 
         try:
-            chat = apply_template(tokenizer, self._section.chat_template or "tokenizer", False)
+            chat = apply_template(tokenizer, self._template or "tokenizer", False)
         except RunError as error:
             if error.findings[0].code != "M505":
                 raise
@@ -284,8 +284,8 @@ def _is_reward_model(name: str) -> RunError:
         "T682",
         f"{name} is a reward model, which gives no answers",
         why="it returns one number for a whole text",
-        fix="evaluate the models that answer, and name it as a source of rewards; the report of its run has its "
-        "accuracy on the held-out pairs",
+        fix="name models that answer, and judge them by it with `--reward`; the result then also has its accuracy on "
+        "the pairs of the data",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -70,6 +70,16 @@ class ModelComparison(_Part):
     """The same for answers of equal length (`evaluate.win_rate`)."""
 
 
+class JudgedSource(_Part):
+    """How a source of rewards judges the pairs of the data."""
+
+    name: str
+    accuracy: Estimate | None = None
+    """The share of pairs whose chosen answer gets the higher reward."""
+    margin: Estimate | None = None
+    """The reward of the chosen answer minus that of the rejected one."""
+
+
 class GenerationSettings(_Part):
     """How the answers were generated."""
 
@@ -94,6 +104,8 @@ class EvaluationResult(_Part):
     generation: GenerationSettings
     models: list[EvaluatedModel]
     comparisons: list[ModelComparison] = Field(default_factory=list)
+    judges: list[JudgedSource] = Field(default_factory=list)
+    """The sources of rewards on the pairs of the data; empty without pairs."""
     bleu_signature: str | None = None
     """sacrebleu's description of how BLEU was computed; None if it was not."""
     notes: list[str] = Field(default_factory=list)
@@ -112,17 +124,63 @@ class EvaluationResult(_Part):
         write_json(path, self.to_json())
 
 
+class SampledModel(_Part):
+    """A model that has given answers."""
+
+    name: str
+    reference: str
+    rewards: Mapping[str, Estimate]
+    """By source, and with several sources their weighted sum as `total`: means over the prompts."""
+    cut_off: float
+    """The share of answers that reached the maximum length."""
+
+
+class SampleResult(_Part):
+    """The content of the result.json of sampled preference data."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    kind: Literal["samples"] = "samples"
+    data: str
+    split: str
+    num_prompts: int
+    num_rows: int
+    """The rows that were written."""
+    left_out: Mapping[str, int] = Field(default_factory=dict)
+    """The number of rows and prompts that were not used, by reason."""
+    models: list[SampledModel]
+    packages: Mapping[str, str | None] = Field(default_factory=dict)
+    finished_at: str | None = None
+    wall_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for result.json."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def write(self, path: Path) -> None:
+        """Write result.json atomically."""
+        write_json(path, self.to_json())
+
+
+def read_samples(path: Path) -> SampleResult:
+    """Read the result.json of sampled data. Raises `RunError` T642 if it cannot be read."""
+    return _read(path, SampleResult, "sampled data")
+
+
 def read_evaluation(path: Path) -> EvaluationResult:
     """Read the result.json of an evaluation. Raises `RunError` T642 if it has another schema or cannot be read."""
+    return _read(path, EvaluationResult, "an evaluation")
+
+
+_Result = TypeVar("_Result", EvaluationResult, SampleResult)
+
+
+def _read(path: Path, kind: type[_Result], of: str) -> _Result:
     try:
-        return EvaluationResult.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         why = describe_invalid(error)
     except (OSError, ValueError) as error:
         why = str(error)
     raise RunError.of(
-        "T642",
-        f"{path} is not the result of an evaluation",
-        why=why,
-        fix="restore the file, or evaluate again into another folder",
+        "T642", f"{path} is not the result of {of}", why=why, fix="restore the file, or make it again in another folder"
     )

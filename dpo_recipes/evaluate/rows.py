@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpo_recipes.cache import content_key
@@ -13,7 +13,7 @@ from dpo_recipes.data.fit_length import TokenizedRow, fit
 from dpo_recipes.data.prepare import RowSplits, load_rows
 from dpo_recipes.data.render import render_prompt, render_row
 from dpo_recipes.data.report import SplitReport
-from dpo_recipes.data.rows import Row
+from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.errors import DataError, RunError
 from dpo_recipes.evaluate.generation import Prompt
 from dpo_recipes.evaluate.logps import Continuation
@@ -23,13 +23,12 @@ from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.paths import looks_local
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import Data, Source
-from dpo_recipes.recipe.schema.evaluate import Evaluate
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import find_recipe, recipe_paths
 
 _LONGEST = 8192
 """The maximum length of a row of a file, in tokens; those of a recipe have its `data.max_length`."""
-_SHAPES: tuple[RowShape, ...] = ("pair", "labelled", "completion")
+_SHAPES: tuple[RowShape, ...] = ("pair", "labelled", "completion", "prompt")
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,14 @@ class EvaluationData:
     split: str
 
 
-def read_rows(section: Evaluate, subjects: Sequence[Subject]) -> EvaluationData:
-    """The held-out rows that a section names. Raises `RecipeError`, `DataError`, and `RunError` T683 (no rows)."""
-    given = section.data
+def read_rows(
+    given: str | None, subjects: Sequence[Subject], split: str, limit: int | None, keeps: Sequence[str] = ()
+) -> EvaluationData:
+    """The first `limit` rows of a recipe's split or of a file or hub dataset; None stands for the recipe of the first
+    run. They keep the values of the columns `keeps`.
+
+    Raises `RecipeError`, `DataError`, and `RunError` T683 (no rows).
+    """
     if given is None:
         run = next((subject.run for subject in subjects if subject.run is not None), None)
         if run is None:
@@ -55,42 +59,68 @@ def read_rows(section: Evaluate, subjects: Sequence[Subject]) -> EvaluationData:
                 why="none of the models is a run, whose recipe would say which rows are held out",
                 fix="name a recipe or a file with `--data`",
             )
-        return _of_recipe(run.recipe, section, f"the recipe of {run.run.path}")
+        return _of_recipe(run.recipe, split, limit, keeps, f"the recipe of {run.run.path}")
     if given.endswith((".yaml", ".yml")) or given in recipe_paths():
         validated = validate(find_recipe(given))
         try:
-            return _of_recipe(validated.recipe, section, given)
+            return _of_recipe(validated.recipe, split, limit, keeps, given)
         except DataError as error:
             raise error.located(validated.composed.where) from error
     path = str(Path(given).expanduser().resolve()) if looks_local(given) or Path(given).exists() else given
     settings = Data(train=[Source(path=path)], max_length=_LONGEST, overlong="drop")
-    return EvaluationData(_limited(_of_any_shape(settings), section), settings, given, "all")
+    return EvaluationData(list(_of_any_shape(settings, keeps)[:limit]), settings, given, "all")
 
 
-def _of_recipe(recipe: Recipe, section: Evaluate, description: str) -> EvaluationData:
-    if not getattr(recipe.data, section.split).is_set:
-        raise RunError.of(
-            "T683",
-            f"{description} holds out no rows",
-            why=f"it has no `data.{section.split}`",
-            fix="name a recipe or a file with `--data`, or the other held-out rows with `--split`",
-        )
-    splits = load_rows(recipe.data, recipe.training.seed, objective_of(recipe).rows)
-    if section.split not in splits.rows:
-        raise RunError.of(
-            "T683",
-            f"{description} holds out no rows",
-            why=f"`data.{section.split}` has no rows that can be used",
-            fix="name a recipe or a file with `--data`",
-        )
-    return EvaluationData(_limited(splits.rows[section.split], section), recipe.data, description, section.split)
+def _of_recipe(recipe: Recipe, split: str, limit: int | None, keeps: Sequence[str], description: str) -> EvaluationData:
+    if split != "train" and not getattr(recipe.data, split).is_set:
+        raise _holds_out_nothing(description, f"it has no `data.{split}`")
+    objective = objective_of(recipe)
+    splits = load_rows(recipe.data, recipe.training.seed, objective.rows, keeps)
+    if split not in splits.rows:
+        raise _holds_out_nothing(description, f"`data.{split}` has no rows that can be used")
+    rows = list(splits.rows[split][:limit])
+    if objective.rows in ("completion", "prompt"):
+        rows = _with_both_answers(rows, recipe, keeps)
+    return EvaluationData(rows, recipe.data, description, split)
 
 
-def _of_any_shape(settings: Data) -> Sequence[Row]:
-    """All rows of a file, as pairs if it has pairs."""
+def _holds_out_nothing(description: str, why: str) -> RunError:
+    return RunError.of(
+        "T683",
+        f"{description} holds out no rows",
+        why=why,
+        fix="name a recipe or a file with `--data`, or the other held-out rows with `--split`",
+    )
+
+
+def _with_both_answers(rows: list[Row], recipe: Recipe, keeps: Sequence[str]) -> list[Row]:
+    """The held-out rows of an objective that learns from one answer or none, with both answers if the data has pairs.
+
+    The pairs are found by the prompts of the rows that the objective holds out, which may be divided otherwise if they
+    are divided as pairs.
+    """
+    try:
+        splits = load_rows(recipe.data, recipe.training.seed, "pair", keeps)
+    except DataError:  # the data has no pairs, or not enough
+        return rows
+    prompts = {_prompt_key(row) for row in rows}
+    pairs: dict[str, Row] = {}
+    for split in splits.rows.values():
+        for pair in split:
+            if (key := _prompt_key(pair)) in prompts:
+                pairs.setdefault(key, pair)
+    return [pairs.get(_prompt_key(row), row) for row in rows]
+
+
+def _prompt_key(row: Row) -> str:
+    return content_key(row.prompt, row.tools)
+
+
+def _of_any_shape(settings: Data, keeps: Sequence[str]) -> Sequence[Row]:
+    """All rows of a file, as pairs if it has pairs, or else with the answers that it has."""
     for shape in _SHAPES:
         try:
-            splits: RowSplits = load_rows(settings, 0, shape)
+            splits: RowSplits = load_rows(settings, 0, shape, keeps)
         except DataError as error:
             if error.findings[0].code != "D413" or shape == _SHAPES[-1]:
                 raise
@@ -99,8 +129,9 @@ def _of_any_shape(settings: Data) -> Sequence[Row]:
     raise AssertionError("the last shape raises or returns")
 
 
-def _limited(rows: Sequence[Row], section: Evaluate) -> list[Row]:
-    return list(rows[: section.limit])
+def answer_text(answer: Sequence[Message]) -> str:
+    """What the assistant says in an answer. Of several turns, those of others are left out."""
+    return "\n\n".join(message["content"] for message in answer if message["role"] == "assistant").strip()
 
 
 @dataclass(frozen=True)
@@ -129,7 +160,7 @@ class UsableRows:
         row = self.rows[place]
         if row.label is False or not row.answers:
             return None
-        return "\n\n".join(message["content"] for message in row.answers[0] if message["role"] == "assistant").strip()
+        return answer_text(row.answers[0])
 
 
 def read_as(data: EvaluationData, subjects: Sequence[Subject], max_new_tokens: int) -> UsableRows:
@@ -160,6 +191,12 @@ def read_as(data: EvaluationData, subjects: Sequence[Subject], max_new_tokens: i
     return UsableRows(rows, by_model, first, dict(left_out))
 
 
+def read_prompts(data: EvaluationData, subjects: Sequence[Subject], max_new_tokens: int) -> UsableRows:
+    """The same without the answers in the data, which then cannot be too long."""
+    rows = [replace(row, answers=(), label=None) for row in data.rows]
+    return read_as(replace(data, rows=rows), subjects, max_new_tokens)
+
+
 def _read(data: EvaluationData, subject: Subject, max_new_tokens: int) -> list[ReadRow | str]:
     """Each row as a model reads it, or the reason why it cannot."""
     renderer, settings = subject.chat.renderer, data.settings
@@ -184,7 +221,7 @@ def _read(data: EvaluationData, subject: Subject, max_new_tokens: int) -> list[R
         elif len(fitted.answer_ids) == 2 and fitted.answer_ids[0] == fitted.answer_ids[1]:
             read.append("both answers have the same tokens")
         else:
-            name = content_key(row.prompt, row.tools)
+            name = _prompt_key(row)
             pairs = zip(fitted.answer_ids, fitted.answer_context, strict=True)
             answers = tuple(Continuation(fitted.prompt_ids, list(one), tuple(runs)) for one, runs in pairs)
             read.append(ReadRow(Prompt(name, ids), answers))

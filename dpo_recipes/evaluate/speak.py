@@ -16,7 +16,7 @@ from dpo_recipes.evaluate.models import Subject
 from dpo_recipes.evaluate.passes import free_memory
 from dpo_recipes.evaluate.rows import ReadRow, UsableRows
 from dpo_recipes.events import EventLog
-from dpo_recipes.recipe.schema.evaluate import Evaluate, Generate
+from dpo_recipes.recipe.schema.evaluate import Generate
 
 _SHARE_EVERY_S = 1.0
 _PLAIN = {"temperature": 1.0, "top_p": 1.0}
@@ -30,7 +30,7 @@ class Spoken:
     answers: list[Answer]
     """To each prompt."""
     logps: np.ndarray
-    """[rows, K]: of the answers in the data, in nats."""
+    """[rows, K]: of the answers in the data, in nats; NaN for a row with fewer than K answers."""
     samples: list[Continuation] = field(default_factory=list)
     """Answers to the first prompts, sampled at temperature 1."""
     sample_logps: list[float] = field(default_factory=list)
@@ -56,24 +56,36 @@ class _Weights:
 class Interview:
     """Lets the models answer and score. No two of them are in memory at once."""
 
-    def __init__(self, section: Evaluate, events: EventLog) -> None:
-        self._section, self._events = section, events
+    def __init__(self, settings: Generate, events: EventLog) -> None:
+        self._settings, self._events = settings, events
 
-    def ask(self, subject: Subject, rows: UsableRows, read: Sequence[ReadRow]) -> Spoken:
-        """Everything that needs the weights of a model itself. `read` are the rows as it reads them.
+    def sample(self, subject: Subject, prompts: Sequence[Prompt], count: int) -> list[list[Answer]]:
+        """`count` answers of a model to each prompt, as lists with one answer to each."""
+        weights = _Weights(subject, self._events)
+        samples = []
+        for number in range(count):
+            self._events.stage("answer", f"{subject.name}: answer {number + 1} of {count} to each prompt")
+            samples.append(self._generate(subject, weights, prompts, self._settings, sample=number))
+        del weights
+        free_memory()
+        return samples
+
+    def ask(self, subject: Subject, rows: UsableRows, read: Sequence[ReadRow], *, kl_prompts: int) -> Spoken:
+        """Everything that needs the weights of a model itself. `read` are the rows as it reads them, and `kl_prompts`
+        the number of prompts for the estimate of its divergence from its base.
 
         Raises `RunError` T684 (a log-probability is not a number) and T685 (all answers are empty).
         """
         weights = _Weights(subject, self._events)
         prompts = [read[place].prompt for place in rows.first_of_prompt]
-        answers = self._generate(subject, weights, prompts, self._section.generate)
+        answers = self._generate(subject, weights, prompts, self._settings)
         if not any(answer.text for answer in answers):
             raise _all_empty(subject.name, len(answers))
         spoken = Spoken(answers, self._score(subject, weights, read))
-        if subject.base is not None and self._section.kl_prompts:
-            wanted = prompts[: self._section.kl_prompts]
+        if subject.base is not None and kl_prompts:
+            wanted = prompts[:kl_prompts]
             self._events.stage("sample", f"{subject.name}: {len(wanted)} answers at temperature 1")
-            sampled = self._generate(subject, weights, wanted, self._section.generate.model_copy(update=_PLAIN))
+            sampled = self._generate(subject, weights, wanted, self._settings.model_copy(update=_PLAIN))
             pairs = zip(wanted, sampled, strict=True)
             spoken.samples = [Continuation(prompt.ids, answer.ids) for prompt, answer in pairs]
             spoken.sample_logps = self._sum(subject, weights, spoken.samples)
@@ -112,19 +124,22 @@ class Interview:
         return notes
 
     def _generate(
-        self, subject: Subject, weights: _Weights, prompts: Sequence[Prompt], settings: Generate
+        self, subject: Subject, weights: _Weights, prompts: Sequence[Prompt], settings: Generate, sample: int = 0
     ) -> list[Answer]:
         speaker = Speaker(subject.key, subject.tokenizer, subject.chat.end_ids, weights)
         progress = _Progress(self._events, subject.name, len(prompts))
-        return generate(speaker, prompts, settings, on_progress=progress.show)
+        return generate(speaker, prompts, settings, sample=sample, on_progress=progress.show)
 
     def _score(self, subject: Subject, weights: _Weights, read: Sequence[ReadRow]) -> np.ndarray:
         self._events.stage("score", f"{subject.name}: the answers in the data")
-        values = self._sum(subject, weights, [answer for row in read for answer in row.answers])
-        return np.array(values, float).reshape(len(read), -1)
+        values = iter(self._sum(subject, weights, [answer for row in read for answer in row.answers]))
+        logps = np.full((len(read), max(len(row.answers) for row in read)), np.nan)
+        for place, row in enumerate(read):
+            logps[place, : len(row.answers)] = [next(values) for _ in row.answers]
+        return logps
 
     def _sum(self, subject: Subject, weights: _Weights, continuations: Sequence[Continuation]) -> list[float]:
-        pad, size = subject.tokenizer.pad_token_id, self._section.generate.batch_size
+        pad, size = subject.tokenizer.pad_token_id, self._settings.batch_size
         values = sum_logps(subject.key, weights, pad, continuations, size)
         if not np.isfinite(values).all():
             raise RunError.of(

@@ -16,7 +16,7 @@ _LARGEST = 20.0
 _STEPS = 50
 
 
-def preferences(first: Sequence[float], second: Sequence[float]) -> np.ndarray:
+def preferences(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> np.ndarray:
     """For each prompt 1 if the first answer has the higher reward, 0 if the second has, and 0.5 for a tie."""
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     return (one > other) + 0.5 * (one == other)

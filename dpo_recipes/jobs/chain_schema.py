@@ -21,8 +21,13 @@ def job_json_schema() -> dict[str, Any]:
     (pattern,) = steps.pop("patternProperties")
     steps |= {"patternProperties": {pattern: {"$ref": "#/$defs/Step"}}, "additionalProperties": False}
     chain["anyOf"] = [{"required": ["extends"]}, {"required": chain.pop("required")}]
-    kinds = [_step(name, recipe, definitions) for name in registry.names("step_kinds")]
-    definitions["Step"] = kinds[0] if len(kinds) == 1 else {"oneOf": kinds}
+    # With `oneOf`, an error in a step would be reported for each kind, and not for the one that the step names.
+    kinds = registry.names("step_kinds")
+    definitions["Step"] = {
+        "type": "object",
+        "properties": {"kind": {"enum": kinds}},
+        "allOf": [{"if": _is_kind(name), "then": _step(name, recipe, definitions)} for name in kinds],
+    }
     return {
         "$schema": dialect,
         "title": title,
@@ -31,6 +36,12 @@ def job_json_schema() -> dict[str, Any]:
         "then": chain,
         "else": recipe,
     }
+
+
+def _is_kind(name: str) -> dict[str, Any]:
+    """The condition that a step is of a kind, also by default."""
+    required = [] if name == StepHead.model_fields["kind"].default else ["kind"]
+    return {"properties": {"kind": {"const": name}}, "required": required}
 
 
 def _step(name: str, recipe: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -45,11 +56,9 @@ def _step(name: str, recipe: dict[str, Any], definitions: dict[str, Any]) -> dic
         definitions |= schema.pop("$defs", {})
         settings = schema["properties"]
     sections = {key: value for key, value in settings.items() if key not in NOT_IN_A_STEP}
-    required = [] if name == StepHead.model_fields["kind"].default else ["kind"]
     return {
         "type": "object",
         "description": " ".join((type(kind).__doc__ or "").split()),
         "properties": {**head, "kind": {**head["kind"], "const": name}, **sections},
-        "required": required,
         "additionalProperties": False,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -61,10 +62,11 @@ def exists(path: Path) -> bool:
         return False
 
 
-def resolve_paths(composed: Composed) -> Composed:
-    """The same recipe with absolute local paths. Hub ids and URLs are unchanged."""
+def resolve_paths(composed: Composed, fields: Sequence[DataPath] | None = None) -> Composed:
+    """The same data with absolute local paths. Hub ids and URLs are unchanged. `fields` are the places of paths; those
+    of a recipe if they are not given."""
     data, origins = copy.deepcopy(composed.data), dict(composed.origins)
-    for at in _path_fields(data):
+    for at in _path_fields(data) if fields is None else fields:
         parent, key = parent_of(data, at), at[-1]
         origin = composed.origin_of(at)
         value = parent[key]

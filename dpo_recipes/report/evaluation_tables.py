@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dpo_recipes.evaluate.measures import METRICS
+from dpo_recipes.evaluate.measures import METRICS, REWARD
 from dpo_recipes.evaluate.result import Estimate, EvaluationResult
 from dpo_recipes.formats import NO_VALUE, format_percent
 from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.pair_metrics import MARGIN
 from dpo_recipes.report.table import Table
 
 _KNOWN = {metric.key: metric for metric in METRICS}
@@ -25,7 +26,15 @@ def list_evaluation_tables(result: EvaluationResult) -> list[Table]:
         for key in keys
     ]
     columns = ["Metric", *(model.name for model in result.models)]
-    return [Table("Values on the same prompts", columns, rows), *_comparison_tables(result)]
+    tables = [Table("Values on the same prompts", columns, rows), *_comparison_tables(result)]
+    if result.judges:
+        judged = [
+            [judge.name, _show(judge.accuracy, format_percent), _show(judge.margin, MARGIN.format)]
+            for judge in result.judges
+        ]
+        columns = ["Source of rewards", "Chosen answer preferred", "Reward of the chosen minus the rejected answer"]
+        tables.append(Table("The sources of rewards on the pairs of the data", columns, judged))
+    return tables
 
 
 def _comparison_tables(result: EvaluationResult) -> list[Table]:
@@ -52,8 +61,8 @@ def _comparison_tables(result: EvaluationResult) -> list[Table]:
 
 
 def metric_of(key: str) -> Metric:
-    """The metric of a key. The mean reward of a source has the key `reward/<source>`."""
-    return _KNOWN.get(key) or Metric(key, f"Mean reward, {key.removeprefix('reward/')}", is_signed=True)
+    """The metric of a key, which is also that of a mean reward."""
+    return _KNOWN.get(key) or Metric(key, f"Mean reward, {key.removeprefix(REWARD)}", is_signed=True)
 
 
 def _signed(metric: Metric) -> Callable[[float], str]:
@@ -65,8 +74,11 @@ def _signed(metric: Metric) -> Callable[[float], str]:
 
 
 def _cell(values: Mapping[str, Estimate], key: str, show: Callable[[float], str]) -> str:
+    return _show(values.get(key), show)
+
+
+def _show(estimate: Estimate | None, show: Callable[[float], str]) -> str:
     """A value with its interval."""
-    estimate = values.get(key)
     if estimate is None:
         return NO_VALUE
     if estimate.low is None or estimate.high is None:

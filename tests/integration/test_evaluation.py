@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tiny import make_tokenizer, recipe_text, save_tiny_model, write_pairs
 
 from dpo_recipes import worker
 from dpo_recipes.cache import cache_folder
+from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.errors import DpoRecipeError, RunError
 from dpo_recipes.evaluate import generation, speak
 from dpo_recipes.evaluate.execute import execute_evaluation
@@ -31,6 +32,9 @@ from dpo_recipes.preparation import prepare_run
 from dpo_recipes.recipe.schema.evaluate import Evaluate, Generate
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.report.evaluation_page import render_evaluation
+from dpo_recipes.reward_settings import ModelReward
+from dpo_recipes.rewards.base import RewardContext
+from dpo_recipes.rewards.model_reward import load_reward_model
 from dpo_recipes.run_dir import RunDirectory, read_json_lines
 
 SHORT = {"max_new_tokens": 8}
@@ -64,10 +68,11 @@ def lora_run(make_run: Callable[..., Path]) -> Path:
 def evaluated(tmp_path: Path) -> Callable[..., EvaluationResult]:
     """Evaluates in this process."""
 
-    def run(*models: Path | str, **settings: Any) -> EvaluationResult:
+    def run(*models: Path | str, allowed: Sequence[str] = (), **settings: Any) -> EvaluationResult:
         section = Evaluate.model_validate({"models": list(map(str, models)), "generate": SHORT, **settings})
+        file = tmp_path / "answers.jsonl"
         with EventLog(tmp_path / "events.jsonl") as events:
-            return execute_evaluation(section, tmp_path / "answers.jsonl", events, trust_remote_code=False)
+            return execute_evaluation(section, file, events, trust_remote_code=False, reward_functions=allowed)
 
     return run
 
@@ -110,9 +115,9 @@ def test_perplexity_is_that_of_rows_computed_one_by_one(
     lora_run: Path, evaluated: Callable[..., EvaluationResult]
 ) -> None:
     result = evaluated(lora_run, kl_prompts=0)
-    section, loaded = Evaluate(models=[str(lora_run)]), open_run(lora_run).load()
-    found = ModelFinder(section, trust_remote_code=False).find_all()
-    usable = read_as(read_rows(section, found), found, 8)
+    loaded = open_run(lora_run).load()
+    found = ModelFinder("cpu", None, trust_remote_code=False).find_all([str(lora_run)])
+    usable = read_as(read_rows(None, found, "eval", None), found, 8)
     loss, count = 0.0, 0
     for one in usable.by_model[0]:
         answer = one.answers[0]
@@ -134,9 +139,8 @@ def test_the_divergence_of_answers_of_one_token_is_near_the_exact_one(
     settings = {"data": str(data), "limit": None, "kl_prompts": 100, "generate": {"max_new_tokens": 1}}
     (model,) = evaluated(run, **settings, overlap=False).models
     loaded, exact = open_run(run).load(), []
-    section = Evaluate(models=[str(run)], **settings)
-    found = ModelFinder(section, trust_remote_code=False).find_all()
-    for one in read_as(read_rows(section, found), found, 1).by_model[0]:
+    found = ModelFinder("cpu", None, trust_remote_code=False).find_all([str(run)])
+    for one in read_as(read_rows(str(data), found, "eval", None), found, 1).by_model[0]:
         with torch.no_grad():
             tuned = loaded.policy(torch.tensor([one.prompt.ids])).logits[0, -1].log_softmax(-1)
             with loaded.policy.disable_adapter():
@@ -268,6 +272,19 @@ def test_each_way_of_tuning_is_evaluated_with_its_own_base(
     assert base.metrics["perplexity/chosen"].value != tuned.metrics["perplexity/chosen"].value
 
 
+def test_a_run_that_learned_from_one_answer_is_evaluated_on_the_pairs_of_its_held_out_prompts(
+    make_run: Callable[..., Path], evaluated: Callable[..., EvaluationResult], tmp_path: Path
+) -> None:
+    run = make_run("{kind: lora, r: 4}", extra="objective: {kind: sft}")
+    (model,) = evaluated(run, kl_prompts=0).models
+    assert model.metrics["rewards/accuracies"].count == model.metrics["perplexity/chosen"].count == 6
+    assert model.beta == 1.0
+    prompts = {json.loads(line)["where"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()}
+    recipe = open_run(run).recipe
+    held_out = load_rows(recipe.data, recipe.training.seed, "completion").rows["eval"]
+    assert prompts == {row.where for row in held_out}
+
+
 def test_folders_of_models_and_adapters_are_evaluated_on_the_rows_of_a_file(
     lora_run: Path, tiny_model: Path, evaluated: Callable[..., EvaluationResult], tmp_path: Path
 ) -> None:
@@ -285,6 +302,56 @@ def test_folders_of_models_and_adapters_are_evaluated_on_the_rows_of_a_file(
     of_run = evaluated(lora_run, data=str(data), kl_prompts=0).models[0].metrics
     assert tuned.metrics["rewards/accuracies"] == of_run["rewards/accuracies"]
     assert tuned.metrics["rewards/margins"].value * 0.1 == pytest.approx(of_run["rewards/margins"].value)
+
+
+def test_a_reward_model_and_a_rule_judge_the_answers(
+    make_run: Callable[..., Path],
+    lora_run: Path,
+    evaluated: Callable[..., EvaluationResult],
+    tmp_path: Path,
+) -> None:
+    """Rewards are those of the sources themselves, win-rates those counted from the answers, and the reward model has
+    the accuracy on the pairs that its training measured."""
+    judge = make_run("{kind: lora, r: 4}", "evaluation.num_samples=0", extra="objective: {kind: reward}")
+    rule = {"rule": "regex", "pattern": "[aeiou]", "count": 9, "weight": 2.0, "name": "vowels"}
+    rewards = [{"model": str(judge), "name": "judge"}, rule]
+    result = evaluated(lora_run, against="base", rewards=rewards, kl_prompts=0, generate={"max_new_tokens": 20})
+    tuned, base = result.models
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    kept = {name: [line["answers"][name] for line in lines] for name in (tuned.name, "base")}
+    for model in (tuned, base):
+        vowels = [min(9, sum(letter in "aeiou" for letter in one["text"])) / 9 for one in kept[model.name]]
+        assert [one["rewards"]["vowels"] for one in kept[model.name]] == pytest.approx(vowels)
+        assert model.metrics["reward/vowels"].value == pytest.approx(sum(vowels) / 6)
+        totals = [one["rewards"]["judge"] + 2 * one["rewards"]["vowels"] for one in kept[model.name]]
+        assert model.metrics["reward/total"].value == pytest.approx(sum(totals) / 6)
+    plain = load_reward_model(ModelReward(model=str(judge)), RewardContext("cpu"))
+    direct = plain.score([line["prompt"] for line in lines], [one["text"] for one in kept[tuned.name]], {})
+    assert [one["rewards"]["judge"] for one in kept[tuned.name]] == pytest.approx(direct, abs=1e-5)
+    (comparison,) = result.comparisons
+    assert set(comparison.win_rates) == set(comparison.length_controlled_win_rates) == {"judge", "vowels", "total"}
+    pairs = zip(kept[tuned.name], kept["base"], strict=True)
+    scores = [(own["rewards"]["vowels"], other["rewards"]["vowels"]) for own, other in pairs]
+    wins = sum((own > other) + 0.5 * (own == other) for own, other in scores) / 6
+    assert comparison.win_rates["vowels"].value == pytest.approx(wins)
+    of_judge = next(one for one in result.judges if one.name == "judge")
+    trained = open_run(judge).result.metrics
+    assert of_judge.accuracy is not None
+    assert of_judge.accuracy.value == pytest.approx(trained["eval_accuracy"])
+    with pytest.raises(RunError, match="T682"):
+        evaluated(judge)
+
+
+def test_a_reward_source_that_fails_is_named_and_the_answers_are_kept(
+    lora_run: Path, evaluated: Callable[..., EvaluationResult], tmp_path: Path
+) -> None:
+    file = tmp_path / "judge.py"
+    file.write_text("def fail(prompts, answers):\n    return [1 / 0]\n")
+    rewards = [{"function": f"{file}:fail"}]
+    with pytest.raises(DpoRecipeError, match="R386"):
+        evaluated(lora_run, rewards=rewards)
+    with pytest.raises(RunError, match="the reward source `fail` failed"):
+        evaluated(lora_run, rewards=rewards, allowed=[f"{file}:fail"])
 
 
 def test_two_models_of_the_same_folder_name_are_told_apart(

@@ -93,6 +93,22 @@ def test_names_of_runs_become_paths_and_options_a_section(sections: list[Evaluat
     assert (section.generate.temperature, section.generate.seed) == (0.7, 3)
 
 
+def test_sources_of_rewards_are_models_functions_and_mappings(sections: list[Evaluate], tmp_path: Path) -> None:
+    sources = ["0000bb", "org/judge", "judge.py:score", "{rule: length, max: 5}"]
+    outcome = CliRunner().invoke(app, ["evaluate", "0000aa", *(word for one in sources for word in ("--reward", one))])
+    assert outcome.exit_code == 0, outcome.output
+    plain = [one.model_dump(exclude_unset=True) for one in sections[0].rewards]
+    assert plain == [
+        {"model": str(tmp_path / "runs" / "mine" / "20260112T093000Z-0000bb")},
+        {"model": "org/judge"},
+        {"function": f"{tmp_path / 'judge.py'}:score"},
+        {"rule": "length", "max": 5},
+    ]
+    wrong = CliRunner().invoke(app, ["evaluate", "0000aa", "--reward", "{rule: lenght}"])
+    assert wrong.exit_code == 2
+    assert "rewards.0.rule" in wrong.output
+
+
 def test_a_run_that_does_not_exist_is_an_error_and_no_hub_id(sections: list[Evaluate]) -> None:
     outcome = CliRunner().invoke(app, ["evaluate", "00ffee"])
     assert isinstance(outcome.exception, RunError)

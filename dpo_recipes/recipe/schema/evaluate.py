@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dpo_recipes.reward_settings import Reward
 from dpo_recipes.section import Section
 
 
@@ -64,6 +65,11 @@ class Evaluate(Section):
         default="13a",
         description="How sacrebleu divides texts into words: `13a` for European languages, `zh` for Chinese, `char` by "
         "characters, `intl` by Unicode categories.",
+    )
+    rewards: list[Reward] = Field(
+        default_factory=list,
+        description="Sources of rewards, which judge the answers: reward models, rules and functions, as in the "
+        "objectives that learn from rewards. With `against`, they also give win-rates.",
     )
     kl_prompts: int = Field(
         default=50,

@@ -1,0 +1,111 @@
+"""What the kinds of steps share that let models answer prompts: `evaluate` and `sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.jobs.devices import DeviceWish
+from dpo_recipes.jobs.plan import PlanOptions
+from dpo_recipes.jobs.steps.base import CheckedStep, ProductKind, Step, StepKind, StepPlan
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.paths import parent_of, resolve_paths
+from dpo_recipes.recipe.reward_checks import check_reward_sources, not_allowed
+from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN
+from dpo_recipes.recipe.schema_findings import schema_findings
+from dpo_recipes.recipe.validate import in_order
+from dpo_recipes.reward_settings import FunctionReward
+from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.workflow import RunOptions
+
+_BASE = "base"
+_NO_PART_OF_THE_RESULT = {"device": True, "generate": {"batch_size"}}
+
+
+class AnswersStep(StepKind):
+    """A step whose section names models, data and sources of rewards in the same fields as an evaluation."""
+
+    def check(self, composed: Composed) -> CheckedStep:
+        """The section with absolute paths. Raises `RecipeError` R2xx, R384 to R388 for sources of rewards, and the
+        findings of `check_section`."""
+        own = {key: value for key, value in composed.data.items() if key not in FROM_THE_CHAIN}
+        composed = resolve_paths(replace(composed, data=own), list(_path_fields(own)))
+        try:
+            section: Any = self.section.model_validate(composed.data)
+        except ValidationError as error:
+            raise RecipeError(*in_order(schema_findings(error, composed, self.section))) from None
+        findings = list(check_reward_sources(section.rewards, ("rewards",), composed))
+        findings += self.check_section(section, composed)
+        if errors := [finding for finding in findings if finding.severity == "error"]:
+            raise RecipeError(*in_order(errors))
+        return CheckedStep(section, composed, tuple(findings))
+
+    def check_section(self, section: Any, composed: Composed) -> Iterator[Finding]:
+        """Yield findings about fields that do not fit together."""
+        yield from ()
+
+    def takes(self, settings: Any, at: DataPath) -> tuple[ProductKind, ...]:
+        """Models that answer, a reward model as a source of rewards, and data."""
+        if at[:1] == ("models",) or at == ("against",):
+            return ("model",)
+        if at[:1] == ("rewards",) and at[-1] == "model":
+            return ("reward model",)
+        return ("data",) if at == ("data",) else ()
+
+    def check_permitted(self, checked: CheckedStep, options: RunOptions) -> None:
+        """R386: a function that the command does not allow."""
+        for place, source in enumerate(checked.settings.rewards):
+            if isinstance(source, FunctionReward) and source.function not in options.reward_functions:
+                where = checked.composed.where(("rewards", place, "function"))
+                raise RecipeError(replace(not_allowed(source), where=where))
+
+    def devices(self, settings: Any) -> DeviceWish:
+        """One device, because the models are loaded one after the other."""
+        return DeviceWish(settings.device, 1)
+
+    def path_at(self, at: DataPath, run: RunDirectory, product: Path) -> Path:
+        """What the other step has made. A model or reward model is its run directory, which also has the template."""
+        return product if at == ("data",) else run.shared_run.path
+
+    def identity(self, settings: Any) -> dict[str, Any]:
+        """The settings without those of the computation."""
+        return settings.model_dump(mode="json", exclude=_NO_PART_OF_THE_RESULT)
+
+    def inputs(self, settings: Any) -> Iterator[DataPath]:
+        """Local models, data, templates and functions."""
+        plain = settings.model_dump(mode="json")
+        for at in _path_fields(plain):
+            value = parent_of(plain, at)[at[-1]]
+            if isinstance(value, str) and Path(value).is_absolute():
+                yield at
+
+    def plan(self, step: Step, options: PlanOptions) -> StepPlan:
+        """Nothing is predicted: the time depends on the answers, and the memory on the largest model."""
+        return StepPlan(
+            fits=True,
+            peak_bytes=None,
+            device_bytes=None,
+            time_s=None,
+            is_upper_bound=False,
+            disk_bytes=None,
+            bases={},
+            details={},
+        )
+
+
+def _path_fields(data: dict[str, Any]) -> Iterator[DataPath]:
+    """The places in the data of a step that may have a path. `base` is a name."""
+    models = data.get("models")
+    if isinstance(models, list):
+        yield from (("models", place) for place, name in enumerate(models) if name != _BASE)
+    yield from ((key,) for key in ("against", "data", "chat_template") if key in data and data[key] != _BASE)
+    rewards = data.get("rewards")
+    for place, source in enumerate(rewards if isinstance(rewards, list) else ()):
+        if isinstance(source, dict):
+            yield from (("rewards", place, key) for key in ("model", "function", "chat_template") if key in source)

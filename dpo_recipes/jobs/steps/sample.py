@@ -1,0 +1,80 @@
+"""A step that makes preference data: answers of models to prompts, ranked by their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpo_recipes.errors import Finding
+from dpo_recipes.evaluate.result import read_samples
+from dpo_recipes.evaluation_run import run_sampling
+from dpo_recipes.formats import format_count, format_number
+from dpo_recipes.jobs.steps.answers import AnswersStep
+from dpo_recipes.jobs.steps.base import CheckedStep, Figure, Product
+from dpo_recipes.recipe.compose import Composed
+from dpo_recipes.recipe.schema.sample import Sample
+from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.supervise import EventHandler
+from dpo_recipes.workflow import RunOptions
+
+
+class SampleStep(AnswersStep):
+    """Preference data from answers of models, ranked by their rewards (docs/evaluation.md)."""
+
+    kind = "sample"
+    section = Sample
+
+    def check_section(self, section: Sample, composed: Composed) -> Iterator[Finding]:
+        """R377: there cannot be two different answers to a prompt."""
+        if section.generate.temperature == 0 and section.answers > 1:
+            yield Finding(
+                "R377",
+                f"the {section.answers} answers of a model to a prompt are all equal",
+                composed.where(("generate", "temperature")),
+                "`temperature: 0` always chooses the most probable token",
+                "write a higher `temperature`, such as 1.0",
+            )
+        elif section.answers * len(section.models) < 2:
+            yield Finding(
+                "R377",
+                "one model gives one answer to each prompt",
+                composed.where(("answers",)),
+                "a preference needs two answers",
+                "write `answers: 2` or more, or name another model",
+            )
+
+    def makes(self, settings: Sample) -> Product:
+        """Preference data."""
+        return Product("data", num_rows=settings.limit)
+
+    def product_path(self, run: RunDirectory, settings: Sample) -> Path:
+        """The file of rows."""
+        return run.sampled_rows
+
+    def figures(self, run: RunDirectory) -> list[Figure]:
+        """The number of rows and the mean rewards of each model."""
+        result = read_samples(run.result)
+        found = [Figure("rows", "Rows", result.num_rows, format_count(result.num_rows))]
+        for model in result.models:
+            for name, estimate in model.rewards.items():
+                label, text = f"Mean reward, {name}, {model.name}", format_number(estimate.value, signed=True)
+                found.append(Figure(f"{model.name}/{name}", label, estimate.value, text))
+        return found
+
+    def execute(self, checked: CheckedStep, run: RunDirectory, on_event: EventHandler, options: RunOptions) -> None:
+        """Sample. The answers of an interrupted sampling come from the cache."""
+        run_sampling(
+            checked.settings,
+            run.path,
+            on_event,
+            trust_remote_code=options.trust_remote_code,
+            reward_functions=options.reward_functions,
+        )
+
+    def describe(self, settings: Sample) -> str:
+        """The number of answers and models."""
+        count = len(settings.models)
+        return f"{settings.answers} answers of {'a model' if count == 1 else f'{count} models each'} to each prompt"
+
+
+KIND = SampleStep()

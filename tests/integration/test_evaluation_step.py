@@ -1,0 +1,249 @@
+"""A step of a chain that evaluates what other steps made."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import recipe_text, write_pairs
+
+from dpo_recipes import worker
+from dpo_recipes.data.prepare import load_rows
+from dpo_recipes.errors import RecipeError, RunError
+from dpo_recipes.evaluate.result import EvaluationResult, SampleResult, read_evaluation, read_samples
+from dpo_recipes.evaluation_stages import execute_directory
+from dpo_recipes.events import EventLog
+from dpo_recipes.finished_run import open_run
+from dpo_recipes.jobs.chain import run_chain
+from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
+from dpo_recipes.jobs.steps import evaluate, sample, train
+from dpo_recipes.preparation import prepare_run
+from dpo_recipes.recipe.schema.data import Data, Source
+from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.recipe.schema.sample import Sample
+from dpo_recipes.recipe.validate import Validated
+from dpo_recipes.run_dir import RunDirectory, write_json
+from dpo_recipes.supervise import explain_failure
+
+STEPS = """\
+schema: 1
+name: tiny
+steps:
+  dpo: {recipe: base.yaml}
+  judge:
+    recipe: base.yaml
+    objective: {kind: reward}
+    set: {evaluation.num_samples: 0}
+  compare:
+    kind: evaluate
+    models: ["step:dpo"]
+    against: base
+    rewards: [{model: "step:judge", name: judge}]
+    generate: {max_new_tokens: 8}
+    kl_prompts: 2
+"""
+ROUNDS = """\
+schema: 1
+name: rounds
+steps:
+  samples:
+    kind: sample
+    models: [{base}]
+    data: base.yaml
+    answers: 3
+    generate: {{temperature: 1.0, max_new_tokens: 12}}
+    rewards: [{{rule: regex, pattern: "[aeiou]", count: 20}}]
+    cut_off: keep
+  again:
+    recipe: base.yaml
+    set: {{data.train: [{{path: "step:samples"}}]}}
+"""
+
+
+@pytest.fixture
+def chain(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a chain whose steps are executed in this process."""
+
+    def run_here(validated: Validated, on_event: Any, options: Any, *, directory: RunDirectory) -> None:
+        prepare_run(validated, run=directory)
+        code = worker.main([str(directory.path)])
+        if code:
+            raise explain_failure(code, directory)
+
+    def evaluate_here(section: Evaluate, directory: Path, on_event: Any, **allowed: Any) -> EvaluationResult:
+        run = RunDirectory(directory)
+        directory.mkdir(exist_ok=True)
+        write_json(run.evaluation, section.model_dump(mode="json"))
+        with EventLog(run.events) as events:
+            execute_directory(run, events, **allowed)
+        return read_evaluation(run.result)
+
+    def sample_here(section: Sample, directory: Path, on_event: Any, **allowed: Any) -> SampleResult:
+        run = RunDirectory(directory)
+        directory.mkdir(exist_ok=True)
+        write_json(run.sampling, section.model_dump(mode="json"))
+        with EventLog(run.events) as events:
+            execute_directory(run, events, **allowed)
+        return read_samples(run.result)
+
+    monkeypatch.setattr(train, "run_recipe", run_here)
+    monkeypatch.setattr(evaluate, "run_evaluation", evaluate_here)
+    monkeypatch.setattr(sample, "run_sampling", sample_here)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"))
+    (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
+    path = tmp_path / "chain.yaml"
+    path.write_text(STEPS, encoding="utf-8")
+    yield path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _validate(path: Path, *overrides: str) -> ValidatedChain:
+    validated = validate_file(path, [f"output_dir={path.parent / 'runs'}", *overrides])
+    assert isinstance(validated, ValidatedChain)
+    return validated
+
+
+def test_models_of_steps_are_judged_by_the_reward_model_of_another_step(chain: Path) -> None:
+    finished = run_chain(_validate(chain), lambda event: None)
+    step = next(step for step in finished.result.steps if step.name == "compare")
+    assert (step.state, step.makes, step.work) == ("finished", "scores", "1 model, against base")
+    assert step.needs == {"models[0]": "dpo", "rewards[0].model": "judge"}
+    result = read_evaluation(finished.directory.path / str(step.directory) / "result.json")
+    assert [model.name.split()[0] for model in result.models] == ["tiny-dpo", "base"]
+    assert set(result.comparisons[0].win_rates) == {"judge"}
+    labels = [figure.label for figure in step.figures]
+    assert "Mean reward, judge, base" in labels
+    assert f"Reward accuracy, {result.models[0].name}" in labels
+    assert "Mean reward, judge" in finished.directory.report.read_text(encoding="utf-8")
+
+
+def test_only_an_evaluation_whose_inputs_have_changed_is_done_again(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_chain(_validate(chain), lambda event: None)
+    directories = {step.name: step.directory for step in first.result.steps}
+    monkeypatch.setattr(train, "run_recipe", lambda *arguments, **options: pytest.fail("it is trained again"))
+    batch = "steps.compare.generate={max_new_tokens: 8, batch_size: 2}"
+    same = run_chain(_validate(chain, batch), lambda event: None)
+    assert {step.name: step.directory for step in same.result.steps} == directories
+    other = run_chain(_validate(chain, "steps.compare.limit=3"), lambda event: None)
+    changed = {step.name for step in other.result.steps if step.directory != directories[step.name]}
+    assert changed == {"compare"}
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "text"),
+    [
+        ("steps.compare.models=[step:judge]", "R373", "models[0]"),
+        ("steps.compare.against=step:nobody", "R371", "nobody"),
+        ("steps.compare.modles=[a]", "R203", "did you mean `models`"),
+        ("steps.compare.generate={top_p: 2}", "R206", "top_p"),
+        ("steps.compare.rewards=[{rule: regex, pattern: '('}]", "R388", "("),
+    ],
+)
+def test_what_is_wrong_with_a_step_is_found_before_anything_starts(
+    chain: Path, override: str, code: str, text: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        _validate(chain, override)
+    assert caught.value.findings[0].code == code
+    assert caught.value.findings[0].where is not None
+    assert text in str(caught.value)
+
+
+def test_answers_are_ranked_by_their_rewards_and_trained_on(chain: Path, tiny_model: Path) -> None:
+    """Each row has the best and the worst of three answers with their scores, and the next step learns from them."""
+    chain.write_text(ROUNDS.format(base=tiny_model), encoding="utf-8")
+    finished = run_chain(_validate(chain), lambda event: None)
+    samples, again = finished.result.steps
+    assert (samples.makes, samples.work) == ("data", "3 answers of a model to each prompt")
+    result = read_samples(finished.directory.path / str(samples.directory) / "result.json")
+    rows = [json.loads(line) for line in (finished.directory.path / str(samples.product)).read_text().splitlines()]
+    assert len(rows) == result.num_rows == result.num_prompts - sum(result.left_out.values())
+    assert result.num_prompts == 18
+    for row in rows:
+        for name in ("chosen", "rejected"):
+            vowels = sum(letter in "aeiou" for letter in row[name][0]["content"])
+            assert row[f"score_{name}"] == pytest.approx(min(20, vowels) / 20)
+            assert row[f"model_{name}"] == "model"
+        assert row["score_chosen"] > row["score_rejected"]
+        assert "pairs.jsonl:" in row["where"]
+    trained = open_run(finished.directory.path / str(again.directory))
+    assert trained.recipe.data.train[0].path == str(finished.directory.path / str(samples.product))
+    report = json.loads(trained.run.data_report.read_text(encoding="utf-8"))["splits"]
+    assert report["train"]["rows_kept"] + report["eval"]["rows_kept"] == len(rows)
+
+
+def test_all_answers_of_several_models_are_written_with_ranks(chain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Near ties share the first rank, and prompts whose answers all tie are left out."""
+    section = Sample.model_validate(
+        {
+            "models": [str(tiny_model)],
+            "data": str(write_pairs(tmp_path / "more.jsonl", 6)),
+            "answers": 4,
+            "generate": {"temperature": 1.0, "max_new_tokens": 12},
+            "rewards": [{"rule": "regex", "pattern": "[aeiou]", "count": 20}],
+            "keep": "all",
+            "min_difference": 0.06,
+            "cut_off": "keep",
+        }
+    )
+    result = sample.run_sampling(section, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+    data = Data(train=[Source(path=str(tmp_path / "samples" / "samples.jsonl"))])
+    rows = [json.loads(line) for line in Path(data.train[0].path).read_text().splitlines()]
+    assert len(rows) == result.num_rows
+    for row in rows:
+        scores = [answer["score"] for answer in row["answers"]]
+        assert scores == sorted(scores, reverse=True)
+        ranks = [answer["rank"] for answer in row["answers"]]
+        assert ranks == [1 if scores[0] - score <= 0.06 else place + 1 for place, score in enumerate(scores)]
+        assert scores[0] - scores[-1] > 0.06
+    pairs = load_rows(data, 0).train
+    assert len(pairs) == sum(answer["rank"] > 1 for row in rows for answer in row["answers"])
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("steps.samples.generate.temperature=0", "all equal"),
+        ("steps.samples.answers=1", "one answer to each prompt"),
+    ],
+)
+def test_answers_that_cannot_be_ranked_are_found_before_anything_starts(
+    chain: Path, tiny_model: Path, override: str, text: str
+) -> None:
+    chain.write_text(ROUNDS.format(base=tiny_model), encoding="utf-8")
+    with pytest.raises(RecipeError, match=text) as caught:
+        _validate(chain, override)
+    assert caught.value.findings[0].code == "R377"
+
+
+def test_prompts_whose_answers_all_tie_are_an_error(chain: Path, tiny_model: Path, tmp_path: Path) -> None:
+    section = Sample.model_validate(
+        {
+            "models": [str(tiny_model)],
+            "data": str(write_pairs(tmp_path / "more.jsonl", 2)),
+            "answers": 2,
+            "generate": {"temperature": 1.0, "max_new_tokens": 4},
+            "rewards": [{"rule": "length", "max": 1000}],
+            "cut_off": "keep",
+        }
+    )
+    with pytest.raises(RunError, match=r"T686(.|\n)*tie"):
+        sample.run_sampling(section, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+    cut = section.model_copy(update={"cut_off": "drop"})
+    with pytest.raises(RunError, match=r"T686(.|\n)*max_new_tokens"):
+        sample.run_sampling(cut, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+
+
+def test_a_function_of_a_step_must_be_allowed(chain: Path, tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text("def score(prompts, answers):\n    return [0.0] * len(answers)\n")
+    validated = _validate(chain, f"steps.compare.rewards=[{{function: '{tmp_path / 'judge.py'}:score'}}]")
+    with pytest.raises(RecipeError, match="R386"):
+        run_chain(validated, lambda event: None)
