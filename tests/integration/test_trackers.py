@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from dpo_recipes.engine.trackers import table
 from dpo_recipes.engine.trackers.base import by_split
 from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.engine.trackers.tensorboard import TensorBoard
+from dpo_recipes.engine.trackers.wandb_files import read_history
 from dpo_recipes.errors import EXIT_RESUMABLE
 from dpo_recipes.events import EventLog
 from dpo_recipes.guards.base import Sighting
@@ -190,7 +193,13 @@ def test_a_resumed_run_continues_in_trackio(
     assert_same(trackio_rows(name), expected(outcome))
 
 
-def log_twice(recipe_text: str, folder: Path, *, lost: tuple[int, ...] = ()) -> tuple[RunDirectory, Scalars]:
+def log_twice(
+    recipe_text: str,
+    folder: Path,
+    *,
+    lost: tuple[int, ...] = (),
+    after_kill: Callable[[RunDirectory], None] | None = None,
+) -> tuple[RunDirectory, Scalars]:
     """Rows of a run that was killed after step 5 and resumed from the checkpoint of step 3, and what must be stored.
     The `lost` steps were taken by the tracker and not stored."""
     run = RunDirectory(folder / "20261128T120000Z-abcdef")
@@ -209,6 +218,9 @@ def log_twice(recipe_text: str, folder: Path, *, lost: tuple[int, ...] = ()) -> 
         line = json.loads(record.read_text().splitlines()[-1])
         with record.open("a") as file:
             file.writelines(json.dumps({**line, "step": step}) + "\n" for step in lost)
+        if after_kill is not None:
+            after_kill(run)
+        run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= 3))
         with Trackers(validate(path).recipe, run, events) as resumed:
             resumed.start(first_step=3)
             for row in rows:
@@ -294,47 +306,49 @@ def test_wandb_keeps_a_run_offline(
     key = json.loads((outcome.run.path / "trackers.json").read_text())["key"]
     stored = sorted((outcome.run.path / "wandb").glob("offline-run-*"))
     assert [path.name.rpartition("-")[2] for path in stored] == [key, key]
-    content = b"".join(path.read_bytes() for folder in stored for path in folder.glob("*.wandb"))
+    content = when(
+        lambda: b"".join(path.read_bytes() for folder in stored for path in folder.glob("*.wandb")),
+        lambda content: b"report.html" in content,
+    )
     for text in (b"train/global_step", b"rewards/margins", b"together", b"report.html", b"plan.json"):
         assert text in content
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
 def test_a_killed_run_has_each_step_once_in_wandb(
-    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
+    """W&B writes blocks of 32 KiB: a process that is killed early leaves a file with nothing but its first 7 bytes."""
     pytest.importorskip("wandb")
+    record = import_module("wandb.proto.wandb_internal_pb2").Record
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run, wanted = log_twice(recipe("wandb"), tmp_path)
+
+    def kill(run: RunDirectory) -> None:
+        time.sleep(1.1)  # the names of its folders have seconds
+        (file,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
+        when(lambda: list(read_history(file, record)), lambda rows: len(rows) == 6)
+        if is_lost:
+            file.write_bytes(file.read_bytes()[:7])
+
+    run, wanted = log_twice(recipe("wandb"), tmp_path, after_kill=kill)
+    files = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
+    rows = when(lambda: [row for file in files for row in read_history(file, record)], lambda rows: len(rows) >= 7)
     found: Scalars = {}
-    for path in sorted((run.path / "wandb").glob("offline-run-*/*.wandb")):
-        for row in wandb_history(path):
-            step = int(row["train/global_step"])
-            for name, value in row.items():
-                if not name.startswith("_") and name != "train/global_step":
-                    assert step not in found.get(name, {}) or name == "train/epoch", "each row comes once"
-                    found.setdefault(name, {})[step] = value
+    for row in rows:
+        step = int(row["train/global_step"])
+        for name, value in row.items():
+            if not name.startswith("_") and name != "train/global_step":
+                assert step not in found.get(name, {}) or name == "train/epoch", "each row comes once"
+                found.setdefault(name, {})[step] = value
     assert_same(found, wanted)
 
 
-def wandb_history(path: Path) -> Iterator[dict[str, float]]:
-    """The rows in a file of W&B, which has the format of LevelDB's log: blocks of 32 KiB with records of a checksum, a
-    length and a type, after a header of 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if 2**15 - at % 2**15 < 7:  # the rest of a block is too short for a record
-            at += 2**15 - at % 2**15
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = Record.FromString(parts)
-            parts = b""
-            if record.HasField("history"):
-                items = record.history.item
-                yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+def when(read: Callable[[], Any], is_whole: Callable[[Any], bool]) -> Any:
+    """What is read when W&B has written all of it, which it may still do when its run has been finished."""
+    until = time.monotonic() + 30
+    while not is_whole(found := read()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
 
 
 def test_a_killed_run_has_each_step_once_in_mlflow(

@@ -268,6 +268,21 @@ def test_a_row_that_failed_or_was_lost_is_sent_again(open_trackers: Any, monkeyp
     assert rows_of(Recorder.made[1]) == [(1, "loss"), (3, "loss"), (4, "loss"), (4, "eval_loss")]
 
 
+def test_rows_before_the_checkpoint_that_a_tracker_has_lost_are_sent_again(
+    open_trackers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = open_trackers(Recorder)
+    killed.start()
+    log_steps(killed, 1, 2, 3, 4)
+    rows = [{"step": step, "loss": 1.0 / step} for step in range(1, 5)]
+    killed.run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(Recorder, "last_step", lambda self: 1)
+    with open_trackers(Recorder) as trackers:
+        trackers.start(first_step=3)
+        log_steps(trackers, 4)
+    assert rows_of(Recorder.made[1]) == [(2, "loss"), (3, "loss"), (4, "loss"), (4, "eval_loss")]
+
+
 def test_a_tracker_that_replaces_rows_or_is_new_gets_all_of_them(
     open_trackers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,8 @@ class Tracker:
         return Tracking()
 
     def last_step(self) -> int | None:
-        """The last step of which the run that is continued has a row; None if the library does not tell."""
+        """The last step of which the run that is continued has a row, or -1 if it has none; None if the library does
+        not tell."""
         return None
 
     def log(self, row: Row, step: int) -> None:

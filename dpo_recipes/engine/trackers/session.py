@@ -20,7 +20,7 @@ from dpo_recipes.errors import Finding, Interrupted, in_one_line
 from dpo_recipes.events import EventLog
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.trackers import LIBRARIES
-from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, write_json
+from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, read_json_lines, write_json
 
 PATIENCE_S = 120.0
 """The seconds that a run waits for one call of a tracker. W&B gives up a start by itself after 90."""
@@ -85,8 +85,7 @@ class Trackers:
                 entry.is_in_use = False
                 continue
             if name in known and not entry.tracker.replaces_rows:
-                last_step = self._call(entry, "find its last step", entry.tracker.last_step)
-                entry.sent_before = self._record.taken_by(name, last_step)
+                self._continue(entry, first_step)
             known[name] = tracking
             if tracking.url:
                 self.events.note(f"{name}: {tracking.url}")
@@ -94,22 +93,34 @@ class Trackers:
         run_dir = self.run
         self._attach("recipe", [run_dir.given_recipe, run_dir.resolved_recipe, run_dir.plan, run_dir.data_report])
 
+    def _continue(self, entry: _Entry, first_step: int) -> None:
+        """Find out what the tracker has, and send the rows up to the checkpoint that it has lost. Those after it will
+        be computed again."""
+        last_step = self._call(entry, "find its last step", entry.tracker.last_step)
+        entry.sent_before = self._record.taken_by(entry.name, last_step)
+        if last_step is not None:
+            for row in read_json_lines(self.run.metrics):
+                if last_step < row["step"] <= first_step:
+                    self._log(row, [entry])
+
     def log(self, row: dict[str, Any]) -> None:
         """Store a row of metrics.jsonl, unless an earlier process of the run has stored it. Values that are no finite
         numbers are left out."""
         self._step = row["step"]
-        numbers = {
-            name: value
-            for name, value in row.items()
-            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        self._send(Sent.row(self._step, row), "store metrics", lambda tracker: tracker.log(numbers, self._step))
+        self._log(row, self._entries)
+
+    def _log(self, row: dict[str, Any], entries: Sequence[_Entry]) -> None:
+        step, numbers = row["step"], {}
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                numbers[name] = value
+        self._send(Sent.row(step, row), "store metrics", lambda tracker: tracker.log(numbers, step), entries)
 
     def alert(self, finding: Finding) -> None:
         """Send a finding to the trackers that have alerts."""
         text = "\n".join(part for part in (finding.why, finding.fix) if part)
         sent = Sent.alert(self._step, finding.what)
-        self._send(sent, "send an alert", lambda tracker: tracker.alert(finding.what, text))
+        self._send(sent, "send an alert", lambda tracker: tracker.alert(finding.what, text), self._entries)
 
     def attach_report(self) -> None:
         """Store the report, the result and the model card."""
@@ -130,10 +141,10 @@ class Trackers:
                 self.events.note(f"{entry.name} failed {entry.failures} times in all; what it missed is not there")
         self._entries = []
 
-    def _send(self, sent: Sent, what: str, send: Callable[[Tracker], None]) -> None:
+    def _send(self, sent: Sent, what: str, send: Callable[[Tracker], None], entries: Sequence[_Entry]) -> None:
         """Send it to each tracker that has not taken it yet, and record which ones have taken it now."""
         taken = []
-        for entry in self._entries:
+        for entry in entries:
             if sent in entry.sent_before:
                 continue
             failures = entry.failures

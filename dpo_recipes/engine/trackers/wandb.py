@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dpo_recipes.engine.trackers.base import Outcome, Row, Tracker, Tracking, by_split
+from dpo_recipes.engine.trackers.wandb_files import read_history
 
+_STEP = "train/global_step"
 _LONGEST_TITLE = 63
 """Characters of an alert's title (wandb 0.31, `Run.alert`)."""
 
@@ -36,18 +38,24 @@ class WandB(Tracker):
             config={"recipe": self.config},
             allow_val_change=True,
         )
-        self.library_run.define_metric("train/global_step")
-        self.library_run.define_metric("*", step_metric="train/global_step", step_sync=True)
+        self.library_run.define_metric(_STEP)
+        self.library_run.define_metric("*", step_metric=_STEP, step_sync=True)
         return Tracking(id=self.run.key, url=self.library_run.url)
 
     def last_step(self) -> int | None:
-        """The last step that the server has; offline there is none to ask."""
-        step = self.library_run.summary.get("train/global_step")
-        return None if step is None else int(step)
+        """The last step that the server has, or offline the files of earlier processes; -1 if there is no row."""
+        if not self.library_run.offline:
+            return int(self.library_run.summary.get(_STEP, -1))
+        files = (self.run.directory / "wandb").glob(f"offline-run-*-{self.run.key}/*.wandb")
+        earlier = [file for file in files if file.parent != Path(self.library_run.dir).parent]
+        if not earlier:  # they were sent and removed
+            return None
+        record = self.load("wandb.proto.wandb_internal_pb2").Record
+        return max((int(row[_STEP]) for file in earlier for row in read_history(file, record)), default=-1)
 
     def log(self, row: Row, step: int) -> None:
         """Send the row."""
-        self.library_run.log({**by_split(row), "train/global_step": step})
+        self.library_run.log({**by_split(row), _STEP: step})
 
     def attach(self, label: str, files: Sequence[Path]) -> None:
         """Store the files as one artifact."""
