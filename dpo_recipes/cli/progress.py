@@ -207,8 +207,8 @@ def _held_out(metric: Metric, result: RunResult) -> str:
     tuned, base = (values.get(f"eval_{metric.key}") for values in (result.metrics, result.base_metrics))
     if tuned is None:
         return ""
-    is_measured = base is not None and metric.base_value is None and not metric.is_tied_at_base
-    return f"{metric.live_label} {metric.format(tuned)}" + (f" (base {metric.format(base)})" if is_measured else "")
+    shown = f" (base {metric.format(base)})" if base is not None and metric.is_measured_at_base else ""
+    return f"{metric.live_label} {metric.format(tuned)}{shown}"
 
 
 def _duration(seconds: float) -> str:

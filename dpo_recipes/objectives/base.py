@@ -84,6 +84,11 @@ class Metric:
     """The title of a chart that several metrics share. Empty: a chart of its own if `is_shown_live` is set, or none."""
 
     @property
+    def is_measured_at_base(self) -> bool:
+        """Whether the value of the untouched base says something that can be compared with that of a tuned model."""
+        return self.base_value is None and not self.is_tied_at_base
+
+    @property
     def live_label(self) -> str:
         """The name in the progress line."""
         return self.short_label or self.label.lower()

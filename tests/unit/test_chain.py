@@ -60,6 +60,23 @@ def test_steps_run_in_the_order_of_need_with_what_the_others_made(fake: FakeStep
     assert ChainResult.read(fake.folders[0] / "result.json") == finished.result
 
 
+def test_a_source_of_rewards_is_the_run_of_its_step(fake: FakeSteps) -> None:
+    """The run has the template and the length that the model was trained with, and its base if it is an adapter."""
+    text = f"""\
+schema: 1
+name: job
+steps:
+  reward: {{model: {{path: owner/model, adapter: {{kind: lora}}}}, {DATA}, objective: {{kind: reward}}}}
+  rl: {{model: {{path: owner/model}}, {DATA}, objective: {{kind: rloo, rewards: [{{model: step:reward}}]}}}}
+"""
+    finished = fake.run(text)
+    directory = finished.directory.path / str(finished.result.steps[0].directory)
+    rewards: Any = fake.recipes["job-rl"].objective
+    assert [source.model for source in rewards.rewards] == [str(directory)]
+    fake.run(text, "steps.reward.training.seed=3")
+    assert fake.executed == ["job-reward", "job-rl"]
+
+
 def test_events_tell_what_happens(fake: FakeSteps) -> None:
     fake.run()
     first, *others = fake.events

@@ -209,6 +209,18 @@ def test_a_reward_model_can_be_trained_further_as_one(check: Check) -> None:
     assert len(check(_chain(one=f"{BASE}, objective: {{kind: reward}}", two=step)).steps) == 2
 
 
+def test_a_reward_model_is_a_source_of_rewards(check: Check) -> None:
+    step = f"{BASE}, objective: {{kind: rloo, rewards: [{{rule: length, max: 9}}, {{model: step:NAME}}]}}"
+    steps = {"sft": f"{BASE}, objective: {{kind: sft}}", "reward": f"{BASE}, objective: {{kind: reward}}"}
+    chain = check(_chain(**steps, rl=step.replace("NAME", "reward")))
+    assert [(need.at, need.step.name) for need in chain.steps[2].needs] == [
+        (("objective", "rewards", 1, "model"), "reward")
+    ]
+    finding = _finding(check, _chain(**steps, rl=step.replace("NAME", "sft")))
+    assert finding.what == "step `sft` makes a model, which `objective.rewards[1].model` cannot be"
+    assert finding.fix == "refer to a step that makes a reward model"
+
+
 ADAPTER = f"model: {{path: owner/model, adapter: {{kind: lora}}}}, {DATA}"
 
 

@@ -126,6 +126,7 @@ class Train(StepKind):
         for metric in finished.objective.metrics:
             key = f"eval_{metric.key}"
             value, base = (finite(each.get(key)) for each in (finished.result.metrics, finished.result.base_metrics))
+            base = base if metric.is_measured_at_base else None
             if metric.is_shown_live and value is not None:
                 base_text = "" if base is None else metric.format(base)
                 found.append(Figure(metric.key, metric.label, value, metric.format(value), base, base_text))
