@@ -10,10 +10,10 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from trl.models.activation_offloading import get_act_offloading_ctx_manager
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
+from dpo_recipes.engine.backbone import in_evaluation_mode
 from dpo_recipes.engine.collators import OF_ROLLOUT, ROW_COLUMNS, AnswerCollator
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer
@@ -226,8 +226,8 @@ class ObjectiveTrainer(Trainer):
         policy: Any = self.accelerator.unwrap_model(self.model)
         if isinstance(policy, PeftModel):
             adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
-        checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-        with torch.no_grad(), checkpointing, adapter, self.accelerator.autocast():
+        # In evaluation mode there is neither dropout nor checkpointing.
+        with torch.no_grad(), in_evaluation_mode(model), adapter, self.accelerator.autocast():
             return self.scores(model, inputs)[0]
 
 

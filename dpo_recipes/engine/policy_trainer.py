@@ -204,8 +204,7 @@ class PolicyTrainer(LossTrainer):
 
     def _reference_scores(self, batch: Batch) -> Scores:
         if self.reference_policy is None:
-            with in_evaluation_mode(self.model):
-                return self.reference_scores(self.model, batch)
+            return self.reference_scores(self.model, batch)
         with torch.no_grad(), self.accelerator.autocast():
             return self.scores(self.reference_policy, batch)[0]
 

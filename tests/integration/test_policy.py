@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -274,6 +275,58 @@ def test_a_function_is_allowed_and_gets_columns(tiny_model: Path, tmp_path: Path
     assert worker.main([str(request.run.path), "--reward-function", allowed]) == 0
 
 
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [
+        ("{kind: lora, r: 4}", ["model.quantization={bits: 4}", "training.gradient_checkpointing=true"]),
+        ("null", ["model.dtype=bfloat16", "training.gradient_checkpointing=true"]),
+    ],
+)
+def test_generation_leaves_the_model_as_it_is(
+    work: Work, tiny_model: Path, tmp_path: Path, adapter: str, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number formats of its weights are the same before and after; in bfloat16 autocast computes in that format."""
+    from dpo_recipes.engine import rollouts
+
+    formats: list[set[torch.dtype]] = []
+
+    def written(model: Any, *rest: Any) -> Any:
+        before = {weight.dtype for weight in model.parameters()}
+        answers = write_answers(model, *rest)
+        formats.extend([before, {weight.dtype for weight in model.parameters()}])
+        return answers
+
+    monkeypatch.setattr(rollouts, "write_answers", written)
+    text = policy_recipe(tiny_model, tmp_path, f"kind: rloo, rewards: [{VOWELS}]", adapter)
+    outcome = work(text, *settings)
+    assert outcome.exit_code == 0, outcome.codes
+    assert len({frozenset(each) for each in formats}) == 1
+    if adapter == "null":
+        assert formats[0] == {torch.float32}
+
+
+def test_a_base_with_a_table_of_positions(work: Work, tmp_path: Path) -> None:
+    """GPT-2 counts positions from the first token of a prompt, whatever padding is before it."""
+    from tiny import make_tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = make_tokenizer()
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=4, **ids)
+    )
+    prompts = [[7, 8, 9, 10, 11, 12], [20]]
+    greedy = Sampling(6, 1e-4, 1.0, 8, tokenizer.pad_token_id, (tokenizer.eos_token_id,))
+    together = write_answers(model, prompts, greedy, 1)
+    assert together == [write_answers(model, [prompt], greedy, 1)[0] for prompt in prompts]
+    model.save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    text = policy_recipe(tmp_path / "gpt2", tmp_path, f"kind: grpo, rewards: [{VOWELS}], beta: 0.1", "null")
+    outcome = work(text)
+    assert outcome.exit_code == 0, outcome.codes
+
+
 # What can be wrong
 
 
@@ -355,3 +408,43 @@ def test_a_reward_for_a_word_is_learned(work: Work, tiny_model: Path, tmp_path: 
     assert outcome.exit_code == 0, outcome.codes
     assert outcome.result["base_metrics"]["eval_reward"] < 0.2
     assert outcome.result["metrics"]["eval_reward"] > 0.8
+
+
+def test_the_plan_of_generation() -> None:
+    """2 layers with 2 heads of 8 numbers and a vocabulary of 100, 4 answers of 20 tokens at once after 12 of a prompt.
+
+    Keys and values: 2 · 2 · 2 · 8 numbers of 4 bytes for each of 4 · 32 positions are 32,768 bytes; three copies of the
+    newest logits are 3 · 4 · 100 · 4 = 4,800. A token takes 1,000 bytes at 10,000 a second, 0.1 s, or 2 · 50 · 4
+    operations at 40,000 a second, 0.01 s: 0.1 s, and 0.02 s of Python. The 2 answers to a prompt are half of a batch:
+    0.5 · 20 · 0.12 = 1.2 s. In 3 steps of 5 prompts on the same answers for 2 steps, and with 4 evaluated prompts, 14
+    prompts are answered.
+    """
+    from dpo_recipes.fit.facts import JobFacts
+    from dpo_recipes.fit.planner.rollout import rollout_cost, rollout_seconds
+    from dpo_recipes.fit.simulation.trace import Rates
+    from dpo_recipes.recipe.schema import Recipe
+
+    recipe = Recipe.model_validate(
+        {
+            "schema": 1, "name": "plan", "model": {"path": "gpt2"}, "data": {"train": [{"path": "rows.jsonl"}]},
+            "objective": {
+                "kind": "rloo", "rewards": [{"rule": "json"}], "num_generations": 2, "max_new_tokens": 20,
+                "generation_batch_size": 4, "num_iterations": 2,
+            },
+            "training": {"max_steps": 3, "micro_batch_size": 5, "gradient_accumulation_steps": 1},
+        }
+    )  # fmt: skip
+    text = SimpleNamespace(
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, vocab_size=100
+    )
+    meta: Any = SimpleNamespace(
+        recipe=recipe, config=SimpleNamespace(get_text_config=lambda: text), autocast_dtype=None, device="cpu",
+        dtype="float32",
+    )  # fmt: skip
+    weights: Any = SimpleNamespace(base=1_000, num_base=50)
+    cost = rollout_cost(meta, weights, np.array([[12, 20, 20], [7, 20, 20]]), Rates(40_000.0, 10_000.0))
+    assert cost is not None
+    assert cost.cache_bytes == 32_768 + 4_800
+    assert cost.reward_bytes == 0
+    assert cost.seconds_per_prompt == pytest.approx(1.2)
+    assert rollout_seconds(cost, JobFacts(recipe, 30), num_evaluated=4) == pytest.approx(14 * 1.2)
