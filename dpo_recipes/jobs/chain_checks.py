@@ -4,7 +4,8 @@ cycle."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from dpo_recipes.errors import Finding, path_text
 from dpo_recipes.jobs.steps.base import WITH_ARTICLE, Step
@@ -13,6 +14,21 @@ from dpo_recipes.recipe.references import Reference
 
 References = Mapping[str, list[Reference]]
 """The references of each step, by its name."""
+
+
+def findings_of_steps(found: Iterable[tuple[str, Finding]], file: str) -> Iterator[Finding]:
+    """The findings of steps, each once. One that points into another file than that of the chain also names its steps,
+    because several may begin with the same recipe."""
+    steps: dict[Finding, list[str]] = {}
+    for name, finding in found:
+        steps.setdefault(finding, []).append(name)
+    for finding, names in steps.items():
+        if finding.where is not None and finding.where.file in (file, "--set"):
+            yield finding
+            continue
+        shown = " and ".join(f"`{name}`" for name in dict.fromkeys(names))
+        noun = "step" if len(set(names)) == 1 else "the steps"
+        yield replace(finding, why="; ".join(part for part in (finding.why, f"in {noun} {shown}") if part))
 
 
 def check_names(references: References, steps: Mapping[str, Composed], known: Sequence[str]) -> Iterator[Finding]:

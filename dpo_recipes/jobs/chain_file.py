@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpo_recipes import registry
 from dpo_recipes.errors import Finding, RecipeError
-from dpo_recipes.jobs.chain_checks import check_cycle, check_names, check_products, order_of_need
+from dpo_recipes.jobs.chain_checks import check_cycle, check_names, check_products, findings_of_steps, order_of_need
 from dpo_recipes.jobs.steps.base import CheckedStep, Need, Step, StepKind
 from dpo_recipes.recipe.compose import Composed, compose, override
 from dpo_recipes.recipe.references import find_references
@@ -70,19 +70,20 @@ def _validate_chain(file: Composed, overrides: Sequence[str] | None) -> Validate
     of_chain, of_steps = split_overrides(overrides, _sections_of_steps(file))
     file = override(file, of_chain)
     chain = validate_schema(file, Chain)
-    findings: list[Finding] = []
+    findings: list[tuple[str, Finding]] = []
     written: dict[str, _Written] = {}
     checked: dict[str, CheckedStep] = {}
     for name in chain.steps:
-        with _collected(findings):
+        with _collected(name, findings):
             kind = _find_kind(file, chain, name)
             sections = kind.section.model_fields
             composed = compose_step(file, name, chain.steps[name], of_steps.get(name, ()), sections)
             written[name] = _Written(kind, composed)
             checked[name] = kind.check(written[name].composed)
-    steps = _connect(written, checked, chain, findings)
-    findings += [finding for each in checked.values() for finding in each.warnings]
-    found = tuple(in_order(dict.fromkeys(findings)))
+    steps, wrong = _connect(written, checked, chain)
+    findings += [(step.name, finding) for step in steps for finding in check_products(step)]
+    findings += [(name, finding) for name, each in checked.items() for finding in each.warnings]
+    found = tuple(in_order([*findings_of_steps(findings, file.file), *wrong]))
     if any(finding.severity == "error" for finding in found):
         raise RecipeError(*found)
     return ValidatedChain(chain, file, steps, found)
@@ -100,11 +101,11 @@ def _sections_of_steps(file: Composed) -> dict[str, Collection[str]]:
 
 
 @contextlib.contextmanager
-def _collected(findings: list[Finding]) -> Iterator[None]:
+def _collected(name: str, findings: list[tuple[str, Finding]]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        findings += error.findings
+        findings += [(name, finding) for finding in error.findings]
 
 
 def _find_kind(file: Composed, chain: Chain, name: str) -> StepKind:
@@ -124,18 +125,16 @@ def _find_kind(file: Composed, chain: Chain, name: str) -> StepKind:
 
 
 def _connect(
-    written: Mapping[str, _Written], checked: Mapping[str, CheckedStep], chain: Chain, findings: list[Finding]
-) -> tuple[Step, ...]:
-    """The steps with those that they need, in the order of need, without steps that have errors of their own. What is
-    wrong with references is added to the findings."""
+    written: Mapping[str, _Written], checked: Mapping[str, CheckedStep], chain: Chain
+) -> tuple[tuple[Step, ...], list[Finding]]:
+    """The steps with those that they need, in the order of need, without steps that have errors of their own; and the
+    references that lead nowhere or back."""
     composed = {name: step.composed for name, step in written.items()}
     references = {name: list(find_references(each.data)) for name, each in composed.items()}
-    findings += check_names(references, composed, list(chain.steps))
-    findings += check_cycle(references, composed)
+    wrong = [*check_names(references, composed, list(chain.steps)), *check_cycle(references, composed)]
     steps: dict[str, Step] = {}
     for name in order_of_need(references):
         needs = [Need(each.at, steps[each.name]) for each in references[name] if each.name in steps]
         if name in checked:
             steps[name] = Step(name, written[name].kind, checked[name], tuple(needs))
-            findings += check_products(steps[name])
-    return tuple(steps.values())
+    return tuple(steps.values()), wrong

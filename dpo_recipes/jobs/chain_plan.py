@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_recipes.errors import DpoRecipeError, Finding
+from dpo_recipes.jobs.chain_checks import findings_of_steps
 from dpo_recipes.jobs.chain_file import ValidatedChain
 from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.jobs.steps.base import StepPlan
@@ -59,12 +60,14 @@ def plan_chain(validated: ValidatedChain, options: PlanOptions) -> ChainPlan:
     """Plan all steps without weights. What does not exist yet is taken to be like what it will be made from. Raises
     every error that a stage before the weights raises."""
     plans: dict[str, StepPlan] = {}
-    findings: dict[Finding, None] = {}
+    findings: list[tuple[str, Finding]] = []
+    file = validated.composed.file
     for step in validated.steps:
         where = step.checked.composed.where
         try:
             plans[step.name] = plan = step.kind.plan(step, options)
         except DpoRecipeError as error:
-            raise error.located(where) from error
-        findings |= dict.fromkeys(finding.located(where) for finding in plan.findings)
-    return ChainPlan(validated.chain.name, plans, tuple(findings))
+            found = [(step.name, finding) for finding in error.located(where).findings]
+            raise type(error)(*findings_of_steps(found, file)) from error
+        findings += [(step.name, finding.located(where)) for finding in plan.findings]
+    return ChainPlan(validated.chain.name, plans, tuple(findings_of_steps(findings, file)))

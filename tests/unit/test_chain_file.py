@@ -157,6 +157,9 @@ def test_an_error_in_the_recipe_of_a_step_points_into_that_file(check: Check, tm
     finding = _finding(check, text)  # once, although two steps begin with it
     assert finding.code == "R203"
     assert str(finding.where).endswith("base.yaml:12:3")
+    assert str(finding.why).endswith("; in the steps `one` and `two`")
+    finding = _finding(check, _chain(one="recipe: base.yaml", two=BASE))
+    assert str(finding.why).endswith("; in step `one`")
 
 
 def test_a_missing_recipe_is_named_at_its_reference(check: Check) -> None:
