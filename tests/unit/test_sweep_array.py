@@ -289,3 +289,16 @@ def test_values_by_tpe_are_chosen_by_the_task(slurm: FakeSlurm) -> None:
     expected = [trial.values for trial in alone.run(sweep).result.trials]
     finished = slurm.run(sweep, lambda: slurm.execute(0), lambda: slurm.execute(1), lambda: slurm.execute(2))
     assert [trial.values for trial in finished.result.trials] == expected
+
+
+def test_a_task_ends_its_run_early_by_what_the_others_have_recorded(slurm: FakeSlurm) -> None:
+    """The third run is worse than the median of the first two at the same evaluation."""
+    pytest.importorskip("optuna")
+    slurm.runs.evaluations = lambda recipe: [0.9 if recipe.name == "job-003" else 0.5]
+    pruning = (
+        "sweep: {metric: loss, pruning: {startup_trials: 2}, grid: {training.learning_rate: [4e-5, 3e-5, 2e-5]}}\n"
+    )
+    evaluated = "training: {eval_steps: 5}\n"
+    finished = slurm.run(evaluated + pruning, lambda: slurm.execute(0, 1), lambda: slurm.execute(2))
+    assert _states(finished) == [("finished", None), ("finished", None), ("pruned", None)]
+    assert slurm.states[2] == "COMPLETED"
