@@ -66,8 +66,7 @@ def _table(steps: list[StepOutcome]) -> Iterator[str]:
     rows = [["step", "work", "time", "held out"]]
     for step in steps:
         figures = [
-            f"{figure.label.lower()} {figure.text}" + (f" (base {figure.base_text})" if figure.base_text else "")
-            for figure in step.figures
+            figure.phrase + (f" (base {figure.base_text})" if figure.base_text else "") for figure in step.figures
         ]
         ending = ", ".join(figures) or NO_VALUE if step.state == "finished" else _STATES[step.state]
         time = format_duration(step.wall_s) if step.attempts else NO_VALUE

@@ -34,7 +34,7 @@ def _results(result: ChainResult) -> Table:
             step.work,
             _STATES[step.state],
             format_duration(step.wall_s) if step.attempts else NO_VALUE,
-            ", ".join(f"{figure.label.lower()} {figure.text}" for figure in step.figures) or NO_VALUE,
+            ", ".join(figure.phrase for figure in step.figures) or NO_VALUE,
         ]
         for step in result.steps
     ]

@@ -29,13 +29,12 @@ class StepExecutor:
         record_failure(run, lambda: step.kind.execute(run.resolve(), run.run, on_event, options))
         failure = run.failure() or {}
         figures = step.kind.figures(run.run) if run.state == "finished" else []
-        texts = [f"{figure.label.lower()} {figure.text}" for figure in figures]
         on_event(
             {
                 "event": "chain_step_ended",
                 "name": step.name,
                 "state": run.state,
                 "text": failure.get("text"),
-                "figures": ", ".join(texts),
+                "figures": ", ".join(figure.phrase for figure in figures),
             }
         )

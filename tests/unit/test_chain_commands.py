@@ -16,6 +16,7 @@ from dpo_recipes.cli.chain_text import describe_chain, describe_event
 from dpo_recipes.errors import RunError
 from dpo_recipes.jobs.chain import FinishedChain
 from dpo_recipes.jobs.step_run import runs_of
+from dpo_recipes.jobs.steps.base import Figure
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.runs import PruneRules, choose_removable, find_job, list_runs
 
@@ -62,6 +63,11 @@ def test_the_table_at_the_end(finished: FinishedChain, monkeypatch: pytest.Monke
         f"model         {dpo.directory}/model",
         "report        report.html",
     ]
+
+
+def test_an_acronym_keeps_its_letters_in_a_sentence() -> None:
+    assert Figure("kl", "KL to the base", 0.5, "+0.50").phrase == "KL to the base +0.50"
+    assert Figure("rewards/accuracies", "Reward accuracy", 0.5, "50.0%").phrase == "reward accuracy 50.0%"
 
 
 def test_what_is_said_on_the_way(fake: FakeSteps, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,13 @@ class Figure:
     """That of the untouched base, if it was measured."""
     base_text: str = ""
 
+    @property
+    def phrase(self) -> str:
+        """The number in the middle of a sentence: "loss 0.500", "KL to the base +0.01"."""
+        is_acronym = self.label[1:2].isupper()
+        label = self.label if is_acronym else self.label[:1].lower() + self.label[1:]
+        return f"{label} {self.text}"
+
 
 @dataclass(frozen=True)
 class CheckedStep:
