@@ -65,11 +65,8 @@ def execute_evaluation(
     for reason, count in rows.left_out.items():
         events.note(f"{count} rows are left out: {reason}")
     interview = Interview(section.generate, events)
-    spoken = [
-        interview.ask(subject, rows, read, kl_prompts=section.kl_prompts)
-        for subject, read in zip(subjects, rows.by_model, strict=True)
-    ]
-    notes = interview.ask_bases(subjects, rows.by_model, spoken)
+    spoken, notes = interview.ask_all(subjects, rows, kl_prompts=section.kl_prompts)
+    interview.close()
     events.stage("measure", f"{len(rows.first_of_prompt)} answers of each model")
     measured = [
         _measure(rows, place, subject, one, overlap)

@@ -77,8 +77,11 @@ def ratio_statistic(numerators: Sequence[float], denominators: Sequence[float]) 
     return statistic
 
 
-def jackknife_estimate(value: float, without_each: Sequence[float]) -> Estimate:
-    """A value with the interval of its jackknife standard error (Tukey 1958), from the values without each prompt.
+def jackknife_estimate(
+    value: float, without_each: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """A value between two bounds with the interval of its jackknife standard error (Tukey 1958), from the values
+    without each prompt.
 
     It serves statistics of a whole set, such as the number of distinct words, that a bootstrap would shift because it
     draws prompts twice.
@@ -89,4 +92,5 @@ def jackknife_estimate(value: float, without_each: Sequence[float]) -> Estimate:
     array = np.asarray(without_each, np.float64)
     error = math.sqrt((count - 1) / count * float(((array - array.mean()) ** 2).sum()))
     half = t_quantile(count - 1) * error
-    return Estimate(value=value, low=value - half, high=value + half, count=count)
+    low, high = max(value - half, bounds[0]), min(value + half, bounds[1])
+    return Estimate(value=value, low=low, high=high, count=count)

@@ -13,17 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo_recipes.cache import content_key, file_digest, remembered
+from dpo_recipes.cache import content_key
 from dpo_recipes.data.chat_template import Chat, apply_template
 from dpo_recipes.errors import RunError
+from dpo_recipes.evaluate.weights import identify, load_adapter, load_location, load_run, load_run_base
 from dpo_recipes.finished_run import FinishedRun, open_run
 from dpo_recipes.hardware.rules import best_dtype
-from dpo_recipes.model.build import load_base, load_config
+from dpo_recipes.model.build import load_config
 from dpo_recipes.model.heads import is_classifier, is_encoder
-from dpo_recipes.model.loading import loading_errors, quiet_loading
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype, describe_device
-from dpo_recipes.model.saved import load_whole
-from dpo_recipes.model.sources import ModelLocation, loaded_commit, resolve_model
+from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 BASE = "base"
 """The name of the base of the first run."""
-_NO_WEIGHTS = (".md", ".txt", ".html", ".gitattributes")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class ModelFinder:
         dtype = choose_dtype(recipe, self._device, getattr(saved.config, "model_type", None))
         location = resolve_model(recipe.model)
         trust = self._trust and recipe.model.trust_remote_code
-        known = _identify(location)
+        known = identify(location)
         settings = recipe.model.model_dump(mode="json", include={"quantization", "attn_implementation"})
         # New tokens get sampled embeddings.
         of_base = None if known is None else [known, settings, len(saved.tokenizer), recipe.training.seed]
@@ -140,15 +138,15 @@ class ModelFinder:
             _context_length(saved.config),
             self._device,
             dtype,
-            partial(_load_base, run, location, saved.tokenizer, self._device, dtype, trust_remote_code=trust),
+            partial(load_run_base, run, location, saved.tokenizer, self._device, dtype, trust_remote_code=trust),
         )
-        files = _identify(ModelLocation(str(run.model_dir)))
+        files = identify(ModelLocation(str(run.model_dir)))
         return replace(
             base,
             name=f"{recipe.name} {run.run.path.name.rpartition('-')[2]}",
             reference=str(run.run.path),
             key=self._key(dtype, files, of_base if run.result.saved == "adapter" else []),
-            load=partial(_load_run, run, self._device, trust_remote_code=self._trust),
+            load=partial(load_run, run, self._device, trust_remote_code=self._trust),
             base=base,
             beta=float(getattr(recipe.objective, "beta", 1.0)),
             run=run,
@@ -168,8 +166,8 @@ class ModelFinder:
                 fix="write `base_model_name_or_path` into that file, or evaluate the run that saved the adapter",
             ) from error
         base = self._from_location(path, ModelLocation(path), tokenizer_at=ModelLocation(str(folder)))
-        key = self._key(base.dtype, _identify(ModelLocation(str(folder))), base.key)
-        load = partial(_load_adapter, base.load, folder)
+        key = self._key(base.dtype, identify(ModelLocation(str(folder))), base.key)
+        load = partial(load_adapter, base.load, folder)
         return replace(base, name=folder.name, reference=name, key=key, load=load, base=base)
 
     def _from_location(self, name: str, location: ModelLocation, tokenizer_at: ModelLocation | None = None) -> Subject:
@@ -184,13 +182,13 @@ class ModelFinder:
         return Subject(
             Path(name).stem if Path(location.path).is_absolute() else name,
             name,
-            self._key(dtype, _identify(location)),
+            self._key(dtype, identify(location)),
             tokenizer,
             chat,
             _context_length(config),
             self._device,
             dtype,
-            partial(_load_location, location, config, **how),
+            partial(load_location, location, config, **how),
         )
 
     def _tokenizer(self, own: ModelLocation | None, base: ModelLocation) -> Any:
@@ -233,50 +231,8 @@ class ModelFinder:
         return content_key(self._device, dtype, versions, *parts)
 
 
-def _identify(location: ModelLocation) -> Any:
-    """Plain data that differ if the files of a model differ; None if they are unknown."""
-    path = Path(location.path)
-    if not path.is_absolute():
-        commit = loaded_commit(location)
-        return None if commit is None else [location.path, commit]
-    if location.gguf_path is not None:
-        return [remembered("blake2b", location.gguf_path, file_digest)]
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix not in _NO_WEIGHTS)
-    return [[file.name, remembered("blake2b", file, file_digest)] for file in files]
-
-
 def _context_length(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def _load_run(run: FinishedRun, device: str, *, trust_remote_code: bool) -> Any:
-    with quiet_loading():
-        return run.load(device=device, trust_remote_code=trust_remote_code).policy
-
-
-def _load_base(
-    run: FinishedRun, location: ModelLocation, tokenizer: Any, device: str, dtype: str, *, trust_remote_code: bool
-) -> Any:
-    import torch
-
-    with quiet_loading():
-        model = load_base(run.recipe, location, tokenizer, device, dtype, trust_remote_code=trust_remote_code)
-    if run.recipe.model.adapter is None:  # it was loaded in 32 bits for training
-        model = model.to(getattr(torch, dtype))
-    return model.eval()
-
-
-def _load_location(location: ModelLocation, config: Any, **how: Any) -> Any:
-    with loading_errors("the model", location), quiet_loading():
-        return load_whole(location, config, **how).eval()
-
-
-def _load_adapter(base: Callable[[], Any], folder: Path) -> Any:
-    from peft import PeftModel
-
-    model = base()
-    with loading_errors("the adapter", ModelLocation(str(folder))), quiet_loading():
-        return PeftModel.from_pretrained(model, folder).eval()
 
 
 def _is_reward_model(name: str) -> RunError:

@@ -68,6 +68,7 @@ def execute_sampling(
         interview.sample(subject, [read[at].prompt for at in rows.first_of_prompt], section.answers)
         for subject, read in zip(subjects, rows.by_model, strict=True)
     ]
+    interview.close()
     events.stage("reward", ", ".join(source_names(section.rewards)))
     context = RewardContext(subjects[0].device, frozenset(reward_functions), trust_remote_code, ("rewards",))
     judges = Judges(section.rewards, context, rows)

@@ -54,29 +54,54 @@ class _Weights:
 
 
 class Interview:
-    """Lets the models answer and score. No two of them are in memory at once."""
+    """Lets the models answer and score. No two of them are in memory at once, and the last one stays until another is
+    needed, so that a base that was asked itself is not loaded again to be compared with."""
 
     def __init__(self, settings: Generate, events: EventLog) -> None:
         self._settings, self._events = settings, events
+        self._weights: _Weights | None = None
+        self._name = ""
+
+    def close(self) -> None:
+        """Free the memory of the last model."""
+        self._weights = None
+        free_memory()
+
+    def _hold(self, subject: Subject) -> _Weights:
+        """The weights of a model, which replace those of the last one."""
+        name = _identity(subject)
+        if self._weights is None or name != self._name:
+            self.close()
+            self._weights, self._name = _Weights(subject, self._events), name
+        return self._weights
 
     def sample(self, subject: Subject, prompts: Sequence[Prompt], count: int) -> list[list[Answer]]:
         """`count` answers of a model to each prompt, as lists with one answer to each."""
-        weights = _Weights(subject, self._events)
+        weights = self._hold(subject)
         samples = []
         for number in range(count):
             self._events.stage("answer", f"{subject.name}: answer {number + 1} of {count} to each prompt")
             samples.append(self._generate(subject, weights, prompts, self._settings, sample=number))
-        del weights
-        free_memory()
         return samples
 
-    def ask(self, subject: Subject, rows: UsableRows, read: Sequence[ReadRow], *, kl_prompts: int) -> Spoken:
-        """Everything that needs the weights of a model itself. `read` are the rows as it reads them, and `kl_prompts`
-        the number of prompts for the estimate of its divergence from its base.
+    def ask_all(
+        self, subjects: Sequence[Subject], rows: UsableRows, *, kl_prompts: int
+    ) -> tuple[list[Spoken], list[str]]:
+        """Let all models answer and score, and then their bases score the same. `kl_prompts` is the number of prompts
+        for the estimates of their divergence from their bases.
 
-        Raises `RunError` T684 (a log-probability is not a number) and T685 (all answers are empty).
+        Returns what each model has computed, and a note for each base that cannot be loaded. Raises `RunError` T684 (a
+        log-probability is not a number) and T685 (all answers of a model are empty).
         """
-        weights = _Weights(subject, self._events)
+        # Models that others may have as their base come last, because bases are asked after all models.
+        order = sorted(range(len(subjects)), key=lambda place: subjects[place].base is None)
+        found = {place: self._ask(subjects[place], rows, rows.by_model[place], kl_prompts) for place in order}
+        spoken = [found[place] for place in range(len(subjects))]
+        return spoken, self._ask_bases(subjects, rows.by_model, spoken)
+
+    def _ask(self, subject: Subject, rows: UsableRows, read: Sequence[ReadRow], kl_prompts: int) -> Spoken:
+        """Everything that needs the weights of a model itself. `read` are the rows as it reads them."""
+        weights = self._hold(subject)
         prompts = [read[place].prompt for place in rows.first_of_prompt]
         answers = self._generate(subject, weights, prompts, self._settings)
         if not any(answer.text for answer in answers):
@@ -89,39 +114,37 @@ class Interview:
             pairs = zip(wanted, sampled, strict=True)
             spoken.samples = [Continuation(prompt.ids, answer.ids) for prompt, answer in pairs]
             spoken.sample_logps = self._sum(subject, weights, spoken.samples)
-        del weights
-        free_memory()
         return spoken
 
-    def ask_bases(
+    def _ask_bases(
         self, subjects: Sequence[Subject], reads: Sequence[Sequence[ReadRow]], spoken: Sequence[Spoken]
     ) -> list[str]:
         """Add the log-probabilities under each base, which is loaded once for all models that were tuned from it.
-
-        Returns a note for each base that cannot be loaded. Raises `RunError` T684.
-        """
+        Returns a note for each base that cannot be loaded."""
         notes: list[str] = []
         groups: dict[str, list[int]] = {}
         for place, subject in enumerate(subjects):
             if subject.base is not None:
-                groups.setdefault(subject.base.key or subject.base.name, []).append(place)
-        for places in groups.values():
+                groups.setdefault(_identity(subject.base), []).append(place)
+        for name in sorted(groups, key=lambda name: name != self._name):
+            places = groups[name]
             base = subjects[places[0]].base
             assert base is not None
-            weights = _Weights(base, self._events)
             try:
-                for place in places:
-                    spoken[place].base_logps = self._score(base, weights, reads[place])
-                    spoken[place].base_sample_logps = self._sum(base, weights, spoken[place].samples)
+                self._ask_base(base, [(reads[place], spoken[place]) for place in places])
             except RunError as error:
                 if error.findings[0].code not in ("M504", "M509"):
                     raise
                 names = ", ".join(subjects[place].name for place in places)
                 notes.append(f"{base.reference}, the base of {names}, cannot be loaded: nothing is compared with it.")
                 self._events.note(notes[-1])
-            del weights
-            free_memory()
         return notes
+
+    def _ask_base(self, base: Subject, tuned: Sequence[tuple[Sequence[ReadRow], Spoken]]) -> None:
+        weights = self._hold(base)
+        for read, spoken in tuned:
+            spoken.base_logps = self._score(base, weights, read)
+            spoken.base_sample_logps = self._sum(base, weights, spoken.samples)
 
     def _generate(
         self, subject: Subject, weights: _Weights, prompts: Sequence[Prompt], settings: Generate, sample: int = 0
@@ -150,6 +173,11 @@ class Interview:
                 fix="evaluate with `--device cpu`, or check its weights",
             )
         return values
+
+
+def _identity(subject: Subject) -> str:
+    """What two subjects have in common whose weights are the same."""
+    return subject.key or f"{subject.reference} {subject.name}"
 
 
 class _Progress:

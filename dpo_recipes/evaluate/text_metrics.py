@@ -48,7 +48,7 @@ def distinct(answers: Sequence[Sequence[str]], size: int) -> Estimate | None:
         lost = sum(total[gram] == count for gram, count in counts.items())
         if rest:
             without_each.append((num_distinct - lost) / rest)
-    return jackknife_estimate(num_distinct / num_all, without_each)
+    return jackknife_estimate(num_distinct / num_all, without_each, (0.0, 1.0))
 
 
 def repetition(words: Sequence[str]) -> float:

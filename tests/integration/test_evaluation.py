@@ -102,6 +102,9 @@ def test_a_run_against_its_base_has_the_values_of_its_training_and_all_others(
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [sorted(line["answers"]) for line in lines] == [sorted([tuned.name, "base"])] * 6
     assert lines[0]["reference"].endswith(".")
+    stages = read_json_lines(tmp_path / "events.jsonl")
+    loaded = [event["detail"] for event in stages if event["event"] == "stage" and event["name"] == "model"]
+    assert loaded == [f"loading {tuned.name}", "loading base"]  # which is also the base that it is compared with
     page = render_evaluation(result, tmp_path / "answers.jsonl")
     assert tuned.name in page
     assert "Reward accuracy" in page
@@ -270,6 +273,21 @@ def test_each_way_of_tuning_is_evaluated_with_its_own_base(
     assert tuned.metrics["rewards/margins"].value == pytest.approx(trained["eval_rewards/margins"], abs=1e-3)
     assert tuned.metrics["kl/answer"].count == 2
     assert base.metrics["perplexity/chosen"].value != tuned.metrics["perplexity/chosen"].value
+
+
+def test_a_whole_model_is_evaluated_without_its_base_if_that_is_gone(
+    make_run: Callable[..., Path], tiny_model: Path, evaluated: Callable[..., EvaluationResult]
+) -> None:
+    run = make_run("{kind: lora, r: 4, save_as: merged}", "training.max_steps=1")
+    aside = tiny_model.rename(tiny_model.with_name("aside"))
+    try:
+        result = evaluated(run, kl_prompts=2)
+    finally:
+        aside.rename(tiny_model)
+    (model,) = result.models
+    assert "perplexity/chosen" in model.metrics
+    assert not {"rewards/accuracies", "kl/answer"} & set(model.metrics)
+    assert "cannot be loaded" in result.notes[0]
 
 
 def test_a_run_that_learned_from_one_answer_is_evaluated_on_the_pairs_of_its_held_out_prompts(
