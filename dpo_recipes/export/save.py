@@ -5,6 +5,7 @@ The files are written into a temporary folder, which is renamed when it is compl
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from copy import deepcopy
@@ -24,6 +25,8 @@ from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import MODEL_FOLDER, follow_umask
 from dpo_recipes.run_result import RunResult, SavedKind
+
+_MODULE_NAMES = ("exclude_modules", "modules_to_save", "target_modules")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,15 @@ def _save_adapter(model: Any, recipe: Recipe, folder: Path, state: dict[str, Any
         model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, state_dict=state)
     else:
         _save_difference(model, folder, state)
+    _order_module_names(folder / "adapter_config.json")
+
+
+def _order_module_names(path: Path) -> None:
+    """Sort the names of modules in an adapter's configuration: peft 0.21 keeps them in sets, whose order differs in
+    each process, so that equal adapters would be saved as different files."""
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    names = {key: sorted(plain[key]) for key in _MODULE_NAMES if isinstance(plain.get(key), list)}
+    path.write_text(json.dumps({**plain, **names}, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _save_difference(model: Any, folder: Path, state: dict[str, Any] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_steps_begin_with_what_others_saved(chain: Path, tiny_model: Path) -> No
     name = "model.layers.0.mlp.up_proj.weight"
     before, after = (load_file(folder / "model.safetensors")[name] for folder in (tiny_model, sft.model_dir))
     assert not before.equal(after)  # the adapter of the first step is in its weights
+    targets = json.loads((dpo.model_dir / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    assert targets == sorted(targets)  # else a later step would be done again after an equal run
     assert more.recipe.model.adapter is not None
     assert more.recipe.model.adapter.path == str(dpo.model_dir)
     # The continued adapter begins as the second step left it.
