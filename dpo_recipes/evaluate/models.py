@@ -24,6 +24,8 @@ from dpo_recipes.model.heads import is_classifier, is_encoder
 from dpo_recipes.model.precision import choose_attention, choose_device, choose_dtype, describe_device
 from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
+from dpo_recipes.objectives import objective_of
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ class ModelFinder:
             key=self._key(dtype, files, of_base if run.result.saved == "adapter" else []),
             load=partial(load_run, run, self._device, trust_remote_code=self._trust),
             base=base,
-            beta=float(getattr(recipe.objective, "beta", 1.0)),
+            beta=implicit_beta(recipe),
             run=run,
         )
 
@@ -229,6 +231,13 @@ class ModelFinder:
 
         versions = [torch.__version__, transformers.__version__]
         return content_key(self._device, dtype, versions, *parts)
+
+
+def implicit_beta(recipe: Recipe) -> float:
+    """The factor of the log-ratio in the implicit rewards of a recipe's model: the `beta` of an objective that trains
+    on them, otherwise 1."""
+    trains_on_them = objective_of(recipe).reference(recipe.objective) in ("frozen", "live")
+    return float(getattr(recipe.objective, "beta", 1.0)) if trains_on_them else 1.0
 
 
 def _context_length(config: Any) -> int | None:

@@ -62,6 +62,24 @@ def test_a_hub_model_is_downloaded_once_and_pinned(
     assert f"http://127.0.0.1:{hub.server_address[1]} does not answer" in second.stderr
 
 
+def test_a_hub_model_is_evaluated_on_a_hub_dataset(
+    command: Command, hub: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The second time, everything comes from the cache, whose key has the commit."""
+    options = ["--data", "someone/pairs", "--limit", "3", "--max-new-tokens", "4", "--json"]
+    first = command("evaluate", "someone/tiny", *options, env=environment)
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert (result["num_prompts"], result["models"][0]["name"]) == (3, "someone/tiny")
+    again = command("evaluate", "someone/tiny", *options, env=environment)
+    assert json.loads(again.stdout)["models"] == result["models"]
+    assert "loading someone/tiny" in first.stderr
+    assert "loading someone/tiny" not in again.stderr
+    unknown = command("evaluate", "someone/other", *options, env=environment)
+    assert unknown.returncode == 6
+    assert "error[M509]" in unknown.stderr
+
+
 def test_a_model_that_the_hub_does_not_know(command: Command, environment: dict[str, str], tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl")
     _write(tmp_path, "someone/other", "pairs.jsonl")

@@ -22,13 +22,14 @@ from dpo_recipes.evaluate import generation, speak
 from dpo_recipes.evaluate.execute import execute_evaluation
 from dpo_recipes.evaluate.generation import Prompt, SeededChoice, Speaker, generate
 from dpo_recipes.evaluate.logps import Continuation, sum_logps
-from dpo_recipes.evaluate.models import ModelFinder
+from dpo_recipes.evaluate.models import ModelFinder, implicit_beta
 from dpo_recipes.evaluate.result import EvaluationResult, read_evaluation
 from dpo_recipes.evaluate.rows import read_as, read_rows
 from dpo_recipes.evaluation_run import evaluation_directory, run_evaluation
 from dpo_recipes.events import EventLog
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.preparation import prepare_run
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.evaluate import Evaluate, Generate
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.report.evaluation_page import render_evaluation
@@ -155,6 +156,23 @@ def test_the_divergence_of_answers_of_one_token_is_near_the_exact_one(
     error = (estimate.value - estimate.low) / 1.96
     assert abs(estimate.value - mean) < 4 * error
     assert model.metrics["kl/token"].value == pytest.approx(estimate.value)
+
+
+@pytest.mark.parametrize(
+    ("objective", "beta"),
+    [
+        ({"kind": "dpo", "beta": 0.3}, 0.3),
+        ({"kind": "kto"}, 0.1),
+        ({"kind": "simpo"}, 1.0),  # its beta belongs to rewards without a reference
+        ({"kind": "grpo", "rewards": [{"rule": "json"}]}, 1.0),  # its beta is the weight of a penalty, and may be 0
+        ({"kind": "sft"}, 1.0),
+    ],
+)
+def test_implicit_rewards_have_the_factor_of_objectives_that_train_on_them(
+    objective: dict[str, Any], beta: float
+) -> None:
+    plain = {"schema": 1, "name": "r", "model": {"path": "gpt2"}, "data": {"train": [{"path": "a/b"}]}}
+    assert implicit_beta(Recipe.model_validate({**plain, "objective": objective})) == beta
 
 
 @pytest.fixture
