@@ -30,6 +30,9 @@ _LONGEST = 8192
 """The maximum length of a row of a file, in tokens; those of a recipe have its `data.max_length`."""
 _SHAPES: tuple[RowShape, ...] = ("pair", "labelled", "completion", "prompt")
 
+_OF_ANOTHER_SHAPE = ("D402", "D413")
+"""Errors of rows that have fewer answers: their columns fit no format of a shape, or a format of another one."""
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -122,7 +125,7 @@ def _of_any_shape(settings: Data, keeps: Sequence[str]) -> Sequence[Row]:
         try:
             splits: RowSplits = load_rows(settings, 0, shape, keeps)
         except DataError as error:
-            if error.findings[0].code != "D413" or shape == _SHAPES[-1]:
+            if error.findings[0].code not in _OF_ANOTHER_SHAPE or shape == _SHAPES[-1]:
                 raise
         else:
             return splits.train

@@ -414,6 +414,17 @@ def test_answers_of_a_labelled_file_are_compared_with_good_ones_only(
     assert "likelihood_accuracy" not in model.metrics
 
 
+def test_prompts_without_answers_are_answered(
+    lora_run: Path, evaluated: Callable[..., EvaluationResult], tmp_path: Path
+) -> None:
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"What is {number}?"}) + "\n" for number in range(3)))
+    (model,) = evaluated(lora_run, data=str(data), kl_prompts=2).models
+    assert model.metrics["length/tokens"].count == 3
+    assert model.metrics["kl/answer"].count == 2
+    assert not {"bleu", "perplexity/chosen", "rewards/accuracies"} & set(model.metrics)
+
+
 def code_of(caught: pytest.ExceptionInfo[DpoRecipeError]) -> str:
     return caught.value.findings[0].code
 
