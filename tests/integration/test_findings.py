@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -354,7 +355,8 @@ def test_a_run_reports_what_data_sees(work: Any, tiny_model: Path, tmp_path: Pat
     (found,) = [finding for finding in report["findings"] if finding["code"] == "D433"]
     assert "11 of 22 rows (train)" in found["what"]
     assert found["what"] in warned
-    assert found["what"].split(":")[0] in outcome.run.report.read_text()
+    shown = re.sub("`([^`]+)`", r"<code>\1</code>", found["what"].split(":")[0])
+    assert shown in outcome.run.report.read_text()
 
 
 @pytest.mark.parametrize("read", ["--read-data", "--no-data"])
