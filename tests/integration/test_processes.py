@@ -51,7 +51,9 @@ def test_metrics_of_the_last_steps_of_epochs_leave_no_process_out(run: Runner) -
     assert_same_steps(alone, both, num_steps=2)
 
 
-@pytest.mark.parametrize("kind", ["orpo", "simpo", "kto", "sft", "reward"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("orpo", "sft")), "simpo", "kto", "reward"]
+)
 def test_two_processes_take_the_steps_of_one_with_any_objective(run: Runner, kind: str) -> None:
     """Also in steps that are not full, where a process has fewer rows than another, or none."""
     settings = (f"objective={{kind: {kind}}}", "training.gradient_accumulation_steps=6", "training.num_epochs=1")
@@ -75,7 +77,7 @@ def test_two_processes_take_the_steps_of_one_with_weights_of_pairs(run: Runner, 
     assert_same_steps(alone, by_tokens, num_steps=5)
 
 
-@pytest.mark.parametrize("kind", ["dpo", "reward"])
+@pytest.mark.parametrize("kind", ["dpo", pytest.param("reward", marks=pytest.mark.slow)])
 def test_two_processes_count_subsets_as_one_does(run: Runner, tmp_path: Path, kind: str) -> None:
     """There are 5 held-out pairs in micro-batches of 2: with two processes, one computes a pair that does not count."""
     held_out = tmp_path / "held_out.jsonl"
@@ -98,7 +100,7 @@ def test_two_processes_count_subsets_as_one_does(run: Runner, tmp_path: Path, ki
     assert both.result["subsets"] == {"eval": {"a": 2, "b": 2}}
 
 
-@pytest.mark.parametrize("adapter", ["null", "{kind: lora, r: 4}"])
+@pytest.mark.parametrize("adapter", ["null", pytest.param("{kind: lora, r: 4}", marks=pytest.mark.slow)])
 def test_two_processes_move_their_reference_alike(run: Runner, adapter: str) -> None:
     moving = "objective={kind: dpo, sync_ref_model: true, ref_model_sync_steps: 2}"
     alone, both = (run(count, moving, "training.num_epochs=1", adapter=adapter) for count in (1, 2))

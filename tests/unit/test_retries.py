@@ -57,10 +57,10 @@ class Machine:
     def launcher_of(self, name: str) -> Launcher:
         return _Recorder(name, self.started)
 
-    def follow(self, _: Any, request: LaunchRequest, on_event: Any) -> None:
+    def follow(self, _: Any, run: Any, on_event: Any, **_settings: Any) -> None:
         if len(self.started) < len(self.gpus):
             raise RunError.of("T605", "rank 3 died", why="its GPU has fallen off the bus", fix="run it again")
-        RunResult(status="finished", recipe="job").write(request.run.result)
+        RunResult(status="finished", recipe="job").write(run.result)
 
 
 def _run(
