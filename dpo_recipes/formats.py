@@ -1,6 +1,7 @@
 """Format the values of a result as short, exact text."""
 
 import math
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,3 +113,10 @@ def format_time(stamp: Any) -> str:
     if moment.tzinfo is None:
         return moment.strftime("%Y-%m-%d %H:%M:%S")
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table whose rows all have the same number of cells."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -13,6 +13,9 @@ from pydantic import Field
 
 from dpo_recipes.section import ChosenSection, Section, section_error, unknown_choice
 
+FUNCTION = r"^.+\.py:[A-Za-z_]\w*$"
+"""A pattern of functions: `FILE.py:NAME`."""
+
 
 class RewardSettings(Section):
     """One source of rewards, which gives each answer one number."""
@@ -97,7 +100,7 @@ class FunctionReward(RewardSettings):
 
     selector: ClassVar[str] = "function"
     function: str = Field(
-        pattern=r"^.+\.py:[A-Za-z_]\w*$",
+        pattern=FUNCTION,
         description="The file, relative to the recipe, and the name of the function in it: `scores.py:politeness`. It "
         "is called as `politeness(prompts=..., answers=..., COLUMN=...)` with lists of equal length, and returns a "
         "list of numbers. A prompt is a list of messages with `role` and `content`, an answer is a text.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.cli.options import short_path
 from dpo_recipes.errors import path_text
-from dpo_recipes.formats import NO_VALUE, format_duration
+from dpo_recipes.formats import NO_VALUE, align_columns, format_duration
 
 if TYPE_CHECKING:
     from dpo_recipes.jobs.chain_directory import ChainDirectory
@@ -71,6 +71,4 @@ def _table(steps: list[StepOutcome]) -> Iterator[str]:
         ending = ", ".join(figures) or NO_VALUE if step.state == "finished" else _STATES[step.state]
         time = format_duration(step.wall_s) if step.attempts else NO_VALUE
         rows.append([step.name, f"{step.kind}: {step.work}", time, ending])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from align_columns(rows)

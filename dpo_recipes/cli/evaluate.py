@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
 
-from dpo_recipes.cli.options import JsonOption
-from dpo_recipes.cli.progress import Progress, short_path, write_message
+from dpo_recipes.cli.options import JsonOption, read_functions, short_path
+from dpo_recipes.cli.progress import Progress, worker_bugs, write_message
 from dpo_recipes.cli.runs import OutputDirOption
-from dpo_recipes.errors import EXIT_BUG, RunError
+from dpo_recipes.errors import RunError
 from dpo_recipes.evaluation_run import evaluation_directory, run_evaluation
 from dpo_recipes.recipe.load import parse_yaml
 from dpo_recipes.recipe.schema.evaluate import Evaluate
-from dpo_recipes.reward_settings import FunctionReward
+from dpo_recipes.reward_settings import FUNCTION, FunctionReward
 from dpo_recipes.run_dir import find_output_dir
 from dpo_recipes.run_result import describe_invalid
 from dpo_recipes.runs import find_run
-from dpo_recipes.supervise import WorkerBug
 
 _RUN_NAME = re.compile(r"(\d{8}T\d{6}Z-)?[0-9a-f]{6}")
 """The names of run directories, and their last parts. Other words may be hub ids, such as `gpt2`."""
-
-_FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
 def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
@@ -107,19 +103,14 @@ def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         device=device,
     )
     directory = evaluation_directory(section, folder)
-    with Progress() as progress:
-        try:
-            result = run_evaluation(
-                section,
-                directory,
-                progress.on_event,
-                trust_remote_code=trust_remote_code,
-                reward_functions=[one.function for one in section.rewards if isinstance(one, FunctionReward)],
-            )
-        except WorkerBug as bug:
-            progress.close()
-            print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)
-            raise typer.Exit(EXIT_BUG) from None
+    with worker_bugs(), Progress() as progress:
+        result = run_evaluation(
+            section,
+            directory,
+            progress.on_event,
+            trust_remote_code=trust_remote_code,
+            reward_functions=[one.function for one in section.rewards if isinstance(one, FunctionReward)],
+        )
     if json_:
         typer.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
         return
@@ -134,9 +125,8 @@ def _reward(text: str, output_dir: Path) -> dict[str, Any]:
     """A source of rewards. A function that is named here is allowed by that."""
     if text.lstrip().startswith("{"):
         return parse_yaml(text, "--reward")[0]
-    if _FUNCTION.fullmatch(text):
-        path, _, name = text.rpartition(":")
-        return {"function": f"{Path(path).expanduser().resolve()}:{name}"}
+    if re.fullmatch(FUNCTION, text):
+        return {"function": read_functions([text])[0]}
     return {"model": _resolve(text, output_dir)}
 
 

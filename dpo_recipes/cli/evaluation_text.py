@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dpo_recipes.evaluate.result import EvaluationResult
+from dpo_recipes.formats import align_columns
 from dpo_recipes.report.evaluation_page import describe_evaluation
 from dpo_recipes.report.evaluation_tables import list_evaluation_tables
 
@@ -15,9 +16,6 @@ def describe_result(result: EvaluationResult) -> Iterator[str]:
     for table in list_evaluation_tables(result):
         yield ""
         yield table.caption
-        rows = [table.columns, *table.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield from align_columns([table.columns, *table.rows])
     for note in result.notes:
         yield f"\n{note}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dpo_recipes.data.report import describe_conversion
 from dpo_recipes.fit.check import describe_settings
-from dpo_recipes.formats import NO_VALUE
+from dpo_recipes.formats import NO_VALUE, align_columns
 from dpo_recipes.objectives import objective_of
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def describe_chain_plan(plan: ChainPlan) -> Iterator[str]:
     highest = plan.steps[plan.highest].peak_bytes if plan.highest else None
     time = NO_VALUE if plan.time_s is None else format_seconds(plan.time_s)
     rows.append(["in all", _size(highest), "", time, _size(plan.disk_bytes)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from align_columns(rows)
     yield ""
     yield "The peak is the highest one, time is that of one step after the other, and disk use includes the bases."
 

@@ -6,17 +6,20 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from dpo_recipes.cli.chain_text import describe_event
 from dpo_recipes.cli.live_view import LiveView
 from dpo_recipes.cli.options import short_path
 from dpo_recipes.cli.sweep_text import describe_comparison, describe_ending, describe_trial
-from dpo_recipes.errors import Finding
+from dpo_recipes.errors import EXIT_BUG, Finding
 from dpo_recipes.formats import format_bytes
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.objectives.base import Metric, Objective
+from dpo_recipes.supervise import WorkerBug
 
 if TYPE_CHECKING:
     from dpo_recipes.finished_run import FinishedRun
@@ -187,6 +190,16 @@ class Progress:
             self._live.write_above(text)
         else:
             write_message(f"{text}\n")
+
+
+@contextlib.contextmanager
+def worker_bugs() -> Iterator[None]:
+    """Turn a bug in a worker into a message and its exit code."""
+    try:
+        yield
+    except WorkerBug as bug:
+        write_message(f"error: this is a bug in dpo-recipe: {bug}\n")
+        raise typer.Exit(EXIT_BUG) from None
 
 
 def write_message(text: str) -> None:

@@ -19,9 +19,8 @@ from dpo_recipes.cli.options import (
     SetOption,
     read_functions,
 )
-from dpo_recipes.cli.progress import Progress, write_message
+from dpo_recipes.cli.progress import Progress, worker_bugs, write_message
 from dpo_recipes.cli.sweep_text import describe_sweep
-from dpo_recipes.errors import EXIT_BUG
 from dpo_recipes.finished_run import FinishedRun
 from dpo_recipes.jobs.chain import FinishedChain, run_chain
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
@@ -30,7 +29,6 @@ from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.slurm_settings import read_slurm_settings
 from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.shipped import find_recipe
-from dpo_recipes.supervise import WorkerBug
 from dpo_recipes.workflow import RunOptions, run_recipe
 
 
@@ -82,20 +80,15 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     flags = LaunchFlags(num_processes, num_nodes, rendezvous)
     settings = read_slurm_settings(slurm or [], slurm_setup)
     options = RunOptions(trust_remote_code, retries, flags, settings, read_functions(reward_function))
-    with Progress() as progress:
-        try:
-            if isinstance(validated, ValidatedChain):
-                _show_job(run_chain(validated, progress.on_event, options, resume=resume), progress, json_=json_)
-            elif validated.recipe.sweep is not None:
-                _show_job(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
-            else:
-                again = ["dpo-recipe", "run", recipe, *(word for value in overrides for word in ("--set", value))]
-                finished = run_recipe(validated, progress.on_event, options, resume=resume)
-                _show_run(finished, progress, again, json_=json_)
-        except WorkerBug as bug:
-            progress.close()
-            print(f"error: this is a bug in dpo-recipe: {bug}", file=sys.stderr)
-            raise typer.Exit(EXIT_BUG) from None
+    with worker_bugs(), Progress() as progress:
+        if isinstance(validated, ValidatedChain):
+            _show_job(run_chain(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+        elif validated.recipe.sweep is not None:
+            _show_job(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+        else:
+            again = ["dpo-recipe", "run", recipe, *(word for value in overrides for word in ("--set", value))]
+            finished = run_recipe(validated, progress.on_event, options, resume=resume)
+            _show_run(finished, progress, again, json_=json_)
 
 
 def _show_run(finished: FinishedRun | None, progress: Progress, again: list[str], *, json_: bool) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dpo_recipes.formats import NO_VALUE, format_percent
+from dpo_recipes.formats import NO_VALUE, align_columns, format_percent
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.objectives.base import Metric
 
@@ -69,8 +69,7 @@ def sweep_table(result: SweepResult, metric: Metric) -> list[str]:
         note = "best" if result.best and trial.number == result.best.trial else ""
         notes = ", ".join(part for part in (note, _failures(trial)) if part)
         rows.append([str(trial.number), *values, metric.format(trial.value), *([width] if has_seeds else []), notes])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return list(align_columns(rows))
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
