@@ -8,9 +8,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dpo_recipes.cache import content_key
-from dpo_recipes.evaluate.result import EvaluationResult, SampleResult, read_evaluation, read_samples
+from dpo_recipes.evaluate.result import EvaluationResult, SampleResult
 from dpo_recipes.launch.job import ProcessJob, spawn, worker_arguments
 from dpo_recipes.launch.local import device_environment
 from dpo_recipes.recipe.schema.evaluate import Evaluate
@@ -46,9 +47,9 @@ def run_evaluation(
     `supervise.WorkerBug`.
     """
     run = RunDirectory(directory)
-    worker = worker_arguments(run, trust_remote_code=trust_remote_code, reward_functions=reward_functions)
-    _work(run, run.evaluation, section, on_event, worker)
-    return read_evaluation(run.result)
+    allowed = {"trust_remote_code": trust_remote_code, "reward_functions": reward_functions}
+    _work(run, run.evaluation, section, on_event, allowed)
+    return EvaluationResult.read(run.result)
 
 
 def run_sampling(
@@ -62,15 +63,15 @@ def run_sampling(
     """Sample preference data into `RunDirectory.sampled_rows` in a worker process, in the same way. Raises what
     `evaluate.sampling.execute_sampling` and `run_evaluation` raise."""
     run = RunDirectory(directory)
-    worker = worker_arguments(run, trust_remote_code=trust_remote_code, reward_functions=reward_functions)
-    _work(run, run.sampling, section, on_event, worker)
-    return read_samples(run.result)
+    allowed = {"trust_remote_code": trust_remote_code, "reward_functions": reward_functions}
+    _work(run, run.sampling, section, on_event, allowed)
+    return SampleResult.read(run.result)
 
 
 def _work(
-    run: RunDirectory, settings: Path, section: Evaluate | Sample, on_event: EventHandler, worker: list[str]
+    run: RunDirectory, settings: Path, section: Evaluate | Sample, on_event: EventHandler, allowed: dict[str, Any]
 ) -> None:
-    """Write the settings and let a worker with these arguments execute the directory."""
+    """Write the settings and let a worker execute the directory, with what the person has `allowed`."""
     create_directory(run.path, run.path.parent)
     with contextlib.ExitStack() as stack:
         with written_to(run):
@@ -79,5 +80,5 @@ def _work(
             write_json(settings, section.model_dump(mode="json"))
             run.clear_events()
         on_event({"event": "stage", "name": settings.stem, "detail": os.path.relpath(run.path)})
-        command = [sys.executable, *worker]
+        command = [sys.executable, *worker_arguments(run, **allowed)]
         follow(ProcessJob(spawn(run, command, device_environment(section.device))), run, on_event)

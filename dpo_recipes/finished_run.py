@@ -187,7 +187,7 @@ def _model_removed(run: RunDirectory) -> RunError:
 def not_a_run(path: Path, output_dir: Path | None = None) -> RunError:
     """The error T640 for a path that is not the directory of a run. `output_dir` is where its name was looked up."""
     found = sorted(path.glob("*/resolved.yaml"), reverse=True) or sorted(path.glob("*/*/resolved.yaml"), reverse=True)
-    above = [parent for parent in path.resolve().parents[:2] if (parent / "resolved.yaml").is_file()]
+    above = [parent for parent in path.resolve().parents[:2] if RunDirectory(parent).resolved_recipe.is_file()]
     near = [*above, *(file.parent for file in found)]
     if path.is_dir():
         why = "it has no resolved.yaml; a run directory has resolved.yaml, metrics.jsonl and, if finished, result.json"

@@ -26,11 +26,10 @@ from dpo_recipes.launch.job import LaunchRequest
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.checks import OF_THIS_MACHINE
 from dpo_recipes.recipe.dump import dump_recipe
-from dpo_recipes.recipe.reward_checks import not_allowed
+from dpo_recipes.recipe.reward_checks import check_allowed
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.resume import describe_running, file_lock, find_unfinished, nothing_to_resume, wait_for_workers
-from dpo_recipes.reward_settings import FunctionReward
 from dpo_recipes.run_dir import (
     RunDirectory,
     create_directory,
@@ -127,11 +126,8 @@ def check_permitted(validated: Validated, *, trust_remote_code: bool, reward_fun
             why="a recipe must not be able to do that by itself",
             fix="read that code, then add `--trust-remote-code` to the command",
         )
-    recipe = validated.recipe
-    for place, source in enumerate(objective_of(recipe).rewards(recipe.objective)):
-        if isinstance(source, FunctionReward) and source.function not in reward_functions:
-            at = ("objective", "rewards", place, "function")
-            raise RecipeError(replace(not_allowed(source), where=validated.composed.where(at)))
+    sources = objective_of(validated.recipe).rewards(validated.recipe.objective)
+    check_allowed(sources, reward_functions, ("objective", "rewards"), validated.composed)
 
 
 def _choose_processes(recipe: Recipe, flags: LaunchFlags, on_message: OnMessage) -> BatchPlan:

@@ -1,30 +1,20 @@
-"""The result of an evaluation: the content of its result.json, as types that write and read it.
-
-`SCHEMA` is raised when the meaning of a field changes. A new field with a default does not raise it, and the reader
-ignores fields that it does not know.
-"""
+"""The results of an evaluation and of a sampling: the content of their result.json, as types that write and read it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from dpo_recipes.errors import RunError
-from dpo_recipes.run_dir import write_json
-from dpo_recipes.run_result import describe_invalid
-
-SCHEMA = 1
+from dpo_recipes.result_file import ResultFile, ResultPart
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=(), defer_build=True)
+class _AnswersResult(ResultFile):
+    remedy: ClassVar[str] = "restore the file, or make it again in another folder"
 
 
-class Estimate(_Part):
+class Estimate(ResultPart):
     """A value with its 95% interval."""
 
     value: float
@@ -40,7 +30,7 @@ class Estimate(_Part):
         return self.low is not None and self.high is not None and not self.low <= 0.0 <= self.high
 
 
-class EvaluatedModel(_Part):
+class EvaluatedModel(ResultPart):
     """The values of one model."""
 
     name: str
@@ -57,7 +47,7 @@ class EvaluatedModel(_Part):
     """By the keys of `evaluate.metrics.METRICS`."""
 
 
-class ModelComparison(_Part):
+class ModelComparison(ResultPart):
     """One model against another one on the same prompts."""
 
     model: str
@@ -70,7 +60,7 @@ class ModelComparison(_Part):
     """The same for answers of equal length (`evaluate.win_rate`)."""
 
 
-class JudgedSource(_Part):
+class JudgedSource(ResultPart):
     """How a source of rewards judges the pairs of the data."""
 
     name: str
@@ -80,7 +70,7 @@ class JudgedSource(_Part):
     """The reward of the chosen answer minus that of the rejected one."""
 
 
-class GenerationSettings(_Part):
+class GenerationSettings(ResultPart):
     """How the answers were generated."""
 
     temperature: float
@@ -90,10 +80,10 @@ class GenerationSettings(_Part):
     seed: int
 
 
-class EvaluationResult(_Part):
+class EvaluationResult(_AnswersResult):
     """The content of the result.json of an evaluation."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    described = "an evaluation"
     kind: Literal["evaluation"] = "evaluation"
     data: str
     """Where the prompts come from: a run, a recipe or a file."""
@@ -115,16 +105,8 @@ class EvaluationResult(_Part):
     """In UTC, in ISO 8601."""
     wall_s: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for result.json."""
-        return self.model_dump(mode="json", by_alias=True)
 
-    def write(self, path: Path) -> None:
-        """Write result.json atomically."""
-        write_json(path, self.to_json())
-
-
-class SampledModel(_Part):
+class SampledModel(ResultPart):
     """A model that has given answers."""
 
     name: str
@@ -135,10 +117,10 @@ class SampledModel(_Part):
     """The share of answers that reached the maximum length."""
 
 
-class SampleResult(_Part):
+class SampleResult(_AnswersResult):
     """The content of the result.json of sampled preference data."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    described = "sampled data"
     kind: Literal["samples"] = "samples"
     data: str
     split: str
@@ -151,36 +133,3 @@ class SampleResult(_Part):
     packages: Mapping[str, str | None] = Field(default_factory=dict)
     finished_at: str | None = None
     wall_s: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for result.json."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def write(self, path: Path) -> None:
-        """Write result.json atomically."""
-        write_json(path, self.to_json())
-
-
-def read_samples(path: Path) -> SampleResult:
-    """Read the result.json of sampled data. Raises `RunError` T642 if it cannot be read."""
-    return _read(path, SampleResult, "sampled data")
-
-
-def read_evaluation(path: Path) -> EvaluationResult:
-    """Read the result.json of an evaluation. Raises `RunError` T642 if it has another schema or cannot be read."""
-    return _read(path, EvaluationResult, "an evaluation")
-
-
-_Result = TypeVar("_Result", EvaluationResult, SampleResult)
-
-
-def _read(path: Path, kind: type[_Result], of: str) -> _Result:
-    try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        why = describe_invalid(error)
-    except (OSError, ValueError) as error:
-        why = str(error)
-    raise RunError.of(
-        "T642", f"{path} is not the result of {of}", why=why, fix="restore the file, or make it again in another folder"
-    )

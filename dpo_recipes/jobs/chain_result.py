@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_recipes.jobs.job_result import JobResult, ResultPart
+from dpo_recipes.jobs.job_result import JobResult
 from dpo_recipes.jobs.steps.base import Figure, ProductKind
+from dpo_recipes.result_file import ResultPart
 
 StepState = Literal["finished", "failed", "not_run"]
 """`not_run`: a step that it needs has failed."""
@@ -42,6 +43,9 @@ class StepOutcome(ResultPart):
 
 class ChainResult(JobResult):
     """The content of a chain's result.json."""
+
+    described = "a chain"
+    remedy = "restore the file as the chain wrote it"
 
     kind: Literal["chain"] = "chain"
     status: Literal["finished", "failed"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dpo_recipes.jobs.job_result import JobResult, ResultPart
+from dpo_recipes.jobs.job_result import JobResult
+from dpo_recipes.result_file import ResultPart
 
 State = Literal["finished", "failed", "out_of_memory", "pruned", "not_run"]
 
@@ -81,6 +82,9 @@ class SettingImportances(ResultPart):
 
 class SweepResult(JobResult):
     """The content of a sweep's result.json."""
+
+    described = "a sweep"
+    remedy = "restore the file as the sweep wrote it"
 
     kind: Literal["sweep"] = "sweep"
     status: Literal["finished", "failed"]

@@ -95,6 +95,13 @@ def local_data_paths(data: dict[str, Any]) -> list[DataPath]:
     return found
 
 
+def paths_in_rewards(rewards: Any, at: DataPath) -> list[DataPath]:
+    """The places in a list of sources of rewards, which stands at a path, that may have a path."""
+    sources = enumerate(rewards if isinstance(rewards, list) else ())
+    keys = ("model", "function", "chat_template")
+    return [(*at, place, key) for place, source in sources if isinstance(source, dict) for key in keys if key in source]
+
+
 def _path_fields(data: dict[str, Any]) -> list[DataPath]:
     fields: list[DataPath] = []
     if isinstance(data.get("model"), dict):
@@ -111,11 +118,8 @@ def _path_fields(data: dict[str, Any]) -> list[DataPath]:
             if isinstance(sources, list):
                 fields += [(*prefix, i, "path") for i, source in enumerate(sources) if isinstance(source, dict)]
     objective = data.get("objective")
-    rewards = objective.get("rewards") if isinstance(objective, dict) else None
-    if isinstance(rewards, list):
-        keys = ("model", "function", "chat_template")
-        numbers = [number for number, source in enumerate(rewards) if isinstance(source, dict)]
-        fields += [("objective", "rewards", number, key) for number in numbers for key in keys]
+    if isinstance(objective, dict):
+        fields += paths_in_rewards(objective.get("rewards"), ("objective", "rewards"))
     fields.append(("chat_template",))
     return [at for at in fields if at[-1] in parent_of(data, at)]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.errors import DpoRecipeError, Finding, Where
+from dpo_recipes.errors import DpoRecipeError, Finding, RecipeError, Where
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.dump import read_resolved
@@ -56,7 +57,7 @@ def _check_model(source: ModelReward, at: DataPath, composed: Composed) -> Itera
     if not exists(path):
         note = relative_note(composed, at)
         yield Finding("R384", f"the reward model {path} does not exist", where, note, near_file(path))
-    elif (path / "resolved.yaml").is_file():
+    elif RunDirectory(path).resolved_recipe.is_file():
         yield from _check_run(path, where)
     elif (path / "adapter_config.json").is_file():
         yield Finding(
@@ -134,8 +135,18 @@ def _check_function(source: FunctionReward, at: DataPath, composed: Composed) ->
         )
 
 
+def check_allowed(
+    sources: Sequence[RewardSettings], functions: Collection[str], at: DataPath, composed: Composed
+) -> None:
+    """Raise `RecipeError` R386 for the first source that is a function and not among the allowed `functions`. The list
+    of sources stands at a path of the recipe."""
+    for place, source in enumerate(sources):
+        if isinstance(source, FunctionReward) and source.function not in functions:
+            raise RecipeError(replace(not_allowed(source), where=composed.where((*at, place, "function"))))
+
+
 def not_allowed(source: FunctionReward) -> Finding:
-    """R386 for a function that the command line has not allowed."""
+    """R386 for a function that the command line does not allow."""
     return Finding(
         "R386",
         f"this recipe asks to run the function `{source.function_name}` of {source.file}",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.errors import Finding, RecipeError, in_one_line
+from dpo_recipes.errors import RecipeError, in_one_line
 from dpo_recipes.recipe.reward_checks import not_allowed
 from dpo_recipes.reward_settings import FunctionReward
 from dpo_recipes.rewards.base import Columns, Prompt, RewardContext
@@ -19,7 +19,8 @@ class FunctionSource:
 
     def __init__(self, settings: FunctionReward, context: RewardContext) -> None:
         """Import the function. Raises `RecipeError` R386 (not allowed) and R387 (cannot be imported)."""
-        check_allowed(settings, context)
+        if settings.function not in context.allowed_functions:
+            raise RecipeError(not_allowed(settings))
         self._takes = settings.takes
         self._function = _import(settings)
 
@@ -27,12 +28,6 @@ class FunctionSource:
         """What the function returns."""
         taken = {name: list(columns[name]) for name in self._takes}
         return self._function(prompts=[list(prompt) for prompt in prompts], answers=list(answers), **taken)
-
-
-def check_allowed(settings: FunctionReward, context: RewardContext) -> None:
-    """Raise `RecipeError` R386 unless the command line has allowed the function."""
-    if settings.function not in context.allowed_functions:
-        raise RecipeError(not_allowed(settings))
 
 
 def _import(settings: FunctionReward) -> Callable[..., Any]:
@@ -54,12 +49,9 @@ def _import(settings: FunctionReward) -> Callable[..., Any]:
 
 
 def _not_importable(settings: FunctionReward, why: str) -> RecipeError:
-    return RecipeError(
-        Finding(
-            "R387",
-            f"the reward function {settings.function} cannot be imported",
-            None,
-            why=why,
-            fix="correct the file; it is imported in the process that trains, with the packages of this environment",
-        )
+    return RecipeError.of(
+        "R387",
+        f"the reward function {settings.function} cannot be imported",
+        why=why,
+        fix="correct the file; it is imported in the process that trains, with the packages of this environment",
     )

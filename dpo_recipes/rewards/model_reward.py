@@ -14,7 +14,7 @@ from dpo_recipes.data.encode import Encoder
 from dpo_recipes.data.fit_length import first_ids
 from dpo_recipes.data.render import render_row
 from dpo_recipes.data.rows import Row
-from dpo_recipes.errors import Finding, RunError
+from dpo_recipes.errors import RunError
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.hardware.rules import best_dtype
 from dpo_recipes.model.build import load_config
@@ -28,6 +28,7 @@ from dpo_recipes.model.tokenizer import load_tokenizer
 from dpo_recipes.recipe.schema.model import Model
 from dpo_recipes.reward_settings import ModelReward
 from dpo_recipes.rewards.base import Columns, Prompt, RewardContext
+from dpo_recipes.run_dir import RunDirectory
 
 Ids = tuple[list[int], list[int]]
 """The token ids of a prompt and of an answer to it."""
@@ -102,7 +103,7 @@ def load_reward_model(settings: ModelReward, context: RewardContext) -> RewardMo
     """
     device = context.device if settings.device == "auto" else choose_device(settings.device)
     path = Path(settings.model)
-    if (path / "resolved.yaml").is_file():
+    if RunDirectory(path).resolved_recipe.is_file():
         return _of_run(path, settings, device, context)
     return _of_folder(settings, device, context)
 
@@ -189,24 +190,18 @@ def _to_32_bits(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _no_score_head(path: str, why: str) -> RunError:
     """The error M528."""
-    return RunError(
-        Finding(
-            "M528",
-            f"{path} has no score head",
-            None,
-            why=f"a reward model returns one number for a text; {why}",
-            fix="train one with `objective: {kind: reward}` and give its run directory",
-        )
+    return RunError.of(
+        "M528",
+        f"{path} has no score head",
+        why=f"a reward model returns one number for a text; {why}",
+        fix="train one with `objective: {kind: reward}` and give its run directory",
     )
 
 
 def _missing_tokens(lacking: Sequence[str], chat: Chat) -> RunError:
-    return RunError(
-        Finding(
-            "M529",
-            f"the tokenizer lacks {', '.join(lacking)}, which the chat template `{chat.template.name}` writes",
-            None,
-            why="each would be several tokens of ordinary text, which the model was not trained on",
-            fix="set `chat_template` of this source to the template that the model was trained with",
-        )
+    return RunError.of(
+        "M529",
+        f"the tokenizer lacks {', '.join(lacking)}, which the chat template `{chat.template.name}` writes",
+        why="each would be several tokens of ordinary text, which the model was not trained on",
+        fix="set `chat_template` of this source to the template that the model was trained with",
     )

@@ -23,7 +23,7 @@ from dpo_recipes.evaluate.execute import execute_evaluation
 from dpo_recipes.evaluate.generation import Prompt, SeededChoice, Speaker, generate
 from dpo_recipes.evaluate.logps import Continuation, sum_logps
 from dpo_recipes.evaluate.models import ModelFinder, implicit_beta
-from dpo_recipes.evaluate.result import EvaluationResult, read_evaluation
+from dpo_recipes.evaluate.result import EvaluationResult
 from dpo_recipes.evaluate.rows import read_as, read_rows
 from dpo_recipes.evaluation_run import evaluation_directory, run_evaluation
 from dpo_recipes.events import EventLog
@@ -528,5 +528,5 @@ def test_the_example_in_the_documents_works(lora_run: Path, tmp_path: Path, caps
     example = re.sub(r'Path\("runs/.*?"\)', f"Path({str(tmp_path / 'evaluation')!r})", example)
     exec(example, {"Generate": Generate})
     assert re.search(r"^base value=", capsys.readouterr().out, re.MULTILINE)
-    result = read_evaluation(tmp_path / "evaluation" / "result.json")
+    result = EvaluationResult.read(tmp_path / "evaluation" / "result.json")
     assert [model.name for model in result.models][1] == "base"

@@ -14,7 +14,7 @@ from tiny import recipe_text, write_pairs
 from dpo_recipes import worker
 from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.errors import RecipeError, RunError
-from dpo_recipes.evaluate.result import EvaluationResult, SampleResult, read_evaluation, read_samples
+from dpo_recipes.evaluate.result import EvaluationResult, SampleResult
 from dpo_recipes.evaluation_stages import execute_directory
 from dpo_recipes.events import EventLog
 from dpo_recipes.finished_run import open_run
@@ -80,7 +80,7 @@ def chain(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         write_json(run.evaluation, section.model_dump(mode="json"))
         with EventLog(run.events) as events:
             execute_directory(run, events, **allowed)
-        return read_evaluation(run.result)
+        return EvaluationResult.read(run.result)
 
     def sample_here(section: Sample, directory: Path, on_event: Any, **allowed: Any) -> SampleResult:
         run = RunDirectory(directory)
@@ -88,7 +88,7 @@ def chain(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         write_json(run.sampling, section.model_dump(mode="json"))
         with EventLog(run.events) as events:
             execute_directory(run, events, **allowed)
-        return read_samples(run.result)
+        return SampleResult.read(run.result)
 
     monkeypatch.setattr(train, "run_recipe", run_here)
     monkeypatch.setattr(evaluate, "run_evaluation", evaluate_here)
@@ -114,7 +114,7 @@ def test_models_of_steps_are_judged_by_the_reward_model_of_another_step(chain: P
     step = next(step for step in finished.result.steps if step.name == "compare")
     assert (step.state, step.makes, step.work) == ("finished", "scores", "1 model, against base")
     assert step.needs == {"models[0]": "dpo", "rewards[0].model": "judge"}
-    result = read_evaluation(finished.directory.path / str(step.directory) / "result.json")
+    result = EvaluationResult.read(finished.directory.path / str(step.directory) / "result.json")
     assert [model.name.split()[0] for model in result.models] == ["tiny-dpo", "base"]
     assert set(result.comparisons[0].win_rates) == {"judge"}
     labels = [figure.label for figure in step.figures]
@@ -163,7 +163,7 @@ def test_answers_are_ranked_by_their_rewards_and_trained_on(chain: Path, tiny_mo
     finished = run_chain(_validate(chain), lambda event: None)
     samples, again = finished.result.steps
     assert (samples.makes, samples.work) == ("data", "3 answers of a model to each prompt")
-    result = read_samples(finished.directory.path / str(samples.directory) / "result.json")
+    result = SampleResult.read(finished.directory.path / str(samples.directory) / "result.json")
     rows = [json.loads(line) for line in (finished.directory.path / str(samples.product)).read_text().splitlines()]
     assert len(rows) == result.num_rows == result.num_prompts - sum(result.left_out.values())
     assert result.num_prompts == 18

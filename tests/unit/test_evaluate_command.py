@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from dpo_recipes.cli import app
 from dpo_recipes.cli import evaluate as command
 from dpo_recipes.errors import RunError
-from dpo_recipes.evaluate.result import EvaluationResult, read_evaluation
+from dpo_recipes.evaluate.result import EvaluationResult
 from dpo_recipes.recipe.schema.evaluate import Evaluate
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
@@ -141,8 +141,8 @@ def test_tables_have_intervals_signs_and_win_rates(sections: list[Evaluate]) -> 
 def test_a_file_that_is_no_result_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     EvaluationResult.model_validate(RESULT).write(path)
-    assert read_evaluation(path) == EvaluationResult.model_validate(RESULT)
+    assert EvaluationResult.read(path) == EvaluationResult.model_validate(RESULT)
     for text in ("{", '{"schema": 2}', "[]"):
         path.write_text(text)
         with pytest.raises(RunError, match="T642"):
-            read_evaluation(path)
+            EvaluationResult.read(path)

@@ -15,7 +15,7 @@ from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.trials import expand
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | None]:
@@ -29,7 +29,7 @@ def estimate_disk(meta_model: MetaModel, weights: Weights) -> dict[str, int | No
         unpacked = str(meta_model.weight_dtype).removeprefix("torch.")
         auto = stored_dtype(meta_model.config, meta_model.location, unpacked)
         dtype = auto if recipe.model.save_dtype == "auto" else recipe.model.save_dtype
-        model = weights.num_base * _ITEM_BYTES[dtype]
+        model = weights.num_base * ITEM_BYTES[dtype]
     has_live_reference = objective_of(recipe).reference(recipe.objective) == "live"
     checkpoint = weights.trainable_bytes * (1 + has_live_reference) + state
     saving = recipe.checkpoints

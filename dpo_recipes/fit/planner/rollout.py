@@ -13,6 +13,7 @@ from pathlib import Path
 from dpo_recipes.errors import DpoRecipeError
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.fit.facts import JobFacts
+from dpo_recipes.fit.planner.disk import ITEM_BYTES
 from dpo_recipes.fit.planner.workload import LengthTable
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.trace import Rates
@@ -20,10 +21,10 @@ from dpo_recipes.model.stored import stored_weights
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.policy import PolicyParams
 from dpo_recipes.reward_settings import ModelReward
+from dpo_recipes.run_dir import RunDirectory
 
 STEP_S = 0.02
 """The Python of a token's step: 30 layers of transformers on one core."""
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def rollout_cost(meta_model: MetaModel, weights: Weights, lengths: LengthTable, 
     logits = 3 * 4 * config.vocab_size * at_once  # as they are, in 32 bits, and sorted
     parameters = [_num_parameters(source) for source in params.rewards if isinstance(source, ModelReward)]
     here = [
-        _num_parameters(source) * _ITEM_BYTES[meta_model.dtype if source.dtype == "auto" else source.dtype]
+        _num_parameters(source) * ITEM_BYTES[meta_model.dtype if source.dtype == "auto" else source.dtype]
         for source in params.rewards
         if isinstance(source, ModelReward) and source.device in ("auto", meta_model.device)
     ]
@@ -69,7 +70,7 @@ def _num_parameters(source: ModelReward) -> int:
     """The parameters of a reward model; 0 if it is on the hub and not known yet."""
     path = Path(source.model)
     try:
-        if (path / "resolved.yaml").is_file():
+        if RunDirectory(path).resolved_recipe.is_file():
             return open_run(path).result.model.total_parameters or 0
         stored = stored_weights(path) if path.is_dir() else None
     except DpoRecipeError:  # the run reports it when the reward model is loaded

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -15,13 +15,13 @@ from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.jobs.steps.base import CheckedStep, ProductKind, Step, StepKind, StepPlan
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.paths import parent_of, resolve_paths
-from dpo_recipes.recipe.reward_checks import check_reward_sources, not_allowed
+from dpo_recipes.recipe.paths import parent_of, paths_in_rewards, resolve_paths
+from dpo_recipes.recipe.reward_checks import check_allowed, check_reward_sources
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN
 from dpo_recipes.recipe.schema_findings import schema_findings
 from dpo_recipes.recipe.validate import in_order
-from dpo_recipes.reward_settings import FunctionReward
 from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.supervise import EventHandler
 from dpo_recipes.workflow import RunOptions
 
 _BASE = "base"
@@ -30,6 +30,9 @@ _NO_PART_OF_THE_RESULT = {"device": True, "generate": {"batch_size"}}
 
 class AnswersStep(StepKind):
     """A step whose section names models, data and sources of rewards in the same fields as an evaluation."""
+
+    compute: ClassVar[Callable[..., object]]
+    """`run_evaluation`, or a function with the same parameters."""
 
     def check(self, composed: Composed) -> CheckedStep:
         """The section with absolute paths. Raises `RecipeError` R2xx, R384 to R388 for sources of rewards, and the
@@ -46,6 +49,16 @@ class AnswersStep(StepKind):
             raise RecipeError(*in_order(errors))
         return CheckedStep(section, composed, tuple(findings))
 
+    def execute(self, checked: CheckedStep, run: RunDirectory, on_event: EventHandler, options: RunOptions) -> None:
+        """Let the models answer. What an interrupted step has computed comes from the cache."""
+        self.compute(
+            checked.settings,
+            run.path,
+            on_event,
+            trust_remote_code=options.trust_remote_code,
+            reward_functions=options.reward_functions,
+        )
+
     def check_section(self, section: Any, composed: Composed) -> Iterator[Finding]:
         """Yield findings about fields that do not fit together."""
         yield from ()
@@ -60,10 +73,7 @@ class AnswersStep(StepKind):
 
     def check_permitted(self, checked: CheckedStep, options: RunOptions) -> None:
         """R386: a function that the command does not allow."""
-        for place, source in enumerate(checked.settings.rewards):
-            if isinstance(source, FunctionReward) and source.function not in options.reward_functions:
-                where = checked.composed.where(("rewards", place, "function"))
-                raise RecipeError(replace(not_allowed(source), where=where))
+        check_allowed(checked.settings.rewards, options.reward_functions, ("rewards",), checked.composed)
 
     def devices(self, settings: Any) -> DeviceWish:
         """One device, because the models are loaded one after the other."""
@@ -105,7 +115,4 @@ def _path_fields(data: dict[str, Any]) -> Iterator[DataPath]:
     if isinstance(models, list):
         yield from (("models", place) for place, name in enumerate(models) if name != _BASE)
     yield from ((key,) for key in ("against", "data", "chat_template") if key in data and data[key] != _BASE)
-    rewards = data.get("rewards")
-    for place, source in enumerate(rewards if isinstance(rewards, list) else ()):
-        if isinstance(source, dict):
-            yield from (("rewards", place, key) for key in ("model", "function", "chat_template") if key in source)
+    yield from paths_in_rewards(data.get("rewards"), ("rewards",))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpo_recipes.evaluate.result import read_evaluation
+from dpo_recipes.evaluate.result import EvaluationResult
 from dpo_recipes.evaluation_run import run_evaluation
 from dpo_recipes.jobs.steps.answers import AnswersStep
-from dpo_recipes.jobs.steps.base import CheckedStep, Figure, Product
+from dpo_recipes.jobs.steps.base import Figure, Product
 from dpo_recipes.recipe.schema.evaluate import Evaluate
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.supervise import EventHandler
-from dpo_recipes.workflow import RunOptions
 
 
 class EvaluateStep(AnswersStep):
@@ -19,6 +17,7 @@ class EvaluateStep(AnswersStep):
 
     kind = "evaluate"
     section = Evaluate
+    compute = staticmethod(run_evaluation)
 
     def makes(self, settings: Evaluate) -> Product:
         """Measurements, which no other step uses."""
@@ -34,22 +33,12 @@ class EvaluateStep(AnswersStep):
         from dpo_recipes.report.evaluation_tables import metric_of
 
         found = []
-        for model in read_evaluation(run.result).models:
+        for model in EvaluationResult.read(run.result).models:
             for key in (key for key in model.metrics if key.startswith(REWARD) or key in SHOWN_FIRST):
                 metric, value = metric_of(key), model.metrics[key].value
                 text = metric.format(value)
                 found.append(Figure(f"{model.name}/{key}", f"{metric.label}, {model.name}", value, text))
         return found
-
-    def execute(self, checked: CheckedStep, run: RunDirectory, on_event: EventHandler, options: RunOptions) -> None:
-        """Evaluate. What an interrupted evaluation has computed comes from the cache."""
-        run_evaluation(
-            checked.settings,
-            run.path,
-            on_event,
-            trust_remote_code=options.trust_remote_code,
-            reward_functions=options.reward_functions,
-        )
 
     def describe(self, settings: Evaluate) -> str:
         """The number of models and what they are compared with."""

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.evaluate.result import read_samples
+from dpo_recipes.evaluate.result import SampleResult
 from dpo_recipes.evaluation_run import run_sampling
 from dpo_recipes.formats import format_count, format_number
 from dpo_recipes.jobs.steps.answers import AnswersStep
-from dpo_recipes.jobs.steps.base import CheckedStep, Figure, Product
+from dpo_recipes.jobs.steps.base import Figure, Product
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.schema.sample import Sample
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.supervise import EventHandler
-from dpo_recipes.workflow import RunOptions
 
 
 class SampleStep(AnswersStep):
@@ -23,6 +21,7 @@ class SampleStep(AnswersStep):
 
     kind = "sample"
     section = Sample
+    compute = staticmethod(run_sampling)
 
     def check_section(self, section: Sample, composed: Composed) -> Iterator[Finding]:
         """R377: there cannot be two different answers to a prompt."""
@@ -53,23 +52,13 @@ class SampleStep(AnswersStep):
 
     def figures(self, run: RunDirectory) -> list[Figure]:
         """The number of rows and the mean rewards of each model."""
-        result = read_samples(run.result)
+        result = SampleResult.read(run.result)
         found = [Figure("rows", "Rows", result.num_rows, format_count(result.num_rows))]
         for model in result.models:
             for name, estimate in model.rewards.items():
                 label, text = f"Mean reward, {name}, {model.name}", format_number(estimate.value, signed=True)
                 found.append(Figure(f"{model.name}/{name}", label, estimate.value, text))
         return found
-
-    def execute(self, checked: CheckedStep, run: RunDirectory, on_event: EventHandler, options: RunOptions) -> None:
-        """Sample. The answers of an interrupted sampling come from the cache."""
-        run_sampling(
-            checked.settings,
-            run.path,
-            on_event,
-            trust_remote_code=options.trust_remote_code,
-            reward_functions=options.reward_functions,
-        )
 
     def describe(self, settings: Sample) -> str:
         """The number of answers and models."""
