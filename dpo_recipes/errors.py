@@ -137,10 +137,17 @@ class DpoRecipeError(Exception):
 
     @classmethod
     def of(
-        cls, code: str, what: str, *, where: Where | None = None, why: str | None = None, fix: str | None = None
+        cls,
+        code: str,
+        what: str,
+        *,
+        where: Where | None = None,
+        at: tuple[str | int, ...] | None = None,
+        why: str | None = None,
+        fix: str | None = None,
     ) -> Self:
         """An error of one finding."""
-        return cls(Finding(code, what, where, why, fix))
+        return cls(Finding(code, what, where, why, fix, at=at))
 
     def located(self, find: Callable[[tuple[str | int, ...]], Where]) -> Self:
         """The same error with the place of each finding in the recipe's text."""

@@ -74,7 +74,7 @@ def rank_settings(settings: Mapping[str, Sequence[Any]], results: Sequence[Seque
         results: For each configuration the results of its runs, at least one. All are finite.
 
     Returns:
-        None if there are too few results for so many settings, or if all results are the same.
+        None if there are fewer results than the number of settings needs, or if all results are equal.
     """
     if not settings or not results:
         return None

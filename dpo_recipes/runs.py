@@ -364,7 +364,7 @@ def remove_run(run: RunDirectory, output_dir: Path) -> None:
 
 
 def remove_job(job: JobDirectory, output_dir: Path) -> None:
-    """Delete what is left of a sweep or a chain whose runs have been removed. Raises `RunError` T601 if it cannot be
+    """Delete the directory of a sweep or a chain after its runs were removed. Raises `RunError` T601 if it cannot be
     deleted."""
     with written_to(RunDirectory(job.path)):
         shutil.rmtree(job.path)

@@ -20,7 +20,7 @@ from dpo_recipes.errors import DpoRecipeError, Finding, Interrupted, RunError
 from dpo_recipes.events import EventReader
 from dpo_recipes.failures import less_memory_fix
 from dpo_recipes.hardware.machine import num_out_of_memory_kills
-from dpo_recipes.launch.job import Job
+from dpo_recipes.launch.job import Job, Stoppable
 from dpo_recipes.launch.ranks import (
     LOST_EACH_OTHER,
     first_failure,
@@ -59,7 +59,7 @@ def follow(
     stage, `Interrupted` I101 and I130, `RunError` T603, T605, T612 and T613, and `WorkerBug`."""
     reader = EventReader(run.events)
     watchdog, kills = Watchdog(watchdog_minutes), num_out_of_memory_kills()
-    with _forwarded_signals(job) as asked:
+    with forwarded_signals(job) as asked:
         returncode: int | None = None
         while returncode is None:
             returncode = job.poll()  # read once more after the end: the last events came before it
@@ -158,7 +158,7 @@ class Asked:
 
 
 @contextlib.contextmanager
-def _forwarded_signals(job: Job) -> Iterator[Asked]:
+def forwarded_signals(job: Stoppable) -> Iterator[Asked]:
     """The first SIGINT or SIGTERM asks the workers to stop after their step, the second ends them at once, if they obey
     it."""
     asked = Asked()

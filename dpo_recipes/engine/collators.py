@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, LABEL, MARGIN, PROMPT, ROW, SUBSET_NUMBER, WEIGHT
 from dpo_recipes.engine.reference import REFERENCE
+from dpo_recipes.model.sequences import pad_left
 
 PROMPT_MASK = "prompt_mask"
 """The key of the mask of a batch of prompts: 1 for a token, 0 for padding."""
@@ -40,13 +41,8 @@ class PromptCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """`prompt_ids` and `prompt_mask` are [B, P], `row` is [B]."""
-        ids = [torch.tensor(row[PROMPT]) for row in rows]
-        masks = [torch.ones_like(prompt) for prompt in ids]
-        return {
-            PROMPT: pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id, padding_side="left"),
-            PROMPT_MASK: pad_sequence(masks, batch_first=True, padding_side="left"),
-            ROW: torch.tensor([row[ROW] for row in rows]),
-        }
+        ids, mask = pad_left([row[PROMPT] for row in rows], self.pad_token_id)
+        return {PROMPT: ids, PROMPT_MASK: mask, ROW: torch.tensor([row[ROW] for row in rows])}
 
 
 @dataclass(frozen=True)

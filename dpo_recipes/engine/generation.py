@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
 from dpo_recipes.engine.backbone import in_evaluation_mode
 from dpo_recipes.engine.probe import cuda_devices
+from dpo_recipes.model.sequences import pad_left, until_end
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,10 @@ def write_answers(model: Any, prompts: Sequence[list[int]], sampling: Sampling, 
     with torch.random.fork_rng(devices=cuda_devices()), in_evaluation_mode(model), _with_config(model, sampling):
         torch.manual_seed(seed)
         for start in range(0, len(prompts), sampling.batch_size):
-            ids = [torch.tensor(prompt, device=model.device) for prompt in prompts[start : start + sampling.batch_size]]
-            masks = [torch.ones_like(prompt) for prompt in ids]
-            batch = pad_sequence(ids, batch_first=True, padding_value=sampling.pad_token_id, padding_side="left")
-            mask = pad_sequence(masks, batch_first=True, padding_side="left")
-            written = model.generate(input_ids=batch, attention_mask=mask, use_cache=True)
-            answers += [_until_end(row, sampling.end_ids) for row in written[:, batch.shape[1] :].tolist()]
+            ids, mask = pad_left(prompts[start : start + sampling.batch_size], sampling.pad_token_id, model.device)
+            written = model.generate(input_ids=ids, attention_mask=mask, use_cache=True)
+            answers += [until_end(row, sampling.end_ids)[0] for row in written[:, ids.shape[1] :].tolist()]
     return answers
-
-
-def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """The ids up to the first token that ends an answer; after it there is padding."""
-    end = next((place for place, token in enumerate(ids, 1) if token in ends), len(ids))
-    return ids[:end]
 
 
 @contextmanager

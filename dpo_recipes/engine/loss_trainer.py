@@ -10,7 +10,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from trl.models.activation_offloading import get_act_offloading_ctx_manager
-from trl.trainer.utils import add_fused_lm_head, use_adapter
+from trl.trainer.utils import add_fused_lm_head
 
 from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.backbone import in_evaluation_mode
@@ -21,6 +21,7 @@ from dpo_recipes.engine.metric_counts import RowMetricCounts
 from dpo_recipes.engine.micro_batch import MICRO_BATCH, MICRO_BATCHES, MicroBatch
 from dpo_recipes.engine.reference import REFERENCE
 from dpo_recipes.engine.trainer_args import training_arguments
+from dpo_recipes.model.adapters import without_adapter
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import reads_token_types
 from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores, TokenScores
@@ -225,7 +226,7 @@ class ObjectiveTrainer(Trainer):
         adapter: Any = nullcontext()
         policy: Any = self.accelerator.unwrap_model(self.model)
         if isinstance(policy, PeftModel):
-            adapter = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
+            adapter = without_adapter(policy)
         # In evaluation mode there is neither dropout nor checkpointing.
         with torch.no_grad(), in_evaluation_mode(model), adapter, self.accelerator.autocast():
             return self.scores(model, inputs)[0]

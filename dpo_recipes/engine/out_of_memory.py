@@ -5,18 +5,17 @@ A micro-batch that the loss depends on is never made smaller: the error of the f
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dpo_recipes.data.lengths import row_lengths
 from dpo_recipes.engine.checkpoints.folder import PREFIX
 from dpo_recipes.engine.counts import Counts, restore, snapshot
 from dpo_recipes.errors import causes, is_out_of_memory
+from dpo_recipes.evaluate.passes import free_memory
 from dpo_recipes.events import EventLog
 from dpo_recipes.launch.batch import divisors
 from dpo_recipes.objectives import fixed_micro_batch_reason
@@ -121,6 +120,4 @@ def _set_aside(trainer: Any) -> None:
         # Chosen by name, because a damaged checkpoint of a later step may exist too.
         trainer.checkpoint_state.checkpoint = trainer.checkpoints.folder / f"{PREFIX}{trainer.state.global_step}"
     trainer.optimizer = trainer.lr_scheduler = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()

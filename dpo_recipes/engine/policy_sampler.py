@@ -10,7 +10,8 @@ import torch
 class StepsSampler(torch.utils.data.Sampler[int]):
     """The indices of an epoch, in an order that depends on the seed and the epoch alone.
 
-    With several `iterations`, the rows of each whole step come so many times, and rows that fill no step are left out.
+    With several `iterations`, the rows of each whole step are repeated that number of times, and rows that do not fill
+    a step are left out.
     """
 
     def __init__(self, num_rows: int, rows_per_step: int, iterations: int, seed: int) -> None:

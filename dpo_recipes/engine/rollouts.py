@@ -10,7 +10,7 @@ import torch
 
 from dpo_recipes.data.rows import Row
 from dpo_recipes.engine.generation import Sampling, write_answers
-from dpo_recipes.errors import Finding, RunError
+from dpo_recipes.errors import RunError
 from dpo_recipes.objectives.policy import source_metric
 from dpo_recipes.rewards.base import RewardSources
 
@@ -55,20 +55,17 @@ class RolloutWriter:
         self._tokenizer, self._sampling, self._sources = tokenizer, sampling, sources
         self._num_answers = num_answers
 
-    def write(
-        self, model: Any, batches: Sequence[tuple[list[list[int]], list[Row]]], seed: int, *, must_say: bool = True
-    ) -> list[Rollout]:
+    def write(self, model: Any, batches: Sequence[tuple[list[list[int]], list[Row]]], seed: int) -> list[Rollout]:
         """One rollout for each micro-batch of prompts and their rows; all answers are written together.
 
-        Raises `RunError` T670 and T671 for a failed source of rewards, and with `must_say` T672 if all answers are
-        empty.
+        Raises `RunError` T670 and T671 for a failed source of rewards, and T672 if all answers are empty.
         """
         count = self._num_answers
         prompts = [ids for of_batch, _ in batches for ids in of_batch for _ in range(count)]
         rows = [row for _, of_batch in batches for row in of_batch for _ in range(count)]
         ids = write_answers(model, prompts, self._sampling, seed)
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        if must_say and not any(text.strip() for text in texts):
+        if not any(text.strip() for text in texts):
             raise _all_empty(len(texts))
         columns = {name: [row.columns.get(name) for row in rows] for name in self._sources.columns}
         scored = self._sources.score([row.prompt for row in rows], texts, columns, where=[row.where for row in rows])
@@ -93,15 +90,12 @@ class RolloutWriter:
 
 
 def _all_empty(count: int) -> RunError:
-    return RunError(
-        Finding(
-            "T672",
-            f"all {count} answers of a step are empty",
-            None,
-            why="the model ends each answer with its first token, so that there is nothing to reward: its template "
-            "may not be the one that it was trained with, or rewards prefer saying nothing",
-            fix="compare `chat_template` with the model's own, or reward what an answer says, for example with "
-            "`{rule: length, min: 5}`; `dpo-recipe data --show 3` shows the prompts",
-            at=("chat_template",),
-        )
+    return RunError.of(
+        "T672",
+        f"all {count} answers of a step are empty",
+        at=("chat_template",),
+        why="the model ends each answer with its first token, so that there is nothing to reward: its template may not "
+        "be the one that it was trained with, or rewards prefer saying nothing",
+        fix="compare `chat_template` with the model's own, or reward what an answer says, for example with "
+        "`{rule: length, min: 5}`; `dpo-recipe data --show 3` shows the prompts",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import traceback
 from collections.abc import Iterator, Sequence
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from trl.trainer.utils import use_adapter
 
 from dpo_recipes.errors import Interrupted, in_one_line
+from dpo_recipes.evaluate.passes import free_memory
 from dpo_recipes.evaluate.samples import ChatModel, Samples, generate_ids
 from dpo_recipes.events import EventLog
-from dpo_recipes.model.adapters import starts_away_from_base
+from dpo_recipes.model.adapters import starts_away_from_base, without_adapter
 from dpo_recipes.model.build import ModelBundle, reload_base
 from dpo_recipes.model.loading import lacks_memory
 from dpo_recipes.recipe.schema import Recipe
@@ -98,7 +97,7 @@ def has_base(model: Any, recipe: Recipe) -> bool:
 @contextmanager
 def base_within(model: Any) -> Iterator[Any]:
     """The base of a model that has one (`has_base`): the model itself, with its adapter switched off or replaced."""
-    with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+    with without_adapter(model):
         yield model
 
 
@@ -106,19 +105,13 @@ def base_within(model: Any) -> Iterator[Any]:
 def base_beside(model: Any, recipe: Recipe, bundle: ModelBundle) -> Iterator[Any]:
     """The base of another model, loaded again. It takes the place of the gradients, which the model no longer needs."""
     model.zero_grad(set_to_none=True)
-    _release()
+    free_memory()
     base = reload_base(recipe, bundle, bundle.device).eval()
     try:
         yield base
     finally:
         del base
-        _release()
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        free_memory()
 
 
 def _log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:

@@ -18,6 +18,7 @@ from transformers import (
 from dpo_recipes.cache import content_key
 from dpo_recipes.evaluate.kept import KeptValues
 from dpo_recipes.evaluate.passes import in_batches
+from dpo_recipes.model.sequences import pad_left, until_end
 from dpo_recipes.recipe.schema.evaluate import Generate
 
 VERSION = 1
@@ -125,21 +126,10 @@ def _generate_batch(
         model.generation_config = before
     answers = []
     for row in output[:, ids.shape[1] :].tolist():
-        end = next((place for place, token in enumerate(row, 1) if token in speaker.end_ids), None)
-        kept = row[:end]
+        kept, has_ended = until_end(row, speaker.end_ids)
         text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-        answers.append(Answer(kept, text, is_cut_off=end is None))
+        answers.append(Answer(kept, text, is_cut_off=not has_ended))
     return answers
-
-
-def pad_left(
-    sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, [sequences, longest], with padding before each sequence."""
-    width = max(map(len, sequences))
-    ids = [[pad_id] * (width - len(sequence)) + list(sequence) for sequence in sequences]
-    mask = [[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 class SeededChoice(LogitsProcessor):

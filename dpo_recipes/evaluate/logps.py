@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from dpo_recipes.cache import content_key
-from dpo_recipes.evaluate.generation import pad_left
 from dpo_recipes.evaluate.kept import KeptValues
 from dpo_recipes.evaluate.passes import in_batches
+from dpo_recipes.model.sequences import pad_left
 
 VERSION = 1
 """Increased when the same input gives other values than before."""

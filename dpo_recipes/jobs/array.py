@@ -6,11 +6,9 @@ knows: why a task waits, and how one ended that has recorded nothing.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import FrameType
 
 from dpo_recipes.errors import DpoRecipeError, Interrupted, RunError
 from dpo_recipes.events import EventReader
@@ -30,7 +28,7 @@ from dpo_recipes.launch.slurm_state import parse_array
 from dpo_recipes.locks import held
 from dpo_recipes.preparation import OnMessage
 from dpo_recipes.run_dir import RunDirectory, write_text_atomically, written_to
-from dpo_recipes.supervise import EventHandler, handled_signals, is_transient
+from dpo_recipes.supervise import EventHandler, forwarded_signals, is_transient
 from dpo_recipes.workflow import RunOptions, located
 
 _LOOK_AT_FILES_S = 1.0
@@ -39,8 +37,8 @@ _OF_THE_TRIAL = ("T633", "T634")
 
 
 def work_in_array(runs: Sequence[TrialRun], on_event: EventHandler, options: RunOptions) -> None:
-    """Have each run that has not ended executed by a task of an array. Returns when all have ended, or when they have
-    taken `max_hours` and none is being executed. Each event of a run has its name as `of`.
+    """Let a task of an array execute each unfinished run. Returns when all runs have ended, or when they have taken
+    `max_hours` and none is being executed. Each event of a run has its name as `of`.
 
     An array of this sweep that is in the queue or running is followed, and no other one is submitted beside it. If a
     task ends without a record for a transient reason, such as a node that failed, its run is submitted again, up to
@@ -124,7 +122,7 @@ def _follow(array: SlurmArray, runs: Sequence[TrialRun], on_event: EventHandler)
     tasks = files.read_tasks()
     followed = [_Followed(runs[task]) for task in tasks if runs[task].state == "unfinished"]
     error: RunError | None = None
-    with _stopped_by_signals(array) as asked:
+    with forwarded_signals(array) as asked:
         while True:
             has_ended = array.has_ended()
             for each in followed:
@@ -138,7 +136,7 @@ def _follow(array: SlurmArray, runs: Sequence[TrialRun], on_event: EventHandler)
             time.sleep(_LOOK_AT_FILES_S)
     if error is not None:
         raise error
-    if asked and not have_ended(runs, TrialExecutor()):
+    if asked.count and not have_ended(runs, TrialExecutor()):
         raise Interrupted.of("I101", "the sweep was interrupted", why="by a signal", fix="run the recipe again")
     return _record_ends(array, runs, tasks, on_event)
 
@@ -192,20 +190,3 @@ class _Followed:
             on_event({**located(event, run.validated.composed.where), "of": run.name})
         if self.has_ended:
             on_event({**end_event(run), "of": run.name})
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(array: SlurmArray) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM asks the workers to stop after their step, the second cancels the array. Yields the
-    signals that came."""
-    asked: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) == 1:
-            array.interrupt()
-        else:
-            array.kill()
-
-    with handled_signals(stop):
-        yield asked

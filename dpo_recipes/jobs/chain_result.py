@@ -29,7 +29,7 @@ class StepOutcome(ResultPart):
     directory: str | None = None
     """Its run directory, relative to that of the chain; None if it was not run."""
     product: str | None = None
-    """What it made, relative to the directory of the chain; None if it has not finished."""
+    """What it made, relative to the directory of the chain; None if the step did not finish."""
     figures: list[Figure] = Field(default_factory=list)
     """The main metrics of its own objective on the held-out rows."""
     code: str | None = None

@@ -35,8 +35,8 @@ class Executor(Protocol):
 
 
 def work(runs: Sequence[JobRun], executor: Executor, on_event: EventHandler, options: RunOptions) -> None:
-    """Execute each run that has not ended and that no other command works on, when it is ready. Returns when all have
-    ended or can never start, or when it is late and none is being executed."""
+    """Execute each unfinished run that no other command works on, when it is ready. Returns when all have ended or can
+    never start, or when it is late and none is being executed."""
     while not have_ended(runs, executor):
         if executor.is_late(runs) or not any(
             run.is_ready and claim_and_execute(run, runs, executor, on_event, options) for run in _left(runs)

@@ -67,17 +67,8 @@ def spawn(run: RunDirectory, command: list[str], environment: dict[str, str]) ->
         )
 
 
-class Job(Protocol):
-    """Worker processes that have been started, on this machine or elsewhere."""
-
-    def poll(self) -> int | None:
-        """Their exit code, negative for a signal, or None while they run."""
-        ...
-
-    @property
-    def is_executing(self) -> bool:
-        """Whether they are running, and neither queued nor suspended."""
-        ...
+class Stoppable(Protocol):
+    """Worker processes that can be stopped."""
 
     @property
     def obeys_second_signal(self) -> bool:
@@ -91,6 +82,19 @@ class Job(Protocol):
 
     def kill(self) -> None:
         """End them now."""
+        ...
+
+
+class Job(Stoppable, Protocol):
+    """Worker processes that have been started, on this machine or elsewhere."""
+
+    def poll(self) -> int | None:
+        """Their exit code, negative for a signal, or None while they run."""
+        ...
+
+    @property
+    def is_executing(self) -> bool:
+        """Whether they are running, and neither queued nor suspended."""
         ...
 
 

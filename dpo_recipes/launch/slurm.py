@@ -14,7 +14,7 @@ from pathlib import Path
 from dpo_recipes.errors import EXIT_INTERRUPTED
 from dpo_recipes.launch.files import launch_folder
 from dpo_recipes.launch.job import Launcher, LaunchRequest
-from dpo_recipes.launch.slurm_commands import call, find_job, sbatch_command, show_job, submit
+from dpo_recipes.launch.slurm_commands import QueryTimes, call, find_job, sbatch_command, show_job, submit
 from dpo_recipes.launch.slurm_errors import ended_badly, lost, silent_worker
 from dpo_recipes.launch.slurm_script import EXIT_RUN_NOT_VISIBLE, batch_script, gpus_of_node
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_job
@@ -22,8 +22,6 @@ from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import RunDirectory, write_text_atomically
 
 _LOOK_AT_FILES_S = 1.0
-_ASK_SLURM_S = (1.0, 15.0)
-"""SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 
 
 class ClusterLauncher(Launcher):
@@ -126,8 +124,8 @@ class SlurmJob:
         self._restarts = 0
         self._exit_code: int | None = None
         self._is_executing = False
-        self._look_at = self._ask_at = 0.0
-        self._ask_after_s = _ASK_SLURM_S[0]
+        self._look_at = 0.0
+        self._queries = QueryTimes()
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal, or None while it waits or runs.
@@ -142,12 +140,11 @@ class SlurmJob:
         code = self._read_exit_code()
         if code == 0 and self._run.result.exists():  # without a result, SLURM may know why
             return 0
-        if code == self._exit_code and now < self._ask_at:
+        if code == self._exit_code and not self._queries.is_due:
             return None
         self._exit_code = code
         ending = self._ask()
-        self._ask_at = time.monotonic() + self._ask_after_s
-        self._ask_after_s = min(self._ask_after_s * 1.5, _ASK_SLURM_S[1])
+        self._queries.queried()
         return ending
 
     @property
@@ -176,7 +173,7 @@ class SlurmJob:
         self._asked_to_stop = True
         # This stops a script that is still setting up, and keeps the job from requeueing itself.
         _stop_path(self._run, self._number).touch()
-        self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
+        self._queries.query_at_once()
 
     def _ask(self) -> int | None:
         done = self._show()
@@ -237,7 +234,8 @@ class SlurmJob:
     def _say(self, text: str) -> None:
         """Report a change. After a change SLURM is queried often again."""
         if text and text != self._reported:
-            self._reported, self._ask_after_s = text, _ASK_SLURM_S[0]
+            self._reported = text
+            self._queries.query_often()
             self._on_message(text)
 
 

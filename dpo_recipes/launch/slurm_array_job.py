@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo_recipes.launch.slurm_commands import call, show_job
+from dpo_recipes.launch.slurm_commands import QueryTimes, call, show_job
 from dpo_recipes.launch.slurm_state import JobView, describe_wait, parse_array
-
-_ASK_SLURM_S = (1.0, 15.0)
-"""SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 
 
 class SlurmArray:
@@ -25,16 +21,20 @@ class SlurmArray:
         self._stop = stop
         self._on_message = on_message
         self._reported = ""
-        self._ask_at, self._ask_after_s = 0.0, _ASK_SLURM_S[0]
+        self._queries = QueryTimes()
         self._has_ended = False
 
     def has_ended(self) -> bool:
         """Whether all tasks have ended, or SLURM no longer knows the array."""
-        if not self._has_ended and time.monotonic() >= self._ask_at:
+        if not self._has_ended and self._queries.is_due:
             self._ask()
-            self._ask_at = time.monotonic() + self._ask_after_s
-            self._ask_after_s = min(self._ask_after_s * 1.5, _ASK_SLURM_S[1])
+            self._queries.queried()
         return self._has_ended
+
+    @property
+    def obeys_second_signal(self) -> bool:
+        """Signals come from a person."""
+        return True
 
     def interrupt(self) -> None:
         """Ask the workers to write a checkpoint and end; remove tasks that are still waiting from the queue."""
@@ -60,7 +60,7 @@ class SlurmArray:
     def _note_stop(self) -> None:
         # This stops scripts that are still setting up, and keeps tasks from requeueing themselves.
         self._stop.touch()
-        self._ask_after_s, self._ask_at = _ASK_SLURM_S[0], 0.0
+        self._queries.query_at_once()
 
     def _ask(self) -> None:
         done = show_job(self.number, timeout_s=5)
@@ -82,5 +82,6 @@ class SlurmArray:
     def _say(self, text: str) -> None:
         """Report a change. After a change SLURM is queried often again."""
         if text != self._reported:
-            self._reported, self._ask_after_s = text, _ASK_SLURM_S[0]
+            self._reported = text
+            self._queries.query_often()
             self._on_message(text)

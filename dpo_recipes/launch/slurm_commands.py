@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from dpo_recipes.errors import RunError
@@ -12,7 +13,35 @@ from dpo_recipes.launch.ending import PARENT
 from dpo_recipes.launch.slurm_errors import submission_refused
 from dpo_recipes.launch.slurm_settings import SlurmSettings
 
+QUERY_SLURM_S = (1.0, 15.0)
+"""SLURM is queried after a second, then less and less often while nothing changes, to spare its controller."""
 _COMMANDS = ("sbatch", "scontrol", "scancel")
+
+
+class QueryTimes:
+    """When SLURM is queried."""
+
+    def __init__(self) -> None:
+        self.query_at_once()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next query."""
+        return time.monotonic() >= self._at
+
+    def queried(self) -> None:
+        """Wait longer for the next query than for this one."""
+        self._at = time.monotonic() + self._after_s
+        self._after_s = min(self._after_s * 1.5, QUERY_SLURM_S[1])
+
+    def query_often(self) -> None:
+        """Query often again, because something has changed."""
+        self._after_s = QUERY_SLURM_S[0]
+
+    def query_at_once(self) -> None:
+        """Query now, and often again."""
+        self._at = 0.0
+        self.query_often()
 
 
 def call(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

@@ -52,8 +52,8 @@ def lost(number: str) -> RunError:
 
 
 def task_ended(view: JobView | None, name: str, log: Path, recipe: Recipe) -> DpoRecipeError | None:
-    """The error of an array's task that has not recorded how its run ended: I101 if it had been asked to stop, T605,
-    T632 to T637. None if it had nothing to do. `name` is that of the task, and `log` has its output."""
+    """The error of an array's task that did not record how its run ended: I101 if it was asked to stop, T605, T632 to
+    T637. None if it had nothing to do. `name` is that of the task, and `log` has its output."""
     if view is None or not view.has_ended:  # it was running when SLURM last knew it
         return lost(name)
     if view.state == "COMPLETED":

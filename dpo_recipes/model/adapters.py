@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,14 @@ from dpo_recipes.recipe.schema.adapter import LoraAdapter
 
 AT_ZERO = ("default", "gaussian", "orthogonal")
 """Initializations that leave the model's output unchanged: with the adapter switched off it is the reference."""
+
+
+def without_adapter(model: Any) -> AbstractContextManager[Any]:
+    """A context in which a model has its adapter switched off, or replaced by the copy of its first state that TRL 1.16
+    keeps as `ref`."""
+    from trl.trainer.utils import use_adapter
+
+    return use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpo_recipes.objectives.base import Loss, Scores
-from dpo_recipes.objectives.policy import PolicyObjective, PolicyParams
+from dpo_recipes.objectives.policy import PolicyObjective, PolicyParams, clipped_gain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,10 +77,8 @@ class Grpo(PolicyObjective):
         tokens, advantages = scores.of_tokens, scores.advantages[:, :, None]
         mask = tokens.mask
         old = tokens.logps.detach() if tokens.old_logps is None else tokens.old_logps
-        low, high = 1.0 - params.epsilon, 1.0 + (params.epsilon_high or params.epsilon)
-        ratio = (tokens.logps - old).exp()
-        per_token = -(ratio * advantages).minimum(ratio.clamp(low, high) * advantages)
-        is_clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+        gain, is_clipped = clipped_gain(params, (tokens.logps - old).exp(), advantages)
+        per_token = -gain
         metrics = {
             "entropy": (scores.entropies.detach(), scores.num_tokens),
             "clip_ratio/region_mean": ((is_clipped * mask).sum(dim=(1, 2)), mask.sum(dim=(1, 2))),

@@ -217,6 +217,14 @@ class PolicyObjective(Objective):
             yield Finding("R391", what, locate(("objective", "num_iterations"), key=True), why, fix)
 
 
+def clipped_gain(params: PolicyParams, ratio: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """PPO's clipped gain of each answer or token (Schulman et al. 2017, equation 7), and whether its ratio is
+    clipped."""
+    low, high = 1.0 - params.epsilon, 1.0 + (params.epsilon_high or params.epsilon)
+    gain = (ratio * advantages).minimum(ratio.clamp(low, high) * advantages)
+    return gain, ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+
+
 def source_metric(name: str) -> str:
     """The key of the mean reward of a source."""
     return f"rewards/{name}/mean"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpo_recipes.objectives.base import Loss, Scores
-from dpo_recipes.objectives.policy import PolicyObjective, PolicyParams
+from dpo_recipes.objectives.policy import PolicyObjective, PolicyParams, clipped_gain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,10 +52,7 @@ class Rloo(PolicyObjective):
         assert scores.advantages is not None
         assert scores.entropies is not None
         assert scores.num_tokens is not None
-        low, high = 1.0 - params.epsilon, 1.0 + (params.epsilon_high or params.epsilon)
-        ratio = (scores.logps - scores.old_logps).exp()
-        gain = (ratio * scores.advantages).minimum(ratio.clamp(low, high) * scores.advantages)
-        is_clipped = ((ratio < low) & (scores.advantages < 0)) | ((ratio > high) & (scores.advantages > 0))
+        gain, is_clipped = clipped_gain(params, (scores.logps - scores.old_logps).exp(), scores.advantages)
         metrics = {
             "entropy": (scores.entropies.detach(), scores.num_tokens),
             "clip_ratio/region_mean": is_clipped.float().mean(dim=1),

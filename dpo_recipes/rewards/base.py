@@ -111,15 +111,12 @@ def _placed(finding: Finding, at: tuple[str | int, ...]) -> Finding:
 
 
 def _failed(name: str, at: tuple[str | int, ...], why: str) -> RunError:
-    return RunError(
-        Finding(
-            "T670",
-            f"the reward source `{name}` failed",
-            None,
-            why=f"{why} (run.log has the traceback)",
-            fix="repair it, and run the same command again: it resumes from the last checkpoint",
-            at=at,
-        )
+    return RunError.of(
+        "T670",
+        f"the reward source `{name}` failed",
+        at=at,
+        why=f"{why} (run.log has the traceback)",
+        fix="repair it, and run the same command again: it resumes from the last checkpoint",
     )
 
 
@@ -140,13 +137,10 @@ def _as_numbers(found: Any, count: int, name: str, at: tuple[str | int, ...], wh
 
 
 def _no_number(name: str, at: tuple[str | int, ...], why: str) -> RunError:
-    return RunError(
-        Finding(
-            "T671",
-            f"the reward source `{name}` returned something else than numbers",
-            None,
-            why=why,
-            fix="let it return one finite number for each answer; a judgement that is true or false can be 1.0 or 0.0",
-            at=at,
-        )
+    return RunError.of(
+        "T671",
+        f"the reward source `{name}` returned something else than numbers",
+        at=at,
+        why=why,
+        fix="let it return one finite number for each answer; a judgement that is true or false can be 1.0 or 0.0",
     )

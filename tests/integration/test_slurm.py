@@ -79,7 +79,7 @@ def jobs(cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "dpo_recipes.launch.local.LocalLauncher.command",
         lambda _, request: [sys.executable, str(WORKER), str(request.run.path)],
     )
-    monkeypatch.setattr("dpo_recipes.launch.slurm._ASK_SLURM_S", (0.3, 1.0))
+    monkeypatch.setattr("dpo_recipes.launch.slurm_commands.QUERY_SLURM_S", (0.3, 1.0))
     monkeypatch.setattr("dpo_recipes.launch.slurm._LOOK_AT_FILES_S", 0.1)
     yield Jobs(tmp_path)
     cluster.call("scancel", "--me", "--signal=KILL")

@@ -18,7 +18,7 @@ from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.jobs import array, array_task, trial_executor
 from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.jobs.sweep_result import SweepResult
-from dpo_recipes.launch import slurm_array_job
+from dpo_recipes.launch import slurm_commands
 from dpo_recipes.launch.slurm_state import parse_array
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.workflow import RunOptions
@@ -114,7 +114,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlurm
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(trial_executor, "run_recipe", fake.runs.execute)
     monkeypatch.setattr(array, "time", SimpleNamespace(sleep=fake.look))
-    monkeypatch.setattr(slurm_array_job, "_ASK_SLURM_S", (0.0, 0.0))
+    monkeypatch.setattr(slurm_commands, "QUERY_SLURM_S", (0.0, 0.0))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield fake
     for number, handler in handlers.items():

@@ -142,7 +142,7 @@ class Trackers:
         self._entries = []
 
     def _send(self, sent: Sent, what: str, send: Callable[[Tracker], None], entries: Sequence[_Entry]) -> None:
-        """Send it to each tracker that has not taken it yet, and record which ones have taken it now."""
+        """Send a row or an alert to each tracker that does not have it, and record the trackers that have it then."""
         taken = []
         for entry in entries:
             if sent in entry.sent_before:

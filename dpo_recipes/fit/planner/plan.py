@@ -113,8 +113,7 @@ class Planner:
     def plan(self, recipe: Recipe, *, with_changes: bool = True) -> JobPlan:
         """The plan of a variant of the recipe, with changes that would make it fit if it does not."""
         meta_model, weights = self._variant(recipe)
-        longest = self._longest(recipe)
-        rollout = self._rollout(recipe, meta_model, weights)
+        longest, rollout = self._longest(recipe, meta_model, weights)
         memory = estimate_memory(meta_model, weights, longest, self._rates, self._sharding, rollout)
         facts = self._workload.facts(recipe, self._sharding.num_processes)
         changes: tuple[Change, ...] = ()
@@ -150,20 +149,17 @@ class Planner:
             self._shares = unsupported_reason(model) is None
         return meta_model, self._weights[key]
 
-    def _longest(self, recipe: Recipe) -> Batch:
-        return Batch.of(*self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares).T)
-
-    def _rollout(self, recipe: Recipe, meta_model: MetaModel, weights: Weights) -> RolloutCost | None:
+    def _longest(self, recipe: Recipe, meta_model: MetaModel, weights: Weights) -> tuple[Batch, RolloutCost | None]:
+        """The largest micro-batch, and what writing its answers costs."""
         lengths = self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares)
-        return rollout_cost(meta_model, weights, lengths, self._rates)
+        return Batch.of(*lengths.T), rollout_cost(meta_model, weights, lengths, self._rates)
 
     def _typical(self, recipe: Recipe) -> LengthTable:
         return self._workload.typical(recipe, shares=self._shares)
 
     def _try(self, recipe: Recipe) -> Outcome:
         meta_model, weights = self._variant(recipe)
-        rollout = self._rollout(recipe, meta_model, weights)
-        longest = self._longest(recipe)
+        longest, rollout = self._longest(recipe, meta_model, weights)
         peak = estimate_memory(meta_model, weights, longest, self._rates, self._sharding, rollout).peak_bytes
         typical = self._typical(recipe)
         passes = batch_of(recipe).rows_per_step / len(typical)
