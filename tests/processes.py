@@ -1,9 +1,10 @@
 """Runs of several processes on this machine's CPU, started like `dpo-recipe run --num-processes`, and comparisons of
-their results."""
+their results with those of one process, which is this one: a new process spends seconds on imports."""
 
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 from tiny import recipe_text, write_pairs
 
+from dpo_recipes import worker
 from dpo_recipes.launch.choose import LaunchFlags
-from dpo_recipes.recipe.validate import validate
+from dpo_recipes.preparation import prepare_run
+from dpo_recipes.recipe.validate import Validated, validate
 from dpo_recipes.workflow import RunOptions, run_recipe
 
 STEPS = (
@@ -78,11 +81,26 @@ class Runner:
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("DS_ACCELERATOR", "cpu")
             settings = [*SETTINGS, f"output_dir={self.folder / 'runs'}", *overrides]
-            options = RunOptions(flags=LaunchFlags(num_processes=num_processes))
-            validated, silent = validate(recipe, settings), lambda event: None
+            validated = validate(recipe, settings)
+            if num_processes == 1:
+                assert on_event is None
+                return Run(_run_here(validated, resume=resume), cache)
+            options, silent = RunOptions(flags=LaunchFlags(num_processes=num_processes)), lambda event: None
             finished = run_recipe(validated, on_event or silent, options, resume=resume)
             assert finished is not None
             return Run(finished.result.to_json(), cache)
+
+
+def _run_here(validated: Validated, *, resume: bool) -> dict[str, Any]:
+    """The result of a run that this process executes."""
+    directory = prepare_run(validated, resume=resume)[0].run
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert worker.main([str(directory.path)]) == 0, directory.events.read_text()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return json.loads(directory.result.read_text())
 
 
 def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5, num_steps: int = 10) -> None:
