@@ -186,6 +186,11 @@ def is_no_space(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
+def is_lack_of_machine(error: BaseException) -> bool:
+    """Whether memory or disk space ran out, and whatever failed is not at fault itself."""
+    return any(is_out_of_memory(cause) or is_no_space(cause) for cause in causes(error))
+
+
 class RecipeError(DpoRecipeError):
     """The recipe is wrong (R codes, exit 3) or the command that named it (U codes, exit 2)."""
 

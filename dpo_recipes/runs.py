@@ -1,4 +1,4 @@
-"""Lists the run directories below an output directory, and removes those that are no longer needed."""
+"""Lists the run directories below an output directory, and finds the one that a person names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import contextlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +19,12 @@ from dpo_recipes.errors import DpoRecipeError, Finding, RunError
 from dpo_recipes.finished_run import not_a_run
 from dpo_recipes.formats import finite, utc_stamp
 from dpo_recipes.jobs.chain_directory import ChainDirectory
-from dpo_recipes.jobs.chain_result import ChainResult
 from dpo_recipes.jobs.directory import JobDirectory, SweepDirectory
-from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.launch.ranks import first_failure
-from dpo_recipes.launch.slurm import has_job
-from dpo_recipes.objectives import get_objective
+from dpo_recipes.objectives import get_objective, loss_function
 from dpo_recipes.objectives.base import Metric
-from dpo_recipes.resume import file_lock, is_running, read_recipe
-from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, read_json_lines, written_to
+from dpo_recipes.resume import is_running, read_recipe
+from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, read_json_lines
 from dpo_recipes.run_result import read_result
 
 State = Literal["running", "unfinished", "failed", "finished"]
@@ -48,6 +44,8 @@ class RunSummary:
     """The name of the recipe; empty if resolved.yaml cannot be read."""
     objective: str
     """The kind of the objective; empty if it cannot be read."""
+    loss: str
+    """The name of its loss function; empty if it cannot be read."""
     metric: Metric | None
     """The objective's best metric."""
     value: float | None
@@ -109,12 +107,12 @@ def list_runs(output_dir: Path) -> list[RunSummary]:
 
 def summarize(run: RunDirectory) -> RunSummary:
     """One run in a list of runs. A run that cannot be read is listed with the reason."""
-    name, kind = _recipe_facts(run)
+    name, kind, loss = _recipe_facts(run)
     metric = None
     if kind:
         objective = get_objective(kind)
         metric = objective.metric(objective.best_metric)
-    size, started = _disk_bytes(run.path), _started(run)
+    size, started = disk_bytes(run.path), _started(run)
     if run.result.is_file():
         value = base = step = None
         reason = ""
@@ -127,31 +125,34 @@ def summarize(run: RunDirectory) -> RunSummary:
             if metric is not None:
                 key = f"eval_{metric.key}"
                 value, base = finite(result.metrics.get(key)), finite(result.base_metrics.get(key))
-        return RunSummary(run, "finished", name, kind, metric, value, base, step, step, size, started, reason)
+        return RunSummary(
+            run, "finished", name, kind, loss, metric, value, base, step, step, size, started, reason
+        )  # fmt: skip
     state, reason = _state_without_result(run)
     step, num_steps, value, base = _progress(run, metric)
     return RunSummary(
-        run, state, name, kind, metric, value, base, step, num_steps, size, started, reason,
+        run, state, name, kind, loss, metric, value, base, step, num_steps, size, started, reason,
         can_resume=state != "running" and any(newest_first(run.checkpoints)),
     )  # fmt: skip
 
 
-def _recipe_facts(run: RunDirectory) -> tuple[str, str]:
-    """The name and the kind of objective of a run's recipe; empty texts if it cannot be read.
+def _recipe_facts(run: RunDirectory) -> tuple[str, str, str]:
+    """The name, the kind of objective and the loss function of a run's recipe; empty texts if it cannot be read.
 
     They are remembered by the state of the file, because it takes 10 ms to parse one.
     """
 
     def read(_: Path) -> str:
         recipe = read_recipe(run)
-        return json.dumps([recipe.name, recipe.objective.kind] if recipe else ["", ""])
+        return json.dumps([recipe.name, recipe.objective.kind, loss_function(recipe)] if recipe else ["", "", ""])
 
     try:
-        name, kind = json.loads(remembered(f"name and objective of a recipe, {__version__}", run.resolved_recipe, read))
+        facts = f"name, objective and loss of a recipe, {__version__}"
+        name, kind, loss = json.loads(remembered(facts, run.resolved_recipe, read))
         get_objective(kind)  # it may be that of a package which is not installed any more
     except (OSError, ValueError, KeyError, DpoRecipeError):
-        return "", ""
-    return name, kind
+        return "", "", ""
+    return name, kind, loss
 
 
 def _state_without_result(run: RunDirectory) -> tuple[State, str]:
@@ -188,7 +189,7 @@ def _started(run: RunDirectory) -> datetime:
     return datetime.fromtimestamp(run.resolved_recipe.stat().st_mtime, UTC)
 
 
-def _disk_bytes(folder: Path) -> int:
+def disk_bytes(folder: Path) -> int:
     """The space that the files below a folder take; a file with several names counts once."""
     seen: set[tuple[int, int]] = set()
     total = 0
@@ -240,100 +241,6 @@ def _is_name(text: str) -> bool:
     return re.fullmatch(r"[\w-]+", text) is not None
 
 
-def _job_of(run: RunDirectory) -> JobDirectory | None:
-    """The sweep or chain that a run belongs to, if there is one."""
-    for kind in (SweepDirectory, ChainDirectory):
-        job = kind(run.path.parent.parent)
-        if job.runs == run.path.parent and job.resolved_recipe.is_file():
-            return job
-    return None
-
-
-def check_removable(summaries: list[RunSummary], *, unfinished: bool, best: bool, whole: Collection[Path] = ()) -> None:
-    """Raise `RunError` T643 with a finding for each run that must not be removed. `whole` are the jobs that are removed
-    with all of their runs."""
-    findings = [
-        Finding("T643", f"{summary.run.path} is not removed", why=why, fix=fix)
-        for summary in summaries
-        for why, fix in reasons_to_keep(summary, unfinished=unfinished, best=best, whole=whole)
-    ]
-    if findings:
-        raise RunError(*findings)
-
-
-def reasons_to_keep(
-    summary: RunSummary, *, unfinished: bool, best: bool, whole: Collection[Path] = ()
-) -> Iterator[tuple[str, str]]:
-    """Why a run must not be removed, and what a person can do about it. `unfinished` permits runs and jobs that were
-    begun and that nothing executes, `best` the best run of a sweep. `whole` are the jobs that are removed with it."""
-    job = _job_of(summary.run)
-    if summary.state == "running":
-        yield "it is still being executed", "stop it first, or wait for it"
-    elif has_job(summary.run):
-        yield "a SLURM job for it waits in the queue", "cancel the job first, with `scancel`"
-    elif not unfinished and summary.state == "unfinished":
-        yield "it is unfinished: the same recipe would resume it", "add `--unfinished`"
-    elif not unfinished and summary.can_resume:
-        yield "it failed and has a checkpoint, from which the same recipe would resume it", "add `--unfinished`"
-    elif isinstance(job, SweepDirectory):
-        yield from _reasons_of_sweep(summary.run, job, unfinished=unfinished, best=best)
-    elif isinstance(job, ChainDirectory) and job.path not in whole:
-        yield from _reasons_of_chain(summary.run, job, unfinished=unfinished)
-
-
-def _reasons_of_chain(run: RunDirectory, job: ChainDirectory, *, unfinished: bool) -> Iterator[tuple[str, str]]:
-    if not job.result.exists():
-        if not unfinished:
-            yield "it is a step of an unfinished chain, which would do it again", "add `--unfinished`"
-        return
-    with contextlib.suppress(RunError):  # what cannot be read names no steps
-        if any(step.directory and job.path / step.directory == run.path for step in ChainResult.read(job.result).steps):
-            yield "it is a step of a chain, which would do it again", f"remove the whole chain: {job.path}"
-
-
-def _reasons_of_sweep(
-    run: RunDirectory, sweep: SweepDirectory, *, unfinished: bool, best: bool
-) -> Iterator[tuple[str, str]]:
-    if not sweep.result.exists():
-        if not unfinished:
-            yield "it is a trial of an unfinished sweep, which compares its result", "add `--unfinished`"
-        return
-    with contextlib.suppress(RunError):  # what cannot be read names no best run
-        chosen = SweepResult.read(sweep.result).best
-        if not best and chosen is not None and sweep.path / chosen.run == run.path:
-            yield "it is the best run of its sweep, whose `best/model` leads to its model", "add `--best`"
-
-
-@dataclass(frozen=True)
-class PruneRules:
-    """What `choose_removable` keeps."""
-
-    keep: int = 1
-    """The number of the newest finished runs of each recipe to keep."""
-    older_than: timedelta = timedelta()
-    unfinished: bool = False
-    """Whether unfinished runs may be removed."""
-    best: bool = False
-    """Whether the best run of a recipe or a sweep may be removed."""
-
-
-def choose_removable(summaries: list[RunSummary], output_dir: Path, rules: PruneRules) -> list[RunSummary]:
-    """The runs that nothing needs: not the newest finished ones of their recipe, and not the best one by the
-    objective's metric. Runs of a job with several runs count as those of one recipe."""
-    now, chosen = datetime.now(UTC), []
-    for group in group_by_recipe(summaries, output_dir).values():
-        finished = sorted((s for s in group if s.state == "finished"), key=lambda s: s.started, reverse=True)
-        kept = {summary.run for summary in finished[: rules.keep]}
-        best = None if rules.best else _best(finished)
-        for summary in group:
-            is_needed = summary.run in kept or (best is not None and summary.run == best.run)
-            is_young = now - summary.started < rules.older_than
-            reasons = reasons_to_keep(summary, unfinished=rules.unfinished, best=rules.best)
-            if not is_needed and not is_young and not any(reasons):
-                chosen.append(summary)
-    return chosen
-
-
 def group_by_recipe(summaries: list[RunSummary], output_dir: Path) -> dict[str, list[RunSummary]]:
     """The runs by the first folder below the output directory, which has the name of the recipe."""
     groups: dict[str, list[RunSummary]] = {}
@@ -341,37 +248,3 @@ def group_by_recipe(summaries: list[RunSummary], output_dir: Path) -> dict[str, 
         parts = summary.run.path.relative_to(output_dir).parts
         groups.setdefault(parts[0] if parts else ".", []).append(summary)
     return groups
-
-
-def _best(finished: list[RunSummary]) -> RunSummary | None:
-    best: RunSummary | None = None
-    for summary in finished:
-        if summary.metric is not None and (
-            best is None or summary.metric.is_better(summary.value, best.value if best else None)
-        ):
-            best = summary
-    return best
-
-
-def remove_run(run: RunDirectory, output_dir: Path) -> None:
-    """Delete a run directory, and the folder of its recipe if that is empty then.
-
-    Raises `RunError` T615 if a process works in it, and T601 if it cannot be deleted.
-    """
-    with written_to(run), file_lock(run.command_lock), file_lock(run.lock):
-        shutil.rmtree(run.path)
-    _remove_if_empty(run.path.parent, output_dir)
-
-
-def remove_job(job: JobDirectory, output_dir: Path) -> None:
-    """Delete the directory of a sweep or a chain after its runs were removed. Raises `RunError` T601 if it cannot be
-    deleted."""
-    with written_to(RunDirectory(job.path)):
-        shutil.rmtree(job.path)
-    _remove_if_empty(job.path.parent, output_dir)
-
-
-def _remove_if_empty(folder: Path, output_dir: Path) -> None:
-    if folder != output_dir and folder.is_relative_to(output_dir) and folder.name not in ("trials", "steps"):
-        with contextlib.suppress(OSError):  # it has other files
-            folder.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -16,21 +17,18 @@ from dpo_recipes.cli.runs_text import describe_removal, describe_run, describe_r
 from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.jobs.chain_directory import ChainDirectory, unfinished_chain
 from dpo_recipes.jobs.chain_result import ChainResult
-from dpo_recipes.run_dir import find_output_dir
-from dpo_recipes.run_result import read_result
-from dpo_recipes.runs import (
+from dpo_recipes.removal import (
     PruneRules,
-    RunSummary,
     check_removable,
     choose_removable,
-    find_job,
-    find_run,
-    find_runs,
-    list_runs,
+    remains_of_sweeps,
     remove_job,
+    remove_remains,
     remove_run,
-    summarize,
 )
+from dpo_recipes.run_dir import find_output_dir
+from dpo_recipes.run_result import read_result
+from dpo_recipes.runs import RunSummary, find_job, find_run, find_runs, list_runs, summarize
 
 OutputDirOption = Annotated[
     str, typer.Option("--output-dir", help="The folder with the runs, `output_dir` of the recipes.", metavar="DIR")
@@ -134,12 +132,16 @@ def prune(
     best: BestOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Remove failed runs, and all finished runs of a recipe but the newest and the best one. Asks first."""
+    """Remove failed runs, all finished runs of a recipe but the newest and the best one, and what a killed sweep with
+    `keep: best` has left of its other models. Asks first."""
     folder = _existing(output_dir)
     rules = PruneRules(keep, timedelta(days=older_than), unfinished=unfinished, best=best)
-    chosen = choose_removable(list_runs(folder), folder, rules)
-    if chosen:
-        _remove(chosen, folder, yes=yes)
+    summaries = list_runs(folder)
+    chosen = choose_removable(summaries, folder, rules)
+    gone = {summary.run.path for summary in chosen}
+    remains = [each for each in remains_of_sweeps(summaries) if each.parent not in gone]
+    if chosen or remains:
+        _remove(chosen, folder, remains, yes=yes)
     else:
         print(f"there is nothing to remove in {folder}", file=sys.stderr)
 
@@ -156,8 +158,8 @@ def _existing(output_dir: str) -> Path:
     return folder
 
 
-def _remove(summaries: list[RunSummary], folder: Path, *, yes: bool) -> None:
-    print("\n".join(describe_removal(summaries, folder)), file=sys.stderr)
+def _remove(summaries: list[RunSummary], folder: Path, remains: Sequence[Path] = (), *, yes: bool) -> None:
+    print("\n".join(describe_removal(summaries, folder, remains)), file=sys.stderr)
     if not yes:
         if not _is_terminal():
             raise RecipeError.of(
@@ -168,6 +170,9 @@ def _remove(summaries: list[RunSummary], folder: Path, *, yes: bool) -> None:
     for summary in summaries:
         remove_run(summary.run, folder)
         typer.echo(str(summary.run.path))
+    for each in remains:
+        remove_remains(each)
+        typer.echo(str(each))
 
 
 def _is_terminal() -> bool:

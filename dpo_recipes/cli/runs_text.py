@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from dpo_recipes.cli.progress import describe_held_out
 from dpo_recipes.formats import NO_VALUE, format_bytes, format_count, format_duration, format_time
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.run_result import RunResult
-from dpo_recipes.runs import RunSummary, group_by_recipe
+from dpo_recipes.runs import RunSummary, disk_bytes, group_by_recipe
 
 
 def describe_runs(summaries: list[RunSummary], output_dir: Path) -> Iterator[str]:
@@ -88,8 +88,14 @@ def describe_run(summary: RunSummary, result: RunResult | None) -> Iterator[str]
             yield f"{name:<9} {short_path(path)}"
 
 
-def describe_removal(summaries: list[RunSummary], output_dir: Path) -> Iterator[str]:
-    """The runs that would be removed, and the space that this frees."""
-    yield from describe_runs(summaries, output_dir)
-    noun = "run" if len(summaries) == 1 else "runs"
-    yield f"\n{len(summaries)} {noun}, {format_bytes(sum(summary.size_bytes for summary in summaries))}"
+def describe_removal(summaries: list[RunSummary], output_dir: Path, remains: Sequence[Path] = ()) -> Iterator[str]:
+    """The runs that would be removed, the folders that remain of sweeps that keep only the best, and the space that
+    this frees."""
+    if summaries:
+        noun = "run" if len(summaries) == 1 else "runs"
+        yield from describe_runs(summaries, output_dir)
+        yield f"\n{len(summaries)} {noun}, {format_bytes(sum(summary.size_bytes for summary in summaries))}"
+    if remains:
+        size = format_bytes(sum(map(disk_bytes, remains)))
+        yield f"left by sweeps with `keep: best`, {size}:"
+        yield from (f"  {short_path(folder)}" for folder in remains)

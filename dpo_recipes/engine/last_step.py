@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dpo_recipes.engine.distributed import DistributedContext
-from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line, is_no_space, is_out_of_memory
+from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line, is_lack_of_machine
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def last_step_kept(trainer: Any, distributed: DistributedContext, *, is_changed:
         yield
     except Exception as failure:
         is_kept = is_kept or (not is_changed and _keep(trainer))
-        if isinstance(failure, DpoRecipeError) or is_no_space(failure) or is_out_of_memory(failure):
+        if isinstance(failure, DpoRecipeError) or is_lack_of_machine(failure):
             raise
         raise _describe(failure, is_kept=is_kept) from failure
 

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dpo_recipes.engine.attention import STANDS_IN_FOR, UnsupportedAttentionError
 from dpo_recipes.engine.backbone import compute_packed, in_evaluation_mode
 from dpo_recipes.engine.packing import Packing, measure_groups, own_position_ids, pack
+from dpo_recipes.errors import is_lack_of_machine
 from dpo_recipes.model.heads import is_encoder
 
 _OTHER_STATE = ("linear_attention", "chunked_attention", "mamba", "recurrent", "conv")
@@ -95,11 +96,11 @@ def _compute_packed(plain: Any, ids: torch.Tensor, packing: Packing) -> torch.Te
     """The hidden states of padded rows, [K·B, L, H], computed in a packed row, or why that is impossible."""
     try:
         return packing.scatter(compute_packed(plain, ids, packing).last_hidden_state)
-    except torch.OutOfMemoryError:
-        raise
     except UnsupportedAttentionError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - a model's code may raise anything; padded rows still work
+    except Exception as error:  # a model's code may raise anything; padded rows still work
+        if is_lack_of_machine(error):
+            raise
         words = " ".join(str(error).split()) or "without a message"
         return f"its layers do not take a packed row ({type(error).__name__}: {words[:200]})"
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line
+from dpo_recipes.errors import DpoRecipeError, RunError, in_one_line, is_lack_of_machine
 from dpo_recipes.export.beside import companions
 from dpo_recipes.export.save import saved_kind
 from dpo_recipes.hardware import machine
@@ -50,6 +50,8 @@ def _try(part: str, save: Callable[[], object], recipe: Recipe) -> None:
     except (OSError, DpoRecipeError):
         raise
     except Exception as error:  # custom code of tokenizers and configurations can raise anything
+        if is_lack_of_machine(error):
+            raise
         raise RunError.of(
             "M522",
             f"{part} of the tuned model could not be saved",

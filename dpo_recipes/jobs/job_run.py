@@ -18,6 +18,11 @@ RunState = Literal["finished", "failed", "out_of_memory", "pruned", "unfinished"
 _OUT_OF_MEMORY = ("T603", "T634")
 
 
+def lock_of(run: Path) -> Path:
+    """The lock by which a command claims the run with a directory."""
+    return run.with_name(f"{run.name}.lock")
+
+
 class JobRun:
     """A run of a job. Subclasses say where its files are."""
 
@@ -127,7 +132,7 @@ class JobRun:
 
     @property
     def _lock(self) -> Path:
-        return self.folder / f"{self.name}.lock"
+        return lock_of(self.run.path)
 
     @property
     def _failure(self) -> Path:

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
+from dpo_recipes.errors import RunError
+from dpo_recipes.jobs.directory import SweepDirectory
+from dpo_recipes.jobs.job_run import lock_of
+from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.jobs.trial_run import TrialRun
-from dpo_recipes.locks import held
+from dpo_recipes.locks import held, is_held
 from dpo_recipes.objectives.base import Metric
+from dpo_recipes.resume import read_if_valid
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, written_to
 
 _REMOVED = f"{MODEL_FOLDER}.removed"
@@ -26,8 +32,8 @@ def remove_losers(runs: Sequence[TrialRun], metric: Metric, own: TrialRun | None
 
 
 def remove_all_but(best: str, runs: Sequence[TrialRun]) -> None:
-    """Remove the models and checkpoints of all runs of a sweep that has ended, but those of the best run, which is
-    named by its directory relative to the sweep's."""
+    """Remove the models and checkpoints of all runs of a sweep whose runs have ended, but those of the best run, which
+    is named by its directory relative to the sweep's."""
     if _keeps_best(runs):
         chosen = runs[0].sweep.path / best
         _remove((run for run in runs if run.run.path != chosen and not run.is_claimed), runs)
@@ -58,11 +64,36 @@ def _remove(losers: Iterable[TrialRun], runs: Sequence[TrialRun]) -> None:
     sweep = runs[0].sweep
     with written_to(RunDirectory(sweep.path)), held(runs[0].folder / "keep.lock"):
         for loser in losers:
-            run = loser.run.shared_run
-            model, removed = run.path / MODEL_FOLDER, run.path / _REMOVED
-            for folder in (removed, run.checkpoints):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            if model.exists():
-                model.rename(removed)
-                shutil.rmtree(removed)
+            for folder in _removed_of(loser.run.shared_run):
+                remove_folder(folder)
+
+
+def _removed_of(run: RunDirectory) -> Iterator[Path]:
+    """The folders of a run that are not kept and exist."""
+    for folder in (run.path / _REMOVED, run.checkpoints, run.path / MODEL_FOLDER):
+        if folder.exists():
+            yield folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete one of a run's folders. At each moment the model is whole or has another name."""
+    if folder.name == MODEL_FOLDER:
+        folder = folder.rename(folder.with_name(_REMOVED))
+    shutil.rmtree(folder)
+
+
+def find_remains(sweep: SweepDirectory) -> list[Path]:
+    """The folders that a sweep with `keep: best` has not removed although it has ended, because its command was killed:
+    those of all runs but the best one. Nothing if its files cannot be read."""
+    recipe = read_if_valid(sweep.resolved_recipe)
+    if recipe is None or recipe.sweep is None or recipe.sweep.keep != "best" or not sweep.result.exists():
+        return []
+    try:
+        result = SweepResult.read(sweep.result)
+    except RunError:
+        return []
+    if result.best is None:
+        return []
+    runs = [run.directory for trial in result.trials for run in trial.runs if run.directory != result.best.run]
+    free = [sweep.path / run for run in runs if not is_held(lock_of(sweep.path / run))]
+    return [folder for run in free for folder in _removed_of(RunDirectory(run).shared_run)]

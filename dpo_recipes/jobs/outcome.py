@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from dpo_recipes.formats import utc_stamp
 from dpo_recipes.jobs.directory import SweepDirectory
+from dpo_recipes.jobs.keep import remove_all_but
 from dpo_recipes.jobs.ranking import choose_best, judge_settings, mean_and_interval
 from dpo_recipes.jobs.sweep_result import RunOutcome, State, SweepResult, TrialOutcome
 from dpo_recipes.jobs.trial_run import TrialRun
@@ -32,8 +33,8 @@ def sweep_metric(recipe: Recipe) -> Metric:
 
 
 def finish(sweep: SweepDirectory, recipe: Recipe, runs: Sequence[TrialRun]) -> SweepResult:
-    """Write `best/` and the result of a sweep whose runs have ended. If another command was faster, its result is
-    returned. Raises `RunError` T601, T602 and T642."""
+    """Write `best/`, remove what `sweep.keep` says, and write the result of a sweep whose runs have ended. If another
+    command was faster, its result is returned. Raises `RunError` T601, T602 and T642."""
     with written_to(RunDirectory(sweep.path)), held(sweep.lock):
         if sweep.result.exists():
             return SweepResult.read(sweep.result)
@@ -59,6 +60,8 @@ def finish(sweep: SweepDirectory, recipe: Recipe, runs: Sequence[TrialRun]) -> S
             started_at=utc_stamp(sweep.resolved_recipe.stat().st_mtime),
             finished_at=utc_stamp(time.time()),
         )
+        if best is not None:
+            remove_all_but(best.run, runs)  # before the result, so that a sweep that is killed here is not finished
         result.write(sweep.result)
         return result
 

@@ -66,7 +66,7 @@ def run_sweep(
     result = finish(sweep, recipe, runs)
     if result.best is None:
         raise _all_failed(result, sweep)
-    remove_all_but(result.best.run, runs)
+    remove_all_but(result.best.run, runs)  # this command may have had a run when another one wrote the result
     return FinishedSweep(sweep, result)
 
 

@@ -24,6 +24,12 @@ def objective_of(recipe: Any) -> Objective:
     return get_objective(recipe.objective.kind)
 
 
+def loss_function(recipe: Any) -> str:
+    """The name of the loss function of a recipe. The losses of two runs can be compared only if it is the same."""
+    variant = getattr(recipe.objective, "loss_type", "")
+    return " ".join([recipe.objective.kind, *([variant] if isinstance(variant, str) else variant)]).strip()
+
+
 def keep_best_metric(recipe: Any) -> Metric | None:
     """The metric by which `checkpoints.keep_best` chooses a model, or None if it is off. Raises `KeyError` if the
     objective has no such metric, which validation reports."""

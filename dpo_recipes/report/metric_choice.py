@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.finished_run import FinishedRun
+from dpo_recipes.objectives import loss_function
 from dpo_recipes.objectives.base import LOSS, Metric
 
 
@@ -20,7 +21,7 @@ def choose_metric(runs: Sequence[FinishedRun], wanted: str | None) -> tuple[Metr
         return _find(runs, wanted.removeprefix("eval_")), ()
     own = [run.objective.metric(run.objective.best_metric) for run in runs]
     is_same = all(metric == own[0] for metric in own)
-    if is_same and (own[0] != LOSS or len(_losses(runs)) == 1):
+    if is_same and (own[0] != LOSS or len({loss_function(run.recipe) for run in runs}) == 1):
         return own[0], ()
     reason = "Their losses are different functions, which cannot be compared" if is_same else "Their objectives differ"
     for metric in runs[0].objective.metrics:
@@ -28,11 +29,6 @@ def choose_metric(runs: Sequence[FinishedRun], wanted: str | None) -> tuple[Metr
         if shared and all(_has(run, metric.key) for run in runs):
             return metric, (f"{reason}: the runs are compared by {metric.label.lower()}, which all of them measure.",)
     return None, (f"{reason}, and no metric that can be compared is measured by all of them: the runs are not ranked.",)
-
-
-def _losses(runs: Sequence[FinishedRun]) -> set[str]:
-    """The loss functions of the runs."""
-    return {f"{run.objective.kind} {getattr(run.recipe.objective, 'loss_type', '')}" for run in runs}
 
 
 def _has(run: FinishedRun, key: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from dpo_recipes import registry
 from dpo_recipes.data.message import Message
-from dpo_recipes.errors import DpoRecipeError, Finding, RunError, in_one_line, is_out_of_memory
+from dpo_recipes.errors import DpoRecipeError, Finding, RunError, in_one_line, is_lack_of_machine
 from dpo_recipes.reward_settings import RewardSettings, needed_columns, source_names
 
 Prompt = Sequence[Message]
@@ -87,7 +87,7 @@ class RewardSources:
         except DpoRecipeError:  # a requested stop, or an error that already says where
             raise
         except Exception as error:  # a function of the user raises anything, and a reward model whatever torch does
-            if is_out_of_memory(error):  # answered as for any other part of the run
+            if is_lack_of_machine(error):  # answered as for any other part of the run
                 raise
             raise _failed(name, at, in_one_line(error)) from error
         return _as_numbers(found, len(answers), name, at, where)

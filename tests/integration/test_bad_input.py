@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from tiny import recipe_text, write_pairs
 
-Work = Callable[..., "Outcome"]  # noqa: F821
+from dpo_recipes.engine import prefix_trial
+from dpo_recipes.errors import RunError
+from dpo_recipes.model.loading import loading_errors
+from dpo_recipes.model.sources import ModelLocation
+
+Work = Callable[..., Any]
 GOOD = {"prompt": "Hello?", "chosen": "Yes.", "rejected": "Well, that depends."}
 
 
@@ -174,3 +182,52 @@ def test_failures_of_the_machine_are_told_from_bugs(
     assert outcome.codes == ["T602" if isinstance(error, OSError) else "T603"]
     assert not outcome.run.result.exists()
     assert not (outcome.run.path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (MemoryError(), "T603"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "T603"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "T603"),
+        (OSError(28, "No space left on device"), "T602"),
+        (OSError("Unable to load weights from pytorch checkpoint file"), "M504"),
+    ],
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_lack_of_the_machine_is_no_fault_of_the_model_that_is_loaded(
+    tmp_path: Path, raised: Exception, code: str, is_wrapped: bool
+) -> None:
+    def load() -> None:
+        if is_wrapped:
+            raise OSError("the file cannot be loaded") from raised
+        raise raised
+
+    with pytest.raises(RunError) as caught, loading_errors("the model", ModelLocation(str(tmp_path))):
+        load()
+    (finding,) = caught.value.findings
+    assert finding.code == code
+    assert f"the model {tmp_path}" in finding.what
+
+
+def test_a_run_whose_base_does_not_fit_into_memory_says_so(
+    work: Work, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: object, **settings: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", load)
+    outcome = work(recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl")))
+    assert (outcome.exit_code, outcome.codes) == (6, ["T603"])
+
+
+def test_packed_rows_that_do_not_fit_into_memory_are_no_unsupported_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded rows would need even more."""
+
+    def compute(*arguments: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    packing = SimpleNamespace(scatter=None)
+    monkeypatch.setattr(prefix_trial, "compute_packed", compute)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        prefix_trial._compute_packed(None, torch.zeros(1, 1), packing)  # type: ignore[arg-type]

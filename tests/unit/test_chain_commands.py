@@ -18,7 +18,8 @@ from dpo_recipes.jobs.chain import FinishedChain
 from dpo_recipes.jobs.step_run import runs_of
 from dpo_recipes.jobs.steps.base import Figure
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.runs import PruneRules, choose_removable, find_job, list_runs
+from dpo_recipes.removal import PruneRules, choose_removable
+from dpo_recipes.runs import find_job, list_runs
 
 SUPERSEDED = "steps.dpo.training.seed=1"
 

@@ -15,13 +15,14 @@ import pytest
 from synthetic_runs import begin_run, make_recipe, make_run
 from typer.testing import CliRunner
 
-from dpo_recipes import runs
+from dpo_recipes import removal
 from dpo_recipes.cli import app
 from dpo_recipes.cli.runs_text import describe_age
 from dpo_recipes.errors import RunError
+from dpo_recipes.removal import PruneRules, choose_removable, remove_run
 from dpo_recipes.resume import file_lock
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.runs import PruneRules, choose_removable, find_run, find_runs, list_runs, remove_run, summarize
+from dpo_recipes.runs import find_run, find_runs, list_runs, summarize
 
 REWARD = {"kind": "reward"}
 
@@ -55,7 +56,7 @@ def removable(folder: Path, **rules: object) -> list[str]:
 
 def reason(run: RunDirectory) -> str:
     """Why a run is kept, even if unfinished ones may be removed."""
-    return "; ".join(why for why, _ in runs.reasons_to_keep(summarize(run), unfinished=True, best=True))
+    return "; ".join(why for why, _ in removal.reasons_to_keep(summarize(run), unfinished=True, best=True))
 
 
 # --- the list ------------------------------------------------------------------------------------
@@ -226,6 +227,26 @@ def test_the_best_run_is_the_one_with_the_highest_accuracy_where_higher_is_bette
     assert removable(folder) == ["bbbbbb"]
 
 
+def test_only_runs_whose_metric_means_the_same_are_compared(folder: Path) -> None:
+    """A loss of IPO near 0 is no better than one of DPO near 0.5, and neither is an accuracy than a loss."""
+    ipo = {"kind": "dpo", "loss_type": "ipo"}
+    for day, digits, objective, value in (
+        (1, "aaaaaa", {"kind": "dpo"}, 0.4),
+        (2, "bbbbbb", {"kind": "dpo"}, 0.5),
+        (3, "cccccc", ipo, 0.02),
+        (4, "dddddd", ipo, 0.01),
+        (5, "eeeeee", REWARD, 0.7),
+        (6, "ffffff", REWARD, 0.6),
+        (7, "111111", {"kind": "kto"}, 0.3),
+        (8, "222222", {"kind": "kto"}, 0.3),
+    ):
+        recipe = make_recipe(objective=objective)
+        metrics = {"eval_accuracy" if objective == REWARD else "eval_loss": value}
+        make_run(folder, recipe, f"2026010{day}T000000Z", digits, metrics=metrics)
+    assert removable(folder, keep=0) == ["111111", "bbbbbb", "cccccc", "ffffff"]
+    assert removable(folder, best=True) == ["111111", "aaaaaa", "bbbbbb", "cccccc", "dddddd", "eeeeee", "ffffff"]
+
+
 def test_removing_the_last_run_of_a_recipe_removes_its_folder(folder: Path) -> None:
     first, second = make_run(folder, make_recipe(), digits="aaaaaa"), make_run(folder, make_recipe(), digits="bbbbbb")
     remove_run(first, folder)
@@ -236,7 +257,7 @@ def test_removing_the_last_run_of_a_recipe_removes_its_folder(folder: Path) -> N
 
 def test_a_job_in_the_queue_keeps_its_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begin_run(folder, make_recipe())
-    monkeypatch.setattr(runs, "has_job", lambda of: of == run)
+    monkeypatch.setattr(removal, "has_job", lambda of: of == run)
     assert reason(run) == "a SLURM job for it waits in the queue"
 
 

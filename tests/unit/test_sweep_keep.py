@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from sweeps import FakeRuns
 from synthetic_runs import make_recipe, make_run
+from typer.testing import CliRunner
 
+from dpo_recipes.cli import app
 from dpo_recipes.errors import Interrupted, RunError
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.fit.planner.disk import check_sweep_space, num_kept_runs
-from dpo_recipes.jobs.keep import remove_losers
+from dpo_recipes.jobs.keep import find_remains, remove_losers
 from dpo_recipes.jobs.trial_run import runs_of
 from dpo_recipes.objectives.base import LOSS
 from dpo_recipes.recipe.schema import Recipe
@@ -103,7 +105,7 @@ def test_a_failed_run_keeps_its_checkpoints_until_the_sweep_ends(fake: Runs) -> 
     assert (finished.directory.runs / "001.failed.json").exists()
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("after", range(1, 9))
 def test_a_removal_that_was_killed_is_finished_by_the_next_command(
     fake: Runs, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -121,10 +123,46 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_command(
     with pytest.raises(Interrupted):
         fake.run(SWEEP)
     finished = fake.run(SWEEP)
+    assert calls > after
     assert len(fake.folders) == 1
     assert sorted(fake.executed) == ["001", "002", "003", "004"]
     assert with_models(finished.directory.path) == ["002"]
     assert (finished.directory.best / "model" / "adapter.safetensors").read_text() == "002"
+
+
+def test_what_a_kill_after_the_end_has_left_is_removed_by_prune(fake: Runs) -> None:
+    """As by a command whose run outlasted the sweep, or an earlier version."""
+    sweep = fake.run(SWEEP).directory
+    for name, folder in (("001", "model"), ("003", "model.removed"), ("004", "checkpoints")):
+        (sweep.runs / name / folder).mkdir()
+    everything = fake.run(SWEEP.replace("keep: best, ", ""), "name=other").directory
+    unfinished = fake.run(SWEEP, "name=begun").directory
+    (unfinished.runs / "001" / "model").mkdir()
+    unfinished.result.unlink()
+    with runs_of(sweep, fake.validate(SWEEP))[3].claimed():
+        assert [path.parent.name for path in find_remains(sweep)] == ["001", "003"]
+    call = ["runs", "prune", "--keep", "100", "--yes", "--output-dir", str(fake.folder / "runs")]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        str(sweep.runs / name) for name in ("001/model", "003/model.removed", "004/checkpoints")
+    ]
+    assert with_models(sweep.path) == ["002"]
+    assert with_models(everything.path) == ["001", "002", "003", "004"]
+    assert (unfinished.runs / "001" / "model").exists()
+    assert "nothing to remove" in CliRunner().invoke(app, call).stderr
+
+
+def test_nothing_remains_of_a_sweep_that_cannot_be_read(fake: Runs) -> None:
+    sweep = fake.run(SWEEP).directory
+    (sweep.runs / "001" / "model").mkdir()
+    given = sweep.result.read_text()
+    for text in ('{"schema": 9}', given.replace('"best": {', '"best": null, "was": {')):
+        sweep.result.write_text(text)
+        assert find_remains(sweep) == []
+    sweep.result.write_text(given)
+    sweep.resolved_recipe.write_text("{")
+    assert find_remains(sweep) == []
 
 
 def test_a_run_that_another_command_has_claimed_is_left_to_it(fake: Runs) -> None:

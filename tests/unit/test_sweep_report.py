@@ -15,8 +15,9 @@ from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.sweep_comparison import compare_sweep
 from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.recipe.dump import dump_recipe
+from dpo_recipes.removal import PruneRules, choose_removable, reasons_to_keep
 from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.runs import PruneRules, choose_removable, find_job, list_runs, reasons_to_keep, summarize
+from dpo_recipes.runs import find_job, list_runs, summarize
 
 RATES = (1e-5, 2e-5, 3e-5)
 LOSSES = (0.5, 0.3, 0.4)
@@ -137,9 +138,9 @@ def test_a_sweep_can_be_compared_with_a_run(folder: Path) -> None:
 def test_the_best_run_of_a_sweep_and_trials_of_an_unfinished_one_are_kept(folder: Path) -> None:
     sweep = make_sweep(folder)
 
-    def reasons(number: int, **flags: bool) -> list[str]:
+    def reasons(number: int, *, unfinished: bool = False, best: bool = False) -> list[str]:
         summary = summarize(RunDirectory(sweep.runs / f"00{number}"))
-        return [fix for _, fix in reasons_to_keep(summary, **{"unfinished": False, "best": False, **flags})]
+        return [fix for _, fix in reasons_to_keep(summary, unfinished=unfinished, best=best)]
 
     assert (reasons(1), reasons(2), reasons(2, best=True)) == ([], ["add `--best`"], [])
     sweep.result.unlink()
