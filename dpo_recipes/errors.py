@@ -104,6 +104,23 @@ class Finding:
         return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """A text without characters that control a terminal or are invisible: they are written as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def _printable_finding(finding: Finding) -> Finding:
+    texts = {
+        name: None if value is None else printable(value)
+        for name, value in (("what", finding.what), ("why", finding.why), ("fix", finding.fix))
+    }
+    where = finding.where
+    if where is not None:
+        shown = None if where.text is None else printable(where.text.replace("\t", " "))
+        where = replace(where, file=printable(where.file), text=shown)
+    return replace(finding, where=where, **texts)
+
+
 def path_text(path: tuple[str | int, ...]) -> str:
     """A path in a recipe as `--set` takes it: `data.train[0].path`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
@@ -205,6 +222,16 @@ class RunError(DpoRecipeError):
 
 class FitError(DpoRecipeError):
     """The job does not fit the device (F7xx codes)."""
+
+
+class SharingError(DpoRecipeError):
+    """A recipe cannot be locked, packed, verified, fetched or reproduced: S codes, exit 7.
+
+    Its texts may quote what a stranger has written, so characters that could control a terminal are escaped.
+    """
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__(*map(_printable_finding, findings))
 
 
 class Interrupted(DpoRecipeError):

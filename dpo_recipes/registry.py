@@ -125,6 +125,11 @@ STEP_KINDS = {
     "train": "dpo_recipes.jobs.steps.train:KIND",
 }
 
+REFERENCES = {
+    "https": "dpo_recipes.artifacts.https_source:HttpsSource",
+}
+"""Where recipes are fetched from, by the scheme of the address."""
+
 TABLES = {
     "objectives": OBJECTIVES,
     "data_formats": DATA_FORMATS,
@@ -134,6 +139,7 @@ TABLES = {
     "launchers": LAUNCHERS,
     "exporters": JOB_FILES,
     "step_kinds": STEP_KINDS,
+    "references": REFERENCES,
 }
 
 

@@ -28,6 +28,9 @@ gc.enable()
 VERBS = (
     "run",
     "launch",
+    "pack",
+    "inspect",
+    "verify",
     "validate",
     "plan",
     "data",

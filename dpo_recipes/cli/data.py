@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption, find_recipe
 from dpo_recipes.errors import EXIT_DATA, DpoRecipeError, RecipeError
 from dpo_recipes.jobs.chain_file import validate_recipe
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import Locate
 from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.run_dir import write_text_atomically
-from dpo_recipes.shipped import find_recipe
 
 _ROWS = 1000
 """The pairs that --model measures unless the person gives another number."""

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from dpo_recipes.cli.options import JsonOption, read_functions, short_path
+from dpo_recipes.artifacts.references import is_address, is_artifact_file
+from dpo_recipes.cli.options import JsonOption, find_recipe, read_functions, short_path
 from dpo_recipes.cli.progress import Progress, worker_bugs, write_message
 from dpo_recipes.cli.runs import OutputDirOption
 from dpo_recipes.errors import RunError
@@ -91,7 +92,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     section = _section(
         models=[_resolve(name, folder) for name in models],
         against=None if against is None else _resolve(against, folder),
-        data=_absolute(data),
+        data=_find_data(data),
         split=split,
         limit=limit or None,
         generate={**generate, "seed": seed, "batch_size": batch_size},
@@ -148,6 +149,13 @@ def _resolve(name: str, output_dir: Path) -> str:
         if _RUN_NAME.fullmatch(path.name) or path.is_absolute() or name.startswith("."):
             raise
     return name
+
+
+def _find_data(name: str | None) -> str | None:
+    """A recipe that is packed or stands elsewhere becomes the path of the file."""
+    if name is not None and (is_address(name) or is_artifact_file(Path(name))):
+        return str(find_recipe(name))
+    return _absolute(name)
 
 
 def _absolute(name: str | None) -> str | None:

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from dpo_recipes import registry
-from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument, SetOption, write_output
+from dpo_recipes.cli.options import NodesOption, ProcessesOption, RecipeArgument, SetOption, find_recipe, write_output
 from dpo_recipes.jobs.chain_file import validate_recipe
 from dpo_recipes.launch.batch import count_processes, plan_batch
 from dpo_recipes.launch.manifest import ExportRequest
-from dpo_recipes.shipped import find_recipe
 
 
 def launch(  # noqa: PLR0913, PLR0917  (a parameter is an option)

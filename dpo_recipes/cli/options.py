@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpo_recipes.artifacts import references
 from dpo_recipes.errors import RecipeError
 
 RecipeArgument = Annotated[
-    str, typer.Argument(help="Path of a recipe, or the name of a shipped one.", metavar="RECIPE")
+    str,
+    typer.Argument(
+        help="A recipe: its path, the name of a shipped one, an artifact, or an address (docs/sharing.md).",
+        metavar="RECIPE",
+    ),
+]
+ReferenceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="An artifact or a recipe: a path, the name of a shipped recipe, https://...#sha256=..., hf://OWNER/NAME "
+        "or oci://REGISTRY/NAME:TAG.",
+        metavar="REF",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -38,6 +52,16 @@ RewardFunctionOption = Annotated[
         metavar="FILE.py:NAME",
     ),
 ]
+
+
+def find_recipe(reference: str) -> Path:
+    """The file of a recipe that a command names, by any kind of reference. Raises what `references.find` raises."""
+    return references.find_recipe(reference, show_note)
+
+
+def show_note(text: str) -> None:
+    """Tell a person what has happened on the way to a recipe."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def read_functions(given: list[str] | None) -> tuple[str, ...]:

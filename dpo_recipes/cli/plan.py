@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, NodesOption, ProcessesOption, RecipeArgument, SetOption, find_recipe
 from dpo_recipes.errors import EXIT_FIT, DpoRecipeError, Finding
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
 from dpo_recipes.jobs.plan import PlanOptions, plan_run
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.recipe.schema.launch import Strategy
 from dpo_recipes.recipe.validate import Validated
-from dpo_recipes.shipped import find_recipe
 
 if TYPE_CHECKING:
     from dpo_recipes.jobs.plan import PlannedRun

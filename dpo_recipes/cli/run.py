@@ -17,6 +17,7 @@ from dpo_recipes.cli.options import (
     RecipeArgument,
     RewardFunctionOption,
     SetOption,
+    find_recipe,
     read_functions,
 )
 from dpo_recipes.cli.progress import Progress, worker_bugs, write_message
@@ -28,7 +29,6 @@ from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.slurm_settings import read_slurm_settings
 from dpo_recipes.recipe.validate import Validated
-from dpo_recipes.shipped import find_recipe
 from dpo_recipes.workflow import RunOptions, run_recipe
 
 

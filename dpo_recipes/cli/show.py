@@ -9,13 +9,12 @@ from typing import Any
 import typer
 
 from dpo_recipes.cli.chain_text import describe_graph
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption
+from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption, find_recipe
 from dpo_recipes.errors import path_text
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.shipped import find_recipe
 
 
 def show(recipe: RecipeArgument, set_: SetOption = None, json_: JsonOption = False) -> None:

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, SetOption
+from dpo_recipes.cli.options import JsonOption, SetOption, find_recipe
 from dpo_recipes.errors import DpoRecipeError, Finding
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
-from dpo_recipes.shipped import find_recipe
 
 
 def validate(

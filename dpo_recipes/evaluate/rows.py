@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dpo_recipes.artifacts.references import find_recipe, is_address
 from dpo_recipes.cache import content_key
 from dpo_recipes.data.encode import Encoder
 from dpo_recipes.data.fit_length import TokenizedRow, fit
@@ -24,7 +25,7 @@ from dpo_recipes.recipe.paths import looks_local
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import Data, Source
 from dpo_recipes.recipe.validate import validate
-from dpo_recipes.shipped import find_recipe, recipe_paths
+from dpo_recipes.shipped import recipe_paths
 
 _LONGEST = 8192
 """The maximum length of a row of a file, in tokens; those of a recipe have its `data.max_length`."""
@@ -63,7 +64,7 @@ def read_rows(
                 fix="name a recipe or a file with `--data`",
             )
         return _of_recipe(run.recipe, split, limit, keeps, f"the recipe of {run.run.path}")
-    if given.endswith((".yaml", ".yml")) or given in recipe_paths():
+    if given.endswith((".yaml", ".yml")) or given in recipe_paths() or is_address(given):
         validated = validate(find_recipe(given))
         try:
             return _of_recipe(validated.recipe, split, limit, keeps, given)

@@ -10,12 +10,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from dpo_recipes.errors import RecipeError, Where
 
 
-class _GenerationTag(Extension):
+class GenerationTag(Extension):
     """The tag `{% generation %}` of transformers, which marks the assistant's text and produces no output."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it this way
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The statements in the tag."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -23,7 +24,7 @@ class _GenerationTag(Extension):
 def parse_template(text: str, file: str) -> nodes.Template:
     """The syntax tree of a template; `file` is named in errors. Raises `RecipeError` R320."""
     # A sandbox is used because compiling evaluates constant expressions, and the author of a template may be unknown.
-    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", GenerationTag])
     try:
         tree = environment.parse(text)
         environment.compile(text)  # finds filters and tests that do not exist, which parsing does not

@@ -15,19 +15,26 @@ _SECRET_KEY = re.compile(
     r"|(hf|hub|hugging_?face|api|auth|access|bearer|write|wandb|neptune)_?token)$|^token$",
     re.IGNORECASE,
 )
-_SECRET_VALUE = re.compile(
-    r"\bhf_[A-Za-z0-9]{30,}|\bwandb_v\d_\w{20,}|\b[0-9a-f]{40}\b|\beyJ[\w-]{10,}\.[\w-]{10,}|://[^/\s:@]+:[^/\s@]+@"
+_SECRET_TEXT = re.compile(
+    r"\bhf_[A-Za-z0-9]{30,}|\bwandb_v\d_\w{20,}|\beyJ[\w-]{10,}\.[\w-]{10,}|://[^/\s:@]+:[^/\s@]+@"
 )
-"""Tokens of the hub, keys of W&B, JSON web tokens, and addresses with a password."""
+"""Tokens of the hub, newer keys of W&B, JSON web tokens, and addresses with a password."""
+_HEX_KEY = re.compile(r"\b[0-9a-f]{40}\b")
+"""Older keys of W&B. The commits of repositories have the same form."""
 
 
 def check_secret_values(recipe: Recipe, composed: Composed) -> Iterator[Finding]:
     """R381: a value of `tracking` looks like a secret."""
     for name in ("project", "run_name", "group"):
         value = getattr(recipe.tracking, name)
-        if value is not None and _SECRET_VALUE.search(value):
+        if value is not None and (has_secret(value) or _HEX_KEY.search(value)):
             at = ("tracking", name)
             yield secret_finding(f"`tracking.{name}` looks like a secret", composed.where(at, key=True))
+
+
+def has_secret(text: str) -> bool:
+    """Whether a text has a token or a password that cannot be anything else."""
+    return _SECRET_TEXT.search(text) is not None
 
 
 def is_secret_key(key: str) -> bool:

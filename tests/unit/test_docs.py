@@ -68,7 +68,7 @@ def test_every_code_that_is_used_is_explained_and_none_is_left_over() -> None:
     used: set[str] = set()
     for path in (REPOSITORY / "dpo_recipes").rglob("*.py"):
         if path.parent.name != "error_codes":
-            used |= set(re.findall(r'"([RDMTIUF]\d{3})"', path.read_text(encoding="utf-8")))
+            used |= set(re.findall(r'"([RDMTIUFS]\d{3})"', path.read_text(encoding="utf-8")))
     assert used == set(CODES)
     assert {code[0] for code in CODES} <= set(EXIT_CODE_BY_LETTER)
 
