@@ -4,6 +4,7 @@ cycle."""
 from __future__ import annotations
 
 import difflib
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -49,22 +50,28 @@ def check_names(references: References, steps: Mapping[str, Composed], known: Se
 def order_of_need(references: References) -> list[str]:
     """The names of the steps so that each stands behind those that it needs, otherwise in the order of the file. Steps
     of a cycle, and those that need one, are left out."""
-    order: list[str] = []
-    while True:
-        ready = (
-            name
-            for name, found in references.items()
-            if name not in order and all(each.name in order or each.name not in references for each in found)
-        )
-        following = next(ready, None)
-        if following is None:
-            return order
-        order.append(following)
+    places = {name: place for place, name in enumerate(references)}
+    missing = {name: {each.name for each in found if each.name in places} for name, found in references.items()}
+    users: dict[str, list[str]] = {name: [] for name in references}
+    for name, needed in missing.items():
+        for each in needed:
+            users[each].append(name)
+    ready = [place for name, place in places.items() if not missing[name]]
+    names, order = list(references), []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        order.append(name)
+        for user in users[name]:
+            missing[user].discard(name)
+            if not missing[user]:
+                heapq.heappush(ready, places[user])
+    return order
 
 
 def check_cycle(references: References, steps: Mapping[str, Composed]) -> Iterator[Finding]:
     """R372: steps that need each other, each cycle once."""
-    left = [name for name in references if name not in order_of_need(references)]
+    order = set(order_of_need(references))
+    left = [name for name in references if name not in order]
     while left:
         path = [left[0]]
         while (following := _need_of(path[-1], references, left)).name not in path:

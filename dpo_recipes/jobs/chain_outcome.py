@@ -49,7 +49,7 @@ def outcome_of(run: StepRun) -> StepOutcome:
         "needs": {path_text(need.at): need.step.name for need in step.needs},
     }
     if not run.is_ready:
-        failed = next(need.step.name for need in run.needs.values() if need.is_blocked or need.state != "finished")
+        failed = next(need.step.name for need in run.needs.values() if need.state != "finished")
         return StepOutcome(**about, state="not_run", reason=f"it needs step `{failed}`, which has no result")
     is_finished, failure = run.state == "finished", run.failure() or {}
     state: StepState = "finished" if is_finished else "failed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ class StepRun(JobRun):
     """The runs of the steps that it refers to, by the places of the references."""
     since: float
     """When the command started, in seconds since 1970. Earlier failures are tried again."""
+    before: tuple[StepRun, ...] = ()
+    """The runs of all steps that it needs, also through others, in the order of need."""
+    _has_finished: bool = field(default=False, init=False)
+    """Whether it was seen to have finished. It stays so for a command: the keys of later steps already depend on it."""
 
     @property
     def name(self) -> str:
@@ -48,18 +52,33 @@ class StepRun(JobRun):
     @property
     def is_ready(self) -> bool:
         """Whether the steps that it needs have finished."""
-        return all(need.state == "finished" for need in self.needs.values())
+        return all(run._is_done() for run in self.before)
 
     @property
     def is_blocked(self) -> bool:
         """Whether a step that it needs has failed, or is blocked itself."""
-        return any(need.is_blocked or need.state in ("failed", "out_of_memory") for need in self.needs.values())
+        finished: set[int] = set()
+        for run in self.before:
+            if not all(id(need) in finished for need in run.needs.values()):
+                continue  # it was not started, because of one before it
+            if run._is_done():
+                finished.add(id(run))
+            elif run._state_of_files() in ("failed", "out_of_memory"):
+                return True
+        return False
 
     @property
     def state(self) -> RunState:
         """The state that its files describe. A step whose product was removed has to be done again."""
-        if not self.is_ready:
-            return "unfinished"
+        return self._state_of_files() if self.is_ready else "unfinished"
+
+    def _is_done(self) -> bool:
+        """Whether it has finished. Only if it is ready."""
+        self._has_finished = self._has_finished or self._state_of_files() == "finished"
+        return self._has_finished
+
+    def _state_of_files(self) -> RunState:
+        """Its state. Only if it is ready, because its files are named by what other steps made."""
         found = super().state
         return "unfinished" if found == "finished" and not self.product_path.exists() else found
 
@@ -118,5 +137,7 @@ def runs_of(job: ChainDirectory, steps: Sequence[Step], since: float) -> list[St
     runs: dict[str, StepRun] = {}
     for step in steps:
         needs = {need.at: runs[need.step.name] for need in step.needs}
-        runs[step.name] = StepRun(job, step, needs, since)
+        wanted = {name for run in needs.values() for name in (*(each.step.name for each in run.before), run.step.name)}
+        before = tuple(run for name, run in runs.items() if name in wanted)
+        runs[step.name] = StepRun(job, step, needs, since, before)
     return list(runs.values())

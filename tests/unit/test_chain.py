@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chains import CHAIN, DATA, FakeSteps
+from chains import CHAIN, DATA, FakeSteps, write_model
 
 from dpo_recipes.errors import EXIT_RUN, Interrupted, RecipeError, RunError
 from dpo_recipes.jobs.chain_result import ChainResult
@@ -293,6 +293,46 @@ def test_steps_that_do_not_need_each_other_run_at_the_same_time(fake: FakeSteps)
         patch.setattr("dpo_recipes.jobs.devices.count_gpus", lambda: 4)
         assert num_processes(BRANCHES) == 2
         assert num_processes(CHAIN) == 1
+
+
+def _diamonds(count: int) -> str:
+    """Steps of which each two need the one before them, and the next one needs both."""
+    text = f"schema: 1\nname: job\nsteps:\n  end0: {{model: {{path: owner/model}}, {DATA}}}\n"
+    for number in range(1, count + 1):
+        for side in "ab":
+            text += f"  {side}{number}: {{model: {{path: step:end{number - 1}}}, {DATA}, objective: {{kind: OF}}}}\n"
+            text = text.replace("OF", {"a": "sft", "b": "reward"}[side])
+        rewards = f"objective: {{kind: rloo, rewards: [{{model: step:b{number}}}]}}"
+        text += f"  end{number}: {{model: {{path: step:a{number}}}, {DATA}, {rewards}}}\n"
+    return text
+
+
+def test_a_look_at_a_deep_chain_reads_each_step_once(fake: FakeSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at each step of 30 diamonds, one behind the other. There are 2**30 ways from the last step to the first,
+    and 91 * 90 / 2 pairs of a step and one before it."""
+    from dpo_recipes.jobs.chain_directory import ChainDirectory
+    from dpo_recipes.jobs.step_run import StepRun, runs_of
+    from dpo_recipes.jobs.work import _left
+
+    looks = 0
+    inner = StepRun._state_of_files
+
+    def counted(run: StepRun) -> Any:
+        nonlocal looks
+        looks += 1
+        return inner(run)
+
+    monkeypatch.setattr(StepRun, "_state_of_files", counted)
+    runs = runs_of(ChainDirectory(fake.folder), fake.validate(_diamonds(30)).steps, 0.0)
+    assert len(runs) == 91
+    assert _left(runs) == runs
+    assert looks <= 3 * len(runs)  # only the first one can have files
+    for run in runs:
+        write_model(run.product_path)
+        (run.run.path / "result.json").write_text("{}", encoding="utf-8")
+    looks = 0
+    assert _left(runs) == []
+    assert looks <= 3 * len(runs)
 
 
 def _run_in_child(folder: Path) -> None:
