@@ -270,6 +270,18 @@ CODES = {
         "`kind: sample` ranks the answers to a prompt: there must be two or more that can differ. With greedy",
         "decoding, a model always gives the same answer.",
     ),
+    "R378": entry(
+        "no round before",
+        "`previous:NAME` stands for what the step NAME made in the round before, in a chain with `rounds`. The first",
+        "round has none before it: `start: {NAME: PATH}` at the top of the file says what it begins with. A step with",
+        "`once: true` is in no round, and `step:NAME` means the last round there.",
+    ),
+    "R379": entry(
+        "rounds that a chain does not have",
+        "`rounds` says how often the steps of a chain are done. A key such as `dpo-2` in `steps`, or `--set",
+        "steps.dpo-2...`, is for the second round of `dpo`; `start` is for steps that are done in each round;",
+        "`prompts: next` needs a `limit`, which says how many rows each round uses.",
+    ),
     "R380": entry(
         "a tracker cannot report",
         "It needs a login, an address or a job of its own service, which this machine lacks. A warning in checks,",
@@ -280,6 +292,11 @@ CODES = {
         "a secret in the recipe",
         "Recipes are copied to run directories and trackers, and shared. Secrets come from the environment or from the",
         "login of their service. The value is not shown.",
+    ),
+    "R382": entry(
+        "a step that does the same in each round",
+        "In a chain with `rounds`, each step is done again in each round. One that uses nothing of the round before",
+        "and has no key of its own for a round, such as a reward model, takes the time again and makes the same.",
     ),
     "R384": entry(
         "a reward model that does not exist",

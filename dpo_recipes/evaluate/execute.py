@@ -60,7 +60,7 @@ def execute_evaluation(
     finder = ModelFinder(section.device, section.chat_template, trust_remote_code=trust_remote_code)
     subjects = finder.find_all(section.models, section.against)
     events.stage("data", section.data or "the held-out rows of the first run")
-    data = read_rows(section.data, subjects, section.split, section.limit, needed_columns(section.rewards))
+    data = read_rows(section.data, subjects, section.split, slice(section.limit), needed_columns(section.rewards))
     rows = read_as(data, subjects, section.generate.max_new_tokens)
     for reason, count in rows.left_out.items():
         events.note(f"{count} rows are left out: {reason}")

@@ -47,9 +47,9 @@ class EvaluationData:
 
 
 def read_rows(
-    given: str | None, subjects: Sequence[Subject], split: str, limit: int | None, keeps: Sequence[str] = ()
+    given: str | None, subjects: Sequence[Subject], split: str, part: slice, keeps: Sequence[str] = ()
 ) -> EvaluationData:
-    """The first `limit` rows of a recipe's split or of a file or hub dataset; None stands for the recipe of the first
+    """Some rows of a recipe's split or of a file or hub dataset; None stands for the recipe of the first
     run. They keep the values of the columns `keeps`.
 
     Raises `RecipeError`, `DataError`, and `RunError` T683 (no rows).
@@ -63,26 +63,26 @@ def read_rows(
                 why="none of the models is a run, whose recipe would say which rows are held out",
                 fix="name a recipe or a file with `--data`",
             )
-        return _of_recipe(run.recipe, split, limit, keeps, f"the recipe of {run.run.path}")
+        return _of_recipe(run.recipe, split, part, keeps, f"the recipe of {run.run.path}")
     if given.endswith((".yaml", ".yml")) or given in recipe_paths() or is_address(given):
         validated = validate(find_recipe(given))
         try:
-            return _of_recipe(validated.recipe, split, limit, keeps, given)
+            return _of_recipe(validated.recipe, split, part, keeps, given)
         except DataError as error:
             raise error.located(validated.composed.where) from error
     path = str(Path(given).expanduser().resolve()) if looks_local(given) or Path(given).exists() else given
     settings = Data(train=[Source(path=path)], max_length=_LONGEST, overlong="drop")
-    return EvaluationData(list(_of_any_shape(settings, keeps)[:limit]), settings, given, "all")
+    return EvaluationData(list(_of_any_shape(settings, keeps)[part]), settings, given, "all")
 
 
-def _of_recipe(recipe: Recipe, split: str, limit: int | None, keeps: Sequence[str], description: str) -> EvaluationData:
+def _of_recipe(recipe: Recipe, split: str, part: slice, keeps: Sequence[str], description: str) -> EvaluationData:
     if split != "train" and not getattr(recipe.data, split).is_set:
         raise _holds_out_nothing(description, f"it has no `data.{split}`")
     objective = objective_of(recipe)
     splits = load_rows(recipe.data, recipe.training.seed, objective.rows, keeps)
     if split not in splits.rows:
         raise _holds_out_nothing(description, f"`data.{split}` has no rows that can be used")
-    rows = list(splits.rows[split][:limit])
+    rows = list(splits.rows[split][part])
     if objective.rows in ("completion", "prompt"):
         rows = _with_both_answers(rows, recipe, keeps)
     return EvaluationData(rows, recipe.data, description, split)

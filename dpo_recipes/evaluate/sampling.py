@@ -61,9 +61,11 @@ def execute_sampling(
     finder = ModelFinder(section.device, section.chat_template, trust_remote_code=trust_remote_code)
     subjects = finder.find_all(section.models)
     events.stage("data", section.data)
-    data = read_rows(section.data, subjects, section.split, section.limit, needed_columns(section.rewards))
+    data = read_rows(section.data, subjects, section.split, section.rows, needed_columns(section.rewards))
+    if not data.rows:
+        raise _no_rows(section)
     rows = read_prompts(data, subjects, section.generate.max_new_tokens)
-    interview = Interview(section.generate, events)
+    interview = Interview(section.generation, events)
     answered = [
         interview.sample(subject, [read[at].prompt for at in rows.first_of_prompt], section.answers)
         for subject, read in zip(subjects, rows.by_model, strict=True)
@@ -167,6 +169,16 @@ def _describe(subject: Subject, samples: Sequence[Sequence[_Scored]]) -> Sampled
             rewards[name] = estimate
     cut_off = float(np.mean([one.answer.is_cut_off for sample in samples for one in sample]))
     return SampledModel(name=subject.name, reference=subject.reference, rewards=rewards, cut_off=cut_off)
+
+
+def _no_rows(section: Sample) -> RunError:
+    first = section.rows.start or 0
+    return RunError.of(
+        "T683",
+        f"{section.data} has no rows for round {section.round}",
+        why=f"with `prompts: next`, its first row is number {first + 1}, and there are fewer",
+        fix="lower `limit`, use other data, or write `prompts: same`",
+    )
 
 
 def _nothing_left(dropped: Counter[str]) -> RunError:

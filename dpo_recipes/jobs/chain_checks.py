@@ -8,10 +8,11 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from dpo_recipes.errors import Finding, path_text
+from dpo_recipes.errors import Finding, Where, path_text
 from dpo_recipes.jobs.steps.base import WITH_ARTICLE, Step
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.references import Reference
+from dpo_recipes.recipe.rounds import Rounds
 
 References = Mapping[str, list[Reference]]
 """The references of each step, by its name."""
@@ -32,19 +33,24 @@ def findings_of_steps(found: Iterable[tuple[str, Finding]], file: str) -> Iterat
         yield replace(finding, why="; ".join(part for part in (finding.why, f"in {noun} {shown}") if part))
 
 
-def check_names(references: References, steps: Mapping[str, Composed], known: Sequence[str]) -> Iterator[Finding]:
-    """R371: a reference to a step that does not exist. `known` are those that do."""
-    for name, found in references.items():
-        for reference in found:
+def check_names(references: References, steps: Mapping[str, Composed], rounds: Rounds) -> Iterator[Finding]:
+    """R371: a reference to a step that does not exist."""
+    known = {step.name for step in rounds.steps}
+    near_names = [*rounds.once, *rounds.repeated]
+    found: dict[Finding, None] = {}
+    for name, of_step in references.items():
+        for reference in of_step:
             if reference.name not in known:
-                near = difflib.get_close_matches(reference.name, known, n=1, cutoff=0.5)
-                yield Finding(
+                near = difflib.get_close_matches(reference.name, near_names, n=1, cutoff=0.5)
+                finding = Finding(
                     "R371",
                     f"there is no step `{reference.name}`",
                     steps[name].where(reference.at),
-                    f"the steps of this chain are {', '.join(known)}",
+                    f"the steps of this chain are {', '.join(rounds.known)}",
                     f"did you mean `step:{near[0]}`?" if near else "name one of these",
                 )
+                found[finding] = None
+    yield from found
 
 
 def order_of_need(references: References) -> list[str]:
@@ -68,26 +74,38 @@ def order_of_need(references: References) -> list[str]:
     return order
 
 
-def check_cycle(references: References, steps: Mapping[str, Composed]) -> Iterator[Finding]:
-    """R372: steps that need each other, each cycle once."""
+def check_cycle(references: References, steps: Mapping[str, Composed], rounds: Rounds) -> Iterator[Finding]:
+    """R372: steps that need each other, each cycle once, and not again in each round."""
     order = set(order_of_need(references))
     left = [name for name in references if name not in order]
+    shown: set[Where] = set()
     while left:
         path = [left[0]]
         while (following := _need_of(path[-1], references, left)).name not in path:
             path.append(following.name)
         cycle = path[path.index(following.name) :]
-        first = _need_of(cycle[0], references, left)
-        alone = len(cycle) == 1
-        yield Finding(
-            "R372",
-            f"step `{cycle[0]}` needs itself" if alone else f"the steps {' and '.join(sorted(cycle))} need each other",
-            steps[cycle[0]].where(first.at),
-            " → ".join([*cycle, cycle[0]]) + ": none of them can be the first",
-            "refer to another step, or give the path of a model or of data",
-        )
+        where = steps[cycle[0]].where(_need_of(cycle[0], references, left).at)
+        if where not in shown:
+            shown.add(where)
+            yield _cycle_finding(cycle, where, rounds)
         cleared = set(cycle)
         left = [name for name in left if name not in cleared and not _leads_to(name, cleared, references)]
+
+
+def _cycle_finding(cycle: Sequence[str], where: Where, rounds: Rounds) -> Finding:
+    is_in_one_round = len({step.round for step in rounds.steps if step.name in cycle}) == 1
+    names = [rounds.name_in_file(name) for name in cycle] if is_in_one_round else list(cycle)
+    alone = len(names) == 1
+    fix = "refer to another step, or give the path of a model or of data"
+    if rounds.count is not None:
+        fix = f"write `previous:{names[-1]}` where it should be what the round before made, or give a path"
+    return Finding(
+        "R372",
+        f"step `{names[0]}` needs itself" if alone else f"the steps {' and '.join(sorted(names))} need each other",
+        where,
+        " → ".join([*names, names[0]]) + ": none of them can be the first",
+        fix,
+    )
 
 
 def _need_of(name: str, references: References, among: list[str]) -> Reference:
@@ -114,16 +132,16 @@ def check_products(step: Step) -> Iterator[Finding]:
     the step has to say about its references."""
     wrong = False
     for need in step.needs:
-        takes, product = step.kind.takes(step.checked.settings, need.at), need.step.product
+        takes, product, name = step.kind.takes(step.checked.settings, need.at), need.step.product, need.step.title
         if product.kind in takes:
             continue
         wrong = True
         where, place = step.checked.composed.where(need.at), path_text(need.at)
         if not takes:
-            what, why = f"`{place}` cannot be what a step makes", f"step `{need.step.name}` makes a file or a folder"
+            what, why = f"`{place}` cannot be what a step makes", f"step `{name}` makes a file or a folder"
             fix = "give the value itself"
         else:
-            what = f"step `{need.step.name}` makes {WITH_ARTICLE[product.kind]}, which `{place}` cannot be"
+            what = f"step `{name}` makes {WITH_ARTICLE[product.kind]}, which `{place}` cannot be"
             why = f"`{place}` takes {' or '.join(WITH_ARTICLE[each] for each in takes)}"
             fix = f"refer to a step that makes {WITH_ARTICLE[takes[0]]}"
         yield Finding("R373", what, where, why, fix)

@@ -35,7 +35,7 @@ class ChainDirectory(JobDirectory):
 
 def plain_chain(validated: ValidatedChain) -> dict[str, Any]:
     """All values of a chain and its steps as plain data, which load as the same chain."""
-    head = validated.chain.model_dump(by_alias=True, exclude={"steps", "extends"})
+    head = validated.chain.model_dump(by_alias=True, exclude={"steps", "extends", "rounds", "start"})
     steps = {step.name: {"kind": step.kind.kind, **step.kind.plain(step.checked.settings)} for step in validated.steps}
     return {**head, "steps": steps}
 

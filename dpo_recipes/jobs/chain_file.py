@@ -7,15 +7,18 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dpo_recipes import registry
 from dpo_recipes.errors import Finding, RecipeError
 from dpo_recipes.jobs.chain_checks import check_cycle, check_names, check_products, findings_of_steps, order_of_need
 from dpo_recipes.jobs.steps.base import CheckedStep, Need, Step, StepKind
 from dpo_recipes.recipe.compose import Composed, compose, override
+from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.references import find_references
+from dpo_recipes.recipe.rounds import NamedStep, Rounds, check_rounds, check_sameness, resolve_references, unroll
 from dpo_recipes.recipe.schema.chain import Chain, StepHead
-from dpo_recipes.recipe.steps import compose_step, split_overrides
+from dpo_recipes.recipe.steps import check_rounds_of_overrides, compose_step, overrides_of, split_overrides
 from dpo_recipes.recipe.validate import Validated, in_order, validate_schema, validate_with_trials
 
 
@@ -37,6 +40,15 @@ class _Written:
 
     kind: StepKind
     composed: Composed
+    texts: Mapping[DataPath, str]
+    """What the file has in the places of references."""
+
+
+class _Found(NamedTuple):
+    """A finding about a step."""
+
+    step: NamedStep
+    finding: Finding
 
 
 def validate_file(path: Path, overrides: Sequence[str] | None = None) -> Validated | ValidatedChain:
@@ -44,7 +56,7 @@ def validate_file(path: Path, overrides: Sequence[str] | None = None) -> Validat
     all steps that have such a section.
 
     Raises `RecipeError` with all findings, as `validate` does; those of a chain are the ones of all steps and of the
-    references between them (R371 to R375).
+    references between them (R371 to R375, R378, R379).
     """
     composed = compose(path)
     if "steps" in composed.data:
@@ -67,30 +79,50 @@ def validate_recipe(path: Path, overrides: Sequence[str] | None, verb: str) -> V
 
 
 def _validate_chain(file: Composed, overrides: Sequence[str] | None) -> ValidatedChain:
-    of_chain, of_steps = split_overrides(overrides, _sections_of_steps(file))
+    sections_in_file = _sections_of_steps(file)
+    has_rounds = "rounds" in file.data or any(each.startswith("rounds=") for each in overrides or ())
+    of_chain, of_steps = split_overrides(overrides, sections_in_file, has_rounds=has_rounds)
     file = override(file, of_chain)
     chain = validate_schema(file, Chain)
-    findings: list[tuple[str, Finding]] = []
+    rounds = unroll(chain)
+    if wrong := [*check_rounds(chain, file), *check_rounds_of_overrides(of_steps, rounds)]:
+        raise RecipeError(*in_order(wrong))
+    findings: list[_Found] = []
     written: dict[str, _Written] = {}
     checked: dict[str, CheckedStep] = {}
-    for name in chain.steps:
-        with _collected(name, findings):
-            kind = _find_kind(file, chain, name)
+    for step in rounds.steps:
+        with _collected(step, findings):
+            kind = _find_kind(file, chain, step.written)
             sections = kind.section.model_fields
-            composed = compose_step(file, name, chain.steps[name], of_steps.get(name, ()), sections)
-            written[name] = _Written(kind, composed)
-            checked[name] = kind.check(written[name].composed)
-    steps, wrong = _connect(written, checked, chain)
-    findings += [(step.name, finding) for step in steps for finding in check_products(step)]
-    findings += [(name, finding) for name, each in checked.items() for finding in each.warnings]
-    found = tuple(in_order([*findings_of_steps(findings, file.file), *wrong]))
+            own = overrides_of(step, of_steps, sections)
+            composed = compose_step(file, step, chain.steps, own, sections)
+            composed, texts = resolve_references(composed, step, rounds, file)
+            written[step.name] = _Written(kind, composed, texts)
+            checked[step.name] = kind.check(composed)
+    steps, wrong = _connect(written, checked, rounds)
+    by_name = {step.name: step for step in rounds.steps}
+    findings += [_Found(by_name[step.name], finding) for step in steps for finding in check_products(step)]
+    findings += [_Found(by_name[name], finding) for name, each in checked.items() for finding in each.warnings]
+    composed_steps = {name: each.composed for name, each in written.items()}
+    wrong += check_sameness(composed_steps, rounds, [step.name for step in steps])
+    found = tuple(in_order([*findings_of_steps(_once_for_all_rounds(findings), file.file), *wrong]))
     if any(finding.severity == "error" for finding in found):
         raise RecipeError(*found)
     return ValidatedChain(chain, file, steps, found)
 
 
+def _once_for_all_rounds(findings: Sequence[_Found]) -> Iterator[tuple[str, Finding]]:
+    """Findings with the names of their steps in the file. One that several rounds of a step have is that of the first
+    of them, although each names another value."""
+    known: dict[tuple[str, str, object], int | None] = {}
+    for found in findings:
+        key = (found.step.written, found.finding.code, found.finding.where)
+        if known.setdefault(key, found.step.round) == found.step.round:
+            yield found.step.written, found.finding
+
+
 def _sections_of_steps(file: Composed) -> dict[str, Collection[str]]:
-    """The sections that each step can have, as far as the steps can be read."""
+    """The sections that each step of the file can have, as far as the steps can be read."""
     steps, known = file.data["steps"], registry.names("step_kinds")
     found: dict[str, Collection[str]] = {}
     for name, step in steps.items() if isinstance(steps, dict) else ():
@@ -101,11 +133,11 @@ def _sections_of_steps(file: Composed) -> dict[str, Collection[str]]:
 
 
 @contextlib.contextmanager
-def _collected(name: str, findings: list[tuple[str, Finding]]) -> Iterator[None]:
+def _collected(step: NamedStep, findings: list[_Found]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        findings += [(name, finding) for finding in error.findings]
+        findings += [_Found(step, finding) for finding in error.findings]
 
 
 def _find_kind(file: Composed, chain: Chain, name: str) -> StepKind:
@@ -125,16 +157,21 @@ def _find_kind(file: Composed, chain: Chain, name: str) -> StepKind:
 
 
 def _connect(
-    written: Mapping[str, _Written], checked: Mapping[str, CheckedStep], chain: Chain
+    written: Mapping[str, _Written], checked: Mapping[str, CheckedStep], rounds: Rounds
 ) -> tuple[tuple[Step, ...], list[Finding]]:
     """The steps with those that they need, in the order of need, without steps that have errors of their own; and the
     references that lead nowhere or back."""
     composed = {name: step.composed for name, step in written.items()}
     references = {name: list(find_references(each.data)) for name, each in composed.items()}
-    wrong = [*check_names(references, composed, list(chain.steps)), *check_cycle(references, composed)]
+    wrong = [*check_names(references, composed, rounds), *check_cycle(references, composed, rounds)]
     steps: dict[str, Step] = {}
     for name in order_of_need(references):
-        needs = [Need(each.at, steps[each.name]) for each in references[name] if each.name in steps]
+        needs = [
+            Need(each.at, steps[each.name], written[name].texts.get(each.at, each.text))
+            for each in references[name]
+            if each.name in steps
+        ]
         if name in checked:
-            steps[name] = Step(name, written[name].kind, checked[name], tuple(needs))
+            title = rounds.name_in_file(name)
+            steps[name] = Step(name, written[name].kind, checked[name], tuple(needs), title)
     return tuple(steps.values()), wrong

@@ -9,6 +9,8 @@ from dpo_recipes.recipe.schema import recipe_json_schema
 from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP, Chain, StepHead
 
 _DEFINITIONS = "#/$defs/{model}"
+_OF_A_ROUND = "-[1-9][0-9]*$"
+"""The end of the name of a round of a step."""
 
 
 def job_json_schema() -> dict[str, Any]:
@@ -19,14 +21,27 @@ def job_json_schema() -> dict[str, Any]:
     chain.pop("$defs")
     steps = chain["properties"]["steps"]
     (pattern,) = steps.pop("patternProperties")
-    steps |= {"patternProperties": {pattern: {"$ref": "#/$defs/Step"}}, "additionalProperties": False}
+    names = {
+        f"^(?!.*{_OF_A_ROUND}){pattern[1:]}": {"$ref": "#/$defs/Step"},
+        f"^(?=.*{_OF_A_ROUND}){pattern[1:]}": {"$ref": "#/$defs/StepOrRound"},
+    }
+    steps |= {"patternProperties": names, "additionalProperties": False}
     chain["anyOf"] = [{"required": ["extends"]}, {"required": chain.pop("required")}]
     # With `oneOf`, an error in a step would be reported for each kind, and not for the one that the step names.
     kinds = registry.names("step_kinds")
+    for name in kinds:
+        definitions[f"step-{name}"] = _step(name, recipe, definitions)
+    of_kinds = {name: {"$ref": f"#/$defs/step-{name}"} for name in kinds}
     definitions["Step"] = {
         "type": "object",
         "properties": {"kind": {"enum": kinds}},
-        "allOf": [{"if": _is_kind(name), "then": _step(name, recipe, definitions)} for name in kinds],
+        "allOf": [{"if": _is_kind(name), "then": of_kinds[name]} for name in kinds],
+    }
+    # What differs in a round of another step has no kind.
+    definitions["StepOrRound"] = {
+        "if": {"required": ["kind"]},
+        "then": {"$ref": "#/$defs/Step"},
+        "else": {"anyOf": list(of_kinds.values())},
     }
     return {
         "$schema": dialect,

@@ -105,8 +105,8 @@ def compose(path: Path, overrides: list[str] | None = None) -> Composed:
     return override(Composed(own_source.file, own_source.text, data, origins), overrides)
 
 
-def override(composed: Composed, overrides: Sequence[str] | None, prefix: str = "") -> Composed:
-    """The same data with `--set` overrides. If each of their paths starts with a `prefix`, the rest is the path.
+def override(composed: Composed, overrides: Sequence[str] | None, prefixes: Sequence[str] = ()) -> Composed:
+    """The same data with `--set` overrides. If their paths start with one of the `prefixes`, the rest is the path.
 
     Raises `RecipeError` R113.
     """
@@ -114,7 +114,7 @@ def override(composed: Composed, overrides: Sequence[str] | None, prefix: str = 
         return composed
     data, origins = copy.deepcopy(composed.data), dict(composed.origins)
     for each in overrides:
-        _apply_override(each, data, origins, prefix)
+        _apply_override(each, data, origins, prefixes)
     return replace(composed, data=data, origins=origins)
 
 
@@ -225,7 +225,12 @@ def place_values(composed: Composed, placements: Iterable[Placement], source: Co
     return replace(composed, data=data, origins=origins)
 
 
-def _apply_override(given: str, data: dict[str, Any], origins: dict[DataPath, Origin], prefix: str) -> None:
+def without_prefix(name: str, prefixes: Sequence[str]) -> str:
+    """The path of an override without the first of the prefixes that it has."""
+    return name.removeprefix(next((each for each in prefixes if name.startswith(each)), ""))
+
+
+def _apply_override(given: str, data: dict[str, Any], origins: dict[DataPath, Origin], prefixes: Sequence[str]) -> None:
     def fail(why: str, fix: str, column: int = 1) -> RecipeError:
         where = Where("--set", 1, column, max(1, len(given)), given)
         return RecipeError.of("R113", f"cannot apply --set {given}", where=where, why=why, fix=fix)
@@ -233,7 +238,7 @@ def _apply_override(given: str, data: dict[str, Any], origins: dict[DataPath, Or
     name, separator, text = given.partition("=")
     if not separator:
         raise fail("it has no `=`", "write `--set training.learning_rate=1e-5`")
-    path = _parse_path(name.strip().removeprefix(prefix), fail)
+    path = _parse_path(without_prefix(name.strip(), prefixes), fail)
     value, spans = parse_yaml(text, "--set")
     offset = len(name) + 1
     folder = Path.cwd()

@@ -1,4 +1,5 @@
-"""References to steps of a chain: `step:NAME` where a recipe has a path stands for what the step NAME makes."""
+"""References to steps of a chain: `step:NAME` where a recipe has a path stands for what the step NAME makes, and
+`previous:NAME` for what it made in the round before."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.schema import Recipe
 
-_REFERENCE = re.compile(r"step:([A-Za-z_][A-Za-z0-9_-]*)")
+_REFERENCE = re.compile(r"(step|previous):([A-Za-z_][A-Za-z0-9_-]*)")
 _PLAIN_TEXT = {"summary"}
 """Fields whose text has no meaning."""
 
@@ -24,6 +25,13 @@ class Reference(NamedTuple):
     """Its path in the step."""
     name: str
     """The name of the other step."""
+    text: str
+    """The whole value."""
+
+    @property
+    def is_previous(self) -> bool:
+        """Whether it leads to the round before."""
+        return self.text.startswith("previous:")
 
 
 def is_reference(path: str) -> bool:
@@ -41,7 +49,7 @@ def find_references(data: Any, at: DataPath = ()) -> Iterator[Reference]:
         for index, value in enumerate(data):
             yield from find_references(value, (*at, index))
     elif isinstance(data, str) and (match := _REFERENCE.fullmatch(data)):
-        yield Reference(at, match[1])
+        yield Reference(at, match[2], data)
 
 
 def check_references(recipe: Recipe, composed: Composed) -> Iterator[Finding]:

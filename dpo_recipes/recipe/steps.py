@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.errors import Finding, RecipeError
-from dpo_recipes.recipe.compose import Composed, Origin, Placement, compose, merge_over, override, place_values
+from dpo_recipes.errors import Finding, RecipeError, Where
+from dpo_recipes.recipe.compose import (
+    Composed,
+    Origin,
+    Placement,
+    compose,
+    merge_over,
+    override,
+    place_values,
+    without_prefix,
+)
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.references import is_reference
+from dpo_recipes.recipe.rounds import NamedStep, Rounds, no_such_round, split_round
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN, NOT_IN_A_STEP, Chain, StepHead
 from dpo_recipes.recipe.schema.recipe import SCHEMA_VERSION
 
@@ -21,56 +31,94 @@ _OF_THE_PATH = ("sha256", "revision")
 
 
 def split_overrides(
-    overrides: Sequence[str] | None, sections_of_steps: Mapping[str, Collection[str]]
-) -> tuple[list[str], dict[str, list[str]]]:
-    """The `--set` overrides of the chain itself, and those of each step.
+    overrides: Sequence[str] | None, sections_of_steps: Mapping[str, Collection[str]], *, has_rounds: bool
+) -> tuple[list[str], list[str]]:
+    """The `--set` overrides of the chain itself, and those of steps.
 
-    `steps.NAME.training.learning_rate=1e-5` is for one step, and `training.learning_rate=1e-5` for all steps that have
-    such a section. `sections_of_steps` are the sections that each step can have.
+    `steps.NAME.training.learning_rate=1e-5` is for one step, in a chain with rounds for all of its rounds, and
+    `steps.NAME-2...` for the second one. `training.learning_rate=1e-5` is for all steps that have such a section.
+    `sections_of_steps` are the sections that each step of the file can have.
     """
     of_chain: list[str] = []
-    of_steps: dict[str, list[str]] = {name: [] for name in sections_of_steps}
+    of_steps: list[str] = []
     for each in overrides or ():
-        path = each.partition("=")[0].strip().split(".", 2)
-        name, first = path[1] if len(path) > 2 else "", path[0].partition("[")[0]
-        if first == "steps" and name in of_steps and path[2] not in StepHead.model_fields:
-            of_steps[name].append(each)
-            continue
-        takers = [name for name, sections in sections_of_steps.items() if first in sections]
-        if first in _OF_A_CHAIN or not takers:
-            of_chain.append(each)
-            continue
-        for name in takers:
-            of_steps[name].append(each)
+        first, name, rest = _parts(each)
+        is_step = name in sections_of_steps or (has_rounds and split_round(name, sections_of_steps) is not None)
+        if first == "steps" and is_step:
+            is_for_steps = rest not in StepHead.model_fields
+        else:
+            is_taken = any(first in sections for sections in sections_of_steps.values())
+            is_for_steps = is_taken and first not in _OF_A_CHAIN
+        (of_steps if is_for_steps else of_chain).append(each)
     return of_chain, of_steps
 
 
+def overrides_of(step: NamedStep, overrides: Sequence[str], sections: Collection[str]) -> list[str]:
+    """The overrides that are for one step, of those that are for steps. It can have some `sections`."""
+    found = []
+    for each in overrides:
+        first, name, _ = _parts(each)
+        if name in (step.written, step.name) if first == "steps" else first in sections:
+            found.append(each)
+    return found
+
+
+def check_rounds_of_overrides(overrides: Sequence[str], rounds: Rounds) -> Iterator[Finding]:
+    """R379: an override for a round that the chain does not have."""
+    names = {step.name for step in rounds.steps} | {step.written for step in rounds.steps}
+    for each in overrides:
+        first, name, _ = _parts(each)
+        split = split_round(name, names)
+        if first == "steps" and name not in names and split is not None:
+            where = Where("--set", 1, 1, len(each.partition("=")[0]), each)
+            if split[0] in rounds.repeated:
+                yield no_such_round(*split, rounds.count or 0, where)
+            else:
+                why = f"step `{split[0]}` has `once: true`"
+                yield Finding("R379", f"step `{split[0]}` has no rounds", where, why, f"write `steps.{split[0]}...`")
+
+
+def _parts(given: str) -> tuple[str, str, str]:
+    """The first key of an override, and for `steps.NAME.PATH` name and path."""
+    path = given.partition("=")[0].strip().split(".", 2)
+    name, rest = (path[1], path[2]) if len(path) > 2 else ("", "")
+    return path[0].partition("[")[0], name, rest
+
+
 def compose_step(
-    chain: Composed, name: str, head: StepHead, overrides: Sequence[str], sections: Collection[str]
+    chain: Composed, step: NamedStep, heads: Mapping[str, StepHead], overrides: Sequence[str], sections: Collection[str]
 ) -> Composed:
-    """The data of a step, whose kind has some `sections`. If these are among them, it has the name `CHAIN-STEP`, and
-    the chain's name as the project and the group of trackers.
+    """The data of a step, whose kind has some `sections`. If these are among them, it has the name `CHAIN-STEP`, the
+    chain's name as the project and the group of trackers, and the number of the round.
 
     Raises `RecipeError` R113 for paths that cannot be set, R375 for keys that a step cannot have, and those of
     `compose` for its recipe.
     """
-    at: DataPath = ("steps", name)
-    place = chain.where(at, key=True)
-    base = _load(chain, at, head)
-    inline = {key: value for key, value in chain.data["steps"][name].items() if key not in StepHead.model_fields}
-    composed = merge_over(base, inline, _below(chain, at))
-    placements = [Placement(key, value, (*at, "set", key)) for key, value in head.set.items()]
-    composed = override(place_values(composed, placements, chain), overrides, f"steps.{name}.")
-    given = [key.removeprefix(f"steps.{name}.") for key in (*head.set, *overrides)]
-    _check_keys(composed, [*inline, *map(_first, given)])
+    at: DataPath = ("steps", step.written)
+    composed = _load(chain, at, heads[step.written])
+    given: list[str] = []
+    for key in step.entries:  # the step, and this round over it
+        inline = {name: value for name, value in chain.data["steps"][key].items() if name not in StepHead.model_fields}
+        composed = merge_over(composed, inline, _below(chain, ("steps", key)))
+        values = heads[key].set
+        composed = place_values(
+            composed, [Placement(name, value, ("steps", key, "set", name)) for name, value in values.items()], chain
+        )
+        given += [*inline, *map(_first, values)]
+    composed = override(composed, overrides, step.prefixes)
+    _check_keys(composed, [*given, *(_first(without_prefix(each.strip(), step.prefixes)) for each in overrides)])
     data = {key: value for key, value in composed.data.items() if key not in FROM_THE_CHAIN}
-    whole, suffix = str(chain.data["name"]), f"-{name}"
+    origins = composed.origins
+    whole, suffix = str(chain.data["name"]), f"-{step.name}"
     if "name" in sections:
         data |= {"schema": SCHEMA_VERSION, "name": whole[: _MAX_NAME - len(suffix)] + suffix}
     tracking = data.get("tracking", {})
     if "tracking" in sections and isinstance(tracking, dict):  # validation reports other types
         data["tracking"] = {"project": whole, "group": whole, **tracking}
-    composed = replace(composed, text=chain.text, data=data, step_place=place)
+    if "round" in sections and step.round is not None and "round" not in data:
+        data, origins = {**data, "round": step.round}, {**origins, ("round",): chain.origins[("rounds",)]}
+    place = chain.where(at, key=True)
+    composed = replace(composed, text=chain.text, data=data, origins=origins, step_place=place)
     return _without_marks_of_another_path(composed)
 
 

@@ -121,7 +121,7 @@ def test_perplexity_is_that_of_rows_computed_one_by_one(
     result = evaluated(lora_run, kl_prompts=0)
     loaded = open_run(lora_run).load()
     found = ModelFinder("cpu", None, trust_remote_code=False).find_all([str(lora_run)])
-    usable = read_as(read_rows(None, found, "eval", None), found, 8)
+    usable = read_as(read_rows(None, found, "eval", slice(None)), found, 8)
     loss, count = 0.0, 0
     for one in usable.by_model[0]:
         answer = one.answers[0]
@@ -144,7 +144,7 @@ def test_the_divergence_of_answers_of_one_token_is_near_the_exact_one(
     (model,) = evaluated(run, **settings, overlap=False).models
     loaded, exact = open_run(run).load(), []
     found = ModelFinder("cpu", None, trust_remote_code=False).find_all([str(run)])
-    for one in read_as(read_rows(str(data), found, "eval", None), found, 1).by_model[0]:
+    for one in read_as(read_rows(str(data), found, "eval", slice(None)), found, 1).by_model[0]:
         with torch.no_grad():
             tuned = loaded.policy(torch.tensor([one.prompt.ids])).logits[0, -1].log_softmax(-1)
             with loaded.policy.disable_adapter():

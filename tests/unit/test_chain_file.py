@@ -146,7 +146,7 @@ def test_all_findings_of_all_steps_come_at_once(check: Check) -> None:
     assert [(finding.code, _place(finding)[0]) for finding in findings] == [("R203", 4), ("R371", 5), ("R202", 6)]
     assert findings[0].what == "unknown key `trainning` at the top of the step"
     assert findings[0].why is not None
-    assert findings[0].why.startswith("a step takes kind, recipe, set, summary, model")
+    assert findings[0].why.startswith("a step takes kind, recipe, set, once, summary, model")
     assert findings[1].fix == "did you mean `step:one`?"
     assert _place(findings[2]) == (6, 3)  # the name of the step
 

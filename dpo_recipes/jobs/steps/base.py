@@ -83,6 +83,8 @@ class Need:
 
     at: DataPath
     step: Step
+    text: str
+    """The reference as it stands in the file: `step:sft` or `previous:dpo`."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,17 @@ class Step:
     checked: CheckedStep
     """Its references are still texts such as `step:sft`."""
     needs: tuple[Need, ...]
+    title: str
+    """Its name in the file, which has no number of a round."""
 
     @property
     def product(self) -> Product:
         """What it makes."""
         return self.kind.makes(self.checked.settings)
+
+    def text_at(self, at: DataPath) -> str:
+        """The reference at a place as it stands in the file."""
+        return next(need.text for need in self.needs if need.at == at)
 
     def need_at(self, at: DataPath) -> Step | None:
         """The step that is referred to at a place, if there is one."""

@@ -24,7 +24,15 @@ class SampleStep(AnswersStep):
     compute = staticmethod(run_sampling)
 
     def check_section(self, section: Sample, composed: Composed) -> Iterator[Finding]:
-        """R377: there cannot be two different answers to a prompt."""
+        """R377: there cannot be two different answers to a prompt. R379: rounds with other prompts have no end."""
+        if section.prompts == "next" and section.limit is None:
+            yield Finding(
+                "R379",
+                "`prompts: next` needs a `limit`",
+                composed.where(("prompts",), key=True),
+                "without it, the first round uses all rows, and none are left for the next one",
+                "write `limit`, the number of rows for each round",
+            )
         if section.generate.temperature == 0 and section.answers > 1:
             yield Finding(
                 "R377",

@@ -69,21 +69,21 @@ class Train(StepKind):
         if base is not None and (trained_on := base.product.adapter_of) is not None:
             yield Finding(
                 "R374",
-                f"step `{base.name}` saves an adapter, not a base model",
+                f"step `{base.title}` saves an adapter, not a base model",
                 find(_BASE),
                 f"the base of that adapter is {trained_on}",
-                f"to train a new adapter on top of it, write `model.adapter.save_as: merged` in step `{base.name}`; to "
-                f"continue it, write `model.path: {trained_on}` and `model.adapter: {{kind: lora, path: "
-                f"step:{base.name}}}` in this step",
+                f"to train a new adapter on top of it, write `model.adapter.save_as: merged` in step `{base.title}`; "
+                f"to continue it, write `model.path: {trained_on}` and `model.adapter: {{kind: lora, path: "
+                f"{step.text_at(_BASE)}}}` in this step",
             )
         if adapter is not None and adapter.product.adapter_of is None:
             yield Finding(
                 "R373",
-                f"step `{adapter.name}` saves a whole model, not an adapter",
+                f"step `{adapter.title}` saves a whole model, not an adapter",
                 find(_ADAPTER),
                 "only an adapter can be continued as one",
-                f"write `model.path: step:{adapter.name}` to train on top of it, or `model.adapter.save_as: adapter` "
-                f"in step `{adapter.name}`",
+                f"write `model.path: {step.text_at(_ADAPTER)}` to train on top of it, or `model.adapter.save_as: "
+                f"adapter` in step `{adapter.title}`",
             )
         elif adapter is not None:
             yield from _check_same_base(step, adapter)
@@ -201,7 +201,7 @@ def _check_same_base(step: Step, adapter: Step) -> Iterator[Finding]:
     if here != there:
         yield Finding(
             "R374",
-            f"the adapter of step `{adapter.name}` belongs to another base",
+            f"the adapter of step `{adapter.title}` belongs to another base",
             step.checked.composed.where(_BASE),
             f"it is trained on {there}, and the base of this step is {here}",
             f"write `model.path: {there}` in this step",
@@ -222,7 +222,7 @@ def _check_template(step: Step, at: DataPath, earlier: Step) -> Iterator[Finding
     if wanted != before:
         yield Finding(
             "R399",
-            f"step `{step.name}` renders messages with {_shown(wanted)}, and step `{earlier.name}` with "
+            f"step `{step.title}` renders messages with {_shown(wanted)}, and step `{earlier.title}` with "
             f"{_shown(before)}",
             step.checked.composed.where(("chat_template",), key=True)
             if ("chat_template",) in step.checked.composed.origins

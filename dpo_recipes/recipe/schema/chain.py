@@ -7,7 +7,8 @@ from pydantic import ConfigDict, Field, JsonValue
 from dpo_recipes.recipe.schema.recipe import NAME
 from dpo_recipes.section import Section
 
-STEP_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,39}$"
+MAX_STEP_NAME = 40
+STEP_NAME = rf"^[A-Za-z_][A-Za-z0-9_-]{{0,{MAX_STEP_NAME - 1}}}$"
 NOT_IN_A_STEP = {
     "schema": "it stands once, at the top of the file",
     "name": "a step has the name that is its key in `steps`",
@@ -37,6 +38,9 @@ class StepHead(Section):
         default_factory=dict,
         description="Values by their path, as `--set` takes it: {training.learning_rate: 1e-5}. They are applied last.",
     )
+    once: bool = Field(
+        default=False, description="In a chain with `rounds`, the step is done once and not in each round."
+    )
 
 
 class Chain(Section):
@@ -60,6 +64,19 @@ class Chain(Section):
     )
     steps: dict[Annotated[str, Field(pattern=STEP_NAME)], StepHead] = Field(
         min_length=1, description="The steps by their names: letters, digits, dash and underscore."
+    )
+    rounds: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="How often the steps are done, one round after the other; those with `once: true` are done once. "
+        "Round 2 of the step `dpo` is called `dpo-2`, and a key of this name in `steps` has what differs in it. "
+        "`step:NAME` means what NAME makes in the same round, and `previous:NAME` what it made in the round before.",
+    )
+    start: dict[Annotated[str, Field(pattern=STEP_NAME)], Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="What `previous:NAME` stands for in the first round, by NAME: the path or hub id of a model or of "
+        "data, or `step:NAME` of a step with `once: true`.",
     )
     output_dir: str = Field(
         default="runs",

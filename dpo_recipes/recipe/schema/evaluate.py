@@ -7,6 +7,9 @@ from pydantic import Field
 from dpo_recipes.reward_settings import Reward
 from dpo_recipes.section import Section
 
+SEEDS = 2**32
+"""The number of seeds that there are."""
+
 
 class Generate(Section):
     """How answers are generated. Each answer has random numbers of its own, so it depends neither on the other prompts
@@ -22,7 +25,7 @@ class Generate(Section):
         description="Sample only from the most probable tokens whose probabilities sum to this.",
     )
     max_new_tokens: int = Field(default=256, ge=1, description="The maximum length of an answer in tokens.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="The seed of sampled answers.")
+    seed: int = Field(default=0, ge=0, lt=SEEDS, description="The seed of sampled answers.")
     batch_size: int = Field(
         default=8, ge=1, description="The number of sequences that are computed at once. It changes no answer."
     )

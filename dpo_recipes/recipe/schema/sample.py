@@ -4,9 +4,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_recipes.recipe.schema.evaluate import Generate
+from dpo_recipes.recipe.schema.evaluate import SEEDS, Generate
 from dpo_recipes.reward_settings import Reward
 from dpo_recipes.section import Section
+
+_SEEDS_OF_A_ROUND = 1_000_003
+"""The distance of the seeds of two rounds, so that chains with neighbouring seeds have no random numbers in common."""
+
+
+class GenerateSamples(Generate):
+    """How answers are generated, which must be able to differ."""
+
+    temperature: float = Field(
+        default=1.0, ge=0.0, le=10.0, description="0 decodes greedily, so that all answers of a model are equal."
+    )
 
 
 class Sample(Section):
@@ -24,10 +35,18 @@ class Sample(Section):
     )
     split: Literal["train", "eval", "test"] = Field(default="train", description="The rows of a recipe to use.")
     limit: int | None = Field(default=None, ge=1, description="The number of rows to use, the first ones. Absent: all.")
-    answers: int = Field(default=4, ge=1, le=64, description="The number of answers of each model to each prompt.")
-    generate: Generate = Field(
-        default_factory=lambda: Generate(temperature=1.0), description="How answers are generated."
+    prompts: Literal["same", "next"] = Field(
+        default="same",
+        description="In a chain with `rounds`, whether each round answers the `same` prompts, or the `next` ones: "
+        "round 2 begins behind the `limit` rows of round 1.",
     )
+    round: int = Field(
+        default=1,
+        ge=1,
+        description="The number of the round, which a chain with `rounds` sets. Each has other random numbers.",
+    )
+    answers: int = Field(default=4, ge=1, le=64, description="The number of answers of each model to each prompt.")
+    generate: GenerateSamples = Field(default_factory=GenerateSamples, description="How answers are generated.")
     rewards: list[Reward] = Field(
         min_length=1,
         description="Sources of rewards, which judge the answers. The sum of all, each multiplied by its weight, ranks "
@@ -58,3 +77,16 @@ class Sample(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="`auto` uses CUDA if available, then Apple's MPS, then the CPU."
     )
+
+    @property
+    def rows(self) -> slice:
+        """The rows to use."""
+        if self.limit is None or self.prompts == "same":
+            return slice(self.limit)
+        return slice(self.limit * (self.round - 1), self.limit * self.round)
+
+    @property
+    def generation(self) -> Generate:
+        """How answers are generated in this round."""
+        seed = (self.generate.seed + _SEEDS_OF_A_ROUND * (self.round - 1)) % SEEDS
+        return self.generate.model_copy(update={"seed": seed})
