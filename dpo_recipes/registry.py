@@ -126,7 +126,9 @@ STEP_KINDS = {
 }
 
 REFERENCES = {
+    "hf": "dpo_recipes.artifacts.hub_source:HubSource",
     "https": "dpo_recipes.artifacts.https_source:HttpsSource",
+    "oci": "dpo_recipes.artifacts.oci_source:OciSource",
 }
 """Where recipes are fetched from, by the scheme of the address."""
 

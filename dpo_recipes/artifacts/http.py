@@ -79,7 +79,7 @@ def download(response: Any, target: Path, sha256: str | None, shown: str) -> Non
                 digest.update(chunk)
                 file.write(chunk)
     except requests.RequestException as error:
-        raise incomplete(shown, num_bytes, expected) from error
+        raise incomplete(shown, response.raw.tell(), expected) from error
     if expected is not None and not response.headers.get("Content-Encoding") and num_bytes < int(expected):
         raise incomplete(shown, num_bytes, expected)
     check_digest(digest.hexdigest(), sha256, shown)

@@ -17,8 +17,11 @@ from dpo_recipes.jobs.inspection import inspect_recipe
 def inspect(
     reference: ReferenceArgument, allowed_signers: AllowedSignersOption = None, json_: JsonOption = False
 ) -> None:
-    """Say what running a recipe would do: model, data, network, disk, time and memory here, what it asks to execute,
-    and who signed it. Nothing is executed, and nothing but the artifact itself is fetched."""
+    """Say what running a recipe would do.
+
+    Model, data, network, disk, time and memory here, what it asks to execute, and who signed it. Nothing is executed,
+    and nothing but the artifact itself is fetched.
+    """
     found = find(reference, show_note)
     artifact, signer = found.artifact, None
     if artifact is not None:

@@ -56,9 +56,10 @@ def pack(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     output_dir: OutputDirOption = "runs",
     json_: JsonOption = False,
 ) -> None:
-    """Pack a recipe with its parents, steps, templates and lock into one file, which others run as it is.
+    """Make one file of a recipe and all that it consists of.
 
-    The same files give the same bytes. Paths of this machine and secrets are refused.
+    These are its parents, the recipes of its steps, its templates and its lock, and on request more. The same files
+    give the same bytes. Paths of this machine and secrets are refused.
     """
     if with_data != (data_licence is not None):
         missing = "--data-licence TEXT, the terms under which others may use the data" if with_data else "--with-data"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dpo_recipes.artifacts.references import find
 from dpo_recipes.cli.chain_text import describe_chain
 from dpo_recipes.cli.options import (
     JsonOption,
@@ -17,9 +18,10 @@ from dpo_recipes.cli.options import (
     RecipeArgument,
     RewardFunctionOption,
     SetOption,
-    find_recipe,
     read_functions,
+    show_note,
 )
+from dpo_recipes.cli.permission import permit
 from dpo_recipes.cli.progress import Progress, worker_bugs, write_message
 from dpo_recipes.cli.sweep_text import describe_sweep
 from dpo_recipes.finished_run import FinishedRun
@@ -70,11 +72,16 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         bool, typer.Option("--trust-remote-code", help="Allow a model that needs Python code from its repository.")
     ] = False,
     reward_function: RewardFunctionOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Run an artifact that is new here without asking. It is shown first.")
+    ] = False,
 ) -> None:
     """Validate a recipe or chain, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes."""
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     overrides += [f"launch.backend={via}"] if via else []
-    validated = validate_file(find_recipe(recipe), overrides)
+    found = find(recipe, show_note)
+    permit(found, yes=yes)
+    validated = validate_file(found.path, overrides)
     if (slurm or slurm_setup) and not _uses_slurm(validated):
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
     flags = LaunchFlags(num_processes, num_nodes, rendezvous)

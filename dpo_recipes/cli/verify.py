@@ -32,7 +32,10 @@ def verify(
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Check every hash, name, text, template and signature of an artifact. Exit code 7 when one is refused."""
+    """Check an artifact without running anything of it.
+
+    These are every hash, name, text and template in it, and its signature. Exit code 7 if it is refused.
+    """
     artifact = find_artifact(reference, show_note)
     signer = find_signer(artifact.manifest_bytes, artifact.signature, allowed_signers, reference)
     if require_signature:

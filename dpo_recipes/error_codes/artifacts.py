@@ -138,8 +138,8 @@ CODES = {
     "S401": entry(
         "not a reference to a recipe",
         "A recipe is named by a path, the name of a shipped recipe, the path of an artifact, or an address:",
-        "`https://HOST/FILE#sha256=DIGEST`. An `https://` address needs the SHA-256 of the file, because what is",
-        "behind an address can change at any time.",
+        "`oci://REGISTRY/NAME:TAG`, `hf://OWNER/NAME` or `https://HOST/FILE#sha256=DIGEST`. An `https://` address",
+        "needs the SHA-256 of the file, because what is behind an address can change at any time.",
     ),
     "S402": entry(
         "a reference cannot be reached",
@@ -164,8 +164,39 @@ CODES = {
         "half a download",
         "The connection has ended before all bytes had arrived. Nothing of it was kept.",
     ),
+    "S407": entry(
+        "several artifacts under one reference",
+        "A repository on the hub has several files that end in `.recipe.tar`, or an image in a registry has several",
+        "layers that are artifacts. Name one: `hf://OWNER/NAME/FILE.recipe.tar`. In a registry, each artifact needs",
+        "a tag of its own.",
+    ),
+    "S408": entry(
+        "nobody can be asked whether to run it",
+        "A recipe from elsewhere is shown before it is run here for the first time, and a person decides. In a",
+        "script, or without a terminal, add `--yes` when you have read what `dpo-recipe inspect REF` prints. An",
+        "artifact that you have packed or allowed once is not asked about again.",
+    ),
+    "S409": entry(
+        "you have not allowed it",
+        "The answer to the question whether to run the recipe was not `y`. Nothing was run.",
+    ),
     "S410": entry(
         "the cache cannot be written",
         "Artifacts are unpacked in the cache. Free some space, or set DPO_RECIPE_CACHE to another folder.",
+    ),
+    "S411": entry(
+        "a registry does not store the artifact",
+        "It does not accept the type or the size. Artifacts need a registry with the OCI image manifest: Docker's",
+        "distribution, Harbor, Zot, ghcr.io, GitLab, ECR, GCR, ACR and Docker Hub have it.",
+    ),
+    "S412": entry(
+        "a tag leads to something else",
+        "Others may use the tag, so it is not moved without being asked to: `dpo-recipe push ... --move-tag`.",
+        "Whoever has fetched it before is told that it has moved.",
+    ),
+    "S413": entry(
+        "not a recipe",
+        "The reference leads to an image of a container, or to something else in the registry that is no recipe.",
+        "`dpo-recipe push` puts recipes into registries.",
     ),
 }

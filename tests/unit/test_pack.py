@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import shutil
 import tarfile
 from pathlib import Path
@@ -260,18 +258,3 @@ def test_an_unknown_reference_says_what_can_be_written() -> None:
     for reference, code in (("ftp://host/x.recipe.tar", "S401"), ("https://host/x.recipe.tar", "S401")):
         with pytest.raises(DpoRecipeError, match=code):
             find(reference)
-
-
-PAGE = Path(__file__).parents[2] / "docs" / "sharing.md"
-BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-
-
-def test_the_commands_of_the_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_recipe(tmp_path)
-    (tmp_path / "mine" / "child.yaml").rename(tmp_path / "mine" / "mine.yaml")
-    monkeypatch.chdir(tmp_path / "mine")
-    lines = [line for line in BLOCKS[0].splitlines() if line.startswith("dpo-recipe ")]
-    assert len(lines) >= 4
-    for line in lines:
-        done = _run(*shlex.split(line, comments=True)[1:])
-        assert done.exit_code == 0, (line, done.exception)
