@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -76,11 +76,10 @@ class _Scripted(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Scripted
-
     def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        answer = self.server.answers.get(self.path, Answer(status=404))
+        server = cast(_Scripted, self.server)
+        server.requests.append(self.path)
+        answer = server.answers.get(self.path, Answer(status=404))
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

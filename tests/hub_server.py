@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -39,7 +40,10 @@ class _Hub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Hub
+
+    @property
+    def hub(self) -> _Hub:
+        return cast(_Hub, self.server)
 
     def do_HEAD(self) -> None:
         self._answer(*self._find(), with_body=False)
@@ -49,17 +53,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        for served, folder in self.hub.repositories.items():
+            if (uploaded := _upload(unquote(self.path), f"/api/{served}", folder, asked)) is not None:
+                self._answer(200, uploaded, "", with_body=True)
+                return
         self._answer(*self._find(asked), with_body=True)
 
     def _find(self, asked: str = "") -> tuple[int, bytes, str]:
         path = unquote(self.path.partition("?")[0]).strip("/")
-        self.server.requests.append(path)
-        for served, folder in self.server.repositories.items():
+        self.hub.requests.append(path)
+        for served, folder in self.hub.repositories.items():
             kind, _, repository = served.partition("/")
             files = f"{repository}/resolve/" if kind == "models" else f"{served}/resolve/"
             if path.startswith(files):
                 revision, _, name = path.removeprefix(files).partition("/")
-                if revision in self.server.missing_revisions:
+                if revision in self.hub.missing_revisions:
                     return 404, b"", "RevisionNotFound"
                 file = folder / name
                 return (200, file.read_bytes(), "") if file.is_file() else (404, b"", "EntryNotFound")
@@ -101,6 +109,22 @@ def _describe(what: str, repository: str, folder: Path, asked: str) -> tuple[int
         description = {"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
         return 200, json.dumps(description).encode(), ""
     return 404, b"", "EntryNotFound"
+
+
+def _upload(path: str, repository: str, folder: Path, asked: str) -> bytes | None:
+    """The answer to an upload, whose files are written to the folder; None if the request is no upload."""
+    if path.startswith(f"{repository}/preupload/"):
+        files = [
+            {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+            for file in json.loads(asked)["files"]
+        ]
+        return json.dumps({"files": files}).encode()
+    if not path.startswith(f"{repository}/commit/"):
+        return None
+    for line in map(json.loads, asked.splitlines()):
+        if line["key"] == "file":
+            (folder / line["value"]["path"]).write_bytes(base64.b64decode(line["value"]["content"]))
+    return json.dumps({"commitUrl": f"http://127.0.0.1/x/y/commit/{COMMIT}", "commitOid": COMMIT}).encode()
 
 
 @contextmanager

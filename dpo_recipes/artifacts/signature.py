@@ -97,6 +97,16 @@ def find_signer(content: bytes, signature: bytes | None, allowed: Path | None, s
     return Signer("trusted", name, key) if name else Signer("unknown", None, key)
 
 
+def check_signature(content: bytes, signature: bytes, shown: str) -> None:
+    """Raise `SharingError` S314 if a signature is not one of a content, as far as this machine can tell."""
+    program = _ssh_keygen()
+    if program is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "signature"
+            file.write_bytes(signature)
+            _check(program, file, content, shown)
+
+
 def require_trusted(signer: Signer, shown: str) -> None:
     """Raise `SharingError` S315 unless a trusted key has signed."""
     if signer.state != "trusted":

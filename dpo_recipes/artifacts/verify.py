@@ -15,6 +15,7 @@ from dpo_recipes.artifacts.html_check import find_active_content
 from dpo_recipes.artifacts.manifest import ADAPTER_FOLDER, RECIPE_FOLDER, RESULTS_FOLDER, Role
 from dpo_recipes.artifacts.recipe_texts import check_texts, folder_of, read_recipe, templates_in
 from dpo_recipes.artifacts.safetensors_check import why_not_safetensors
+from dpo_recipes.artifacts.signature import check_signature
 from dpo_recipes.artifacts.template_check import check_templates
 from dpo_recipes.errors import Finding, SharingError
 from dpo_recipes.recipe.load import MAX_FILE_BYTES
@@ -55,8 +56,8 @@ def verify(path: Path, shown: str | None = None) -> Artifact:
     """Open an artifact and check all that it contains. Nothing is unpacked or executed; templates are rendered in a
     process with limits.
 
-    Raises `SharingError` S301 to S307 and S313 for the container, and S305, S308 to S312, S316 and S318 to S322 for
-    the first file that is refused.
+    Raises `SharingError` S301 to S307 and S313 for the container, S305, S308 to S312, S316 and S318 to S322 for the
+    first file that is refused, and S314 for a wrong signature. An artifact without one is good.
     """
     artifact = open_artifact(path, shown)
     shown = artifact.shown
@@ -65,6 +66,8 @@ def verify(path: Path, shown: str | None = None) -> Artifact:
         _check_kind(artifact, name, entry.role)
         _CHECKS[entry.role](artifact, name, templates)
     check_templates(templates, shown)
+    if artifact.signature is not None:
+        check_signature(artifact.manifest_bytes, artifact.signature, shown)
     return artifact
 
 

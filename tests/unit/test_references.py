@@ -323,6 +323,14 @@ def test_recipes_on_the_hub(hub: Any) -> None:
     assert len(hub.requests) == pinned
 
 
+def test_an_artifact_is_pushed_to_the_hub(hub: Any, artifact: Path) -> None:
+    pinned = publish(verify(artifact), "hf://someone/texts")
+    assert pinned == f"hf://someone/texts@{COMMIT}/good.recipe.tar"
+    assert find(pinned).path.read_text() == RECIPE
+    with pytest.raises(SharingError, match="S404"):
+        publish(verify(artifact), "hf://someone/none")
+
+
 def test_what_the_hub_does_not_have(hub: Any) -> None:
     hub.missing_revisions.add("v9")
     code, text = _code("hf://someone/two")
@@ -420,10 +428,10 @@ def test_the_commands_of_the_page_work(
         path.write_bytes(content)
     (tmp_path / "recipe" / "recipe.yaml").rename(tmp_path / "recipe" / "mine.yaml")
     monkeypatch.chdir(tmp_path / "recipe")
-    lines = [shlex.split(line, comments=True) for line in block.splitlines() if line.startswith("dpo-recipe ")]
-    assert lines
-    for _, verb, *arguments in lines:
-        here = [argument.replace("registry.example.org", registry) for argument in arguments]
-        if verb != "run":
-            done = _run(verb, *here)
-            assert done.exit_code == 0, (verb, here, done.exception)
+    for line in block.replace("registry.example.org", registry).splitlines():
+        program, verb, *arguments = shlex.split(line, comments=True)
+        if program != "dpo-recipe":
+            subprocess.run(line, shell=True, check=True)
+        elif verb != "run":
+            done = _run(verb, *arguments)
+            assert done.exit_code == 0, (line, done.exception)
