@@ -51,6 +51,13 @@ def keep(artifact: Artifact) -> Path:
             folder, _ = get_or_build(_KIND, artifact.digest, build)
     except OSError as error:
         raise cannot_store(error) from error
+    if not artifact.is_unpacked(folder / _UNPACKED):
+        raise SharingError.of(
+            "S307",
+            f"{artifact.shown} has changed while it was unpacked",
+            why="its files are not those that were verified",
+            fix="run the command again when nothing writes to the file",
+        )
     return folder / _UNPACKED
 
 

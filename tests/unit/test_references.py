@@ -30,6 +30,7 @@ from dpo_recipes.artifacts.references import find, find_artifact
 from dpo_recipes.artifacts.registry_client import OCI_MANIFEST
 from dpo_recipes.artifacts.verify import verify
 from dpo_recipes.cli import app
+from dpo_recipes.cli import evaluate as evaluate_command
 from dpo_recipes.errors import SharingError
 
 OTHER = with_file("recipe/data/pairs.jsonl", "data", b'{"prompt": "x", "chosen": "y", "rejected": "z"}\n')
@@ -331,6 +332,21 @@ def test_an_artifact_is_pushed_to_the_hub(hub: Any, artifact: Path) -> None:
         publish(verify(artifact), "hf://someone/none")
 
 
+def test_without_a_hub_what_was_fetched_last_is_used(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    find("hf://someone/one")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # it is set for the whole process, and restored here
+    monkeypatch.setattr(hub_access, "is_reachable", lambda: False)
+    hub_access.go_offline_if_unreachable.cache_clear()
+    notes: list[str] = []
+    assert find("hf://someone/one", notes.append).path.read_text() == RECIPE
+    assert "hf://someone/one cannot be reached; using what it was on" in notes[0]
+    code, text = _code("hf://someone/two/a.recipe.tar")
+    assert code == "S402"
+    assert "does not answer" in text
+
+
 def test_what_the_hub_does_not_have(hub: Any) -> None:
     hub.missing_revisions.add("v9")
     code, text = _code("hf://someone/two")
@@ -364,6 +380,15 @@ def test_push_and_pull_as_commands(
     assert json.loads(_run("verify", reference, "--json").stdout)["digest"] == f"sha256:{verify(artifact).digest}"
     assert "S401" in str(_run("push", str(artifact), "https://host/x#sha256=1").exception)
     assert "S301" in str(_run("push", "quickstart", f"oci://{registry}/team/x:v1").exception)
+
+
+def test_commands_that_take_a_recipe_take_a_reference(artifact: Path) -> None:
+    assert _run("validate", str(artifact)).stdout == f"{artifact}: ok\n"
+    shown = json.loads(_run("show", str(artifact), "--json").stdout)
+    assert shown["recipe"]["model"]["path"] == "owner/model"
+    assert evaluate_command._find_data(str(artifact)) == str(find(str(artifact)).path)
+    for name in ("https://host/x.jsonl", "owner/pairs", None):
+        assert evaluate_command._find_data(name) == name  # data, and no recipe
 
 
 PROGRAM = """
@@ -421,7 +446,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOT
 def test_the_commands_of_the_page_work(
     block: str, registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but `run`, which tests/e2e/test_sharing.py does."""
+    """Those about artifacts. tests/e2e/test_sharing.py does `run`."""
     for name, (_, content) in good_files().items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -432,6 +457,6 @@ def test_the_commands_of_the_page_work(
         program, verb, *arguments = shlex.split(line, comments=True)
         if program != "dpo-recipe":
             subprocess.run(line, shell=True, check=True)
-        elif verb != "run":
+        elif verb in ("pack", "push", "pull", "inspect", "verify"):
             done = _run(verb, *arguments)
             assert done.exit_code == 0, (line, done.exception)
