@@ -255,6 +255,7 @@ HOSTILE: dict[str, Hostile] = {
     "manifest_deep": Hostile(lambda: member("manifest.json", b"[" * 100_000) + END, "S306", "recursion"),
     "manifest_unknown_key": Hostile(lambda: build(run_first="x.sh"), "S306", "run_first"),
     "manifest_other_recipe": Hostile(lambda: build(recipe="recipe/chat.jinja"), "S306", "should be run"),
+    "manifest_other_name": Hostile(lambda: build(name="innocent"), "S306", "says that the recipe is `innocent`"),
     "file_not_listed": Hostile(lambda: build(extra=member("recipe/x.yaml", b"x")), "S306", "is not in the manifest"),
     "file_missing": Hostile(
         lambda: member("manifest.json", manifest_of(good_files())) + END, "S306", "is in the manifest only"
@@ -279,6 +280,9 @@ HOSTILE: dict[str, Hostile] = {
     ),
     "script": Hostile(lambda: with_file("recipe/data/x.csv", "data", b"#!/bin/sh\n"), "S308", "it is a script"),
     "unknown_kind": Hostile(lambda: with_file("recipe/README.md", "data", b"x"), "S308", "no file of this name"),
+    "settings_of_a_model_as_data": Hostile(
+        lambda: with_file("recipe/model/tokenizer_config.json", "data", b"{}"), "S308", "configures a model"
+    ),
     "result_elsewhere": Hostile(lambda: with_file("recipe/result.json", "result", b"{}"), "S308", "no file of this"),
     "data_with_zeros": Hostile(
         lambda: with_file("recipe/data/pairs.jsonl", "data", PAIRS + b"\0"), "S308", "a zero byte"
@@ -333,6 +337,9 @@ HOSTILE: dict[str, Hostile] = {
     "secret_value": Hostile(
         lambda: with_recipe(RECIPE + "summary: hf_" + "a" * 34 + "\n"), "S311", "has a secret in its value"
     ),
+    "secret_of_a_service": Hostile(
+        lambda: with_recipe(RECIPE.replace("owner/model", "sk-proj-" + "a1" * 20)), "S311", "`path` in"
+    ),
     "secret_in_address": Hostile(
         lambda: with_recipe(RECIPE.replace("data/pairs.jsonl", "https://me:pass@host/x.jsonl")), "S311", "its value"
     ),
@@ -361,6 +368,21 @@ HOSTILE: dict[str, Hostile] = {
     "page_with_event": Hostile(lambda: _page("<p onclick='alert(1)'>x</p>"), "S316", "the script `onclick`"),
     "page_with_address": Hostile(lambda: _page("<a href=' java\tscript:alert(1)'>x</a>"), "S316", "the address"),
     "page_that_loads": Hostile(lambda: _page("<img src='https://host/pixel.png'>"), "S316", "<img> has the address"),
+    "page_with_animation": Hostile(
+        lambda: _page("<svg><a><animate attributeName='href' values='javascript:alert(1)'/></a></svg>"),
+        "S316",
+        "the tag <animate>",
+    ),
+    "page_with_hidden_tag": Hostile(lambda: _page("<!--><script>alert(1)</script>-->"), "S316", "could be hidden"),
+    "page_with_broken_style": Hostile(
+        lambda: _page("<style></style/><img src=x onerror=alert(1)></style>"), "S316", "that no style needs"
+    ),
+    "page_with_broken_title": Hostile(
+        lambda: _page("<title><p id='</title><img src=x onerror=alert(1)>'></title>"), "S316", "inside the tag <p>"
+    ),
+    "page_that_refreshes": Hostile(
+        lambda: _page("<meta http-equiv='refresh' content='0;url=https://host'>"), "S316", "changes how the browser"
+    ),
     "page_with_style": Hostile(lambda: _page("<style>@import 'https://host/x.css'</style>"), "S316", "style loads"),
     "template_attribute": Hostile(
         lambda: with_template("{{ messages.__class__.__mro__ }}"), "S320", "private attribute `__mro__`"
@@ -388,6 +410,24 @@ HOSTILE: dict[str, Hostile] = {
     "template_syntax": Hostile(lambda: with_template("{% for"), "S322", "syntax error"),
     "template_in_recipe": Hostile(
         lambda: with_recipe(RECIPE.replace("chat.jinja", "'{{ messages.__class__ }}'")), "S320", "recipe.yaml:5"
+    ),
+    "template_in_settings_of_a_step": Hostile(
+        lambda: with_recipe(
+            "schema: 1\nname: good\nsteps:\n  a: {recipe: b.yaml, set: {'objective.rewards[0].chat_template': "
+            "'{{ messages.__class__ }}'}}\n"
+        ),
+        "S320",
+        "recipe.yaml:4",
+    ),
+    "template_among_those_of_a_tokenizer": Hostile(
+        lambda: with_file(
+            "adapter/tokenizer_config.json",
+            "adapter",
+            b'{"chat_template": [{"name": "default", "template": "x"}, '
+            b'{"name": "tool_use", "template": "{{ messages.__class__ }}"}]}',
+        ),
+        "S320",
+        "tokenizer_config.json: tool_use",
     ),
     "template_of_tokenizer": Hostile(
         lambda: with_file("adapter/tokenizer_config.json", "adapter", b'{"chat_template": "{{ messages.__class__ }}"}'),

@@ -70,7 +70,9 @@ def check_texts(recipe: RecipeText) -> Iterator[Finding]:
 def templates_in(recipe: RecipeText) -> Iterator[tuple[str, str]]:
     """The chat templates whose text stands in a recipe, with a name for each."""
     for at, value in _leaves(recipe.source.data):
-        if isinstance(value, str) and at[-1] == "chat_template" and is_inline_template(value):
+        # A key of `set` or of a sweep is a path, such as `objective.rewards[0].chat_template`.
+        is_template = any(isinstance(step, str) and step.endswith("chat_template") for step in at)
+        if is_template and isinstance(value, str) and is_inline_template(value):
             line = recipe.source.spans[at].value.line
             yield f"{recipe.file}:{line}", value
 

@@ -48,6 +48,15 @@ _SUFFIXES: dict[Role, tuple[str, ...]] = {
     "template": (".jinja",),
     "data": DATA_SUFFIXES,
 }
+_SETTINGS_OF_MODELS = (
+    "config.json",
+    "tokenizer.json",
+    "_map.json",
+    ".index.json",
+    "modules.json",
+    "chat_template.json",
+)
+"""Ends of the names of files that libraries read beside a model."""
 _CODE_IN_CONFIGS = ("auto_map", "auto_mapping", "megatron_config", "parent_library")
 """Keys of configurations of adapters and tokenizers by which libraries import other modules."""
 
@@ -76,6 +85,8 @@ def _check_kind(artifact: Artifact, name: str, role: Role) -> None:
     shown, size = artifact.shown, artifact.members[name].num_bytes
     head = next(artifact.chunks(name), b"")
     why = why_not_by_name(name) or why_not_by_content(head)
+    if why is None and role == "data" and name.rpartition("/")[2].endswith(_SETTINGS_OF_MODELS):
+        why = "it configures a model or a tokenizer, and is no data"
     if why is None and not _fits_role(name, role):
         why = f"an artifact has no file of this name and kind with the role `{role}`"
     if why is not None:
@@ -100,6 +111,14 @@ def _check_recipe(artifact: Artifact, name: str, templates: dict[str, str]) -> N
     if findings:
         raise SharingError(*findings)
     templates.update(templates_in(recipe))
+    own_name = recipe.source.data.get("name", artifact.manifest.name)
+    if name == artifact.manifest.recipe and own_name != artifact.manifest.name:
+        raise SharingError.of(
+            "S306",
+            f"the manifest of {artifact.shown} does not fit its files",
+            why=f"it says that the recipe is `{artifact.manifest.name}`, and the recipe says {str(own_name)[:100]!r}",
+            fix="do not use it; `dpo-recipe pack` makes artifacts",
+        )
 
 
 def _check_template(artifact: Artifact, name: str, templates: dict[str, str]) -> None:
@@ -149,10 +168,16 @@ def _check_adapter(artifact: Artifact, name: str, templates: dict[str, str]) -> 
     for key in _CODE_IN_CONFIGS:
         if data.get(key):
             raise _refused(name, artifact.shown, f"`{key}` makes libraries import other code")
-    if isinstance(data.get("chat_template"), str):
-        templates[name] = data["chat_template"]
+    templates.update(_templates_of_tokenizer(name, data.get("chat_template")))
     if not name.endswith("/tokenizer.json"):
         _check_plain_text(text, name, artifact.shown)
+
+
+def _templates_of_tokenizer(name: str, value: Any) -> dict[str, str]:
+    """The templates in a tokenizer's configuration: a text, or a list of named ones."""
+    named = value if isinstance(value, list) else [{"name": "default", "template": value}]
+    texts = [(each.get("name"), each.get("template")) for each in named if isinstance(each, dict)]
+    return {f"{name}: {label}": text for label, text in texts if isinstance(text, str)}
 
 
 _CHECKS: dict[Role, Callable[[Artifact, str, dict[str, str]], None]] = {

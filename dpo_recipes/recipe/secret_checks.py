@@ -11,14 +11,17 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.schema import Recipe
 
 _SECRET_KEY = re.compile(
-    r"(^|_)(api_?key|access_?key|private_?key|secret(_?key)?|password|passwd|credentials?"
+    r"(^|_)(api_?key|access_?key|private_?key|secret(_?key)?|password|passwd|passphrase|credentials?"
     r"|(hf|hub|hugging_?face|api|auth|access|bearer|write|wandb|neptune)_?token)$|^token$",
     re.IGNORECASE,
 )
 _SECRET_TEXT = re.compile(
     r"\bhf_[A-Za-z0-9]{30,}|\bwandb_v\d_\w{20,}|\beyJ[\w-]{10,}\.[\w-]{10,}|://[^/\s:@]+:[^/\s@]+@"
+    r"|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{40,}|\bglpat-[\w-]{20,}"
+    r"|\bAKIA[A-Z0-9]{16}\b|\bxox[abps]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-"""Tokens of the hub, newer keys of W&B, JSON web tokens, and addresses with a password."""
+"""Tokens of the hub, newer keys of W&B, JSON web tokens, addresses with a password, tokens of OpenAI, Anthropic,
+GitHub, GitLab, AWS and Slack, and private keys."""
 _HEX_KEY = re.compile(r"\b[0-9a-f]{40}\b")
 """Older keys of W&B. The commits of repositories have the same form."""
 

@@ -195,6 +195,15 @@ def test_results_and_adapter_are_packed_without_paths_of_this_machine(tmp_path: 
     assert artifact.manifest.run == options.run.run.path.name if options.run else None
 
 
+def test_a_real_report_is_packed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", make_recipe("child"), digits="00aa00")
+    assert _run("report", str(run.path)).exit_code == 0
+    options = PackOptions(run=RunToPack(run, "child", saves_adapter=False))
+    artifact = _pack(write_recipe(tmp_path), tmp_path / "child.recipe.tar", options)
+    assert b"<svg" in artifact.read("results/report.html")
+    assert str(tmp_path).encode() not in artifact.read("results/result.json")
+
+
 def test_a_pickled_adapter_or_a_whole_model_is_not_packed(tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path), _finished_run(tmp_path / "runs")
     whole = PackOptions(run=RunToPack(run.run, run.recipe_name, saves_adapter=False), with_adapter=True)

@@ -60,7 +60,7 @@ def test_there_are_many_hostile_artifacts_and_their_messages_differ() -> None:
     [
         with_template(TEMPLATE + "{{ raise_exception('roles must alternate') }}"),
         with_template("{% generation %}{{ messages[0].content | trim }}{% endgeneration %}{{ strftime_now('%Y') }}"),
-        with_recipe("schema: 1\nname: a\nsummary: /not a path\nmodel: {path: a/b, revision: " + "0" * 40 + "}\n"),
+        with_recipe("schema: 1\nname: good\nsummary: /not a path\nmodel: {path: a/b, revision: " + "0" * 40 + "}\n"),
         with_file("recipe/data/empty.jsonl", "data", b""),
         with_file("recipe/data/more.csv", "data", b"prompt,chosen,rejected\n"),
         with_file("results/report.html", "result", b"<a href='https://host/x'>x</a><svg><a href='#b'/></svg>"),
