@@ -43,6 +43,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, which is computed once for each state of the file."""
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return remembered("sha256", path, digest)
+
+
 def remembered(kind: str, path: Path, digest: Callable[[Path], str]) -> str:
     """The digest of a large file, computed once for each combination of its path, size, modification time and inode.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dpo_recipes.data.chat_template import Chat, apply_template
 from dpo_recipes.data.mismatched import add_mismatched_answers
-from dpo_recipes.data.prepare import load_rows
+from dpo_recipes.data.prepare import RowSplits, load_rows
 from dpo_recipes.data.tokenize import TokenizedSplits, tokenize_splits
 from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
@@ -29,6 +29,12 @@ class PreparedData:
     """The maximum length of a row in tokens: `data.max_length`, less the room of answers that are yet to be written."""
 
 
+def rows_of(recipe: Recipe) -> RowSplits:
+    """The rows of a recipe's splits before they are rendered and tokenized. Raises `DataError`."""
+    objective, params = objective_of(recipe), recipe.objective
+    return load_rows(recipe.data, recipe.training.seed, objective.rows, needed_columns(objective.rewards(params)))
+
+
 def prepare_data(
     recipe: Recipe, on_stage: Callable[[str, str], None], *, trust_remote_code: bool, for_inspection: bool = False
 ) -> PreparedData:
@@ -42,7 +48,7 @@ def prepare_data(
     """
     on_stage("data", "reading rows")
     objective, params = objective_of(recipe), recipe.objective
-    rows = load_rows(recipe.data, recipe.training.seed, objective.rows, needed_columns(objective.rewards(params)))
+    rows = rows_of(recipe)
     on_stage("tokenizer", recipe.model.path)
     location, trust = resolve_model(recipe.model), trust_remote_code and recipe.model.trust_remote_code
     is_encoder = _is_encoder(recipe, location, trust_remote_code=trust)

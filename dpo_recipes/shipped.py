@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dpo_recipes.errors import RecipeError
 
+LOCK_SUFFIX = ".lock.yaml"
+"""The end of the name of a recipe's lock, which lies beside the recipe."""
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -22,7 +24,8 @@ def recipes_folder() -> Path:
 
 def recipe_paths() -> dict[str, Path]:
     """Shipped recipes by name, sorted."""
-    return {path.stem: path for path in sorted(recipes_folder().glob("*.yaml"))}
+    paths = sorted(recipes_folder().glob("*.yaml"))
+    return {path.stem: path for path in paths if not path.name.endswith(LOCK_SUFFIX)}
 
 
 def template_paths() -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,20 @@ def _listing(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+LFS_SUFFIXES = (".safetensors", ".parquet", ".gguf")
+"""Files of which the metadata of a repository have the SHA-256, as the hub has for large files."""
+
+
+def _siblings(folder: Path) -> list[dict[str, Any]]:
+    siblings = []
+    for entry in _listing(folder):
+        sibling = {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"][:40]}
+        if entry["path"].endswith(LFS_SUFFIXES):
+            sibling["lfs"] = {"sha256": entry["oid"], "size": entry["size"], "pointerSize": 130}
+        siblings.append(sibling)
+    return siblings
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -35,6 +50,10 @@ class _Hub(ThreadingHTTPServer):
         self.repositories = repositories
         self.requests: list[str] = []
         self.missing_revisions: set[str] = set()
+        self.gated: set[str] = set()
+        """Repositories, such as `models/someone/tiny`, whose files only some people may read."""
+        self.commit = COMMIT
+        """What `main` is now. Earlier commits have the same files."""
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
@@ -69,10 +88,17 @@ class _Handler(BaseHTTPRequestHandler):
                 revision, _, name = path.removeprefix(files).partition("/")
                 if revision in self.hub.missing_revisions:
                     return 404, b"", "RevisionNotFound"
+                if served in self.hub.gated:
+                    return 403, b"", "GatedRepo"
                 file = folder / name
                 return (200, file.read_bytes(), "") if file.is_file() else (404, b"", "EntryNotFound")
             if path == f"api/{served}" or path.startswith(f"api/{served}/"):
-                return _describe(path.removeprefix(f"api/{served}").strip("/"), repository, folder, asked)
+                what = path.removeprefix(f"api/{served}").strip("/")
+                revision = what.partition("/")[2].partition("/")[0]
+                if revision in self.hub.missing_revisions:
+                    return 404, b"", "RevisionNotFound"
+                commit = revision if len(revision) == len(COMMIT) else self.hub.commit
+                return _describe(what, repository, folder, asked, commit)
         return 404, b"", "RepoNotFound"
 
     def _answer(self, status: int, body: bytes, error: str, *, with_body: bool) -> None:
@@ -87,26 +113,31 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{total}")
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self._commit())
         self.send_header("ETag", f'"{hashlib.sha256(whole).hexdigest()}"')
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if with_body:
             self.wfile.write(body)
 
+    def _commit(self) -> str:
+        """The commit in the address, or else that of `main`."""
+        named = [part for part in self.path.partition("?")[0].split("/") if re.fullmatch("[0-9a-f]{40}", part)]
+        return named[0] if named else self.hub.commit
+
     def log_message(self, format: str, *arguments: object) -> None:
         pass
 
 
-def _describe(what: str, repository: str, folder: Path, asked: str) -> tuple[int, bytes, str]:
+def _describe(what: str, repository: str, folder: Path, asked: str, commit: str) -> tuple[int, bytes, str]:
     listing = _listing(folder)
     if what.startswith("paths-info"):
         listing = [entry for entry in listing if entry["path"] in unquote(asked)]
     if what.startswith(("tree", "paths-info")):
         return 200, json.dumps(listing).encode(), ""
     if what == "" or what.startswith("revision"):
-        siblings = [{"rfilename": entry["path"]} for entry in listing]
-        description = {"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+        siblings = _siblings(folder)
+        description = {"id": repository, "sha": commit, "siblings": siblings, "tags": [], "private": False}
         return 200, json.dumps(description).encode(), ""
     return 404, b"", "EntryNotFound"
 

@@ -14,8 +14,8 @@ from dpo_recipes.recipe.compose import Composed, compose
 from dpo_recipes.recipe.load import DataPath, load_file
 from dpo_recipes.recipe.paths import DATA_SUFFIXES, exists, is_inline_template, is_url, looks_local
 from dpo_recipes.recipe.references import is_reference
+from dpo_recipes.shipped import LOCK_SUFFIX
 
-LOCK_SUFFIX = ".lock.yaml"
 _PATH_KEYS = {"path", "chat_template", "model", "function", "models", "against", "data"}
 """The last keys of fields that can have the path of a local file or folder."""
 

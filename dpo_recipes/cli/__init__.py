@@ -28,6 +28,7 @@ gc.enable()
 VERBS = (
     "run",
     "launch",
+    "lock",
     "validate",
     "plan",
     "data",

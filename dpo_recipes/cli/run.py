@@ -11,6 +11,7 @@ import typer
 
 from dpo_recipes.artifacts.references import find
 from dpo_recipes.cli.chain_text import describe_chain
+from dpo_recipes.cli.lock import show_stage
 from dpo_recipes.cli.options import (
     JsonOption,
     NodesOption,
@@ -19,6 +20,7 @@ from dpo_recipes.cli.options import (
     RewardFunctionOption,
     SetOption,
     read_functions,
+    short_path,
     show_note,
 )
 from dpo_recipes.cli.permission import permit
@@ -31,6 +33,7 @@ from dpo_recipes.jobs.sweep import FinishedSweep, run_sweep
 from dpo_recipes.launch.choose import LaunchFlags
 from dpo_recipes.launch.slurm_settings import read_slurm_settings
 from dpo_recipes.recipe.validate import Validated
+from dpo_recipes.share.lock_file import LockUse, lock_path
 from dpo_recipes.workflow import RunOptions, run_recipe
 
 
@@ -75,13 +78,22 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     yes: Annotated[
         bool, typer.Option("--yes", help="Run an artifact that is new here without asking. It is shown first.")
     ] = False,
+    lock: Annotated[
+        LockUse,
+        typer.Option(
+            help="How a lock beside the recipe is used: everything must be as locked; packages may have other "
+            "versions; or it is not read."
+        ),
+    ] = "strict",
+    update_lock: Annotated[bool, typer.Option("--update-lock", help="Make the lock again, then run by it.")] = False,
 ) -> None:
     """Validate a recipe or chain, train, evaluate, report. Ctrl-C stops at a checkpoint; the same command resumes."""
     overrides = [*(set_ or []), *(["hardware.fit=true"] if fit else [])]
     overrides += [f"launch.backend={via}"] if via else []
     found = find(recipe, show_note)
     permit(found, yes=yes)
-    validated = validate_file(found.path, overrides)
+    path = found.path
+    validated = _locked(path, overrides, lock, update=update_lock)
     if (slurm or slurm_setup) and not _uses_slurm(validated):
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")
     flags = LaunchFlags(num_processes, num_nodes, rendezvous)
@@ -93,9 +105,32 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         elif validated.recipe.sweep is not None:
             _show_job(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
         else:
-            again = ["dpo-recipe", "run", recipe, *(word for value in overrides for word in ("--set", value))]
+            unlocked = ["--lock", "off"] if lock_path(path).is_file() else []  # with other values
+            again = [
+                "dpo-recipe",
+                "run",
+                recipe,
+                *unlocked,
+                *(word for value in overrides for word in ("--set", value)),
+            ]
             finished = run_recipe(validated, progress.on_event, options, resume=resume)
             _show_run(finished, progress, again, json_=json_)
+
+
+def _locked(path: Path, overrides: list[str], use: LockUse, *, update: bool) -> Validated | ValidatedChain:
+    """The job in a file, with its hub inputs at the commits of the lock that lies beside it, if there is one."""
+    validated = validate_file(path, overrides)
+    if not update and (use == "off" or not lock_path(path).is_file()):
+        return validated
+    from dpo_recipes.share.locked_job import update_lock, with_lock  # they load numpy
+
+    if update:
+        update_lock(path, validated, show_stage)
+    locked = with_lock(path, overrides, validated, use, show_stage)
+    for warning in locked.warnings:
+        write_message(f"{warning.render()}\n")
+    write_message(f"locked    as in {short_path(lock_path(path).resolve())}\n")
+    return locked.validated
 
 
 def _show_run(finished: FinishedRun | None, progress: Progress, again: list[str], *, json_: bool) -> None:

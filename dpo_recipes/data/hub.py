@@ -37,6 +37,27 @@ def load_split(source: Source) -> Any:
         raise _hub_error(source, error) from error
 
 
+def load_builder(source: Source) -> Any:
+    """The `datasets.DatasetBuilder` of a source. It knows the commit of the dataset (`hash`) and the files of each
+    split (`config.data_files`; None without a network), and reads none of them. Raises `DataError` D410."""
+    from datasets import load_dataset_builder
+
+    hub.go_offline_if_unreachable()
+    try:
+        return load_dataset_builder(
+            source.path, source.name, revision=source.revision, data_files=source.patterns or None
+        )
+    except DpoRecipeError:
+        raise
+    except Exception as error:  # as in `load_split`
+        raise _hub_error(source, error) from error
+
+
+def split_names(split: str) -> set[str]:
+    """The names of the splits in an expression such as `train[:5%]+test`."""
+    return {part.partition("[")[0].strip() for part in split.split("+")}
+
+
 def fingerprint(source: Source) -> str | None:
     """A text that changes when the rows of a hub dataset change: the split's fingerprint, or the commit of a stream.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dpo_recipes.cache import content_key, file_digest, get_or_build
+from dpo_recipes.cache import content_key, file_digest, get_or_build, remembered
 from dpo_recipes.data import hub
 from dpo_recipes.data.collect import RowIndex, collect
 from dpo_recipes.data.report import SplitReport
@@ -129,5 +129,5 @@ def _fingerprint(source: Source) -> Any:
     """An identifier that changes if the content of a source changes, or None if the version is unknown."""
     files = local_files(source)
     if files is not None:
-        return [[file.name, file_digest(file)] for file in files]
+        return [[file.name, remembered("blake2b", file, file_digest)] for file in files]
     return hub.fingerprint(source)

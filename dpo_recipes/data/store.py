@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, overload
 
 import numpy as np
 
+from dpo_recipes.cache import remembered
 from dpo_recipes.data.rows import Row
 
 
@@ -94,6 +97,22 @@ def decode_row(line: bytes) -> Row:
     """The row in one line that `encode_row` wrote."""
     plain: dict[str, Any] = json.loads(line)
     return Row(**{**plain, "answers": tuple(plain["answers"])})
+
+
+def rows_sha256(path: Path) -> str:
+    """The SHA-256 of the rows of a file in their order, which is computed once for each state of the file.
+
+    The locations of the rows in their sources are left out: files may have other names, and rows other lines.
+    """
+
+    def digest(path: Path) -> str:
+        total = hashlib.sha256()
+        with path.open("rb") as file:
+            for line in file:
+                total.update(encode_row(replace(decode_row(line), where="")))
+        return total.hexdigest()
+
+    return remembered("sha256 of rows", path, digest)
 
 
 def _scan(path: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 PACKAGES = (
@@ -71,6 +71,13 @@ def gpu_names() -> list[str]:
         return []
     # Its exit code is not 0 where one of several cannot be reached.
     return [line for line in done.stdout.splitlines() if line.endswith("MiB")]
+
+
+def device_kind() -> Literal["cuda", "mps", "cpu"]:
+    """The kind of the best device of this machine, as far as it is known without torch."""
+    if gpu_names():
+        return "cuda"
+    return "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
 
 
 def package_versions() -> dict[str, str]:

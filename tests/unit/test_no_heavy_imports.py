@@ -37,6 +37,7 @@ def _end_of(*arguments: str, cwd: Path, script: str = SCRIPT) -> tuple[int, set[
         ["--help"],
         ["run", "--help"],
         ["data", "--help"],
+        ["lock", "--help"],
         ["--version"],
         ["ls"],
         ["schema"],
