@@ -49,9 +49,12 @@ def _evaluate(run: RunDirectory, events: EventLog, allowed: dict[str, Any]) -> N
 
 def _sample(run: RunDirectory, events: EventLog, allowed: dict[str, Any]) -> None:
     from dpo_recipes.evaluate.sampling import execute_sampling
+    from dpo_recipes.report.sampling_page import render_sampling
 
     section = Sample.model_validate(json.loads(run.sampling.read_text(encoding="utf-8")))
-    execute_sampling(section, run.sampled_rows, events, **allowed).write(run.result)
+    result = execute_sampling(section, run.sampled_rows, run.answers, events, **allowed)
+    write_text_atomically(run.report, render_sampling(result, run.answers))
+    result.write(run.result)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

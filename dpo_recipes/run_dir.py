@@ -82,7 +82,7 @@ class RunDirectory:
     @property
     def answers(self) -> Path:
         """One object for each evaluation in training with `evaluation.samples_each_eval`: the step and the answers. In
-        the directory of an evaluation, one for each prompt: the answers of all models."""
+        the directory of an evaluation or a sampling, one for each prompt: the answers of all models."""
         return self.path / "answers.jsonl"
 
     @property

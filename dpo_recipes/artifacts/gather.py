@@ -16,7 +16,9 @@ from dpo_recipes.recipe.paths import DATA_SUFFIXES, exists, is_inline_template, 
 from dpo_recipes.recipe.references import is_reference
 from dpo_recipes.shipped import LOCK_SUFFIX
 
-_PATH_KEYS = {"path", "chat_template", "model", "function", "models", "against", "data"}
+_START = "start"
+"""The section of a chain with what its first round begins with, by names of steps."""
+_PATH_KEYS = {"path", "chat_template", "model", "function", "models", "against", "data", _START}
 """The last keys of fields that can have the path of a local file or folder."""
 
 
@@ -95,7 +97,7 @@ def _look_at(found: Gathered, composed: Composed, at: DataPath, value: str) -> l
             found.templates[path] = origin.where
     elif key in _PATH_KEYS and (looks_local(value) or key == "function" or exists(path)):
         file = path.with_name(path.name.rpartition(":")[0]) if key == "function" else path
-        local = LocalPath(file, _kind(at, key), origin.where)
+        local = LocalPath(file, _kind(at, key, value), origin.where)
         if all(local.path != each.path for each in found.named):
             found.named.append(local)
     return []
@@ -103,14 +105,18 @@ def _look_at(found: Gathered, composed: Composed, at: DataPath, value: str) -> l
 
 def _key(at: DataPath) -> str:
     """The last key of a path. A key of `set` or of a sweep has a path of its own, such as `model.path`."""
+    if at[0] == _START:
+        return _START
     name = next(step for step in reversed(at) if isinstance(step, str))
     return name.rpartition(".")[2]
 
 
-def _kind(at: DataPath, key: str) -> NeedKind:
+def _kind(at: DataPath, key: str, value: str) -> NeedKind:
     names = ".".join(step for step in at if isinstance(step, str))
     if key == "function":
         return "function"
+    if key == _START:
+        return "data" if value.endswith(DATA_SUFFIXES) else "model"
     if names.endswith("adapter.path"):
         return "adapter"
     return "model" if names.endswith("model.path") or key in ("model", "models", "against") else "data"

@@ -100,6 +100,13 @@ class ModelFinder:
         )
 
     def _find(self, name: str) -> Subject:
+        if name.startswith("pypi:"):
+            raise RunError.of(
+                "T681",
+                f"{name} cannot be evaluated by this name",
+                why="it is a model inside a wheel, whose checksum is in the recipe of a run",
+                fix="name a run that was trained on it, with `base` for the model itself, or the path of a .gguf file",
+            )
         path = Path(name).expanduser()
         for folder in (path, path.parent) if path.name == MODEL_FOLDER else (path,):
             if RunDirectory(folder).resolved_recipe.is_file():

@@ -115,6 +115,19 @@ class SampledModel(ResultPart):
     """By source, and with several sources their weighted sum as `total`: means over the prompts."""
     cut_off: float
     """The share of answers that reached the maximum length."""
+    tokens: Estimate | None = None
+    """The length of an answer: the mean over the prompts."""
+
+
+class RankedAnswers(ResultPart):
+    """The best or the worst answers of the rows, one of each row."""
+
+    rewards: Mapping[str, Estimate]
+    """By source, and with several sources their weighted sum as `total`: means over the rows."""
+    tokens: Estimate | None = None
+    """Their length."""
+    longer: Estimate | None = None
+    """The share of rows in which this one has more tokens than the other one."""
 
 
 class SampleResult(_AnswersResult):
@@ -130,6 +143,11 @@ class SampleResult(_AnswersResult):
     left_out: Mapping[str, int] = Field(default_factory=dict)
     """The number of rows and prompts that were not used, by reason."""
     models: list[SampledModel]
+    num_answers: int = 0
+    """The answers of all models to all prompts."""
+    generation: GenerationSettings | None = None
+    best: RankedAnswers | None = None
+    worst: RankedAnswers | None = None
     packages: Mapping[str, str | None] = Field(default_factory=dict)
     finished_at: str | None = None
     wall_s: float | None = None

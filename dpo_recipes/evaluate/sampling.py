@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpo_recipes.data.rows import Row
 from dpo_recipes.errors import RunError
 from dpo_recipes.evaluate.generation import Answer
-from dpo_recipes.evaluate.intervals import mean_estimate
+from dpo_recipes.evaluate.intervals import mean_estimate, share_estimate
 from dpo_recipes.evaluate.judges import Judges
 from dpo_recipes.evaluate.models import ModelFinder, Subject
-from dpo_recipes.evaluate.result import Estimate, SampledModel, SampleResult
+from dpo_recipes.evaluate.result import (
+    Estimate,
+    GenerationSettings,
+    RankedAnswers,
+    SampledModel,
+    SampleResult,
+)
 from dpo_recipes.evaluate.rows import read_prompts, read_rows
 from dpo_recipes.evaluate.speak import Interview
 from dpo_recipes.events import EventLog
@@ -46,12 +53,13 @@ class _Scored:
 def execute_sampling(
     section: Sample,
     rows_file: Path,
+    answers_file: Path,
     events: EventLog,
     *,
     trust_remote_code: bool,
     reward_functions: Sequence[str] = (),
 ) -> SampleResult:
-    """Sample in this process, and write the rows to a file of JSON lines.
+    """Sample in this process, and write the rows and all answers to two files of JSON lines.
 
     Answers that were generated before a kill come from the cache. Raises what `execute_evaluation` raises for models,
     rows and rewards, and `RunError` T686 if no row is left.
@@ -78,29 +86,62 @@ def execute_sampling(
         [_score(subject, judges, answers) for answers in of_model]
         for subject, of_model in zip(subjects, answered, strict=True)
     ]
-    ranker, dropped = _Ranker(section), Counter[str]()
-    lines = []
-    for number, place in enumerate(rows.first_of_prompt):
-        row, reason = ranker.rank([answers[number] for of_model in scored for answers in of_model])
-        if row is None:
-            dropped[reason] += 1
-        else:
-            lines.append({"prompt": rows.rows[place].prompt, **row, "where": rows.rows[place].where})
-    if not lines:
+    prompts = [rows.rows[place] for place in rows.first_of_prompt]
+    ranker = _Ranker(section)
+    ranked = [
+        ranker.rank([answers[number] for of_model in scored for answers in of_model]) for number in range(len(prompts))
+    ]
+    dropped = Counter(one.reason for one in ranked if one.row is None)
+    kept = [one for one in ranked if one.row is not None]
+    if not kept:
         raise _nothing_left(dropped)
-    write_text_atomically(rows_file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    _write_lines(
+        rows_file,
+        (
+            {"prompt": row.prompt, **one.row, "where": row.where}
+            for row, one in zip(prompts, ranked, strict=True)
+            if one.row
+        ),
+    )
+    _write_lines(answers_file, (_line(row, one) for row, one in zip(prompts, ranked, strict=True)))
+    best, worst = _describe_ends(kept)
     return SampleResult(
         schema=1,
         data=data.description,
         split=data.split,
-        num_prompts=len(rows.first_of_prompt),
-        num_rows=len(lines),
+        num_prompts=len(prompts),
+        num_rows=len(kept),
         left_out={**rows.left_out, **dropped},
         models=[_describe(subject, of_model) for subject, of_model in zip(subjects, scored, strict=True)],
+        num_answers=sum(len(one.answers) for one in ranked),
+        generation=GenerationSettings(**section.generation.model_dump(exclude={"batch_size"})),
+        best=best,
+        worst=worst,
         packages=machine.package_versions(),
         finished_at=utc_stamp(time.time()),
         wall_s=round(time.time() - began, 1),
     )
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    write_text_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _line(row: Row, ranked: _Ranked) -> dict[str, Any]:
+    """All answers to a prompt, for the page and for people who look for what was left out."""
+    places = {id(one): place + 1 for place, one in enumerate(ranked.usable)}
+    answers = [
+        {
+            "model": one.model,
+            "text": one.answer.text,
+            "tokens": len(one.answer.ids),
+            "rewards": one.rewards,
+            "rank": places.get(id(one)),
+            "flaw": flaw,
+        }
+        for one, flaw in zip(ranked.answers, ranked.flaws, strict=True)
+    ]
+    return {"prompt": row.prompt, "where": row.where, "left_out": ranked.reason or None, "answers": answers}
 
 
 def _score(subject: Subject, judges: Judges, answers: Sequence[Answer]) -> list[_Scored]:
@@ -112,32 +153,55 @@ def _score(subject: Subject, judges: Judges, answers: Sequence[Answer]) -> list[
     ]
 
 
+@dataclass(frozen=True)
+class _Ranked:
+    """The answers to one prompt, and what was made of them."""
+
+    answers: Sequence[_Scored]
+    flaws: list[str | None]
+    """Why an answer cannot be used; None if it can."""
+    usable: list[_Scored]
+    """From the best to the worst."""
+    row: dict[str, Any] | None
+    """The row without its prompt, if there is one."""
+    reason: str
+    """Why there is no row; empty if there is one."""
+
+
 class _Ranker:
     """Makes a row from the answers to one prompt."""
 
     def __init__(self, section: Sample) -> None:
         self._section = section
 
-    def rank(self, answers: Sequence[_Scored]) -> tuple[dict[str, Any] | None, str]:
-        """The row without its prompt, or None and the reason why there is none."""
-        usable = list(self._usable(answers))
-        if len(usable) < 2:
-            return None, "fewer than two different whole answers"
+    def rank(self, answers: Sequence[_Scored]) -> _Ranked:
+        """The answers in their order, and the row."""
+        flaws = list(self._flaws(answers))
+        usable = [one for one, flaw in zip(answers, flaws, strict=True) if flaw is None]
         usable.sort(key=lambda one: -one.total)
+        if len(usable) < 2:
+            return _Ranked(answers, flaws, usable, None, "fewer than two different whole answers")
         if usable[0].total - usable[-1].total <= self._section.min_difference:
-            return None, "the best and the worst answer tie"
-        return (self._pair(usable) if self._section.keep == "best_worst" else self._ranked(usable)), ""
+            return _Ranked(answers, flaws, usable, None, "the best and the worst answer tie")
+        row = self._pair(usable) if self._section.keep == "best_worst" else self._ranked(usable)
+        return _Ranked(answers, flaws, usable, row, "")
 
-    def _usable(self, answers: Sequence[_Scored]) -> Iterator[_Scored]:
-        """Different answers that are not empty, have no NUL, which no row may have, and, unless they are kept, are not
-        cut off."""
+    def _flaws(self, answers: Sequence[_Scored]) -> Iterator[str | None]:
+        """What is wrong with each answer. An answer with NUL is not used, because no row may have it."""
         seen: set[str] = set()
         for one in answers:
-            is_whole = self._section.cut_off == "keep" or not one.answer.is_cut_off
             text = one.answer.text
-            if text and is_whole and text not in seen and "\0" not in text:
+            if not text:
+                yield "empty"
+            elif one.answer.is_cut_off and self._section.cut_off == "drop":
+                yield "cut off"
+            elif text in seen:
+                yield "equal to another one"
+            elif "\0" in text:
+                yield "with a NUL character"
+            else:
                 seen.add(text)
-                yield one
+                yield None
 
     def _pair(self, ranked: Sequence[_Scored]) -> dict[str, Any]:
         best, worst = ranked[0], ranked[-1]
@@ -160,15 +224,37 @@ class _Ranker:
 
 
 def _describe(subject: Subject, samples: Sequence[Sequence[_Scored]]) -> SampledModel:
-    """The rewards of all answers of a model: means over prompts of the mean over its answers."""
-    rewards: dict[str, Estimate] = {}
-    for name in samples[0][0].rewards:
-        values = np.array([[one.rewards[name] for one in sample] for sample in samples]).mean(axis=0)
-        estimate = mean_estimate(values)
-        if estimate is not None:
-            rewards[name] = estimate
+    """All answers of a model: means over prompts of the mean over its answers."""
+    rewards = {name: [[one.rewards[name] for one in sample] for sample in samples] for name in samples[0][0].rewards}
+    tokens = [[len(one.answer.ids) for one in sample] for sample in samples]
     cut_off = float(np.mean([one.answer.is_cut_off for sample in samples for one in sample]))
-    return SampledModel(name=subject.name, reference=subject.reference, rewards=rewards, cut_off=cut_off)
+    return SampledModel(
+        name=subject.name,
+        reference=subject.reference,
+        rewards=_means({name: np.mean(values, axis=0) for name, values in rewards.items()}),
+        cut_off=cut_off,
+        tokens=mean_estimate(np.mean(tokens, axis=0)),
+    )
+
+
+def _describe_ends(kept: Sequence[_Ranked]) -> tuple[RankedAnswers, RankedAnswers]:
+    """The best and the worst answers of the rows."""
+    ends = [[one.usable[place] for one in kept] for place in (0, -1)]
+    lengths = [np.array([len(one.answer.ids) for one in answers]) for answers in ends]
+    best, worst = (
+        RankedAnswers(
+            rewards=_means({name: np.array([one.rewards[name] for one in answers]) for name in answers[0].rewards}),
+            tokens=mean_estimate(tokens),
+            longer=share_estimate(tokens > others),
+        )
+        for answers, tokens, others in zip(ends, lengths, lengths[::-1], strict=True)
+    )
+    return best, worst
+
+
+def _means(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+    estimates = {name: mean_estimate(found) for name, found in values.items()}
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
 def _no_rows(section: Sample) -> RunError:

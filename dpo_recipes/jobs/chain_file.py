@@ -16,7 +16,7 @@ from dpo_recipes.jobs.steps.base import CheckedStep, Need, Step, StepKind
 from dpo_recipes.recipe.compose import Composed, compose, override
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.references import find_references
-from dpo_recipes.recipe.rounds import NamedStep, Rounds, check_rounds, check_sameness, resolve_references, unroll
+from dpo_recipes.recipe.rounds import NamedStep, Rounds, check_rounds, check_sameness, unroll
 from dpo_recipes.recipe.schema.chain import Chain, StepHead
 from dpo_recipes.recipe.steps import check_rounds_of_overrides, compose_step, overrides_of, split_overrides
 from dpo_recipes.recipe.validate import Validated, in_order, validate_schema, validate_with_trials
@@ -104,8 +104,7 @@ def _validate_chain(file: Composed, overrides: Sequence[str] | None) -> Validate
             kind = _find_kind(file, chain, step.written)
             sections = kind.section.model_fields
             own = overrides_of(step, of_steps, sections)
-            composed = compose_step(file, step, chain.steps, own, sections)
-            composed, texts = resolve_references(composed, step, rounds, file)
+            composed, texts = compose_step(file, step, chain.steps, own, sections, rounds)
             written[step.name] = _Written(kind, composed, texts)
             checked[step.name] = kind.check(composed)
     steps, wrong = _connect(written, checked, rounds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dpo_recipes import registry
+from dpo_recipes.errors import RunError
 from dpo_recipes.formats import NO_VALUE, format_count, format_duration
 from dpo_recipes.jobs.chain_directory import ChainDirectory
 from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome
@@ -51,7 +53,18 @@ def _section(job: ChainDirectory, step: StepOutcome) -> StepSection:
         f"{step.kind}: {step.work}",
         step.needs,
         f"{step.reason}{code}" if step.reason else "",
-        Table(f"{step.name} on the held-out rows", ["Metric", "Tuned", "Base"], rows) if rows else None,
+        _tables(job, step)
+        or ([Table(f"{step.name} on the held-out rows", ["Metric", "Tuned", "Base"], rows)] if rows else []),
         report if report is not None and (job.path / report).is_file() else None,
         step.product,
     )
+
+
+def _tables(job: ChainDirectory, step: StepOutcome) -> list[Table]:
+    """The tables of the kind of the step. None if its run is not there any more."""
+    if step.directory is None or step.state != "finished":
+        return []
+    try:
+        return registry.load("step_kinds", step.kind).tables(RunDirectory(job.path / step.directory))
+    except (KeyError, RunError):  # a kind of a package that is not installed; a run that was removed or is damaged
+        return []

@@ -19,13 +19,13 @@ from dpo_recipes.recipe.compose import (
     without_prefix,
 )
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.references import is_reference
-from dpo_recipes.recipe.rounds import NamedStep, Rounds, no_such_round, split_round
+from dpo_recipes.recipe.rounds import NamedStep, Rounds, no_such_round, resolve_references, split_round
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN, NOT_IN_A_STEP, Chain, StepHead
 from dpo_recipes.recipe.schema.recipe import SCHEMA_VERSION
 
 _MAX_NAME = 100
 _OF_A_CHAIN = {"schema", *Chain.model_fields}
+_BASE: DataPath = ("model", "path")
 _OF_THE_PATH = ("sha256", "revision")
 """Fields of `model` that are about its `path`."""
 
@@ -86,16 +86,22 @@ def _parts(given: str) -> tuple[str, str, str]:
 
 
 def compose_step(
-    chain: Composed, step: NamedStep, heads: Mapping[str, StepHead], overrides: Sequence[str], sections: Collection[str]
-) -> Composed:
-    """The data of a step, whose kind has some `sections`. If these are among them, it has the name `CHAIN-STEP`, the
-    chain's name as the project and the group of trackers, and the number of the round.
+    chain: Composed,
+    step: NamedStep,
+    heads: Mapping[str, StepHead],
+    overrides: Sequence[str],
+    sections: Collection[str],
+    rounds: Rounds,
+) -> tuple[Composed, dict[DataPath, str]]:
+    """The data of a step, whose kind has some `sections`, and the references in it as they were written. If these are
+    among the sections, it has the name `CHAIN-STEP`, the chain's name as the project and the group of trackers, and the
+    number of the round.
 
-    Raises `RecipeError` R113 for paths that cannot be set, R375 for keys that a step cannot have, and those of
-    `compose` for its recipe.
+    Raises `RecipeError` R113 for paths that cannot be set, R375 for keys that a step cannot have, R371 and R378 for
+    references, and those of `compose` for its recipe.
     """
     at: DataPath = ("steps", step.written)
-    composed = _load(chain, at, heads[step.written])
+    composed = base = _load(chain, at, heads[step.written])
     given: list[str] = []
     for key in step.entries:  # the step, and this round over it
         inline = {name: value for name, value in chain.data["steps"][key].items() if name not in StepHead.model_fields}
@@ -119,7 +125,8 @@ def compose_step(
         data, origins = {**data, "round": step.round}, {**origins, ("round",): chain.origins[("rounds",)]}
     place = chain.where(at, key=True)
     composed = replace(composed, text=chain.text, data=data, origins=origins, step_place=place)
-    return _without_marks_of_another_path(composed)
+    composed, texts = resolve_references(composed, step, rounds, chain)
+    return (_without_marks_of_another_path(composed, base) if _BASE in texts else composed), texts
 
 
 def _load(chain: Composed, at: DataPath, head: StepHead) -> Composed:
@@ -175,13 +182,13 @@ def _check_keys(composed: Composed, given: Sequence[str]) -> None:
         raise RecipeError(*findings)
 
 
-def _without_marks_of_another_path(composed: Composed) -> Composed:
-    """If the base of a step is what another one makes, the revision and the checksum that its recipe gives for another
-    base are left out."""
-    model = composed.data.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("path"), str) or not is_reference(model["path"]):
+def _without_marks_of_another_path(composed: Composed, recipe: Composed) -> Composed:
+    """If the base of a step is what another one makes or a start, the revision and the checksum that its recipe gives
+    for another base are left out."""
+    model, before = composed.data["model"], recipe.data.get("model")
+    if isinstance(before, dict) and before.get("path") == model["path"]:
         return composed
-    folder_of_path = composed.where(("model", "path")).file
-    stale = [key for key in _OF_THE_PATH if key in model and composed.where(("model", key)).file != folder_of_path]
+    stale = [key for key in _OF_THE_PATH if key in model and ("model", key) in recipe.origins]
+    stale = [key for key in stale if composed.origins.get(("model", key)) == recipe.origins["model", key]]
     kept: dict[str, Any] = {key: value for key, value in model.items() if key not in stale}
     return replace(composed, data={**composed.data, "model": kept})

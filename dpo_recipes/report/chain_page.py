@@ -19,7 +19,8 @@ class StepSection:
     """The steps that it refers to, by the path of the reference."""
     reason: str
     """Why it has no result; empty if it has one."""
-    figures: Table | None
+    tables: Sequence[Table]
+    """Its numbers."""
     report: str | None
     """The path of its own report, relative to that of the chain."""
     product: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpo_recipes.evaluate.result import EvaluationResult
+from dpo_recipes.evaluate.result import EvaluationResult, GenerationSettings
 from dpo_recipes.formats import format_count, format_number
 from dpo_recipes.report.evaluation_tables import INTERVALS_NOTE, list_evaluation_tables
 from dpo_recipes.report.templates import load_templates
@@ -37,22 +37,28 @@ def render_evaluation(result: EvaluationResult, answers_file: Path) -> str:
 
 def describe_evaluation(result: EvaluationResult) -> str:
     """The prompts, and how they were answered, in one sentence."""
-    settings = result.generation
+    prompts = f"{format_count(result.num_prompts)} prompt{'s' * (result.num_prompts != 1)}"
+    rows = "all rows" if result.split == "all" else f"`{result.split}` rows"
+    return f"{prompts} of {result.data} ({rows}), answered {describe_generation(result.generation)}"
+
+
+def describe_generation(settings: GenerationSettings) -> str:
+    """How answers were generated."""
     how = "greedily"
     if settings.temperature:
         top_p = f", top-p {format_number(settings.top_p, 2)}" if settings.top_p < 1 else ""
         how = f"at temperature {format_number(settings.temperature, 2)}{top_p}, seed {settings.seed}"
-    prompts = f"{format_count(result.num_prompts)} prompt{'s' * (result.num_prompts != 1)}"
-    rows = "all rows" if result.split == "all" else f"`{result.split}` rows"
-    return f"{prompts} of {result.data} ({rows}), answered {how} with up to {settings.max_new_tokens} tokens"
+    return f"{how} with up to {settings.max_new_tokens} tokens"
+
+
+def prompt_text(line: dict[str, Any]) -> str:
+    """The prompt of a line of answers, with the roles if there are several messages."""
+    texts = [message["content"] for message in line["prompt"]]
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in line["prompt"])
 
 
 def _sample(line: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    texts = [message["content"] for message in line["prompt"]]
-    prompt = (
-        texts[0]
-        if len(texts) == 1
-        else "\n\n".join(f"{message['role']}: {message['content']}" for message in line["prompt"])
-    )
     answers = [(name, text, len(text.split())) for name in names for text in [line["answers"][name]["text"]]]
-    return {"prompt": prompt, "answers": answers, "reference": line["reference"]}
+    return {"prompt": prompt_text(line), "answers": answers, "reference": line["reference"]}

@@ -29,7 +29,7 @@ def list_evaluation_tables(result: EvaluationResult) -> list[Table]:
     tables = [Table("Values on the same prompts", columns, rows), *_comparison_tables(result)]
     if result.judges:
         judged = [
-            [judge.name, _show(judge.accuracy, format_percent), _show(judge.margin, MARGIN.format)]
+            [judge.name, show_estimate(judge.accuracy, format_percent), show_estimate(judge.margin, MARGIN.format)]
             for judge in result.judges
         ]
         columns = ["Source of rewards", "Chosen answer preferred", "Reward of the chosen minus the rejected answer"]
@@ -74,10 +74,10 @@ def _signed(metric: Metric) -> Callable[[float], str]:
 
 
 def _cell(values: Mapping[str, Estimate], key: str, show: Callable[[float], str]) -> str:
-    return _show(values.get(key), show)
+    return show_estimate(values.get(key), show)
 
 
-def _show(estimate: Estimate | None, show: Callable[[float], str]) -> str:
+def show_estimate(estimate: Estimate | None, show: Callable[[float], str]) -> str:
     """A value with its interval."""
     if estimate is None:
         return NO_VALUE

@@ -14,9 +14,17 @@ import pytest
 
 from dpo_recipes import worker
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
+from dpo_recipes.evaluate.result import EvaluationResult, SampleResult
+from dpo_recipes.evaluation_stages import execute_directory
+from dpo_recipes.events import EventLog
+from dpo_recipes.jobs.steps import evaluate, sample, train
 from dpo_recipes.preparation import prepare_run
-from dpo_recipes.recipe.validate import validate
-from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.recipe.schema.sample import Sample
+from dpo_recipes.recipe.validate import Validated, validate
+from dpo_recipes.run_dir import RunDirectory, write_json
+from dpo_recipes.section import Section
+from dpo_recipes.supervise import explain_failure
 
 
 @dataclass
@@ -61,6 +69,41 @@ def _equal_plans_are_simulated_once() -> Iterator[None]:
         patch.setattr(memory, "simulate", simulate_once)
         patch.setattr(duration, "simulate", simulate_once)
         yield
+
+
+@pytest.fixture
+def steps_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The steps of chains are executed in this process."""
+
+    def run_here(validated: Validated, on_event: Any, options: Any, *, directory: RunDirectory) -> None:
+        prepare_run(validated, run=directory)
+        code = worker.main([str(directory.path)])
+        if code:
+            raise explain_failure(code, directory)
+
+    def answer_here(settings: Path, section: Section, directory: Path, allowed: dict[str, Any]) -> RunDirectory:
+        run = RunDirectory(directory)
+        directory.mkdir(exist_ok=True)
+        write_json(settings, section.model_dump(mode="json"))
+        with EventLog(run.events) as events:
+            execute_directory(run, events, **allowed)
+        return run
+
+    def evaluate_here(section: Evaluate, directory: Path, on_event: Any, **allowed: Any) -> EvaluationResult:
+        settings = RunDirectory(directory).evaluation
+        return EvaluationResult.read(answer_here(settings, section, directory, allowed).result)
+
+    def sample_here(section: Sample, directory: Path, on_event: Any, **allowed: Any) -> SampleResult:
+        settings = RunDirectory(directory).sampling
+        return SampleResult.read(answer_here(settings, section, directory, allowed).result)
+
+    monkeypatch.setattr(train, "run_recipe", run_here)
+    monkeypatch.setattr(evaluate.EvaluateStep, "compute", staticmethod(evaluate_here))
+    monkeypatch.setattr(sample.SampleStep, "compute", staticmethod(sample_here))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

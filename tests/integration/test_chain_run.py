@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes import worker
 from dpo_recipes.cli.plan_text import describe_chain_plan
 from dpo_recipes.errors import RunError
 from dpo_recipes.finished_run import open_run
@@ -18,11 +16,6 @@ from dpo_recipes.jobs.chain import run_chain
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
 from dpo_recipes.jobs.chain_plan import plan_chain
 from dpo_recipes.jobs.plan import PlanOptions
-from dpo_recipes.jobs.steps import train
-from dpo_recipes.preparation import prepare_run
-from dpo_recipes.recipe.validate import Validated
-from dpo_recipes.run_dir import RunDirectory
-from dpo_recipes.supervise import explain_failure
 
 STEPS = """\
 schema: 1
@@ -42,16 +35,8 @@ steps:
 
 
 @pytest.fixture
-def chain(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def chain(tiny_model: Path, tmp_path: Path, steps_here: None) -> Path:
     """The file of a chain whose steps are executed in this process."""
-
-    def run_here(validated: Validated, on_event: Any, options: Any, *, directory: RunDirectory) -> None:
-        prepare_run(validated, run=directory)
-        code = worker.main([str(directory.path)])
-        if code:
-            raise explain_failure(code, directory)
-
-    monkeypatch.setattr(train, "run_recipe", run_here)
     text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"), "chat_template: zephyr\n")
     (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
     path = tmp_path / "chain.yaml"

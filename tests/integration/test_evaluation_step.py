@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import recipe_text, write_pairs
 
-from dpo_recipes import worker
 from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.evaluate.result import EvaluationResult, SampleResult
-from dpo_recipes.evaluation_stages import execute_directory
-from dpo_recipes.events import EventLog
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.jobs.chain import run_chain
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
-from dpo_recipes.jobs.steps import evaluate, sample, train
-from dpo_recipes.preparation import prepare_run
+from dpo_recipes.jobs.steps import sample, train
 from dpo_recipes.recipe.schema.data import Data, Source
-from dpo_recipes.recipe.schema.evaluate import Evaluate
 from dpo_recipes.recipe.schema.sample import Sample
-from dpo_recipes.recipe.validate import Validated
-from dpo_recipes.run_dir import RunDirectory, write_json
-from dpo_recipes.supervise import explain_failure
 
 STEPS = """\
 schema: 1
@@ -65,42 +55,13 @@ steps:
 
 
 @pytest.fixture
-def chain(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def chain(tiny_model: Path, tmp_path: Path, steps_here: None) -> Path:
     """The file of a chain whose steps are executed in this process."""
-
-    def run_here(validated: Validated, on_event: Any, options: Any, *, directory: RunDirectory) -> None:
-        prepare_run(validated, run=directory)
-        code = worker.main([str(directory.path)])
-        if code:
-            raise explain_failure(code, directory)
-
-    def evaluate_here(section: Evaluate, directory: Path, on_event: Any, **allowed: Any) -> EvaluationResult:
-        run = RunDirectory(directory)
-        directory.mkdir(exist_ok=True)
-        write_json(run.evaluation, section.model_dump(mode="json"))
-        with EventLog(run.events) as events:
-            execute_directory(run, events, **allowed)
-        return EvaluationResult.read(run.result)
-
-    def sample_here(section: Sample, directory: Path, on_event: Any, **allowed: Any) -> SampleResult:
-        run = RunDirectory(directory)
-        directory.mkdir(exist_ok=True)
-        write_json(run.sampling, section.model_dump(mode="json"))
-        with EventLog(run.events) as events:
-            execute_directory(run, events, **allowed)
-        return SampleResult.read(run.result)
-
-    monkeypatch.setattr(train, "run_recipe", run_here)
-    monkeypatch.setattr(evaluate, "run_evaluation", evaluate_here)
-    monkeypatch.setattr(sample, "run_sampling", sample_here)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     text = recipe_text(tiny_model, write_pairs(tmp_path / "pairs.jsonl"))
     (tmp_path / "base.yaml").write_text(text, encoding="utf-8")
     path = tmp_path / "chain.yaml"
     path.write_text(STEPS, encoding="utf-8")
-    yield path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return path
 
 
 def _validate(path: Path, *overrides: str) -> ValidatedChain:
@@ -164,7 +125,7 @@ def test_answers_are_ranked_by_their_rewards_and_trained_on(chain: Path, tiny_mo
     samples, again = finished.result.steps
     assert (samples.makes, samples.work) == ("data", "3 answers of a model to each prompt")
     result = SampleResult.read(finished.directory.path / str(samples.directory) / "result.json")
-    rows = [json.loads(line) for line in (finished.directory.path / str(samples.product)).read_text().splitlines()]
+    rows = _lines(finished.directory.path / str(samples.product))
     assert len(rows) == result.num_rows == result.num_prompts - sum(result.left_out.values())
     assert result.num_prompts == 18
     for row in rows:
@@ -174,10 +135,41 @@ def test_answers_are_ranked_by_their_rewards_and_trained_on(chain: Path, tiny_mo
             assert row[f"model_{name}"] == "model"
         assert row["score_chosen"] > row["score_rejected"]
         assert "pairs.jsonl:" in row["where"]
+    answers = _lines(finished.directory.path / str(samples.directory) / "answers.jsonl")
+    _check_summary(result, answers)
+    report = (finished.directory.path / str(samples.directory) / "report.html").read_text(encoding="utf-8")
+    assert f"54 answers to 18 prompts of {chain.parent / 'base.yaml'}" in report
+    assert report.count("<article") == min(12, len(rows))
+    assert "The best and the worst answer of each row" in finished.directory.report.read_text(encoding="utf-8")
     trained = open_run(finished.directory.path / str(again.directory))
     assert trained.recipe.data.train[0].path == str(finished.directory.path / str(samples.product))
     report = json.loads(trained.run.data_report.read_text(encoding="utf-8"))["splits"]
     assert report["train"]["rows_kept"] + report["eval"]["rows_kept"] == len(rows)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _check_summary(result: SampleResult, answers: list[dict[str, Any]]) -> None:
+    """The numbers of a result are those of the answers that were written."""
+    assert result.num_answers == sum(len(line["answers"]) for line in answers) == 54
+    (model,) = result.models
+    every = [one for line in answers for one in line["answers"]]
+    rewards = [one["rewards"]["regex"] for one in every]
+    assert model.rewards["regex"].value == pytest.approx(sum(rewards) / len(rewards))
+    assert model.tokens is not None
+    assert model.tokens.value == pytest.approx(sum(one["tokens"] for one in every) / len(every))
+    kept = [[one for one in line["answers"] if one["rank"]] for line in answers if line["left_out"] is None]
+    assert len(kept) == result.num_rows
+    best = [min(line, key=lambda one: one["rank"]) for line in kept]
+    worst = [max(line, key=lambda one: one["rank"]) for line in kept]
+    for end, found, others in ((result.best, best, worst), (result.worst, worst, best)):
+        assert end is not None
+        assert end.rewards["regex"].value == pytest.approx(sum(one["rewards"]["regex"] for one in found) / len(found))
+        longer = [one["tokens"] > other["tokens"] for one, other in zip(found, others, strict=True)]
+        assert end.longer is not None
+        assert end.longer.value == pytest.approx(sum(longer) / len(longer))
 
 
 def test_all_answers_of_several_models_are_written_with_ranks(chain: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -194,7 +186,7 @@ def test_all_answers_of_several_models_are_written_with_ranks(chain: Path, tiny_
             "cut_off": "keep",
         }
     )
-    result = sample.run_sampling(section, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+    result = sample.KIND.compute(section, tmp_path / "samples", lambda event: None, trust_remote_code=False)
     data = Data(train=[Source(path=str(tmp_path / "samples" / "samples.jsonl"))])
     rows = [json.loads(line) for line in Path(data.train[0].path).read_text().splitlines()]
     assert len(rows) == result.num_rows
@@ -236,10 +228,10 @@ def test_prompts_whose_answers_all_tie_are_an_error(chain: Path, tiny_model: Pat
         }
     )
     with pytest.raises(RunError, match=r"T686(.|\n)*tie"):
-        sample.run_sampling(section, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+        sample.KIND.compute(section, tmp_path / "samples", lambda event: None, trust_remote_code=False)
     cut = section.model_copy(update={"cut_off": "drop"})
     with pytest.raises(RunError, match=r"T686(.|\n)*max_new_tokens"):
-        sample.run_sampling(cut, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+        sample.KIND.compute(cut, tmp_path / "samples", lambda event: None, trust_remote_code=False)
 
 
 def test_a_function_of_a_step_must_be_allowed(chain: Path, tmp_path: Path) -> None:

@@ -145,6 +145,36 @@ def test_the_content_of_data_counts_and_not_its_place(fake: FakeSteps, tmp_path:
     assert fake.executed[0] == "job-sft"
 
 
+def test_the_rows_of_a_recipe_that_models_answer_count(fake: FakeSteps, tmp_path: Path) -> None:
+    from dpo_recipes.jobs.chain_directory import ChainDirectory
+    from dpo_recipes.jobs.step_run import runs_of
+
+    rules = "answers: 2, rewards: [{rule: length, max: 5}]"
+    text = f"schema: 1\nname: job\nsteps:\n  s: {{kind: sample, models: [owner/model], data: base.yaml, {rules}}}\n"
+    data, base = tmp_path / "pairs.jsonl", tmp_path / "base.yaml"
+
+    def key() -> str:
+        (run,) = runs_of(ChainDirectory(tmp_path / "job"), fake.validate(text).steps, 0.0)
+        return run.key
+
+    def write(file: Path, rate: str = "1e-5") -> None:
+        lines = (
+            f"model: {{path: owner/model}}\ndata: {{train: [{{path: {file}}}]}}\ntraining: {{learning_rate: {rate}}}\n"
+        )
+        base.write_text(f"schema: 1\nname: base\n{lines}", encoding="utf-8")
+
+    data.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', encoding="utf-8")
+    write(data)
+    first = key()
+    write(data, "2e-5")
+    moved = tmp_path / "elsewhere.jsonl"
+    shutil.copy(data, moved)
+    write(moved)
+    assert key() == first  # neither the rate nor the place of the file determines the rows
+    moved.write_text('{"prompt": "x", "chosen": "b", "rejected": "c"}\n', encoding="utf-8")
+    assert key() != first
+
+
 def test_other_versions_of_libraries_count(fake: FakeSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.run()
     monkeypatch.setattr("dpo_recipes.jobs.step_run.package_versions", lambda: {"torch": "99", "rich": "1"})

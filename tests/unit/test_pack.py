@@ -120,6 +120,21 @@ def test_a_chain_is_packed_with_the_recipes_of_its_steps(tmp_path: Path) -> None
     assert isinstance(validate_file(find(str(artifact.path)).path), ValidatedChain)
 
 
+def test_what_the_first_round_of_a_chain_begins_with_is_named(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    chain, model = tmp_path / "chain.yaml", tmp_path / "start"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    chain.write_text(
+        "schema: 1\nname: chain\nrounds: 2\nstart: {dpo: start}\nsteps:\n"
+        "  dpo: {recipe: mine/child.yaml, set: {model.path: 'previous:dpo', model.adapter.save_as: merged}}\n"
+    )
+    artifact = _pack(chain, tmp_path / "chain.recipe.tar", PackOptions())
+    assert {(need.path, need.kind) for need in artifact.manifest.needs} == {
+        ("recipe/start", "model"), ("recipe/data/pairs.jsonl", "data"),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, assert_printable, assert_readable, browse, measure, measure_print
 from report_time import make_runs
+from sampled import make_samples
 from synthetic_runs import make_recipe, make_run
 
 from dpo_recipes.finished_run import FinishedRun, open_run
@@ -20,6 +21,7 @@ from dpo_recipes.report.chain_page import StepSection, render_chain
 from dpo_recipes.report.comparison import compare_runs
 from dpo_recipes.report.comparison_page import render_comparison
 from dpo_recipes.report.html import render_run
+from dpo_recipes.report.sampling_page import render_sampling
 from dpo_recipes.report.table import Table
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -45,10 +47,14 @@ def guarded_run(folder: Path) -> str:
 def chain(folder: Path) -> str:
     table = Table("Steps", ["Step", "State", "Result"], [["sft", "finished", "loss 1.2"]] * 30, words=(1, 2))
     steps = [
-        StepSection("sft", "Supervised fine-tuning", {}, "", table, "steps/sft/report.html", "steps/sft/model"),
-        StepSection("dpo", "DPO", {"model.path": "sft"}, "it was not begun", None, None, None),
+        StepSection("sft", "Supervised fine-tuning", {}, "", [table], "steps/sft/report.html", "steps/sft/model"),
+        StepSection("dpo", "DPO", {"model.path": "sft"}, "it was not begun", [], None, None),
     ]
     return render_chain("sft-then-dpo", "failed", "The chain ended after its first step.", table, steps)
+
+
+def samples(folder: Path) -> str:
+    return render_sampling(*make_samples(folder))
 
 
 def few_runs(folder: Path) -> str:
@@ -62,7 +68,7 @@ def many_runs(folder: Path) -> str:
     return render_comparison(compare_runs(runs))
 
 
-@pytest.mark.parametrize("make", [run_report, guarded_run, few_runs, many_runs, chain])
+@pytest.mark.parametrize("make", [run_report, guarded_run, few_runs, many_runs, chain, samples])
 def test_pages_are_readable_at_all_widths_in_both_schemes(make: Callable[[Path], str], tmp_path: Path) -> None:
     page = make(tmp_path / "runs")
     assert_readable(page, tmp_path)
@@ -73,7 +79,7 @@ def test_pages_are_readable_at_all_widths_in_both_schemes(make: Callable[[Path],
     assert "<h1>" in done.stdout
 
 
-@pytest.mark.parametrize("make", [run_report, guarded_run, few_runs, many_runs, chain])
+@pytest.mark.parametrize("make", [run_report, guarded_run, few_runs, many_runs, chain, samples])
 def test_pages_can_be_printed(make: Callable[[Path], str], tmp_path: Path) -> None:
     page = make(tmp_path / "runs")
     assert_printable(page, tmp_path)

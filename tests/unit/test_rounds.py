@@ -132,6 +132,17 @@ def test_the_start_is_relative_to_the_file_and_named_there(check: Check, tmp_pat
     assert (finding.code, _text_at(finding)) == ("R301", "./no_model")
 
 
+def test_checksum_and_revision_of_a_recipe_stay_with_the_base_that_they_are_for(check: Check, tmp_path: Path) -> None:
+    base = f"schema: 1\nname: base\nmodel: {{path: owner/model, revision: main}}\n{DATA}\n"
+    (tmp_path / "base.yaml").write_text(base, encoding="utf-8")
+    text = "schema: 1\nname: job\nrounds: 2\nstart: {dpo: owner/model}\nsteps:\n"
+    text += "  dpo: {recipe: base.yaml, set: {model.path: previous:dpo}}\n"
+    revisions = [step.checked.settings.model.revision for step in check(text).steps]
+    assert revisions == ["main", None]
+    revisions = [step.checked.settings.model.revision for step in check(text, "start.dpo=owner/other").steps]
+    assert revisions == [None, None]
+
+
 def test_values_differ_by_round_where_they_are_written_for_it(check: Check) -> None:
     text = CONTINUED.replace("steps:", "steps:\n  dpo-2: {training: {learning_rate: 2e-5}, set: {training.seed: 5}}")
     text += "    set: {training.learning_rate: 1e-5}\n"
@@ -206,6 +217,10 @@ def test_the_editor_knows_rounds() -> None:
         (
             "{dpo: owner/model}", "{dpo: step:reward}", "R373", "step:reward",
             "step `reward` makes a reward model, which `models[0]` cannot be",
+        ),
+        (
+            "models: [previous:dpo]", "models: [pypi:a==1/a.gguf]", "R303", "pypi:a==1/a.gguf",
+            "`models[0]` cannot be a model inside a wheel",
         ),
         ("models: [previous:dpo]", "models: [previous:dop]", "R371", "previous:dop", "there is no step `dop`"),
         ("models: [previous:dpo]", "models: [step:dop]", "R371", "step:dop", "there is no step `dop`"),

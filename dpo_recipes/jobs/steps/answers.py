@@ -9,18 +9,21 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from dpo_recipes.errors import Finding, RecipeError
+from dpo_recipes.errors import Finding, RecipeError, path_text
 from dpo_recipes.jobs.devices import DeviceWish
 from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.jobs.steps.base import CheckedStep, ProductKind, Step, StepKind, StepPlan
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.paths import parent_of, paths_in_rewards, resolve_paths
+from dpo_recipes.recipe.paths import local_data_paths, parent_of, paths_in_rewards, resolve_paths
 from dpo_recipes.recipe.reward_checks import check_allowed, check_reward_sources
+from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN
 from dpo_recipes.recipe.schema_findings import schema_findings
-from dpo_recipes.recipe.validate import in_order
+from dpo_recipes.recipe.validate import in_order, validate
 from dpo_recipes.run_dir import RunDirectory
+from dpo_recipes.shipped import find_recipe, recipe_paths
 from dpo_recipes.supervise import EventHandler
 from dpo_recipes.workflow import RunOptions
 
@@ -31,7 +34,7 @@ _NO_PART_OF_THE_RESULT = {"device": True, "generate": {"batch_size"}}
 class AnswersStep(StepKind):
     """A step whose section names models, data and sources of rewards in the same fields as an evaluation."""
 
-    compute: ClassVar[Callable[..., object]]
+    compute: ClassVar[Callable[..., Any]]
     """`run_evaluation`, or a function with the same parameters."""
 
     def check(self, composed: Composed) -> CheckedStep:
@@ -43,7 +46,7 @@ class AnswersStep(StepKind):
             section: Any = self.section.model_validate(composed.data)
         except ValidationError as error:
             raise RecipeError(*in_order(schema_findings(error, composed, self.section))) from None
-        findings = list(check_reward_sources(section.rewards, ("rewards",), composed))
+        findings = [*check_reward_sources(section.rewards, ("rewards",), composed), *_check_models(section, composed)]
         findings += self.check_section(section, composed)
         if errors := [finding for finding in findings if finding.severity == "error"]:
             raise RecipeError(*in_order(errors))
@@ -84,16 +87,23 @@ class AnswersStep(StepKind):
         return product if at == ("data",) else run.shared_run.path
 
     def identity(self, settings: Any) -> dict[str, Any]:
-        """The settings without those of the computation."""
-        return settings.model_dump(mode="json", exclude=_NO_PART_OF_THE_RESULT)
+        """The settings without those of the computation. What determines the rows of a recipe stands in its place."""
+        plain = settings.model_dump(mode="json", exclude=_NO_PART_OF_THE_RESULT)
+        recipe = _recipe_as_data(settings.data)
+        if recipe is not None:
+            section = recipe.data.model_dump(mode="json", by_alias=True)
+            plain["data"] = {"data": section, "seed": recipe.training.seed, "rows": objective_of(recipe).rows}
+        return plain
 
     def inputs(self, settings: Any) -> Iterator[DataPath]:
-        """Local models, data, templates and functions."""
-        plain = settings.model_dump(mode="json")
+        """Local models, data, templates and functions, and the data of a recipe."""
+        plain = self.identity(settings)
         for at in _path_fields(plain):
             value = parent_of(plain, at)[at[-1]]
             if isinstance(value, str) and Path(value).is_absolute():
                 yield at
+        if isinstance(plain["data"], dict):
+            yield from (("data", *at) for at in local_data_paths(plain["data"]))
 
     def plan(self, step: Step, options: PlanOptions) -> StepPlan:
         """Nothing is predicted: the time depends on the answers, and the memory on the largest model."""
@@ -107,6 +117,33 @@ class AnswersStep(StepKind):
             bases={},
             details={},
         )
+
+
+def _check_models(section: Any, composed: Composed) -> Iterator[Finding]:
+    """R303: a model inside a wheel, which only a recipe can name, because it says the checksum."""
+    named: list[tuple[DataPath, str]] = [(("models", place), name) for place, name in enumerate(section.models)]
+    named.append((("against",), getattr(section, "against", None) or ""))
+    for at, name in named:
+        if name.startswith("pypi:"):
+            yield Finding(
+                "R303",
+                f"`{path_text(at)}` cannot be a model inside a wheel",
+                composed.where(at),
+                "its checksum is in the recipe of a run, and here is no place for it",
+                "name a run or a step that was trained on it, or the path of its `.gguf` file; `base` is the base of "
+                "the first run",
+            )
+
+
+def _recipe_as_data(given: str | None) -> Recipe | None:
+    """The recipe that the rows come from. None if they come from elsewhere, or if it has errors, which the step itself
+    reports."""
+    if given is None or not (given.endswith((".yaml", ".yml")) or given in recipe_paths()):
+        return None
+    try:
+        return validate(find_recipe(given)).recipe
+    except RecipeError:
+        return None
 
 
 def _path_fields(data: dict[str, Any]) -> Iterator[DataPath]:

@@ -21,6 +21,7 @@ from dpo_recipes.section import Section
 if TYPE_CHECKING:  # checking a recipe needs none of these
     from dpo_recipes.jobs.devices import DeviceWish
     from dpo_recipes.jobs.plan import PlanOptions
+    from dpo_recipes.report.table import Table
     from dpo_recipes.supervise import EventHandler
     from dpo_recipes.workflow import RunOptions
 
@@ -189,6 +190,11 @@ class StepKind:
 
     def figures(self, run: RunDirectory) -> list[Figure]:
         """The numbers with which the step has ended, for the table of the chain. Raises `RunError` T642."""
+        return []
+
+    def tables(self, run: RunDirectory) -> list[Table]:
+        """What the step has measured, for the report of the chain. Without tables, it shows the figures. Raises
+        `RunError` T642."""
         return []
 
     def plan(self, step: Step, options: PlanOptions) -> StepPlan:

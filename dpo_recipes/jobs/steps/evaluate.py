@@ -9,6 +9,7 @@ from dpo_recipes.evaluation_run import run_evaluation
 from dpo_recipes.jobs.steps.answers import AnswersStep
 from dpo_recipes.jobs.steps.base import Figure, Product
 from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.report.table import Table
 from dpo_recipes.run_dir import RunDirectory
 
 
@@ -39,6 +40,12 @@ class EvaluateStep(AnswersStep):
                 text = metric.format(value)
                 found.append(Figure(f"{model.name}/{key}", f"{metric.label}, {model.name}", value, text))
         return found
+
+    def tables(self, run: RunDirectory) -> list[Table]:
+        """The values of each model, and the comparisons."""
+        from dpo_recipes.report.evaluation_tables import list_evaluation_tables  # loads numpy
+
+        return list_evaluation_tables(EvaluationResult.read(run.result))
 
     def describe(self, settings: Evaluate) -> str:
         """The number of models and what they are compared with."""

@@ -13,6 +13,7 @@ from dpo_recipes.jobs.steps.answers import AnswersStep
 from dpo_recipes.jobs.steps.base import Figure, Product
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.schema.sample import Sample
+from dpo_recipes.report.table import Table
 from dpo_recipes.run_dir import RunDirectory
 
 
@@ -67,6 +68,12 @@ class SampleStep(AnswersStep):
                 label, text = f"Mean reward, {name}, {model.name}", format_number(estimate.value, signed=True)
                 found.append(Figure(f"{model.name}/{name}", label, estimate.value, text))
         return found
+
+    def tables(self, run: RunDirectory) -> list[Table]:
+        """What became of the prompts, and the rewards and lengths of the answers."""
+        from dpo_recipes.report.sampling_tables import list_sampling_tables  # loads numpy, which checks do not need
+
+        return list_sampling_tables(SampleResult.read(run.result))
 
     def describe(self, settings: Sample) -> str:
         """The number of answers and models."""
