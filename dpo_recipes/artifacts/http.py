@@ -52,12 +52,7 @@ def check_status(response: Any, shown: str) -> None:
             "check that your account may read or write this",
         )
     if status in (404, 410):
-        raise SharingError.of(
-            "S404",
-            f"there is no {shown}",
-            why=f"{host} answers {status} {response.reason}",
-            fix="check the name and the tag; private things also look absent without a login",
-        )
+        raise not_there(shown, f"{host} answers {status} {response.reason}")
     raise not_reached(shown, f"{host} answers {status} {response.reason}")
 
 
@@ -103,6 +98,16 @@ def not_reached(shown: str, why: str) -> SharingError:
         f"cannot reach {shown}",
         why=why,
         fix="check the address and the network; what was fetched before is used without a network",
+    )
+
+
+def not_there(shown: str, why: str) -> SharingError:
+    """S404: the server has no such thing."""
+    return SharingError.of(
+        "S404",
+        f"there is no {shown}",
+        why=why,
+        fix="check the name and the tag; private things also look absent without a login",
     )
 
 

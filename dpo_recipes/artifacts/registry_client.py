@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 from dpo_recipes.artifacts.docker_credentials import Login, find_login
-from dpo_recipes.artifacts.http import check_digest, check_status, download, incomplete, is_here, not_reached, request
+from dpo_recipes.artifacts.http import (
+    check_digest,
+    check_status,
+    download,
+    incomplete,
+    is_here,
+    not_reached,
+    not_there,
+    request,
+)
 from dpo_recipes.errors import SharingError
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -38,7 +48,20 @@ class RegistryClient:
 
         Raises `SharingError` S402 to S406; S405 also if the registry says another digest than the content has.
         """
+        found = self._read_manifest(reference)
+        if found is None:
+            raise not_there(self._shown, f"{self._host} has no such name or tag")
+        return found
+
+    def find_digest(self, tag: str) -> str | None:
+        """The digest to which a tag leads; None if there is no such tag. Raises `SharingError` S402, S403, S405."""
+        found = self._read_manifest(tag)
+        return None if found is None else found[0]
+
+    def _read_manifest(self, reference: str) -> tuple[str, bytes] | None:
         with self._ask("GET", self._url("manifests", reference), headers={"Accept": _ACCEPT}, stream=True) as response:
+            if response.status_code == 404:
+                return None
             check_status(response, self._shown)
             content = self._read_small(response)
             promised = response.headers.get("Docker-Content-Digest", "").removeprefix("sha256:") or None
@@ -47,14 +70,6 @@ class RegistryClient:
         for each in (expected, promised):
             check_digest(digest, each, f"the manifest of {self._shown}")
         return f"sha256:{digest}", content
-
-    def find_digest(self, tag: str) -> str | None:
-        """The digest to which a tag leads; None if there is no such tag."""
-        response = self._ask("HEAD", self._url("manifests", tag), headers={"Accept": _ACCEPT})
-        if response.status_code == 404:
-            return None
-        check_status(response, self._shown)
-        return response.headers.get("Docker-Content-Digest")
 
     def read_blob(self, digest: str, num_bytes: int, target: Path) -> None:
         """Download a blob. Raises `SharingError` S402 to S406 and `OSError`."""
@@ -109,10 +124,10 @@ class RegistryClient:
         return self._send(method, url, options)
 
     def _send(self, method: str, url: str, options: dict[str, Any]) -> Any:
-        headers = dict(options.get("headers") or {})
-        if self._authorization is not None and urlsplit(url).netloc == urlsplit(self._base).netloc:
-            headers["Authorization"] = self._authorization
-        return request(method, url, self._shown, self._session, **{**options, "headers": headers})
+        is_ours = self._authorization is not None and urlsplit(url).netloc == urlsplit(self._base).netloc
+        # As `auth`, because requests would replace a header by what ~/.netrc has for the host.
+        auth = _Authorization(self._authorization) if is_ours and self._authorization else None
+        return request(method, url, self._shown, self._session, auth=auth, **options)
 
     def _authenticate(self, response: Any, *, writes: bool) -> bool:
         """Answer a registry that wants a login. Returns whether it is worth asking again."""
@@ -140,8 +155,8 @@ class RegistryClient:
             form = {"grant_type": "refresh_token", "refresh_token": login.password, "client_id": "dpo-recipe", **wanted}
             response = request("POST", realm, self._shown, data=form)
         else:
-            headers = {"Authorization": _basic(login)} if login is not None else {}
-            response = request("GET", realm, self._shown, params=wanted, headers=headers)
+            auth = _Authorization(_basic(login)) if login is not None else None
+            response = request("GET", realm, self._shown, params=wanted, auth=auth)
         check_status(response, self._shown)
         try:
             answer = response.json()
@@ -159,7 +174,16 @@ class RegistryClient:
         return int(response.headers.get("Content-Length") or 0) <= _MAX_MANIFEST_BYTES
 
 
-def _basic(login: Login) -> str:
-    import base64
+class _Authorization:
+    """Sets the header of a request."""
 
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __call__(self, prepared: Any) -> Any:
+        prepared.headers["Authorization"] = self._value
+        return prepared
+
+
+def _basic(login: Login) -> str:
     return "Basic " + base64.b64encode(f"{login.user}:{login.password}".encode()).decode()

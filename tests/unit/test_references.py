@@ -142,6 +142,8 @@ def test_a_registry_that_wants_a_login(artifact: Path, tmp_path: Path, monkeypat
         assert "docker login" in str(raised.value)
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         (tmp_path / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password wrong\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # which requests would prefer
         pinned = publish(verify(artifact), reference)
         _empty_cache(monkeypatch, tmp_path / "elsewhere")
         assert find(pinned).artifact is not None
