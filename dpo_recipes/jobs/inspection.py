@@ -152,7 +152,7 @@ def _add_plan(found: Inspection, validated: Validated | ValidatedChain) -> None:
     if missing:
         found.not_planned = f"{missing[0][0]} is not on this machine yet; `dpo-recipe plan` fetches its configuration"
         return
-    options = PlanOptions(read_data=False)
+    options = PlanOptions()  # reads data in local files only
     try:
         if isinstance(validated, ValidatedChain):
             from dpo_recipes.jobs.chain_plan import plan_chain
