@@ -172,6 +172,9 @@ HOSTILE: dict[str, Hostile] = {
     "truncated": Hostile(lambda: build()[:-1536], "S301", "are left"),
     "without_an_end": Hostile(lambda: build(end=b""), "S301", "the end of the archive is missing"),
     "more_after_the_end": Hostile(lambda: build(end=END + b"#!/bin/sh\n"), "S301", "more after the end"),
+    "hidden_between_files": Hostile(
+        lambda: build().replace(PAIRS + bytes(5), PAIRS + b"hide!", 1), "S301", "bytes between recipe/data/pairs.jsonl"
+    ),
     "header_damaged": Hostile(lambda: build(extra=b"\xff" * 512), "S301", "is damaged"),
     "symbolic_link": Hostile(
         lambda: build(extra=header("recipe/link", 0, type=tarfile.SYMTYPE, linkname="/etc/passwd")),

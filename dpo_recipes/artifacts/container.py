@@ -97,6 +97,9 @@ def read_members(file: IO[bytes], shown: str) -> list[Member]:
             raise _truncated(
                 shown, f"{member.name} should have {member.num_bytes:,} bytes, and {total - member.offset:,} are left"
             )
+        file.seek(member.offset + member.num_bytes)
+        if any(file.read(end - member.offset - member.num_bytes)):
+            raise _damaged(shown, f"there are bytes between {member.name} and the next file")
         members.append(member)
         if len(members) > MAX_FILES:
             raise too_large(shown, f"it has more than {MAX_FILES} files")
