@@ -39,6 +39,17 @@ class FoundRecipe:
 
         return self.artifact is not None and not is_allowed(self.artifact.digest)
 
+    def check_may_change(self) -> None:
+        """Raise `SharingError` S209 if the recipe, or its lock, cannot be changed here, because it is packed."""
+        if self.artifact is not None:
+            raise SharingError.of(
+                "S209",
+                f"the lock in {self.reference} cannot be made again",
+                why="an artifact stays what its author has packed",
+                fix=f"unpack it with `dpo-recipe pull {self.reference}`, and lock the recipe there; or run it with "
+                "`--lock off`",
+            )
+
 
 def scheme_of(reference: str) -> str | None:
     """The scheme of an address, such as `oci`; None for paths and names."""

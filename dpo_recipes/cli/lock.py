@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption, find_recipe, short_path
+from dpo_recipes.artifacts.references import find
+from dpo_recipes.cli.options import JsonOption, RecipeArgument, SetOption, short_path, show_note
 from dpo_recipes.cli.progress import write_message
 from dpo_recipes.errors import DpoRecipeError, Finding
 from dpo_recipes.formats import format_bytes
@@ -29,7 +30,10 @@ def lock(
     """Write NAME.lock.yaml beside a recipe: models, data, settings and packages by their content.
 
     `dpo-recipe run` then refuses what differs. Weights on the hub are not downloaded."""
-    path = find_recipe(recipe)
+    found = find(recipe, show_note)
+    path = found.path
+    if not check:
+        found.check_may_change()
     validated = validate_file(path, set_)
     if check:
         _check(path, validated, json_=json_)

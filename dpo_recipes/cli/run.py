@@ -93,6 +93,8 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     found = find(recipe, show_note)
     permit(found, yes=yes)
     path = found.path
+    if update_lock:
+        found.check_may_change()
     validated = _locked(path, overrides, lock, update=update_lock)
     if (slurm or slurm_setup) and not _uses_slurm(validated):
         raise typer.BadParameter("add `--via slurm`, or leave it out", param_hint="--slurm, --slurm-setup")

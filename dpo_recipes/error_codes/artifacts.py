@@ -35,6 +35,12 @@ CODES = {
         "`dpo-recipe pack --sign KEY` needs ssh-keygen (OpenSSH 8.1 or newer) and a private SSH key, or the public",
         "one if an agent has the private key. `ssh-keygen -t ed25519` makes a pair of keys.",
     ),
+    "S209": entry(
+        "the lock of an artifact cannot be made again",
+        "An artifact stays what its author has packed. `dpo-recipe pull REF` unpacks it into a folder, where the",
+        "recipe and its lock can be changed. `--lock off` runs it without its lock, and `--lock inputs` with other",
+        "versions of packages.",
+    ),
     # verifying
     "S301": entry(
         "not an artifact",

@@ -1,4 +1,4 @@
-"""One reference is enough: a job is packed and pushed, and an empty machine that has only the reference does it too."""
+"""One reference is enough: a job is locked, packed and pushed, and an empty machine does the same job from it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def test_a_reference_does_the_same_job_on_an_empty_machine(
             assert done.returncode == 0, done.stderr
             return done
 
+        run(here, "lock", "mine.yaml")
         first = json.loads(run(here, "run", "mine.yaml", "--json").stdout)
         name = Path(first["model_dir"]).parent.name.rpartition("-")[2]
         options = ["--with-data", "--data-licence", "CC0-1.0", "--with-results", name, "--with-adapter"]
@@ -62,7 +63,14 @@ def test_a_reference_does_the_same_job_on_an_empty_machine(
         asked = command("run", reference, cwd=there, env=machines[there])
         assert asked.returncode == 7
         assert "error[S408]" in asked.stderr
-        second = json.loads(run(there, "run", reference, "--yes", "--json").stdout)
+        done = run(there, "run", reference, "--yes", "--json")
+        assert "locked    as in" in done.stderr  # the rows have the hash of those that were locked
+        second = json.loads(done.stdout)
+        refused = command("run", reference, "--update-lock", cwd=there, env=machines[there])
+        assert "error[S209]" in refused.stderr
+        other = command("run", reference, "--set", "training.seed=7", cwd=there, env=machines[there])
+        assert other.returncode == 7
+        assert "training.seed" in other.stderr
     assert _losses(second) == _losses(first)
     assert len(_losses(first)) == 3
     assert Path(second["model_dir"]).is_relative_to(there)
