@@ -83,6 +83,7 @@ class RunStages:
         leave(self.distributed)
 
     def _prepare(self) -> tuple[ModelBundle, TokenizedSplits]:
+        from dpo_recipes.engine.vllm_checks import check_vocabulary
         from dpo_recipes.export.rehearsal import rehearse_saving
         from dpo_recipes.model.build import build_model
         from dpo_recipes.prepared_data import prepare_data
@@ -102,6 +103,8 @@ class RunStages:
         for name, report in tokenized.reports.items():
             if report.has_changes:
                 self.events.note(f"{name}: {report.describe_changes()}")
+        if self.rank.is_main:
+            check_vocabulary(self.recipe, prepared.tokenizer, prepared.chat.added_ids)
         decided = self._check_fit(prepared) if self.rank.is_main else None
         self.recipe, self.launch, self.reserve_bytes = self.distributed.share(decided)
         noun = objective_of(self.recipe).row_noun
@@ -118,11 +121,13 @@ class RunStages:
 
     def _check_base(self) -> list[Finding]:
         """Check the base before data and weights are read. Returns warnings."""
+        from dpo_recipes.engine.vllm_checks import check_vllm
         from dpo_recipes.model.preflight import check_base
         from dpo_recipes.model.sources import resolve_model
 
         if not self.rank.is_main:
             return []
+        check_vllm(self.recipe)
         self.events.stage("check", f"{self.recipe.model.path}: module names and weights")
         location = resolve_model(self.recipe.model)
         warnings = check_base(self.recipe, location, trust_remote_code=self.trust_remote_code)

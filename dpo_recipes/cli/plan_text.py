@@ -25,6 +25,7 @@ _PARTS = {
     "reference": "reference",
     "reward_models": "reward models",
     "cache": "keys and values",
+    "vllm": "vLLM",
     "gradients": "gradients",
     "optimizer": "optimizer state",
     "optimizer_step": "optimizer step",

@@ -107,10 +107,12 @@ class MicroBatching(Trainer):
 
     def _load_fixed_size(self: Any, dataset: Any, description: str, batch_size: int, *rest: Any, **more: Any) -> Any:
         processes, rank = self.distributed.num_processes, self.distributed.rank
-        epoch = FixedSizeBatches(len(dataset), batch_size, self.args.gradient_accumulation_steps, processes)
         collator = MicroBatchCollator(self.data_collator)
         loader = self._load(dataset, collator, description, batch_size, *rest, **more)
         shard = loader.batch_sampler
+        # An order of rows may repeat some of them, and leave others out.
+        num_rows = len(shard.batch_sampler.sampler)
+        epoch = FixedSizeBatches(num_rows, batch_size, self.args.gradient_accumulation_steps, processes)
         shard.batch_sampler = BatchesOfRank(shard.batch_sampler, epoch, rank)
         # It passes batches on unchanged: those below already belong to this process.
         shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False

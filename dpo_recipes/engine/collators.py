@@ -24,11 +24,12 @@ ROW_COLUMNS = {
 }
 """Columns with a value for each row, and the types of their tensors. REFERENCE has a value for each answer."""
 
-ADVANTAGES, OLD_LOGPS, OLD_TOKEN_LOGPS, REFERENCE_TOKEN_LOGPS = OF_ROLLOUT = (
+ADVANTAGES, OLD_LOGPS, OLD_TOKEN_LOGPS, REFERENCE_TOKEN_LOGPS, SAMPLING_WEIGHTS = OF_ROLLOUT = (
     "advantages",
     "old_logps",
     "old_token_logps",
     "reference_token_logps",
+    "sampling_weights",
 )
 """The tensors of a batch of answers that the policy has written: [B, K], and those of tokens [B, K, T]."""
 

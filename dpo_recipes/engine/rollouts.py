@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dpo_recipes.data.rows import Row
-from dpo_recipes.engine.generation import Sampling, write_answers
-from dpo_recipes.errors import RunError
-from dpo_recipes.objectives.policy import source_metric
-from dpo_recipes.rewards.base import RewardSources
+from dpo_recipes.engine.context import TrainingContext
+from dpo_recipes.engine.generation import AnswerWriter, OwnWriter, Sampling, seed_of
+from dpo_recipes.errors import DataError, RunError
+from dpo_recipes.model.build import ModelBundle
+from dpo_recipes.objectives.policy import PolicyParams, source_metric
+from dpo_recipes.reward_settings import ModelReward
+from dpo_recipes.rewards.base import RewardContext, RewardSources
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """B prompts to be answered."""
+
+    ids: list[list[int]]
+    rows: list[Row]
+    places: list[int]
+    """The places of the rows in their split."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class Rollout:
     """[B, K] for each source."""
     is_cut: torch.Tensor
     """[B, K]: 1 for an answer that was cut off, 0 for one that has ended."""
+    sampler_logps: list[list[list[float]]] | None = None
+    """[B][K] lists of the log-probabilities of tokens when they were sampled; None if the policy has sampled itself."""
 
     def metrics(self) -> dict[str, tuple[torch.Tensor, int]]:
         """Sums over answers or groups, and the numbers of them, by the keys of metrics."""
@@ -49,44 +64,95 @@ _EQUAL = 1e-6
 
 
 class RolloutWriter:
-    """Lets the policy write answers, and scores them."""
+    """Has answers written, and scores them."""
 
-    def __init__(self, tokenizer: Any, sampling: Sampling, sources: RewardSources, num_answers: int) -> None:
-        self._tokenizer, self._sampling, self._sources = tokenizer, sampling, sources
+    def __init__(
+        self, answers: AnswerWriter, tokenizer: Any, end_ids: Collection[int], sources: RewardSources, num_answers: int
+    ) -> None:
+        self._answers, self._tokenizer, self._end_ids, self._sources = answers, tokenizer, end_ids, sources
         self._num_answers = num_answers
 
-    def write(self, model: Any, batches: Sequence[tuple[list[list[int]], list[Row]]], seed: int) -> list[Rollout]:
-        """One rollout for each micro-batch of prompts and their rows; all answers are written together.
+    def refresh(self) -> None:
+        """The weights of the policy may have changed."""
+        self._answers.refresh()
+
+    def write(self, batches: Sequence[Prompts], *seed: Any, repeats: bool = False) -> list[Rollout]:
+        """One rollout for each micro-batch of prompts; all answers are written together. What is sampled for a row
+        depends on the `seed`, the row's place and the number of the answer, with vLLM only if it `repeats`.
 
         Raises `RunError` T670 and T671 for a failed source of rewards, and T672 if all answers are empty.
         """
         count = self._num_answers
-        prompts = [ids for of_batch, _ in batches for ids in of_batch for _ in range(count)]
-        rows = [row for _, of_batch in batches for row in of_batch for _ in range(count)]
-        ids = write_answers(model, prompts, self._sampling, seed)
+        prompts = [ids for batch in batches for ids in batch.ids]
+        rows = [row for batch in batches for row in batch.rows for _ in range(count)]
+        seeds = [
+            seed_of(*seed, place, number) for batch in batches for place in batch.places for number in range(count)
+        ]
+        written = self._answers.write(prompts, count, seeds, repeats=repeats)
+        ids = written.ids
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
         if not any(text.strip() for text in texts):
             raise _all_empty(len(texts))
         columns = {name: [row.columns.get(name) for row in rows] for name in self._sources.columns}
         scored = self._sources.score([row.prompt for row in rows], texts, columns, where=[row.where for row in rows])
-        cut = [float(answer[-1] not in self._sampling.end_ids) for answer in ids]
+        cut = [float(answer[-1] not in self._end_ids) for answer in ids]
         rollouts, start = [], 0
-        for of_batch, _ in batches:
-            part = slice(start, start + count * len(of_batch))
+        for batch in batches:
+            part = slice(start, start + count * len(batch.ids))
             start = part.stop
             rollouts.append(
                 Rollout(
-                    of_batch,
-                    [ids[first : first + count] for first in range(part.start, part.stop, count)],
+                    batch.ids,
+                    self._groups(ids[part]),
                     self._by_group(scored.total[part]),
                     {name: self._by_group(values[part]) for name, values in scored.by_source.items()},
                     self._by_group(cut[part]),
+                    None if written.logps is None else self._groups(written.logps[part]),
                 )
             )
         return rollouts
 
+    def _groups(self, values: list[Any]) -> list[list[Any]]:
+        return [values[first : first + self._num_answers] for first in range(0, len(values), self._num_answers)]
+
     def _by_group(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32).reshape(-1, self._num_answers)
+
+
+def rollout_writer(model: Any, accelerator: Any, bundle: ModelBundle, context: TrainingContext) -> RolloutWriter:
+    """What writes and scores the answers of a run."""
+    params, tokenizer = context.recipe.objective, bundle.tokenizer
+    assert isinstance(params, PolicyParams), "only a policy writes answers"
+    ends = tuple(sorted({*bundle.chat.end_ids, tokenizer.eos_token_id}))
+    sampling = Sampling(
+        params.max_new_tokens,
+        params.temperature,
+        params.top_p,
+        params.generation_batch_size,
+        tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        ends,
+    )
+    trust = bundle.trust_remote_code
+    of_rewards = RewardContext(context.device, context.reward_functions, trust_remote_code=trust)
+    sources = RewardSources(params.rewards, of_rewards)
+    answers: AnswerWriter = OwnWriter(model, sampling, accelerator.autocast)
+    # A trainer that is only measured writes no answers, and starts no vLLM.
+    if context.row_of is not None and params.generation.uses_vllm:
+        from dpo_recipes.engine.vllm import VllmWriter
+
+        answers = VllmWriter(model, accelerator, bundle, context, sampling)
+    return RolloutWriter(answers, tokenizer, ends, sources, params.num_generations)
+
+
+def check_prompts(first: Row, params: PolicyParams) -> None:
+    """Raise `DataError` D418 if a reward model would read prompts in the template of the policy."""
+    if first.rendered and any(isinstance(source, ModelReward) for source in params.rewards):
+        raise DataError.of(
+            "D418",
+            f"{first.where} has a prompt that a template has already rendered",
+            why="a reward model reads prompts in its own template, and needs the messages",
+            fix="use a `format` with messages or plain texts, such as `prompt` or `preference`",
+        )
 
 
 def _all_empty(count: int) -> RunError:

@@ -359,7 +359,12 @@ CODES = {
     ),
     "R391": entry(
         "a launch that cannot generate answers",
-        "Objectives whose policy writes answers need all weights in each process, and one process if the answers serve",
-        "several steps.",
+        "Objectives whose policy writes answers need all weights in each process. FSDP and ZeRO-3 shard them: they",
+        "would gather the whole model for each token.",
+    ),
+    "R400": entry(
+        "vLLM cannot generate for this recipe",
+        "vLLM runs on CUDA here, with the base of the recipe in 16 or 32 bits, whose weights the run sends before",
+        "each step. The correction of its probabilities needs them for all tokens.",
     ),
 }

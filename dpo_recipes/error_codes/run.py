@@ -230,6 +230,31 @@ CODES = {
         "The policy ends every answer of a step with its first token, so that no reward can tell them apart. Often its",
         "chat template is not the one that it was trained with.",
     ),
+    "T673": entry(
+        "vLLM without a CUDA GPU",
+        "`generation: {backend: vllm}` sends the weights of the policy from a CUDA device to vLLM before each step.",
+        "transformers generates on every device.",
+    ),
+    "T674": entry(
+        "a vLLM server that cannot be used",
+        "It does not answer at its address, or was started without what a run needs: VLLM_SERVER_DEV_MODE=1, an engine",
+        "that takes weights, and log-probabilities after the temperature. docs/rl.md has the command.",
+    ),
+    "T675": entry(
+        "vLLM failed",
+        "vLLM or its server raised an error at the start, while it took the weights, or while it generated. run.log",
+        "has the traceback. The last checkpoint is kept, and the same command resumes from it.",
+    ),
+    "T676": entry(
+        "answers of vLLM that cannot be used",
+        "Their number, their lengths, their tokens or their log-probabilities are not those that were requested, which",
+        "would train the policy on answers that it has not been given.",
+    ),
+    "T677": entry(
+        "vLLM has another vocabulary or context",
+        "Prompts are sent to vLLM as ids of tokens, and answers come back as ids. The model that it serves must be the",
+        "base of the recipe, without tokens that the chat template adds, and read as many tokens as `data.max_length`.",
+    ),
     # T63x: SLURM
     "T630": entry(
         "SLURM's commands are not installed",

@@ -48,9 +48,15 @@ def loaded_commit(location: ModelLocation) -> str | None:
 
     A branch such as `main` moves; only the commit makes a run repeatable.
     """
+    folder = local_folder(location)
+    return None if folder is None or Path(location.path).is_absolute() else folder.name
+
+
+def local_folder(location: ModelLocation) -> Path | None:
+    """The folder of a local model, or of the files of a hub model that was just loaded, in the hub's cache."""
     if Path(location.path).is_absolute():
-        return None
+        return Path(location.path)
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(location.path, "config.json", revision=location.revision)
-    return Path(cached).parent.name if isinstance(cached, str) else None
+    return Path(cached).parent if isinstance(cached, str) else None

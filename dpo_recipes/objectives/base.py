@@ -230,6 +230,9 @@ class Scores:
     """[B, K]: how much better each answer is than the others to its prompt, for answers that the policy has written."""
     old_logps: Tensor | None = None
     """[B, K]: the log-probabilities when the policy wrote the answers."""
+    sampling_weights: Tensor | None = None
+    """[B, K, T] or [B, K, 1]: the factors that correct the probabilities of another sampler; None if the policy has
+    sampled itself."""
     of_tokens: TokenScores | None = None
     """The values of single tokens, if `Objective.uses_tokens` is set."""
     weights: Tensor | None = None

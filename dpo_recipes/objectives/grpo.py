@@ -47,6 +47,7 @@ class Grpo(PolicyObjective):
 
     kind = "grpo"
     params = GrpoParams
+    has_token_ratios = True
 
     def title(self, params: GrpoParams) -> str:
         """The objective with its loss."""
@@ -55,10 +56,6 @@ class Grpo(PolicyObjective):
     def mean_over(self, params: GrpoParams) -> Literal["rows", "tokens"]:
         """Tokens of the step for `dapo`, otherwise prompts."""
         return "tokens" if params.loss_type == "dapo" else "rows"
-
-    def uses_tokens(self, params: GrpoParams) -> bool:
-        """Each token has its own ratio."""
-        return True
 
     def advantages(self, params: GrpoParams, rewards: Tensor, kl: Tensor | None) -> Tensor:
         """Rewards relative to their group."""
@@ -78,7 +75,7 @@ class Grpo(PolicyObjective):
         mask = tokens.mask
         old = tokens.logps.detach() if tokens.old_logps is None else tokens.old_logps
         gain, is_clipped = clipped_gain(params, (tokens.logps - old).exp(), advantages)
-        per_token = -gain
+        per_token = -gain if scores.sampling_weights is None else -gain * scores.sampling_weights
         metrics = {
             "entropy": (scores.entropies.detach(), scores.num_tokens),
             "clip_ratio/region_mean": ((is_clipped * mask).sum(dim=(1, 2)), mask.sum(dim=(1, 2))),

@@ -23,6 +23,7 @@ from dpo_recipes.objectives.base import (
     RateRange,
     ReferenceKind,
 )
+from dpo_recipes.objectives.generation import SAMPLER_DIFFERENCE, SAMPLER_RATIO, Generation, check_generation
 from dpo_recipes.reward_settings import Reward, RewardSettings, source_names
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SHORTEST_PROMPT = 8
 """The least number of tokens that must be left for a prompt, as in `data.max_length`."""
+GENERATES = ("auto", "ddp", "deepspeed-zero1", "deepspeed-zero2")
+"""The strategies with which each process has all weights, so that it can generate; `auto` chooses one of them."""
 
 
 class PolicyParams(ObjectiveParams):
@@ -98,6 +101,10 @@ class PolicyParams(ObjectiveParams):
     generation_batch_size: int = Field(
         default=32, ge=1, description="The answers that are written at once. More are faster and need more memory."
     )
+    generation: Generation = Field(
+        default_factory=Generation,
+        description="What generates the answers: transformers, or vLLM on CUDA, in the run's processes or on a server.",
+    )
 
 
 class PolicyObjective(Objective):
@@ -137,6 +144,8 @@ class PolicyObjective(Objective):
         Metric("clip_ratio/region_mean", "Clipped ratios", 1, is_share=True),
     )
     """The keys are those of TRL's RLOOTrainer and GRPOTrainer."""
+    has_token_ratios: ClassVar[bool] = False
+    """Whether each token of an answer has its own ratio of probabilities, and not only the whole answer."""
     metrics_note = (
         "Held-out metrics are measured on sampled answers, as many to each prompt as in training. The held-out loss is "
         "minus the reward, plus the KL penalty; the training loss is the surrogate that the step differentiates, whose "
@@ -148,9 +157,14 @@ class PolicyObjective(Objective):
         return params.rewards
 
     def further_metrics(self, params: PolicyParams) -> Sequence[str]:
-        """The mean reward of each source, if there are several."""
+        """The mean reward of each source, if there are several, and how far vLLM is from the policy."""
         names = source_names(params.rewards)
-        return [source_metric(name) for name in names] if len(names) > 1 else []
+        of_sources = [source_metric(name) for name in names] if len(names) > 1 else []
+        return [*of_sources, *([SAMPLER_DIFFERENCE, SAMPLER_RATIO] if params.generation.is_corrected else [])]
+
+    def uses_tokens(self, params: PolicyParams) -> bool:
+        """For ratios of tokens, and to compare vLLM's log-probabilities with the policy's."""
+        return self.has_token_ratios or params.generation.is_corrected
 
     def new_tokens(self, params: PolicyParams) -> int:
         """The most tokens of an answer."""
@@ -200,21 +214,19 @@ class PolicyObjective(Objective):
         return False
 
     def check(self, recipe: Recipe, locate: Locate) -> Iterator[Finding]:
-        """R327, R389, R395 and R391."""
+        """R316, R327, R389, R395, R391 and R400."""
         params = recipe.objective
         assert isinstance(params, PolicyParams), "the objective names these parameters"
         yield from _check_values(params, locate)
         yield from _check_data(recipe, params, locate)
-        launch = recipe.launch
-        if launch.strategy not in ("auto", "ddp"):
-            what = f"`{self.kind}` cannot generate answers with `strategy: {launch.strategy}`"
-            why = "each process generates, which needs all weights on its device"
-            yield Finding("R391", what, locate(("launch", "strategy")), why, "write `strategy: ddp`")
-        if params.num_iterations > 1 and launch.num_processes not in (1, "auto"):
-            what = "`num_iterations` above 1 needs one process"
-            why = "the answers of a step are kept by the process that wrote them"
-            fix = "write `num_processes: 1`, or `num_iterations: 1`"
-            yield Finding("R391", what, locate(("objective", "num_iterations"), key=True), why, fix)
+        ratios = self.has_token_ratios
+        yield from check_generation(recipe, params.generation, locate, top_p=params.top_p, has_token_ratios=ratios)
+        strategy = recipe.launch.strategy
+        if strategy not in GENERATES:
+            what = f"`{self.kind}` cannot generate answers with `strategy: {strategy}`"
+            why = "it shards the weights, and each process needs all of them to generate"
+            fix = "write `strategy: ddp`, or `deepspeed-zero2`, which shards gradients and the optimizer's state"
+            yield Finding("R391", what, locate(("launch", "strategy")), why, fix)
 
 
 def clipped_gain(params: PolicyParams, ratio: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,6 +53,8 @@ class Rloo(PolicyObjective):
         assert scores.entropies is not None
         assert scores.num_tokens is not None
         gain, is_clipped = clipped_gain(params, (scores.logps - scores.old_logps).exp(), scores.advantages)
+        if scores.sampling_weights is not None:
+            gain = gain * scores.sampling_weights.squeeze(2)
         metrics = {
             "entropy": (scores.entropies.detach(), scores.num_tokens),
             "clip_ratio/region_mean": is_clipped.float().mean(dim=1),

@@ -22,7 +22,7 @@ from dpo_recipes.objectives import get_objective
 from dpo_recipes.objectives.base import Scores, TokenScores
 from dpo_recipes.objectives.policy import PolicyObjective
 
-Work = Callable[..., "Outcome"]  # noqa: F821
+Work = Callable[..., Any]
 RLOO: Any = get_objective("rloo")
 GRPO: Any = get_objective("grpo")
 VOWELS = "{rule: regex, pattern: '[aeiou]', count: 8}"
@@ -61,6 +61,20 @@ def test_the_loss_of_rloo() -> None:
     assert loss.metrics["clip_ratio/region_mean"].tolist() == [1.0]
 
 
+def test_the_loss_of_rloo_with_another_sampler() -> None:
+    """Gains of 2 · 1 and -2 · 1 with ratios of 1, and factors 0.5 and 0: the loss is minus the mean of 1 and 0."""
+    logps = torch.tensor([[-1.0, -3.0]])
+    scores = Scores(
+        logps=logps,
+        old_logps=logps,
+        advantages=torch.tensor([[2.0, -2.0]]),
+        sampling_weights=torch.tensor([[[0.5], [0.0]]]),
+        entropies=torch.tensor([[4.0, 6.0]]),
+        num_tokens=torch.tensor([[2.0, 3.0]]),
+    )
+    assert RLOO.loss(params_of(RLOO), scores).per_row.tolist() == [-0.5]
+
+
 def test_the_loss_of_grpo() -> None:
     """Rewards 0 and 2 have mean 1 and deviation √2: advantages ∓1 / (√2 + 1e-4), about ∓0.7070.
 
@@ -90,10 +104,15 @@ def test_the_loss_of_grpo() -> None:
     assert GRPO.loss(divided, scores).per_row.item() == pytest.approx((2 * a + kl - a) / 10 / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["rloo", "dapo", "grpo", "dr_grpo"])
-def test_losses_equal_those_of_trl(kind: str) -> None:
-    """The same log-probabilities through `_compute_loss` of TRL's trainers, which need no model for it."""
-    from trl import GRPOTrainer, RLOOTrainer
+@pytest.mark.parametrize(
+    ("kind", "correction"),
+    [("rloo", None), *((kind, how) for kind in ("dapo", "grpo", "dr_grpo") for how in (None, "token", "sequence"))],
+)
+def test_losses_equal_those_of_trl(kind: str, correction: str | None) -> None:
+    """The same log-probabilities through `_compute_loss` of TRL's trainers, which need no model for it. Also with
+    factors that correct another sampler, for each token or answer; TRL's RLOO has none."""
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.rloo_trainer import RLOOTrainer
 
     torch.manual_seed(0)
     rows, count, length = 3, 4, 6
@@ -117,7 +136,8 @@ def test_losses_equal_those_of_trl(kind: str) -> None:
         accelerator=SimpleNamespace(reduce=reduce, gather=lambda tensor: tensor, num_processes=1),
         _metrics={"train": Metrics()}, beta=0.1, loss_type=kind, top_entropy_quantile=1.0,
         importance_sampling_level="token", off_policy_mask_threshold=None, _entropy_bonus_enabled=False,
-        use_vllm=False, max_completion_length=10, current_gradient_accumulation_steps=1,
+        use_vllm=correction is not None, vllm_importance_sampling_correction=True,
+        max_completion_length=10, current_gradient_accumulation_steps=1,
         args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
     )  # fmt: skip
     ids = torch.zeros(rows * count, length, dtype=torch.long)
@@ -126,6 +146,10 @@ def test_losses_equal_those_of_trl(kind: str) -> None:
         "old_logps": flat((old * mask).sum(2)), "old_per_token_logps": flat(old), "advantages": flat(advantages),
         "ref_per_token_logps": flat(reference), "num_items_in_batch": mask.sum(),
     }  # fmt: skip
+    factors = None
+    if correction is not None:
+        factors = torch.rand(rows, count, length if correction == "token" else 1) * 2
+        inputs["importance_sampling_ratio"] = flat(factors)
     objective = RLOO if kind == "rloo" else GRPO
     trainer: Any = RLOOTrainer if kind == "rloo" else GRPOTrainer
     expected = trainer._compute_loss(upstream, None, inputs)
@@ -138,10 +162,11 @@ def test_losses_equal_those_of_trl(kind: str) -> None:
         entropies=torch.zeros(rows, count),
         num_tokens=mask.sum(2),
         of_tokens=TokenScores(logps, mask, old, reference),
+        sampling_weights=factors,
     )
     per_row = objective.loss(params, scores).per_row
     found = per_row.sum() / mask.sum() if objective.mean_over(params) == "tokens" else per_row.mean()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-7)
 
 
 # Order and sampling
@@ -167,15 +192,46 @@ def test_answers_depend_on_the_seed_alone(tiny_model: Path) -> None:
     sampling = Sampling(8, 1.0, 1.0, 3, model.config.pad_token_id, (model.config.eos_token_id,))
     prompts = [[5, 6, 7], [8], [9, 10], [11, 12]]
     torch.manual_seed(5)
-    first = write_answers(model, prompts, sampling, 1)
+    seeds = [3, 1, 4, 15]
+    first = write_answers(model, prompts, sampling, seeds)
     state = torch.random.get_rng_state()
-    assert write_answers(model, prompts, sampling, 1) == first
-    assert write_answers(model, prompts, sampling, 2) != first
+    assert write_answers(model, prompts, sampling, seeds) == first
+    assert write_answers(model, prompts, sampling, [seed + 1 for seed in seeds]) != first
+    # The answers beside it have no influence on an answer.
+    alone = [write_answers(model, [prompt], sampling, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert alone == first
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
     assert model.generation_config.top_k == 1
     assert all(1 <= len(answer) <= 8 for answer in first)
-    assert len({tuple(answer) for answer in write_answers(model, [[5, 6]] * 8, sampling, 3)}) > 4
+    assert len({tuple(answer) for answer in write_answers(model, [[5, 6]] * 8, sampling, range(8))}) > 4
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_answers_are_sampled_from_the_softmax(tiny_model: Path, top_p: float) -> None:
+    """The first tokens of 4,000 answers have the frequencies that temperature and `top_p` give: a chi-squared test."""
+    from scipy.stats import chisquare
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(12.0)  # so that some tokens are likely
+        probabilities = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.7).softmax(-1).double()
+    order = probabilities.argsort(descending=True)
+    below = probabilities[order].cumsum(0) - probabilities[order] < top_p
+    expected = torch.zeros_like(probabilities)
+    expected[order[below]] = probabilities[order[below]]
+    expected = expected / expected.sum()
+    sampling = Sampling(1, 0.7, top_p, 500, model.config.pad_token_id, (model.config.eos_token_id,))
+    answers = write_answers(model, [[5, 6, 7]] * 4000, sampling, [seed * 7919 for seed in range(4000)])
+    found = torch.bincount(torch.tensor([answer[0] for answer in answers]), minlength=len(expected)).double()
+    assert found[expected == 0].sum() == 0
+    common = expected * 4000 >= 5
+    rest = (~common) & (expected > 0)
+    assert int(common.sum()) > 5
+    observed = [*found[common].tolist(), *([found[rest].sum().item()] if rest.any() else [])]
+    counts = [*(expected[common] * 4000).tolist(), *([(expected[rest].sum() * 4000).item()] if rest.any() else [])]
+    assert chisquare(observed, counts, sum_check=False).pvalue > 0.001
 
 
 # Whole runs
@@ -286,7 +342,7 @@ def test_generation_leaves_the_model_as_it_is(
     work: Work, tiny_model: Path, tmp_path: Path, adapter: str, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number formats of its weights are the same before and after; in bfloat16 autocast computes in that format."""
-    from dpo_recipes.engine import rollouts
+    from dpo_recipes.engine import generation
 
     formats: list[set[torch.dtype]] = []
 
@@ -296,7 +352,7 @@ def test_generation_leaves_the_model_as_it_is(
         formats.extend([before, {weight.dtype for weight in model.parameters()}])
         return answers
 
-    monkeypatch.setattr(rollouts, "write_answers", written)
+    monkeypatch.setattr(generation, "write_answers", written)
     text = policy_recipe(tiny_model, tmp_path, f"kind: rloo, rewards: [{VOWELS}]", adapter)
     outcome = work(text, *settings)
     assert outcome.exit_code == 0, outcome.codes
@@ -318,8 +374,8 @@ def test_a_base_with_a_table_of_positions(work: Work, tmp_path: Path) -> None:
     )
     prompts = [[7, 8, 9, 10, 11, 12], [20]]
     greedy = Sampling(6, 1e-4, 1.0, 8, tokenizer.pad_token_id, (tokenizer.eos_token_id,))
-    together = write_answers(model, prompts, greedy, 1)
-    assert together == [write_answers(model, [prompt], greedy, 1)[0] for prompt in prompts]
+    together = write_answers(model, prompts, greedy, [1, 2])
+    assert together == [write_answers(model, [prompt], greedy, [3])[0] for prompt in prompts]
     model.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     text = policy_recipe(tmp_path / "gpt2", tmp_path, f"kind: grpo, rewards: [{VOWELS}], beta: 0.1", "null")
@@ -367,13 +423,13 @@ def test_a_source_that_fails_is_named(
 
 
 def test_empty_answers_and_long_prompts(work: Work, tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from dpo_recipes.engine import rollouts
+    from dpo_recipes.engine import generation
 
     text = policy_recipe(tiny_model, tmp_path, f"kind: rloo, rewards: [{VOWELS}]")
     outcome = work(text, "data.max_length=20", "data.overlong=error")
     assert outcome.codes == ["D408"]
     end = 2  # <|im_end|>
-    monkeypatch.setattr(rollouts, "write_answers", lambda model, prompts, *_: [[end] for _ in prompts])
+    monkeypatch.setattr(generation, "write_answers", lambda model, prompts, *_: [[end] for _ in prompts])
     assert work(text).codes == ["T672"]
 
 
@@ -424,7 +480,7 @@ def test_the_plan_of_generation() -> None:
     from dpo_recipes.fit.simulation.trace import Rates
     from dpo_recipes.recipe.schema import Recipe
 
-    recipe = Recipe.model_validate(
+    recipe: Any = Recipe.model_validate(
         {
             "schema": 1, "name": "plan", "model": {"path": "gpt2"}, "data": {"train": [{"path": "rows.jsonl"}]},
             "objective": {
@@ -442,9 +498,19 @@ def test_the_plan_of_generation() -> None:
         dtype="float32",
     )  # fmt: skip
     weights: Any = SimpleNamespace(base=1_000, num_base=50)
-    cost = rollout_cost(meta, weights, np.array([[12, 20, 20], [7, 20, 20]]), Rates(40_000.0, 10_000.0))
+    lengths, rates = np.array([[12, 20, 20], [7, 20, 20]]), Rates(40_000.0, 10_000.0)
+    cost = rollout_cost(meta, weights, lengths, rates, device_bytes=10**6)
     assert cost is not None
     assert cost.cache_bytes == 32_768 + 4_800
     assert cost.reward_bytes == 0
     assert cost.seconds_per_prompt == pytest.approx(1.2)
     assert rollout_seconds(cost, JobFacts(recipe, 30), num_evaluated=4) == pytest.approx(14 * 1.2)
+    # vLLM reserves 0.3 of 1,000,000 bytes, and its tokens take 0.1 s: 0.5 · 20 · 0.1 s. A server reserves nothing here.
+    for extra, reserved in (({}, 300_000), ({"server": "http://there:8000"}, 0)):
+        generation = recipe.objective.generation.model_copy(update={"backend": "vllm", **extra})
+        objective = recipe.objective.model_copy(update={"generation": generation})
+        meta.recipe = recipe.model_copy(update={"objective": objective})
+        of_vllm = rollout_cost(meta, weights, lengths, rates, device_bytes=10**6)
+        assert of_vllm is not None
+        assert (of_vllm.cache_bytes, of_vllm.vllm_bytes) == (0, reserved)
+        assert of_vllm.seconds_per_prompt == pytest.approx(1.0)

@@ -195,7 +195,7 @@ def test_trl_asks_one_name_whether_to_score_unlabelled_positions(monkeypatch: py
     from trl.trainer.utils import add_fused_lm_head
 
     scored: list[int] = []
-    kernel = utils._ChunkedLogProbFunction
+    kernel = utils._ChunkedLogProbFunction  # pyright: ignore[reportPrivateImportUsage]
 
     class Counting:
         @staticmethod
@@ -241,7 +241,7 @@ def test_trls_head_has_the_names_that_plans_stand_in_for() -> None:
 
     for name in ("TOKEN_CHUNK_SIZE", "_forward_tile", "_backward_tile", "_addmm_fp32"):
         assert hasattr(chunked_logprob, name), name
-    parameters = list(inspect.signature(utils._ChunkedLogProbFunction.forward).parameters)
+    parameters = list(inspect.signature(utils._ChunkedLogProbFunction.forward).parameters)  # pyright: ignore[reportPrivateImportUsage]
     expected = ["hidden", "weight", "bias", "targets", "temperature", "chunk_size"]
     expected += ["final_logit_softcapping", "logit_scale", "outputs"]
     assert parameters == ["ctx", *expected]
@@ -316,7 +316,7 @@ def test_the_layers_that_bitsandbytes_would_repack_can_be_told_not_to(monkeypatc
 
     repacked: list[Any] = []
     monkeypatch.setattr(bnb.nn.modules, "_convert_weight_packed_for_cpu", lambda *args: repacked.append(args) or args)
-    layer = bnb.nn.Linear4bit(64, 64, compute_dtype=torch.float32, quant_type="nf4").to("cpu").eval()
+    layer = bnb.nn.Linear4bit(64, 64, compute_dtype=torch.float32, quant_type="nf4").to("cpu").eval()  # pyright: ignore[reportPrivateImportUsage]
     assert hasattr(layer, REPACKS)
     setattr(layer, REPACKS, True)
     with torch.no_grad():
@@ -337,3 +337,22 @@ def test_the_losses_that_use_label_smoothing() -> None:
     used = {re.match(r'"(\w+)"', branch)[1] for branch in branches if "self.label_smoothing" in branch}  # type: ignore[index]
     assert len(branches) == len(get_args(DpoLoss))
     assert used == set(SMOOTHED)
+
+
+def test_trl_sends_weights_and_prompts_to_vllm_as_ours_expects() -> None:
+    """`_iter_named_params` is overridden; the settings of the constructor and of a request are TRL's names."""
+    from trl.generation.vllm_client import VLLMClient
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    assert "in self._iter_named_params()" in inspect.getsource(VLLMGeneration.sync_weights)
+    made = inspect.signature(VLLMGeneration).parameters
+    assert {
+        "mode", "server_base_url", "server_timeout", "group_port", "gpu_memory_utilization", "max_model_length",
+        "max_num_seqs", "enable_sleep_mode", "trust_remote_code", "temperature", "top_p", "max_completion_length",
+        "logprobs",
+    } <= made.keys()  # fmt: skip
+    generate = inspect.getsource(VLLMGeneration.generate)
+    assert "generation_kwargs.update(self.generation_kwargs)" in generate  # `n` and `seed` come in there
+    assert "model=model.name_or_path" in inspect.getsource(VLLMGeneration._init_vllm)
+    asked = inspect.signature(VLLMClient.generate).parameters
+    assert {"prompts", "n", "temperature", "top_p", "max_tokens", "logprobs", "generation_kwargs"} <= asked.keys()

@@ -23,6 +23,7 @@ BROKEN = sorted(FOLDER.glob("*.yaml"))
 def _everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result does not depend on the libraries that are installed."""
     monkeypatch.setattr("dpo_recipes.recipe.launch_checks.is_installed", lambda package: True)
+    monkeypatch.setattr("dpo_recipes.objectives.generation.has_vllm", lambda: True)
 
 
 def _refusal(path: Path) -> DpoRecipeError:

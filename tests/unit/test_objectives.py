@@ -9,17 +9,18 @@ import pytest
 
 from dpo_recipes.data.mismatched import mismatched_rows
 from dpo_recipes.errors import Finding, Where
-from dpo_recipes.objectives import cpo, dpo, grpo, kto, orpo, reward, rloo, sft
+from dpo_recipes.objectives import cpo, dpo, generation, grpo, kto, orpo, reward, rloo, sft
 from dpo_recipes.objectives.base import LOSS, Advice, Objective, RowCounts
 from dpo_recipes.recipe.schema import Recipe
 
+VLLM = {"backend": "vllm"}
 OBJECTIVES = [
     *(dpo.OBJECTIVE, orpo.OBJECTIVE, cpo.CPO, cpo.SIMPO, kto.OBJECTIVE, sft.OBJECTIVE, reward.OBJECTIVE),
     *(rloo.OBJECTIVE, grpo.OBJECTIVE),
 ]
 
 
-def make_recipe(objective: Objective, params: dict[str, Any] | None = None, **sections: Any) -> Recipe:
+def make_recipe(objective: Objective, params: dict[str, Any] | None = None, **sections: Any) -> Any:
     """A recipe of an objective that is not looked up by its kind."""
     return Recipe.model_validate(
         {
@@ -143,18 +144,59 @@ def test_simpo_averages_tokens_only_with_a_log_likelihood() -> None:
         (grpo.OBJECTIVE, {}, {"data": {"overlong": "truncate_completion_end"}}, "R327", "data.overlong"),
         (rloo.OBJECTIVE, {}, {"data": {"train_on_turns": "last"}}, "R327", "key data.train_on_turns"),
         (rloo.OBJECTIVE, {}, {"launch": {"strategy": "fsdp"}}, "R391", "launch.strategy"),
+        (rloo.OBJECTIVE, {}, {"launch": {"strategy": "deepspeed-zero3"}}, "R391", "launch.strategy"),
+        (rloo.OBJECTIVE, {"generation": {"sleep": True}}, {}, "R327", "key objective.generation.sleep"),
         (
             rloo.OBJECTIVE,
-            {"num_iterations": 2},
-            {"launch": {"num_processes": 2}},
-            "R391",
-            "key objective.num_iterations",
+            {"generation": {**VLLM, "group_port": 5000}},
+            {},
+            "R327",
+            "key objective.generation.group_port",
+        ),
+        (
+            rloo.OBJECTIVE,
+            {"generation": {**VLLM, "server": "http://there:8000", "gpu_memory_utilization": 0.5}},
+            {},
+            "R327",
+            "key objective.generation.gpu_memory_utilization",
+        ),
+        (rloo.OBJECTIVE, {"generation": VLLM}, {"hardware": {"device": "cpu"}}, "R400", "hardware.device"),
+        (rloo.OBJECTIVE, {"generation": VLLM}, {"hardware": {"profile": "cpu"}}, "R400", "hardware.profile"),
+        (
+            grpo.OBJECTIVE,
+            {"generation": VLLM},
+            {"model": {"path": "gpt2", "quantization": {"bits": 4}}},
+            "R400",
+            "key model.quantization",
+        ),
+        (
+            grpo.OBJECTIVE,
+            {"generation": VLLM},
+            {"model": {"path": "pypi:llm==0.1/model.gguf"}},
+            "R400",
+            "model.path",
+        ),
+        (
+            grpo.OBJECTIVE,
+            {"generation": VLLM, "top_p": 0.9},
+            {},
+            "R400",
+            "objective.generation.importance_sampling",
+        ),
+        (
+            rloo.OBJECTIVE,
+            {"generation": {**VLLM, "importance_sampling": "token_mask"}},
+            {},
+            "R400",
+            "objective.generation.importance_sampling",
         ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
-    objective: Objective, params: dict[str, Any], sections: dict[str, Any], code: str, at: str
-) -> None:
+    objective: Objective, params: dict[str, Any], sections: dict[str, Any], code: str, at: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(generation, "has_vllm", lambda: True)
     (finding,) = check(objective, params, **sections)
     assert finding.code == code
     assert finding.where == Where(at)
@@ -169,6 +211,10 @@ def test_settings_that_fit_are_accepted() -> None:
     assert check(cpo.CPO, {"label_smoothing": 0.1}) == []
     assert check(reward.OBJECTIVE, evaluation={"num_samples": 0, "max_new_tokens": 64}) == []
     assert check(sft.OBJECTIVE, data={"train_on_turns": "all"}, **one_row) == []
+    two = {"num_processes": 2, "strategy": "deepspeed-zero2"}
+    assert check(grpo.OBJECTIVE, {"num_iterations": 2}, launch=two) == []
+    (finding,) = check(grpo.OBJECTIVE, {"generation": {**VLLM, "server": "http://there:8000", "group_port": 5000}})
+    assert finding.code == "R316"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _CUDA_PROCESS = 64 * MIB
 # them if layers keep nothing else. The LM head's tiles also leave blocks free that only larger, later tensors could
 # use.
 _FRAGMENTATION = {"cpu": 0.10, "cuda": 0.05, "mps": 0.05}
-_RESIDENT = ("weights", "adapter", "reference", "reward_models", "overhead")
+_RESIDENT = ("weights", "adapter", "reference", "reward_models", "vllm", "overhead")
 """The parts that are there before the first pass."""
 _CPU_CHECKPOINTED = 1.5
 _CPU_LEFT = 120 * MIB
@@ -99,6 +99,8 @@ def estimate_memory(
         resident["reference"] = weights.base
     if rollout is not None:
         resident["reward_models"] = rollout.reward_bytes
+        if not rollout.vllm_sleeps:
+            resident["vllm"] = rollout.vllm_bytes
     cost = optimizer_cost(meta_model.recipe.training.optimizer, meta_model.device)
     gradients = sharding.gradients(weights.trainable_bytes)
     optimizer = sharding.optimizer(int(weights.num_trainable * cost.state))
@@ -118,7 +120,7 @@ def estimate_memory(
     )
     if rollout is not None:
         # The optimizer's state is there from the second step on.
-        parts = {**resident, "optimizer": optimizer, "cache": rollout.cache_bytes}
+        parts = {**resident, "optimizer": optimizer, "cache": rollout.cache_bytes, "vllm": rollout.vllm_bytes}
         phases = (*phases, Phase("generation", parts))
     return MemoryEstimate(tuple(_with_fragmentation(phase, meta_model) for phase in phases), step)
 

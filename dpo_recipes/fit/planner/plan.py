@@ -152,7 +152,8 @@ class Planner:
     def _longest(self, recipe: Recipe, meta_model: MetaModel, weights: Weights) -> tuple[Batch, RolloutCost | None]:
         """The largest micro-batch, and what writing its answers costs."""
         lengths = self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares)
-        return Batch.of(*lengths.T), rollout_cost(meta_model, weights, lengths, self._rates)
+        memory = self._target.device.memory_bytes
+        return Batch.of(*lengths.T), rollout_cost(meta_model, weights, lengths, self._rates, memory)
 
     def _typical(self, recipe: Recipe) -> LengthTable:
         return self._workload.typical(recipe, shares=self._shares)

@@ -32,15 +32,22 @@ class RolloutCost:
     """What the rollouts of a recipe cost."""
 
     cache_bytes: int
-    """Keys and values of the answers that are written at once, and the logits of their newest tokens."""
+    """Keys and values of the answers that are written at once, and the logits of their newest tokens; 0 with vLLM."""
     reward_bytes: int
     """The weights of reward models on the device of the run, as far as they are known."""
     seconds_per_prompt: float
     """For all answers to a prompt, and their rewards."""
+    vllm_bytes: int = 0
+    """What vLLM reserves on the device of the run, for its weights and its cache."""
+    vllm_sleeps: bool = False
+    """Whether it frees that during the steps of the optimizer."""
 
 
-def rollout_cost(meta_model: MetaModel, weights: Weights, lengths: LengthTable, rates: Rates) -> RolloutCost | None:
-    """The cost for prompts and answers of these lengths, [rows, 1 + K]; None if the policy writes none."""
+def rollout_cost(
+    meta_model: MetaModel, weights: Weights, lengths: LengthTable, rates: Rates, device_bytes: int
+) -> RolloutCost | None:
+    """The cost for prompts and answers of these lengths, [rows, 1 + K], on a device with this memory; None if the
+    policy writes none."""
     recipe = meta_model.recipe
     params = recipe.objective
     if not isinstance(params, PolicyParams):
@@ -59,11 +66,15 @@ def rollout_cost(meta_model: MetaModel, weights: Weights, lengths: LengthTable, 
         for source in params.rewards
         if isinstance(source, ModelReward) and source.device in ("auto", meta_model.device)
     ]
-    per_token = max(weights.base / rates.bandwidth, 2 * weights.num_base * at_once / rates.flops) + STEP_S
+    generation = params.generation
+    python_s = 0.0 if generation.uses_vllm else STEP_S  # vLLM replays a recorded graph
+    per_token = max(weights.base / rates.bandwidth, 2 * weights.num_base * at_once / rates.flops) + python_s
     count = params.num_generations
     writing = count / at_once * tokens * per_token
     scoring = count * 2 * sum(parameters) * (prompt + tokens) / rates.flops
-    return RolloutCost(cache + logits, sum(here), writing + scoring)
+    reserved = int(generation.gpu_memory_utilization * device_bytes) if generation.is_colocated else 0
+    own = 0 if generation.uses_vllm else cache + logits
+    return RolloutCost(own, sum(here), writing + scoring, reserved, generation.sleep)
 
 
 def _num_parameters(source: ModelReward) -> int:
