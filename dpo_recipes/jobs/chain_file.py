@@ -16,9 +16,9 @@ from dpo_recipes.jobs.steps.base import CheckedStep, Need, Step, StepKind
 from dpo_recipes.recipe.compose import Composed, compose, override
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.references import find_references
-from dpo_recipes.recipe.rounds import NamedStep, Rounds, check_rounds, check_sameness, unroll
+from dpo_recipes.recipe.rounds import NamedStep, Rounds, check_rounds, check_sameness, split_round, unroll
 from dpo_recipes.recipe.schema.chain import Chain, StepHead
-from dpo_recipes.recipe.steps import check_rounds_of_overrides, compose_step, overrides_of, split_overrides
+from dpo_recipes.recipe.steps import check_rounds_of_overrides, compose_step, overrides_of, sets_rounds, split_overrides
 from dpo_recipes.recipe.validate import Validated, in_order, validate_schema, validate_with_trials
 from dpo_recipes.shipped import LOCK_SUFFIX
 
@@ -88,8 +88,8 @@ def validate_recipe(path: Path, overrides: Sequence[str] | None, verb: str) -> V
 
 
 def _validate_chain(file: Composed, overrides: Sequence[str] | None) -> ValidatedChain:
-    sections_in_file = _sections_of_steps(file)
-    has_rounds = "rounds" in file.data or any(each.startswith("rounds=") for each in overrides or ())
+    has_rounds = "rounds" in file.data or sets_rounds(overrides)
+    sections_in_file = _sections_of_steps(file, has_rounds=has_rounds)
     of_chain, of_steps = split_overrides(overrides, sections_in_file, has_rounds=has_rounds)
     file = override(file, of_chain)
     chain = validate_schema(file, Chain)
@@ -129,13 +129,18 @@ def _once_for_all_rounds(findings: Sequence[_Found]) -> Iterator[tuple[str, Find
             yield found.step.written, found.finding
 
 
-def _sections_of_steps(file: Composed) -> dict[str, Collection[str]]:
+def _sections_of_steps(file: Composed, *, has_rounds: bool) -> dict[str, Collection[str]]:
     """The sections that each step of the file can have, as far as the steps can be read."""
     steps, known = file.data["steps"], registry.names("step_kinds")
     found: dict[str, Collection[str]] = {}
     for name, step in steps.items() if isinstance(steps, dict) else ():
-        kind = step.get("kind", StepHead.model_fields["kind"].default) if isinstance(step, dict) else None
-        if kind in known:
+        default = StepHead.model_fields["kind"].default
+        split = split_round(name, steps) if has_rounds else None
+        whole = steps[split[0]] if split is not None else None
+        if isinstance(whole, dict) and whole.get("once") is not True:  # this is a round of that step
+            default = whole.get("kind", default)
+        kind = step.get("kind", default) if isinstance(step, dict) else None
+        if isinstance(kind, str) and kind in known:
             found[name] = registry.load("step_kinds", kind).section.model_fields
     return found
 
@@ -180,6 +185,6 @@ def _connect(
             if each.name in steps
         ]
         if name in checked:
-            title = rounds.name_in_file(name)
-            steps[name] = Step(name, written[name].kind, checked[name], tuple(needs), title)
+            named = rounds.named(name)
+            steps[name] = Step(name, written[name].kind, checked[name], tuple(needs), named.written, named.round)
     return tuple(steps.values()), wrong

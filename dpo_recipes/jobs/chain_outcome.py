@@ -43,6 +43,8 @@ def outcome_of(run: StepRun) -> StepOutcome:
     step, settings = run.step, run.step.checked.settings
     about = {
         "name": step.name,
+        "title": step.title,
+        "round": step.round,
         "kind": step.kind.kind,
         "work": step.kind.describe(settings),
         "makes": step.product.kind,

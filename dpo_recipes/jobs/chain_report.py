@@ -17,7 +17,11 @@ _STATES = {"finished": "finished", "failed": "failed", "not_run": "not run"}
 def render_chain_report(job: ChainDirectory, result: ChainResult) -> str:
     """The report of a chain, as the text of one HTML file."""
     return render_chain(
-        result.recipe, result.status, _verdict(result), _results(result), [_section(job, step) for step in result.steps]
+        result.recipe,
+        result.status,
+        _verdict(result),
+        [_results(result), *_rounds(result)],
+        [_section(job, step) for step in result.steps],
     )
 
 
@@ -42,6 +46,22 @@ def _results(result: ChainResult) -> Table:
     ]
     note = "Each step is measured by the metrics of its own objective on its own held-out rows."
     return Table("Steps in the order of need", ["Step", "Work", "State", "Time", "Held out"], rows, note, (1, 2, 4))
+
+
+def _rounds(result: ChainResult) -> list[Table]:
+    """The figures of each step that is done in several rounds, round by round."""
+    tables = []
+    for title in dict.fromkeys(step.title for step in result.steps if step.round is not None):
+        steps = [step for step in result.steps if step.title == title and step.round is not None]
+        labels = dict.fromkeys(figure.label for step in steps for figure in step.figures)
+        if len(steps) < 2 or not labels:
+            continue
+        rows = []
+        for step in steps:
+            texts = {figure.label: figure.text for figure in step.figures}
+            rows.append([str(step.round), *(texts.get(label, NO_VALUE) for label in labels)])
+        tables.append(Table(f"{title} in each round", ["Round", *labels], rows))
+    return tables
 
 
 def _section(job: ChainDirectory, step: StepOutcome) -> StepSection:

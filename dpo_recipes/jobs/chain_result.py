@@ -19,6 +19,10 @@ class StepOutcome(ResultPart):
     """One step."""
 
     name: str
+    title: str = ""
+    """Its name in the file, without the number of the round."""
+    round: int | None = None
+    """The number of its round; None if it is done once."""
     kind: str
     work: str
     """What it did, in a few words."""

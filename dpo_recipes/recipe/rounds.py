@@ -66,6 +66,10 @@ class Rounds:
         rounds = [f"{name} ({name}-1{f' to {name}-{self.count}' if self.count != 1 else ''})" for name in self.repeated]
         return [*self.once, *rounds]
 
+    def named(self, name: str) -> NamedStep:
+        """The step of a name that there is."""
+        return next(step for step in self.steps if step.name == name)
+
     def name_in_file(self, name: str) -> str:
         """The name that a step has in the file."""
         return next((step.written for step in self.steps if step.name == name), name)

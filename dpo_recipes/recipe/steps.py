@@ -37,7 +37,7 @@ def split_overrides(
 
     `steps.NAME.training.learning_rate=1e-5` is for one step, in a chain with rounds for all of its rounds, and
     `steps.NAME-2...` for the second one. `training.learning_rate=1e-5` is for all steps that have such a section.
-    `sections_of_steps` are the sections that each step of the file can have.
+    `sections_of_steps` are the sections that each step of the file can have. `has_rounds`: the chain has rounds.
     """
     of_chain: list[str] = []
     of_steps: list[str] = []
@@ -51,6 +51,11 @@ def split_overrides(
             is_for_steps = is_taken and first not in _OF_A_CHAIN
         (of_steps if is_for_steps else of_chain).append(each)
     return of_chain, of_steps
+
+
+def sets_rounds(overrides: Sequence[str] | None) -> bool:
+    """Whether an override is for the number of rounds."""
+    return any(_parts(each)[0] == "rounds" for each in overrides or ())
 
 
 def overrides_of(step: NamedStep, overrides: Sequence[str], sections: Collection[str]) -> list[str]:

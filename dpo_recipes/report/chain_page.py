@@ -27,7 +27,7 @@ class StepSection:
     """The path of what it made."""
 
 
-def render_chain(title: str, status: str, verdict: str, results: Table, steps: Sequence[StepSection]) -> str:
+def render_chain(title: str, status: str, verdict: str, results: Sequence[Table], steps: Sequence[StepSection]) -> str:
     """The report as the text of one HTML file."""
     template = load_templates().get_template("chain.html.jinja")
     page = template.render(title=title, status=status, verdict=verdict, results=results, steps=steps)

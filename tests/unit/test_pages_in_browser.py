@@ -50,7 +50,7 @@ def chain(folder: Path) -> str:
         StepSection("sft", "Supervised fine-tuning", {}, "", [table], "steps/sft/report.html", "steps/sft/model"),
         StepSection("dpo", "DPO", {"model.path": "sft"}, "it was not begun", [], None, None),
     ]
-    return render_chain("sft-then-dpo", "failed", "The chain ended after its first step.", table, steps)
+    return render_chain("sft-then-dpo", "failed", "The chain ended after its first step.", [table], steps)
 
 
 def samples(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -316,6 +317,27 @@ def test_overrides_of_rounds_that_there_are_not(check: Check) -> None:
         assert (finding.code, finding.what, _text_at(finding)) == ("R379", what, override.partition("=")[0])
 
 
+def test_rounds_of_the_command_line_are_overridden_there_too(check: Check) -> None:
+    text = CONTINUED.replace("rounds: 3\n", "")
+    chain = check(text, "rounds = 2", "steps.dpo-2.training.seed=5")
+    assert [step.checked.settings.training.seed for step in chain.steps] == [42, 5]
+
+
+def test_an_override_that_no_step_takes_is_an_error_beside_rounds_of_another_kind(check: Check) -> None:
+    """A key such as `sample-2` has no kind: it is that of `sample`, and no run of a recipe."""
+    text = "schema: 1\nname: job\nrounds: 2\nsteps:\n  sample: {kind: sample, models: [a/b], data: a/c, rewards: [R]}\n"
+    text = text.replace("R]", "{rule: length, max: 9}]") + "  sample-2: {limit: 5}\n"
+    assert len(check(text).steps) == 2
+    finding = _finding(check, text, "training.seed=1")
+    assert (finding.code, finding.what) == ("R203", "unknown key `training` at the top of the chain")
+
+
+def test_without_rounds_a_number_in_a_name_means_nothing(check: Check) -> None:
+    text = "schema: 1\nname: job\nsteps:\n  a: {kind: sample, models: [a/b], data: a/c, rewards: [{rule: json}]}\n"
+    chain = check(f"{text}  a-2: {{model: {{path: owner/model}}, {DATA}}}\n", "training.seed=1")
+    assert _step(chain, "a-2").checked.settings.training.seed == 1
+
+
 def test_a_step_that_does_the_same_in_each_round_is_a_warning(check: Check) -> None:
     text = ROUNDS.replace("    once: true\n    model", "    model")
     (warning,) = check(text).warnings
@@ -360,6 +382,19 @@ def test_rounds_run_one_after_the_other(fake: FakeSteps) -> None:
     assert fake.recipes["job-dpo-3"].model.path == str(finished.directory.path / str(finished.result.steps[1].product))
     page = finished.directory.report.read_text(encoding="utf-8")
     assert '<code>model.path</code> is what <a href="#dpo-1">dpo-1</a> made' in page
+    assert "<caption>dpo in each round</caption>" in page
+    assert re.findall(r'<th scope="row">(\d)</th><td>(.+?)</td>', page) == [
+        ("1", "0.500"),
+        ("2", "0.500"),
+        ("3", "0.500"),
+    ]
+    steps = finished.result.steps
+    assert [(step.title, step.round) for step in steps] == [("dpo", 1), ("dpo", 2), ("dpo", 3)]
+
+
+def test_steps_that_are_done_once_have_no_table_of_rounds(fake: FakeSteps) -> None:
+    finished = fake.run(CONTINUED, "rounds=1")
+    assert "in each round" not in finished.directory.report.read_text(encoding="utf-8")
 
 
 def test_only_new_and_changed_rounds_are_done(fake: FakeSteps) -> None:

@@ -99,6 +99,8 @@ class Step:
     needs: tuple[Need, ...]
     title: str
     """Its name in the file, which has no number of a round."""
+    round: int | None = None
+    """The number of its round; None if it is done once."""
 
     @property
     def product(self) -> Product:

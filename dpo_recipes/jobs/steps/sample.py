@@ -63,10 +63,12 @@ class SampleStep(AnswersStep):
         """The number of rows and the mean rewards of each model."""
         result = SampleResult.read(run.result)
         found = [Figure("rows", "Rows", result.num_rows, format_count(result.num_rows))]
+        several = len(result.models) > 1  # a single one has another name in each round
         for model in result.models:
             for name, estimate in model.rewards.items():
-                label, text = f"Mean reward, {name}, {model.name}", format_number(estimate.value, signed=True)
-                found.append(Figure(f"{model.name}/{name}", label, estimate.value, text))
+                label, text = f"Mean reward, {name}", format_number(estimate.value, signed=True)
+                label, key = (f"{label}, {model.name}", f"{model.name}/{name}") if several else (label, name)
+                found.append(Figure(key, label, estimate.value, text))
         return found
 
     def tables(self, run: RunDirectory) -> list[Table]:
