@@ -86,6 +86,21 @@ class RunDirectory:
         return self.path / "answers.jsonl"
 
     @property
+    def inputs(self) -> Path:
+        """What the run learns from, by content, and what it was computed on; written before the first step."""
+        return self.path / "inputs.json"
+
+    @property
+    def reproduction(self) -> Path:
+        """Names the run whose job this one does again. Its reference is then computed anew."""
+        return self.path / "reproduction.json"
+
+    @property
+    def comparison(self) -> Path:
+        """The comparison of a reproduction with its run."""
+        return self.path / "comparison.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints of the trainer."""
         return self.path / "checkpoints"

@@ -29,6 +29,7 @@ VERBS = (
     "run",
     "launch",
     "lock",
+    "reproduce",
     "validate",
     "plan",
     "data",

@@ -46,6 +46,8 @@ class TrainingContext:
     """The functions that the person has allowed as sources of rewards."""
     subsets: tuple[str, ...] = ()
     """The names of the subsets whose numbers the held-out rows have."""
+    is_reproduction: bool = False
+    """Whether the run does another one again, and so computes the reference anew instead of reading the cache."""
 
     @property
     def objective(self) -> Objective:

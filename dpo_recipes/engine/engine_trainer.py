@@ -28,6 +28,7 @@ from dpo_recipes.errors import Interrupted
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.objectives.base import Objective
+from dpo_recipes.run_inputs import ReferenceLogps
 
 
 class EngineTrainer(MicroBatching):
@@ -48,6 +49,8 @@ class EngineTrainer(MicroBatching):
         self.reference_progress = PassProgress("reference", context.events.emit if context.events else None)
         self.reference_known: dict[str, bool] = {}
         """For each split, whether the cache had its reference log-probabilities."""
+        self.reference_logps: dict[str, ReferenceLogps] = {}
+        """The digests and first values of its reference log-probabilities, by split."""
         self.reference_weights: str | None = None
         """A digest of the weights that the reference was computed with."""
         self.reference_computation: dict[str, Any] | None = None
@@ -119,7 +122,7 @@ class EngineTrainer(MicroBatching):
         self.eval_dataset = {name: self._with_reference(name, rows) for name, rows in held_out.items()} or None
 
     def _with_reference(self, name: str, rows: Any) -> Any:
-        rows, self.reference_known[name] = add_reference(self, rows, name)
+        rows, self.reference_known[name], self.reference_logps[name] = add_reference(self, rows, name)
         return rows
 
     def collate_trial(self, rows: list[Any]) -> dict[str, Any]:

@@ -30,9 +30,11 @@ from dpo_recipes.data.tokenize import ANSWERS, CONTEXT, PROMPT
 from dpo_recipes.engine.callbacks.stop import interrupted
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.fsdp import shard_policy
+from dpo_recipes.engine.recorded_inputs import describe_logps
 from dpo_recipes.engine.reference_parts import ReferenceParts
 from dpo_recipes.engine.row_names import name_row
 from dpo_recipes.errors import Interrupted, RunError
+from dpo_recipes.run_inputs import ReferenceLogps
 
 _VERSION = 3
 """Increase this number when the computation changes, so that older cache entries are not used."""
@@ -41,8 +43,8 @@ REFERENCE = "reference_logps"
 """The column of the reference's log-probabilities of a row's answers: sums over their trained tokens, in nats."""
 
 
-def add_reference(trainer: Any, rows: Any, split: str) -> tuple[Any, bool]:
-    """The `rows` of a split with the column REFERENCE, and whether it was cached.
+def add_reference(trainer: Any, rows: Any, split: str) -> tuple[Any, bool, ReferenceLogps]:
+    """The `rows` of a split with the column REFERENCE, whether it was cached, and a description of its values.
 
     Several processes compute a share each, and the first one writes the cache; its key does not depend on their number.
     While it does, another run that needs the same values waits for them.
@@ -56,9 +58,11 @@ def add_reference(trainer: Any, rows: Any, split: str) -> tuple[Any, bool]:
         key, known = distributed.share(_find(trainer, tokens, lock) if distributed.is_main else None)
         parts = ReferenceParts(key, distributed.rank)
         logps = None if known else reference_logps(trainer, rows, split, parts)
-        values = distributed.share(_keep(key, logps) if distributed.is_main else None)
+        keep = _keep if not trainer.context.is_reproduction else lambda _, computed: computed
+        values = distributed.share(keep(key, logps) if distributed.is_main else None)
         parts.remove()
-    return rows.add_column(REFERENCE, list(values.T), feature=List(Value("float32"))), known
+    with_reference = rows.add_column(REFERENCE, list(values.T), feature=List(Value("float32")))
+    return with_reference, known, describe_logps(values)
 
 
 def _find(trainer: Any, tokens: str, lock: contextlib.ExitStack) -> tuple[str, bool]:
@@ -66,6 +70,10 @@ def _find(trainer: Any, tokens: str, lock: contextlib.ExitStack) -> tuple[str, b
     if trainer.reference_computation is None:
         trainer.reference_computation = describe_computation(trainer)
     key = content_key(_VERSION, trainer.reference_computation, weights_of(trainer), tokens)
+    if trainer.context.is_reproduction:
+        key = content_key(key, str(trainer.context.output_dir))  # for the parts of an interrupted pass
+        lock.enter_context(entry_lock("reference", key))
+        return key, False
     folder = cache_folder() / "reference" / key
     if is_whole(folder):
         return key, True

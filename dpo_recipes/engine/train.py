@@ -11,13 +11,21 @@ from dpo_recipes.engine.callbacks.baseline import BaselineCallback, answer_as_ba
 from dpo_recipes.engine.callbacks.checkpoint import CheckpointCallback
 from dpo_recipes.engine.callbacks.progress import MetricsCallback
 from dpo_recipes.engine.callbacks.stop import DivergenceCallback, StopRequest, interrupted
-from dpo_recipes.engine.checkpoints.choice import check_same_base, digest_of_base, find_start, manifest_facts, take_best
+from dpo_recipes.engine.checkpoints.choice import (
+    Start,
+    check_same_base,
+    digest_of_base,
+    find_start,
+    manifest_facts,
+    take_best,
+)
 from dpo_recipes.engine.checkpoints.writer import CheckpointWriter
 from dpo_recipes.engine.context import TrainingContext
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.engine.engine_trainer import EngineTrainer, build_trainer
 from dpo_recipes.engine.out_of_memory import train_within_memory
 from dpo_recipes.engine.probe import ProbeCallback
+from dpo_recipes.engine.recorded_inputs import record_inputs
 from dpo_recipes.engine.speed import SpeedMeter, flops_per_token, peak_flops, sum_positions, summarize
 from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.engine.watch import Watch, make_watch
@@ -135,12 +143,12 @@ def train(  # noqa: PLR0913
     context = TrainingContext(
         recipe, run.checkpoints, bundle.device, bundle.dtype, distributed, events, tokenized.where, writer, saving,
         lambda split, place: tokenized.rows[split][place], reward_functions, tokenized.subsets,
+        run.reproduction.exists(),
     )  # fmt: skip
     trainer = prepare_trainer(bundle, context, datasets, callbacks)
     probe.trainer = saving.trainer = trainer
-    weights = distributed.share(digest_of_base(trainer, bundle))
-    check_same_base(start, weights)
-    writer.facts["base_weights"] = weights
+    weights = _check_base(trainer, bundle, start, writer)
+    record_inputs(recipe, bundle, run, tokenized, trainer.reference_logps, weights, distributed)
     metrics.speed = SpeedMeter(trainer.prefix_sharing.trained, distributed)
     saving.base = BaselineCallback(
         trainer, distributed, events, samples, bundle, evaluates=len(datasets) > 1, known=start.base
@@ -166,6 +174,14 @@ def train(  # noqa: PLR0913
         checkpoints_waited_s=round(trainer.checkpoints.blocked_s, 2),
     )
     return TrainResult(trainer, output.training_loss, saving.base.metrics, figures, watch)
+
+
+def _check_base(trainer: Any, bundle: ModelBundle, start: Start, writer: CheckpointWriter) -> dict[str, str] | None:
+    """The digest of the base's weights, which checkpoints will have, after a comparison with that of the checkpoint."""
+    weights = trainer.distributed.share(digest_of_base(trainer, bundle))
+    check_same_base(start, weights)
+    writer.facts["base_weights"] = weights
+    return weights
 
 
 def _say_early_end(trainer: Any, watch: Watch, events: EventLog) -> str | None:

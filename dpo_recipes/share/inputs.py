@@ -11,12 +11,12 @@ from dpo_recipes.errors import path_text
 from dpo_recipes.jobs.steps.base import StepKind
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.paths import is_hub_id, is_inline_template, is_url
+from dpo_recipes.recipe.paths import is_hub_id, is_inline_template
 from dpo_recipes.recipe.references import is_reference
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.data import Data, HeldOut, Source
 from dpo_recipes.reward_settings import FunctionReward, ModelReward, RewardSettings
-from dpo_recipes.shipped import template_paths
+from dpo_recipes.shipped import recipe_paths, template_paths
 
 Role = Literal["model", "adapter", "data", "template", "function"]
 _OF_THE_TOKENIZER = "tokenizer"
@@ -117,7 +117,7 @@ def _of_section(settings: Any) -> Iterator[Input]:
     if against is not None:
         yield from _model(against, ("against",))
     data = getattr(settings, "data", None)
-    if isinstance(data, str) and (Path(data).is_absolute() or is_url(data) or is_hub_id(data)):
+    if isinstance(data, str) and data not in recipe_paths() and (Path(data).is_absolute() or is_hub_id(data)):
         yield Input(("data",), "data", data, source=Source(path=data))
     template = getattr(settings, "chat_template", None)
     if template is not None:

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dpo_recipes import __version__
 from dpo_recipes.errors import RecipeError, SharingError, Where
@@ -24,6 +24,16 @@ LockUse = Literal["strict", "inputs", "off"]
 Device = Literal["cuda", "mps", "cpu"]
 _HEADER = "# Made by `dpo-recipe lock`, which makes it again. A change by hand is refused.\n"
 _SHA256 = r"^[0-9a-f]{64}$"
+
+
+def _below(name: str) -> str:
+    """A name below a folder. A lock may come from somebody else, so no name leads out of the folder."""
+    if not name or name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise ValueError("not the name of a file below a folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_below)]
 
 
 class _Part(BaseModel):
@@ -46,9 +56,9 @@ class LockedInput(_Part):
     """Where it comes from. `text`: a chat template that the recipe has in it, or that is part of dpo-recipe."""
     id: str | None = None
     """The id on the hub or the address; None for local files, whose place may be another one elsewhere."""
-    commit: str | None = None
+    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """Of a hub repository."""
-    files: dict[str, LockedFile]
+    files: dict[FileName, LockedFile]
     """The files that are loaded, by their names in the repository or folder."""
 
 

@@ -256,6 +256,9 @@ def test_another_device_is_a_warning(recipe: Path, monkeypatch: pytest.MonkeyPat
         (lambda text: "<<<<<<< HEAD\n" + text, "S101", "this is not valid YAML"),
         (lambda text: text.replace("name: tiny", "name: !!python/name:os.system"), "S101", "is damaged"),
         (lambda text: text.replace("sha256: ", "sha1: ", 3), "S101", "is damaged"),
+        (lambda text: text.replace("pairs.jsonl:", "../../pairs.jsonl:"), "S101", "is damaged"),
+        (lambda text: text.replace("tokenizer.json:", "/etc/passwd:"), "S101", "is damaged"),
+        (lambda text: text.replace("source: local", "source: local\n      commit: x", 1), "S101", "path.commit"),
         (lambda text: text.replace("lock: 1", "lock: 2"), "S102", "mine.lock.yaml is a lock of version 2"),
         (lambda text: text.replace("rows: 18", "rows: 17"), "S103", "mine.lock.yaml was changed after it was made"),
         (lambda text: text.replace("beta: 0.1", "beta: 0.2"), "S103", "was changed after it was made"),
@@ -346,6 +349,20 @@ def test_each_step_of_a_chain_is_locked(chain: Path) -> None:
     refusal = _refusal(chain, "steps.dpo.training.seed=3")
     assert "`training.seed` differs from the lock in step `dpo`" in refusal
     assert "step `sft`" not in refusal
+
+
+def test_a_step_that_evaluates_is_locked_by_its_models_and_data(chain: Path) -> None:
+    models = "{kind: evaluate, models: [step:dpo, ./model], data: ./pairs.jsonl, overlap: false}"
+    chain.write_text(f"{CHAIN}  compare: {models}\n")
+    lock = _lock(chain)
+    assert set(lock.jobs["compare"].inputs) == {"models[1]", "data"}
+    assert lock.jobs["compare"].rows == {}
+    (chain.parent / "model" / "config.json").write_text('{"model_type": "llama", "other": 1}')
+    found = _differences(chain)
+    assert [one.partition("; ")[0] for one in found] == [
+        "error[S107]: config.json of `model.path` has changed in step `sft`",
+        "error[S107]: config.json of `models[1]` has changed in step `compare`",
+    ]
 
 
 def test_a_chain_with_another_step(chain: Path) -> None:
