@@ -146,6 +146,11 @@ class RunDirectory:
         return self.path / "part_of.json"
 
     @property
+    def origin(self) -> Path:
+        """The reference and the digest of the artifact that the run came from, if it came from one."""
+        return self.path / "origin.json"
+
+    @property
     def shared_run(self) -> RunDirectory:
         """The run directory that has the result."""
         if not self.part_of.exists():

@@ -79,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = cast(_Scripted, self.server)
         server.requests.append(self.path)
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
         answer = server.answers.get(self.path, Answer(status=404))
         self.send_response(answer.status)
         for name, value in answer.headers.items():

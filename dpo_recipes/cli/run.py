@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dpo_recipes.artifacts.origin import noting_origin
 from dpo_recipes.artifacts.references import find
 from dpo_recipes.cli.chain_text import describe_chain
 from dpo_recipes.cli.lock import show_stage
@@ -102,10 +103,11 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
     settings = read_slurm_settings(slurm or [], slurm_setup)
     options = RunOptions(trust_remote_code, retries, flags, settings, read_functions(reward_function))
     with worker_bugs(), Progress() as progress:
+        on_event = noting_origin(found, progress.on_event)
         if isinstance(validated, ValidatedChain):
-            _show_job(run_chain(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+            _show_job(run_chain(validated, on_event, options, resume=resume), progress, json_=json_)
         elif validated.recipe.sweep is not None:
-            _show_job(run_sweep(validated, progress.on_event, options, resume=resume), progress, json_=json_)
+            _show_job(run_sweep(validated, on_event, options, resume=resume), progress, json_=json_)
         else:
             unlocked = ["--lock", "off"] if lock_path(path).is_file() else []  # with other values
             again = [
@@ -115,7 +117,7 @@ def run(  # noqa: PLR0913, PLR0917  (a parameter is an option)
                 *unlocked,
                 *(word for value in overrides for word in ("--set", value)),
             ]
-            finished = run_recipe(validated, progress.on_event, options, resume=resume)
+            finished = run_recipe(validated, on_event, options, resume=resume)
             _show_run(finished, progress, again, json_=json_)
 
 

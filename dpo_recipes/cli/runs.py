@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dpo_recipes.artifacts.origin import read_origin
 from dpo_recipes.cli.chain_text import describe_chain
 from dpo_recipes.cli.options import JsonOption
 from dpo_recipes.cli.runs_text import describe_removal, describe_run, describe_runs
@@ -82,7 +83,11 @@ def show(
     except RunError:  # the summary has the reason
         result = None
     if json_:
-        plain = {**summary.to_json(), "result": result.to_json() if result else None}
+        plain = {
+            **summary.to_json(),
+            "origin": read_origin(summary.run),
+            "result": result.to_json() if result else None,
+        }
         typer.echo(json.dumps(plain, indent=2, ensure_ascii=False))
     else:
         typer.echo("\n".join(describe_run(summary, result)))

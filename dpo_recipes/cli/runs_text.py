@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dpo_recipes.artifacts.origin import read_origin
 from dpo_recipes.cli.options import short_path
 from dpo_recipes.cli.progress import describe_held_out
+from dpo_recipes.errors import printable
 from dpo_recipes.formats import NO_VALUE, format_bytes, format_count, format_duration, format_time
 from dpo_recipes.objectives import get_objective
 from dpo_recipes.run_result import RunResult
@@ -71,6 +73,8 @@ def describe_run(summary: RunSummary, result: RunResult | None) -> Iterator[str]
     yield f"run       {short_path(summary.run.path)}"
     yield f"state     {summary.state}{': ' + summary.reason if summary.reason else ''}"
     yield f"recipe    {summary.recipe or NO_VALUE} ({summary.objective or 'its resolved.yaml cannot be read'})"
+    if (origin := read_origin(summary.run)) is not None:
+        yield f"origin    {printable(origin['reference'])}, {printable(origin['digest'])}"
     started = format_time(summary.started.isoformat())
     yield f"started   {started}, {describe_age(summary.started)} ago"
     yield f"steps     {_steps(summary)}"

@@ -66,6 +66,8 @@ def test_a_reference_does_the_same_job_on_an_empty_machine(
         done = run(there, "run", reference, "--yes", "--json")
         assert "locked    as in" in done.stderr  # the rows have the hash of those that were locked
         second = json.loads(done.stdout)
+        shown = run(there, "runs", "show", Path(second["model_dir"]).parent.name.rpartition("-")[2])
+        assert f"origin    {reference}, sha256:" in shown.stdout
         refused = command("run", reference, "--update-lock", cwd=there, env=machines[there])
         assert "error[S209]" in refused.stderr
         other = command("run", reference, "--set", "training.seed=7", cwd=there, env=machines[there])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from typer.testing import CliRunner
 from dpo_recipes import hub as hub_access
 from dpo_recipes.artifacts import store
 from dpo_recipes.artifacts.oci_source import LAYER_TYPE, OciSource
+from dpo_recipes.artifacts.origin import noting_origin, read_origin
 from dpo_recipes.artifacts.publish import publish
 from dpo_recipes.artifacts.references import find, find_artifact
 from dpo_recipes.artifacts.registry_client import OCI_MANIFEST
@@ -32,6 +34,7 @@ from dpo_recipes.artifacts.verify import verify
 from dpo_recipes.cli import app
 from dpo_recipes.cli import evaluate as evaluate_command
 from dpo_recipes.errors import SharingError
+from dpo_recipes.run_dir import RunDirectory
 
 OTHER = with_file("recipe/data/pairs.jsonl", "data", b'{"prompt": "x", "chosen": "y", "rejected": "z"}\n')
 
@@ -239,6 +242,36 @@ def test_a_registry_that_refuses_or_lies(name: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("fetch.*"))
 
 
+def test_a_registry_that_does_not_take_it(artifact: Path) -> None:
+    answers: dict[str, Answer] = {"/v2/good/blobs/uploads/": Answer(status=202, headers={"Location": "/put?a=b"})}
+    raw = verify(artifact).manifest_bytes
+    place = f"/put?a=b&digest=sha256%3A{hashlib.sha256(raw).hexdigest()}"
+    answers[place] = Answer(b"artifacts are not supported", status=415)
+    with scripted_server(answers) as server, pytest.raises(SharingError, match="S411") as raised:
+        publish(verify(artifact), f"oci://{host_of(server)}/good:v1")
+    assert "415" in str(raised.value)
+    assert "artifacts are not supported" in str(raised.value)
+
+
+def test_the_lock_of_an_artifact_is_not_made_again(artifact: Path) -> None:
+    for arguments in (["lock", str(artifact)], ["run", str(artifact), "--yes", "--update-lock"]):
+        error = str(_run(*arguments).exception)
+        assert "S209" in error
+        assert f"dpo-recipe pull {artifact}" in error
+
+
+def test_a_run_knows_where_it_came_from(artifact: Path, tmp_path: Path) -> None:
+    run, events = RunDirectory(tmp_path), []
+    noting_origin(find(str(artifact)), events.append)({"event": "run", "dir": str(tmp_path)})
+    assert read_origin(run) == {"reference": str(artifact), "digest": f"sha256:{verify(artifact).digest}"}
+    assert events == [{"event": "run", "dir": str(tmp_path)}]
+    run.origin.write_text("{")
+    assert read_origin(run) is None
+    recipe = tmp_path / "plain.yaml"
+    recipe.write_text(RECIPE)
+    assert noting_origin(find(str(recipe)), events.append) == events.append
+
+
 def test_a_pinned_reference_with_another_content_is_refused() -> None:
     wanted = "sha256:" + "2" * 64
     answers = {f"/v2/good/manifests/{wanted}": Answer(_image([_layer(GOOD)]))}
@@ -417,6 +450,9 @@ def _permit(*arguments: str, answer: str | None = None) -> tuple[str, str]:
         shown += os.read(terminal, 4096).decode()
     os.write(terminal, f"{answer}\n".encode())
     output, _ = process.communicate(timeout=60)
+    with contextlib.suppress(OSError):  # the other end is closed
+        while rest := os.read(terminal, 4096):
+            shown += rest.decode()
     os.close(terminal)
     return output, shown
 
@@ -430,6 +466,7 @@ def test_something_new_from_elsewhere_is_shown_and_asked_about_once(artifact: Pa
     assert output == ""
     assert "trains    dpo on owner/model" in shown
     assert "asks for  nothing" in shown
+    assert "error[S409]" in shown
     output, shown = _permit(str(artifact), answer="y")
     assert output == "RUNS\n"
     output, shown = _permit(str(artifact))
