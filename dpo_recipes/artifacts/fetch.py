@@ -64,7 +64,7 @@ def _download(reference: str, source: Source, version: str) -> Artifact:
             fetched = source.fetch(version, Path(scratch))
             if fetched.suffix not in (".yaml", ".yml"):
                 return _reopened(store.keep_verified(fetched, reference))
-            packed = pack(fetched, Path(scratch) / "packed.tar", PackOptions())
+            packed = pack(fetched, Path(scratch) / "packed.tar", PackOptions(inside=Path(scratch)))
             return _reopened(store.keep_verified(packed.path, reference))
     except OSError as error:
         raise store.cannot_store(error) from error

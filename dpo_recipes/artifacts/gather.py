@@ -88,7 +88,11 @@ def _look_at(found: Gathered, composed: Composed, at: DataPath, value: str) -> l
     origin = composed.origin_of(at)
     if origin is None or is_url(value) or is_reference(value) or value.startswith("pypi:"):
         return []
-    path = Path(os.path.normpath(origin.folder / Path(value).expanduser()))
+    try:
+        path = Path(os.path.normpath(origin.folder / Path(value).expanduser()))
+        path.exists()
+    except (OSError, RuntimeError, ValueError):  # an unknown user's home, too long, or a NUL character: no file's name
+        return []
     is_recipe = key == "recipe" or (key == "data" and value.endswith((".yaml", ".yml")))
     if is_recipe:
         return [path] if path.is_file() else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from dpo_recipes.artifacts.run_files import RunToPack, adapter_files, adapter_fo
 from dpo_recipes.artifacts.signature import sign
 from dpo_recipes.artifacts.verify import verify
 from dpo_recipes.errors import RecipeError, SharingError, Where, is_no_space
+from dpo_recipes.recipe.schema.recipe import NAME
 
 DATA_LIMIT_MB = 50.0
 """Larger data belong on the hub or behind a URL."""
@@ -39,6 +41,8 @@ class PackOptions:
     with_adapter: bool = False
     """Pack the adapter of the run, and one that the recipe continues."""
     signing_key: Path | None = None
+    inside: Path | None = None
+    """The folder that a recipe of a stranger may not lead out of."""
 
 
 @dataclass
@@ -57,8 +61,15 @@ def pack(recipe: Path, target: Path | None, options: PackOptions) -> Artifact:
     `SharingError` S201 to S208, and those of `verify`.
     """
     found = gather(recipe)
+    name = _name_of_recipe(found)
+    if options.inside is not None and not found.root.is_relative_to(options.inside.resolve()):
+        raise SharingError.of(
+            "S312",
+            f"the recipe `{name}` names files outside of its own folder",
+            why=f"together they are in {found.root}",
+            fix="do not use it; a recipe from elsewhere names files of its own repository only",
+        )
     contents = _contents(found, options)
-    name = str(found.composed.data["name"])
     if options.run is not None and options.run.recipe_name != name:
         raise SharingError.of(
             "S206",
@@ -79,6 +90,20 @@ def pack(recipe: Path, target: Path | None, options: PackOptions) -> Artifact:
     if target.is_dir():
         target /= f"{name}{SUFFIX}"
     return _write(target, manifest, {each: content for each, (_, content) in contents.files.items()}, options)
+
+
+def _name_of_recipe(found: Gathered) -> str:
+    """The name of the recipe. One from elsewhere may have none: it is not validated before it is packed."""
+    data = found.composed.data
+    name = data.get("name")
+    if not isinstance(name, str) or re.fullmatch(NAME, name) is None or not isinstance(data.get("model", {}), dict):
+        raise SharingError.of(
+            "S310",
+            f"{_shown(found.main)} is not a recipe",
+            why="a recipe has a `name` and the sections `model` and `data`, or `steps`",
+            fix="`dpo-recipe validate` says what is wrong with it",
+        )
+    return name
 
 
 def _contents(found: Gathered, options: PackOptions) -> _Contents:

@@ -27,6 +27,7 @@ from dpo_recipes import hub as hub_access
 from dpo_recipes.artifacts import store
 from dpo_recipes.artifacts.oci_source import LAYER_TYPE, OciSource
 from dpo_recipes.artifacts.origin import noting_origin, read_origin
+from dpo_recipes.artifacts.pack import PackOptions, pack
 from dpo_recipes.artifacts.publish import publish
 from dpo_recipes.artifacts.references import find, find_artifact
 from dpo_recipes.artifacts.registry_client import OCI_MANIFEST
@@ -313,6 +314,31 @@ def test_an_https_address_is_fetched_once_and_checked(tmp_path: Path, monkeypatc
         assert _code(f"{base}/good.recipe.tar")[0] == "S401"
         recipe = find(f"{base}/plain.yaml?x=1#sha256={hashlib.sha256(plain).hexdigest()}")
         assert recipe.path.read_bytes() == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("name: [1]\n", "S310"),
+        ("schema: 1\n", "S310"),
+        ("name: a\nmodel: text\n", "S310"),
+        ("name: a\nextends: ../../outside.yaml\n", "S312"),
+        ("name: a\ndata: {train: [{path: /etc/passwd}]}\n", "S312"),
+        ("name: a\ndata: {train: [{path: ~nobody-here/x.jsonl}]}\n", "S312"),
+        ("name: a\nchat_template: ../../outside.jinja\n", "S312"),
+        ("name: a\ntracking: {token: x}\n", "S311"),
+    ],
+)
+def test_a_text_from_elsewhere_is_checked_like_an_artifact(text: str, code: str, tmp_path: Path) -> None:
+    """Such as a recipe on the hub: it may not take files of this machine into what is packed of it."""
+    (tmp_path / "outside.yaml").write_text("schema: 1\nname: mine\n")
+    (tmp_path / "outside.jinja").write_text("secret")
+    inside = tmp_path / "cache" / "fetched"
+    inside.mkdir(parents=True)
+    (inside / "recipe.yaml").write_text(text)
+    with pytest.raises(SharingError, match=code):
+        pack(inside / "recipe.yaml", inside / "packed.tar", PackOptions(inside=inside))
+    assert not (inside / "packed.tar").exists()
 
 
 @pytest.fixture
