@@ -132,6 +132,16 @@ REFERENCES = {
 }
 """Where recipes are fetched from, by the scheme of the address."""
 
+FOREIGN_TOOLS = {
+    "axolotl": "dpo_recipes.share.foreign.axolotl:TOOL",
+    "handbook": "dpo_recipes.share.foreign.handbook:TOOL",
+    "llama-factory": "dpo_recipes.share.foreign.llama_factory:TOOL",
+    "llama-factory-v1": "dpo_recipes.share.foreign.llama_factory_v1:TOOL",
+    "ms-swift": "dpo_recipes.share.foreign.ms_swift:TOOL",
+    "oumi": "dpo_recipes.share.foreign.oumi:TOOL",
+    "trl": "dpo_recipes.share.foreign.trl:TOOL",
+}
+
 TABLES = {
     "objectives": OBJECTIVES,
     "data_formats": DATA_FORMATS,
@@ -141,6 +151,7 @@ TABLES = {
     "launchers": LAUNCHERS,
     "exporters": JOB_FILES,
     "step_kinds": STEP_KINDS,
+    "foreign_tools": FOREIGN_TOOLS,
     "references": REFERENCES,
 }
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,12 @@ VERBS = (
     "ls",
     "cp",
     "init",
+    "import",
     "explain",
     "doctor",
 )
 """The commands in the order of `--help`; `cli/<verb>.py` has a function of the same name, or `app` for a command with
-commands of its own."""
+commands of its own. The names of a verb that is a keyword of Python end in `_`."""
 
 
 class _Verbs(TyperGroup):
@@ -65,11 +67,12 @@ class _Verbs(TyperGroup):
                 self.get_command(ctx, verb)
         elif cmd_name not in self.commands:
             gc.disable()
-            module = import_module(f"dpo_recipes.cli.{cmd_name}")
+            name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+            module = import_module(f"dpo_recipes.cli.{name}")
             alone = getattr(module, "app", None)
             if alone is None:
                 alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-                alone.command(cmd_name)(getattr(module, cmd_name))
+                alone.command(cmd_name)(getattr(module, name))
             gc.freeze()
             gc.enable()
             self.commands[cmd_name] = get_command(alone)

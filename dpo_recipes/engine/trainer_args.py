@@ -26,7 +26,8 @@ def training_arguments(context: TrainingContext) -> dict[str, Any]:
         "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler,
         "lr_scheduler_kwargs": {} if training.min_lr_ratio is None else {"min_lr_rate": training.min_lr_ratio},
-        "warmup_steps": training.warmup_ratio,  # transformers 5 reads a value below 1 as a share of the steps
+        # transformers 5 reads a value below 1 as a share of the steps.
+        "warmup_steps": training.warmup_ratio if training.warmup_steps is None else training.warmup_steps,
         "optim": training.optimizer,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.max_grad_norm,

@@ -1,6 +1,6 @@
 """Explanations of all error codes. The first letter determines the exit code: see `errors.EXIT_CODE_BY_LETTER`."""
 
-from dpo_recipes.error_codes import artifacts, data, fit, lock, model, others, recipe, rules, run
+from dpo_recipes.error_codes import artifacts, data, fit, foreign, lock, model, others, recipe, rules, run
 from dpo_recipes.error_codes.entry import CodeEntry
 
 __all__ = ["CODES", "CodeEntry"]
@@ -15,4 +15,5 @@ CODES = {
     **others.CODES,
     **lock.CODES,
     **artifacts.CODES,
+    **foreign.CODES,
 }

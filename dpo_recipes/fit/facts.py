@@ -71,8 +71,5 @@ class JobFacts:
 
     @property
     def num_warmup_steps(self) -> int | None:
-        """Steps over which the rate rises, as transformers 5.23 rounds them; 0 for a schedule without any."""
-        training = self.recipe.training
-        if training.lr_scheduler == "constant":
-            return 0
-        return None if self.num_steps is None else math.ceil(self.num_steps * training.warmup_ratio)
+        """Steps over which the rate rises; 0 for a schedule without any."""
+        return None if self.num_steps is None else self.recipe.training.num_warmup_steps(self.num_steps)

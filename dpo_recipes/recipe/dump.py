@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def dump_recipe(recipe: Recipe) -> str:
 def dump_plain(data: dict[str, Any]) -> str:
     """The YAML text of plain data, which loads as the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def dump_inline(value: Any) -> str:
+    """A value in one line of YAML, which loads as the same value."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
+    text = text.removesuffix("\n").removesuffix("\n...").strip()
+    return json.dumps(value, ensure_ascii=False) if "\n" in text else text
 
 
 def read_resolved(path: Path) -> Recipe:

@@ -53,3 +53,14 @@ def test_a_run_trains_in_its_first_step(work: Callable[..., Any], tiny_model: Pa
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[0] == pytest.approx(0.6931, abs=1e-4)
     assert losses[1] != pytest.approx(0.6931, abs=1e-4)  # after a step at a rate of 0 it would still be ln 2
+
+
+def test_a_number_of_warm_up_steps_overrides_the_ratio(
+    work: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    text = recipe_text(tiny_model, pairs)
+    outcome = work(text, "training.warmup_ratio=0.9", "training.warmup_steps=1", "training.max_steps=3")
+    rows = [json.loads(line) for line in outcome.run.metrics.read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+    assert rates[:2] == pytest.approx([1e-2 / 2, 1e-2])

@@ -206,6 +206,9 @@ def test_beta(beta: float, loss: str | list[str], warns: bool) -> None:
         ({"warmup_ratio": 0.1, "max_steps": 2}, False),
         ({"warmup_ratio": 0.1, "max_steps": 1}, True),
         ({"warmup_ratio": 0.0, "max_steps": 1}, False),
+        ({"warmup_steps": 50, "max_steps": 100}, False),
+        ({"warmup_steps": 51, "max_steps": 100}, True),
+        ({"warmup_steps": 0, "warmup_ratio": 0.9, "max_steps": 100}, False),
     ],
 )
 def test_warm_up(training: dict[str, Any], warns: bool) -> None:
@@ -215,7 +218,15 @@ def test_warm_up(training: dict[str, Any], warns: bool) -> None:
 def test_the_only_step_of_a_run_with_a_warm_up_has_half_of_the_rate() -> None:
     """transformers rounds the warm-up's share of the steps up: ceil(0.1 · 1) = 1, of which step 1 has 1 / 2."""
     warm_up = next(finding for finding in advise(make_facts(training={"max_steps": 1})) if finding.code == "F797")
-    assert (warm_up.why or "").startswith("the only step has half of the learning rate")
+    assert (warm_up.why or "").startswith("the only step has 1 / 2 of the learning rate")
+
+
+def test_advice_on_a_number_of_warm_up_steps_names_it() -> None:
+    training = {"max_steps": 100, "warmup_steps": 500}
+    warm_up = next(finding for finding in advise(make_facts(training=training)) if finding.code == "F797")
+    assert warm_up.at == ("training", "warmup_steps")
+    assert warm_up.what == "the warm-up takes the whole run"
+    assert (warm_up.fix or "").startswith("write `warmup_steps: 10`")
 
 
 @pytest.mark.parametrize(

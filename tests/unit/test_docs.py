@@ -32,6 +32,11 @@ def test_the_reference_is_current() -> None:
     assert (REPOSITORY / "docs" / "recipe.md").read_text(encoding="utf-8") == module["make_reference"]() + "\n"
 
 
+def test_the_page_about_imports_is_current() -> None:
+    module = runpy.run_path(str(REPOSITORY / "docs" / "make_import.py"))
+    assert (REPOSITORY / "docs" / "import.md").read_text(encoding="utf-8") == module["make_page"]() + "\n"
+
+
 def test_the_table_of_saved_models_is_the_measured_one() -> None:
     table = runpy.run_path(str(REPOSITORY / "benchmarks" / "saved_models.py"))["table"]
     results = json.loads((REPOSITORY / "benchmarks" / "results" / "saved_models.json").read_text(encoding="utf-8"))

@@ -176,12 +176,15 @@ def check_warmup(facts: JobFacts) -> Iterator[Remark]:
     warmup, steps = facts.num_warmup_steps, facts.num_steps
     if not warmup or not steps or warmup <= LONG_WARMUP * steps:
         return
-    number = f"the learning rate rises in {warmup:,} of {steps:,} steps"
+    number = f"the learning rate rises over {warmup:,} steps, and there are {steps:,}"
+    if steps == 1:
+        number = f"the only step has 1 / {warmup + 1} of the learning rate"
+    field, less = ("warmup_ratio", 0.1) if facts.recipe.training.warmup_steps is None else ("warmup_steps", steps // 10)
     yield Remark(
-        ("training", "warmup_ratio"),
+        ("training", field),
         "the warm-up takes most of the run" if warmup < steps else "the warm-up takes the whole run",
-        number if steps > 1 else "the only step has half of the learning rate",
-        "write `warmup_ratio: 0.1`" if steps > 1 else "train for more steps, or write `warmup_ratio: 0.0`",
+        number,
+        f"write `{field}: {less}`" if steps > 1 else f"train for more steps, or write `{field}: 0`",
     )
 
 

@@ -103,6 +103,11 @@ class Training(Section):
         description="The share of the steps over which the learning rate rises, rounded up to W steps. Step k of them "
         "has k / (W + 1) of the peak rate, so no step has a rate of 0. With 0 the first step has the full rate.",
     )
+    warmup_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="The number of steps over which the learning rate rises; overrides `warmup_ratio`.",
+    )
     optimizer: Optimizer = Field(
         default="adamw_torch",
         description="The optimizer, by its name in transformers. Those of bitsandbytes (8-bit, paged, Lion, AdEMAMix) "
@@ -161,6 +166,13 @@ class Training(Section):
         if self.max_steps is not None:
             return self.max_steps
         return None if epoch_steps is None else math.ceil(self.num_epochs * epoch_steps)
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Optimizer steps over which the rate rises in a run of `num_steps`, as transformers 5.23 rounds them; 0 for a
+        schedule without any."""
+        if self.lr_scheduler == "constant":
+            return 0
+        return math.ceil(num_steps * self.warmup_ratio) if self.warmup_steps is None else self.warmup_steps
 
     def num_evaluations(self, epoch_steps: int | None = None) -> int | None:
         """The evaluations of `eval_steps` before the last step of a run whose epochs have `epoch_steps`; None if these
