@@ -128,7 +128,10 @@ def summarize(run: RunDirectory) -> RunSummary:
         return RunSummary(
             run, "finished", name, kind, loss, metric, value, base, step, step, size, started, reason
         )  # fmt: skip
-    state, reason = _state_without_result(run)
+    if run.comparison.is_file():  # a reproduction that was ended early; no recipe would resume it
+        state, reason = "finished", "it has done the first steps of another run again"
+    else:
+        state, reason = _state_without_result(run)
     step, num_steps, value, base = _progress(run, metric)
     return RunSummary(
         run, state, name, kind, loss, metric, value, base, step, num_steps, size, started, reason,

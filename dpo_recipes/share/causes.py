@@ -44,6 +44,8 @@ def likely_cause(parts: Sequence[Part], changes: Sequence[Change], device: str |
     for found in ([*packages, *computation], others):
         if found:
             return "; ".join(map(str, found))
+    if any(part.name == "inputs" and part.state == "unknown" for part in parts):
+        return "not known: the run is of an earlier version, which recorded neither inputs nor the number of threads"
     if device == "cuda":
         return "nothing that a run records differs; on a GPU some backward passes, such as flash attention's, add in "\
                "an order that varies"  # fmt: skip

@@ -39,7 +39,11 @@ def files_of_model(
         found += [name for name in names if PurePosixPath(name).suffix == ".py"]
     weights = _weights(names, (*_WEIGHTS, *(_PICKLES if allow_pickle else ())))
     if weights is None:
-        raise _missing(what, "weights", f"it has none of {', '.join(_WEIGHTS)}", "check that the folder is complete")
+        why, fix = f"it has none of {', '.join(_WEIGHTS)}", "check that the folder is complete"
+        if any(name in names for name in _PICKLES):
+            why = "its weights are pickle files (.bin), and opening one can execute arbitrary code"
+            fix = "save it as safetensors; or, if you trust its author, set `model.allow_pickle: true`"
+        raise _missing(what, "weights", why, fix)
     found.append(weights)
     if weights.endswith(".index.json"):
         found += _shards(weights, names, read, what)

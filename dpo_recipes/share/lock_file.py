@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,14 +114,6 @@ class Lock(_Part):
     def jobs(self) -> Mapping[str, LockedJob]:
         """The jobs by the names of their steps; a single run has an empty name."""
         return self.steps if self.steps is not None else {"": self.recipe} if self.recipe is not None else {}
-
-    @property
-    def commits(self) -> Iterator[tuple[str, str, str]]:
-        """The name of the step, the place in its settings, and the commit of each input from the hub."""
-        for step, job in self.jobs.items():
-            for at, found in job.inputs.items():
-                if found.commit is not None:
-                    yield step, at, found.commit
 
     def text(self) -> str:
         """The YAML text of the lock."""

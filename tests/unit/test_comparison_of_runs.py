@@ -163,6 +163,8 @@ def test_a_run_of_an_earlier_version_has_no_inputs(tmp_path: Path) -> None:
     (tmp_path / "inputs.json").write_text("{")
     assert RunInputs.read(tmp_path / "inputs.json") is None
     assert RunInputs.read(tmp_path / "nothing.json") is None
+    losses = compare_numbers("losses", "", [("step 1", 1.0, 1.1)], 1e-6)
+    assert (likely_cause([*compare_inputs(None, INPUTS), losses], [], "cpu") or "").startswith("not known")
 
 
 def test_only_the_first_steps_are_compared(tmp_path: Path) -> None:

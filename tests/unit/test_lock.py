@@ -194,8 +194,9 @@ def test_a_folder_without_weights(recipe: Path) -> None:
     for shard in (*SHARDS.values(), "model.safetensors.index.json"):
         (recipe.parent / "model" / shard).unlink()
     (recipe.parent / "model" / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(SharingError, match="lacks weights"):
+    with pytest.raises(SharingError, match="lacks weights") as caught:
         _lock(recipe)
+    assert "set `model.allow_pickle: true`" in str(caught.value)
     lock = _lock(recipe, "model.allow_pickle=true")
     assert "pytorch_model.bin" in lock.jobs[""].inputs["model.path"].files
 

@@ -38,6 +38,7 @@ def _end_of(*arguments: str, cwd: Path, script: str = SCRIPT) -> tuple[int, set[
         ["run", "--help"],
         ["data", "--help"],
         ["lock", "--help"],
+        ["reproduce", "--help"],
         ["--version"],
         ["ls"],
         ["schema"],

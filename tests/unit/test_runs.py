@@ -363,3 +363,12 @@ def test_the_locks_of_a_removed_run_are_free(folder: Path) -> None:
     with file_lock(run.command_lock), pytest.raises(RunError, match="T615"):
         remove_run(run, folder)
     assert run.result.exists()
+
+
+def test_a_reproduction_that_was_ended_early_is_not_to_be_resumed(folder: Path) -> None:
+    run = make_run(folder, make_recipe(), digits="00000a")
+    run.result.unlink()
+    run.comparison.write_text("{}")
+    (summary,) = list_runs(folder)
+    assert (summary.state, summary.reason) == ("finished", "it has done the first steps of another run again")
+    assert removable(folder, keep=0, best=True) == ["00000a"]
