@@ -110,7 +110,8 @@ def assert_same_steps(one: Run, other: Run, tolerance: float = 1e-5, num_steps: 
         for name in mine.keys() & {*STEPS}:
             assert mine[name] == pytest.approx(theirs[name], rel=tolerance, abs=1e-6), (name, mine["step"])
     for name, value in one.result["metrics"].items():
-        assert other.result["metrics"][name] == pytest.approx(value, rel=tolerance, abs=1e-5), name
+        found = other.result["metrics"][name]
+        assert found == (None if value is None else pytest.approx(value, rel=tolerance, abs=1e-5)), name
 
 
 def assert_same_weights(one: Run, other: Run) -> None:

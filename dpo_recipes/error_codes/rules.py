@@ -359,8 +359,8 @@ CODES = {
     ),
     "R391": entry(
         "a launch that cannot generate answers",
-        "Objectives whose policy writes answers need all weights in each process. FSDP and ZeRO-3 shard them: they",
-        "would gather the whole model for each token.",
+        "Objectives whose policy writes answers need all weights in each process, as `ddp` has them. FSDP and ZeRO-3",
+        "would gather the whole model for each token; ZeRO-1 and -2 have not been shown to work.",
     ),
     "R400": entry(
         "vLLM cannot generate for this recipe",

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 SHORTEST_PROMPT = 8
 """The least number of tokens that must be left for a prompt, as in `data.max_length`."""
-GENERATES = ("auto", "ddp", "deepspeed-zero1", "deepspeed-zero2")
-"""The strategies with which each process has all weights, so that it can generate; `auto` chooses one of them."""
+GENERATES = ("auto", "ddp")
+"""The strategies with which a policy was seen to generate in several processes; `auto` chooses `ddp`."""
 
 
 class PolicyParams(ObjectiveParams):
@@ -224,8 +224,8 @@ class PolicyObjective(Objective):
         strategy = recipe.launch.strategy
         if strategy not in GENERATES:
             what = f"`{self.kind}` cannot generate answers with `strategy: {strategy}`"
-            why = "it shards the weights, and each process needs all of them to generate"
-            fix = "write `strategy: ddp`, or `deepspeed-zero2`, which shards gradients and the optimizer's state"
+            why = "each process generates with all weights, and no other strategy than `ddp` has been shown to do that"
+            fix = "write `strategy: ddp`"
             yield Finding("R391", what, locate(("launch", "strategy")), why, fix)
 
 

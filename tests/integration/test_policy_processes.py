@@ -86,14 +86,3 @@ def test_a_run_of_two_goes_on_with_as_many_or_one(run: Runner, tmp_path: Path, t
     if then == 2:
         assert json.dumps(resumed.steps[-1]["loss"]) == json.dumps(whole.steps[-1]["loss"])
         assert_same_weights(whole, resumed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["deepspeed-zero1", "deepspeed-zero2"])
-def test_deepspeed_writes_the_answers_and_takes_the_steps_of_one(run: Runner, strategy: str) -> None:
-    pytest.importorskip(
-        "deepspeed", reason="DeepSpeed is an extra: `make test-deepspeed` installs it", exc_type=ImportError
-    )
-    settings = (TWICE.format(kind="grpo", more=", beta: 0.04"), "training.num_epochs=1")
-    alone, both = run(1, *settings), run(2, *settings, f"launch.strategy={strategy}")
-    assert_same_rollouts(alone, both)

@@ -211,7 +211,7 @@ def test_settings_that_fit_are_accepted() -> None:
     assert check(cpo.CPO, {"label_smoothing": 0.1}) == []
     assert check(reward.OBJECTIVE, evaluation={"num_samples": 0, "max_new_tokens": 64}) == []
     assert check(sft.OBJECTIVE, data={"train_on_turns": "all"}, **one_row) == []
-    two = {"num_processes": 2, "strategy": "deepspeed-zero2"}
+    two = {"num_processes": 2, "strategy": "ddp"}
     assert check(grpo.OBJECTIVE, {"num_iterations": 2}, launch=two) == []
     (finding,) = check(grpo.OBJECTIVE, {"generation": {**VLLM, "server": "http://there:8000", "group_port": 5000}})
     assert finding.code == "R316"
