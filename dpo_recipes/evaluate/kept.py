@@ -54,4 +54,6 @@ class _Appender:
         self._values |= new
         if self._file is not None:
             lines = (json.dumps({"key": key, "value": value}) + "\n" for key, value in new.items())
-            os.write(self._file, "".join(lines).encode())
+            rest = "".join(lines).encode()
+            while rest:  # a disk that has room for a part of them takes it, and refuses the rest
+                rest = rest[os.write(self._file, rest) :]

@@ -92,12 +92,7 @@ class ModelFinder:
         for subject in found:
             if subject.base is not None:
                 return replace(subject.base, name=BASE)
-        raise RunError.of(
-            "T681",
-            "`base` names no model",
-            why="it is the base of the first run among the models, and none of them is a run",
-            fix="name the base by its folder or hub id",
-        )
+        raise no_base()
 
     def _find(self, name: str) -> Subject:
         if name.startswith("pypi:"):
@@ -238,6 +233,16 @@ class ModelFinder:
 
         versions = [torch.__version__, transformers.__version__]
         return content_key(self._device, dtype, versions, *parts)
+
+
+def no_base() -> RunError:
+    """The error for `base` without a run that has one."""
+    return RunError.of(
+        "T681",
+        "`base` names no model",
+        why="it is the base of the first run among the models, and none of them is a run",
+        fix="name the base by its folder or hub id",
+    )
 
 
 def implicit_beta(recipe: Recipe) -> float:

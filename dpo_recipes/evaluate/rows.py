@@ -63,11 +63,11 @@ def read_rows(
                 why="none of the models is a run, whose recipe would say which rows are held out",
                 fix="name a recipe or a file with `--data`",
             )
-        return _of_recipe(run.recipe, split, part, keeps, f"the recipe of {run.run.path}")
-    if given.endswith((".yaml", ".yml")) or given in recipe_paths() or is_address(given):
+        return rows_of_recipe(run.recipe, split, part, keeps, f"the recipe of {run.run.path}")
+    if is_recipe(given):
         validated = validate(find_recipe(given))
         try:
-            return _of_recipe(validated.recipe, split, part, keeps, given)
+            return rows_of_recipe(validated.recipe, split, part, keeps, given)
         except DataError as error:
             raise error.located(validated.composed.where) from error
     path = str(Path(given).expanduser().resolve()) if looks_local(given) or Path(given).exists() else given
@@ -75,7 +75,13 @@ def read_rows(
     return EvaluationData(list(_of_any_shape(settings, keeps)[part]), settings, given, "all")
 
 
-def _of_recipe(recipe: Recipe, split: str, part: slice, keeps: Sequence[str], description: str) -> EvaluationData:
+def is_recipe(given: str) -> bool:
+    """Whether `data` names a recipe, and not a file or dataset."""
+    return given.endswith((".yaml", ".yml")) or given in recipe_paths() or is_address(given)
+
+
+def rows_of_recipe(recipe: Recipe, split: str, part: slice, keeps: Sequence[str], description: str) -> EvaluationData:
+    """Some rows of a recipe's split. Raises `DataError`, and `RunError` T683 (it holds out none)."""
     if split != "train" and not getattr(recipe.data, split).is_set:
         raise _holds_out_nothing(description, f"it has no `data.{split}`")
     objective = objective_of(recipe)

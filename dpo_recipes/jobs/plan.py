@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ class PlanOptions:
     read_data: bool | None = None
     """Whether data are read for exact lengths; None: only those in local files."""
     trust_remote_code: bool = False
+    reward_recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """The recipes of reward models that do not exist yet, by the text that stands for the model: `step:reward`."""
     on_stage: Callable[[str, str], None] = lambda name, detail: None
 
 
@@ -71,7 +73,11 @@ def plan_run(recipe: Recipe, options: PlanOptions) -> PlannedRun:
     options.on_stage("plan", f"{recipe.model.path} on {target.device.name}")
 
     def plan_with(sharding: Sharding) -> JobPlan:
-        return Planner(recipe, location, target, workload, sharding, trust_remote_code=trust).plan(recipe)
+        planner = Planner(
+            recipe, location, target, workload, sharding,
+            reward_recipes=options.reward_recipes, trust_remote_code=trust,
+        )  # fmt: skip
+        return planner.plan(recipe)
 
     job, reason = choose_strategy(recipe, batch.num_processes, target.device, plan_with)
     launch = sketch_launch(given, batch, job.sharding.strategy, reason, job.dtype)

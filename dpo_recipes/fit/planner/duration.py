@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.fit.planner.rollout import STEP_S, RolloutCost, rollout_seconds
+from dpo_recipes.fit.planner.rollout import RolloutCost, rollout_seconds
 from dpo_recipes.fit.planner.workload import LengthTable
+from dpo_recipes.fit.planner.writing import STEP_S
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.passes import Batch, simulate
 from dpo_recipes.fit.simulation.trace import Rates

@@ -12,6 +12,7 @@ from dpo_recipes.fit.planner.changes import Change, Outcome, apply, as_written, 
 from dpo_recipes.fit.planner.disk import estimate_disk
 from dpo_recipes.fit.planner.duration import Duration, estimate_duration, work_of
 from dpo_recipes.fit.planner.memory import MemoryEstimate, estimate_memory
+from dpo_recipes.fit.planner.reward_models import RewardRecipes, plan_reward_models
 from dpo_recipes.fit.planner.rollout import RolloutCost, rollout_cost
 from dpo_recipes.fit.planner.sharding import Sharding
 from dpo_recipes.fit.planner.target import Target
@@ -20,6 +21,7 @@ from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights, load_meta_
 from dpo_recipes.fit.simulation.passes import Batch
 from dpo_recipes.launch.batch import batch_of
 from dpo_recipes.model.sources import ModelLocation
+from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 
 
@@ -95,9 +97,11 @@ class Planner:
         workload: Workload,
         sharding: Sharding,
         *,
+        reward_recipes: RewardRecipes | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Reads the base's configuration. Raises `RunError` M504, M509, M511."""
+        """Reads the configurations of the base and of reward models. `reward_recipes` are those of reward models that
+        do not exist yet. Raises `RunError` M504, M509, M511."""
         self.recipe = recipe
         self._target = target
         self._workload = workload
@@ -106,6 +110,8 @@ class Planner:
         dtype = target.dtype(recipe, getattr(self._meta_model.config, "model_type", None))
         self._meta_model = self._meta_model.with_dtype(dtype)
         self._rates = target.rates(dtype)
+        sources = objective_of(recipe).rewards(recipe.objective)
+        self._reward_models = plan_reward_models(sources, target.device.kind, dtype, reward_recipes or {})
         self._weights: dict[str, Weights] = {}
         self._shares = True
         """Whether the configuration allows computing each distinct token once."""
@@ -153,7 +159,8 @@ class Planner:
         """The largest micro-batch, and what writing its answers costs."""
         lengths = self._workload.longest(recipe, self._sharding.num_processes, shares=self._shares)
         memory = self._target.device.memory_bytes
-        return Batch.of(*lengths.T), rollout_cost(meta_model, weights, lengths, self._rates, memory)
+        rollout = rollout_cost(meta_model, weights, lengths, self._rates, memory, self._reward_models)
+        return Batch.of(*lengths.T), rollout
 
     def _typical(self, recipe: Recipe) -> LengthTable:
         return self._workload.typical(recipe, shares=self._shares)

@@ -1,30 +1,19 @@
-"""What it costs, to first order, that a policy writes answers in training: memory for its cache, reward models, time.
-
-The cache and the logits of the newest token follow from shapes. Writing a token reads all weights once, or computes two
-operations for each of them and each answer, whichever takes longer, and the Python of a step costs a constant.
-"""
+"""What it costs, to first order, that a policy writes answers in training: its cache, reward models, and time."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from dpo_recipes.errors import DpoRecipeError
-from dpo_recipes.finished_run import open_run
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.fit.planner.disk import ITEM_BYTES
+from dpo_recipes.fit.planner.reward_models import RewardModelPlan
 from dpo_recipes.fit.planner.workload import LengthTable
+from dpo_recipes.fit.planner.writing import STEP_S, cache_bytes, logits_bytes, token_s
 from dpo_recipes.fit.simulation.meta_model import MetaModel, Weights
 from dpo_recipes.fit.simulation.trace import Rates
-from dpo_recipes.model.stored import stored_weights
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.policy import PolicyParams
-from dpo_recipes.reward_settings import ModelReward
-from dpo_recipes.run_dir import RunDirectory
-
-STEP_S = 0.02
-"""The Python of a token's step: 30 layers of transformers on one core."""
 
 
 @dataclass(frozen=True)
@@ -44,49 +33,32 @@ class RolloutCost:
 
 
 def rollout_cost(
-    meta_model: MetaModel, weights: Weights, lengths: LengthTable, rates: Rates, device_bytes: int
+    meta_model: MetaModel,
+    weights: Weights,
+    lengths: LengthTable,
+    rates: Rates,
+    device_bytes: int,
+    reward_models: Sequence[RewardModelPlan] = (),
 ) -> RolloutCost | None:
     """The cost for prompts and answers of these lengths, [rows, 1 + K], on a device with this memory; None if the
     policy writes none."""
-    recipe = meta_model.recipe
+    recipe, config = meta_model.recipe, meta_model.config
     params = recipe.objective
     if not isinstance(params, PolicyParams):
         return None
     at_once, tokens = params.generation_batch_size, params.max_new_tokens
     prompt = int(lengths[:, 0].max())
     item = 4 if meta_model.autocast_dtype is None else 2
-    config = meta_model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * width * item * at_once * (prompt + tokens)
-    logits = 3 * 4 * config.vocab_size * at_once  # as they are, in 32 bits, and sorted
-    parameters = [_num_parameters(source) for source in params.rewards if isinstance(source, ModelReward)]
-    here = [
-        _num_parameters(source) * ITEM_BYTES[meta_model.dtype if source.dtype == "auto" else source.dtype]
-        for source in params.rewards
-        if isinstance(source, ModelReward) and source.device in ("auto", meta_model.device)
-    ]
+    cache = cache_bytes(config, at_once, prompt + tokens, item) + logits_bytes(config, at_once)
+    here = [model.num_bytes for model in reward_models if model.meta_model.device == meta_model.device]
     generation = params.generation
     python_s = 0.0 if generation.uses_vllm else STEP_S  # vLLM replays a recorded graph
-    per_token = max(weights.base / rates.bandwidth, 2 * weights.num_base * at_once / rates.flops) + python_s
     count = params.num_generations
-    writing = count / at_once * tokens * per_token
-    scoring = count * 2 * sum(parameters) * (prompt + tokens) / rates.flops
+    writing = count / at_once * tokens * token_s(weights, at_once, rates, python_s)
+    scoring = sum(model.seconds(count, prompt + tokens, rates) for model in reward_models)
     reserved = int(generation.gpu_memory_utilization * device_bytes) if generation.is_colocated else 0
-    own = 0 if generation.uses_vllm else cache + logits
+    own = 0 if generation.uses_vllm else cache
     return RolloutCost(own, sum(here), writing + scoring, reserved, generation.sleep)
-
-
-def _num_parameters(source: ModelReward) -> int:
-    """The parameters of a reward model; 0 if it is on the hub and not known yet."""
-    path = Path(source.model)
-    try:
-        if RunDirectory(path).resolved_recipe.is_file():
-            return open_run(path).result.model.total_parameters or 0
-        stored = stored_weights(path) if path.is_dir() else None
-    except DpoRecipeError:  # the run reports it when the reward model is loaded
-        return 0
-    return sum(weight.numel() for weight in (stored or {}).values())
 
 
 def rollout_seconds(cost: RolloutCost | None, facts: JobFacts, num_evaluated: int) -> float:

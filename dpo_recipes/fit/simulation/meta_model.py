@@ -52,6 +52,8 @@ class MetaModel:
     device: str
     dtype: str
     own_quantization: str | None
+    trains: bool = True
+    """Whether the model is loaded to be trained, or else to be used."""
 
     @property
     def num_layers(self) -> int:
@@ -61,7 +63,7 @@ class MetaModel:
     @property
     def weight_dtype(self) -> torch.dtype:
         """Of weights that are not quantized. Full fine-tuning keeps 32 bits (model/build.py)."""
-        return getattr(torch, self.dtype if self.recipe.model.adapter else "float32")
+        return getattr(torch, self.dtype if self.recipe.model.adapter or not self.trains else "float32")
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +51,18 @@ def simulate(meta_model: MetaModel, batch: Batch, rates: Rates, *, trains: bool 
 
     Deep models are traced with a few layers and extrapolated, which is exact as each further layer does the same.
     """
+    return extrapolated(meta_model, lambda layers: _trace(meta_model, layers, batch, rates, trains=trains))
+
+
+def extrapolated(meta_model: MetaModel, trace: Callable[[int | None], Trace]) -> Trace:
+    """The trace of a whole model, from traces of models with so many layers."""
     if not meta_model.has_uniform_layers:
-        return _trace(meta_model, None, batch, rates, trains=trains)
+        return trace(None)
     period, num_layers = layer_period(meta_model.config), meta_model.num_layers
     small = num_layers % period + period * (2 if period == 1 else 1)
     if num_layers <= small + period:
-        return _trace(meta_model, None, batch, rates, trains=trains)
-    first = _trace(meta_model, small, batch, rates, trains=trains)
-    second = _trace(meta_model, small + period, batch, rates, trains=trains)
+        return trace(None)
+    first, second = trace(small), trace(small + period)
     return first.extrapolate(second, (num_layers - small - period) / period)
 
 
@@ -94,7 +98,7 @@ def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch,
     with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         if is_encoder(meta_model.config):  # its head has several layers for one position of a sequence
             # An architecture without SDPA, such as DeBERTa, makes its own mask from that of the tokens.
-            mask = _mask(meta_model, batch) if base._supports_sdpa else torch.ones_like(ids)
+            mask = attention_mask(meta_model, *ids.shape) if base._supports_sdpa else torch.ones_like(ids)
             rewards = base(input_ids=ids, attention_mask=mask).logits
             tracer.mark_kept()
             return rewards
@@ -103,7 +107,7 @@ def _forward(meta_model: MetaModel, model: Any, ids: torch.Tensor, batch: Batch,
             most = meta_model.recipe.training.max_tokens_per_pass
             hidden = forward_packed(base.base_model, ids, batch.lengths, most).last_hidden_state
         else:
-            mask = _mask(meta_model, batch)
+            mask = attention_mask(meta_model, batch.num_rows, batch.lengths.width)
             hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         tracer.mark_kept()
         objective = objective_of(meta_model.recipe)
@@ -167,9 +171,8 @@ def _earlier_gradients(model: Any) -> list[torch.Tensor]:
     return gradients
 
 
-def _mask(meta_model: MetaModel, batch: Batch) -> torch.Tensor:
+def attention_mask(meta_model: MetaModel, num_rows: int, width: int) -> torch.Tensor:
     """The mask of padded rows as transformers makes it: true and false for SDPA, numbers to be added for eager."""
     is_eager = meta_model.config._attn_implementation == "eager"
     dtype = (meta_model.autocast_dtype or torch.float32) if is_eager else torch.bool
-    width = batch.lengths.width
-    return torch.ones((batch.num_rows, 1, width, width), dtype=dtype)
+    return torch.ones((num_rows, 1, width, width), dtype=dtype)

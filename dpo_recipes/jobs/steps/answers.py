@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from dpo_recipes.errors import Finding, RecipeError, path_text
 from dpo_recipes.jobs.devices import DeviceWish
 from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.jobs.steps.base import CheckedStep, ProductKind, Step, StepKind, StepPlan
+from dpo_recipes.jobs.steps.train import Train, reward_recipes, stand_in
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
@@ -26,6 +27,9 @@ from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.shipped import find_recipe, recipe_paths
 from dpo_recipes.supervise import EventHandler
 from dpo_recipes.workflow import RunOptions
+
+if TYPE_CHECKING:  # it loads libraries, which checks do not need
+    from dpo_recipes.jobs.answers_plan import Unread
 
 _BASE = "base"
 _NO_PART_OF_THE_RESULT = {"device": True, "generate": {"batch_size"}}
@@ -106,16 +110,24 @@ class AnswersStep(StepKind):
             yield from (("data", *at) for at in local_data_paths(plain["data"]))
 
     def plan(self, step: Step, options: PlanOptions) -> StepPlan:
-        """Nothing is predicted: the time depends on the answers, and the memory on the largest model."""
+        """The plan of the models that the steps before will make, on rows of the length that is known before. Answers
+        are taken to be as long as they may be. Nothing is predicted for models of steps that do not train."""
+        from dpo_recipes.jobs.answers_plan import plan_section
+
+        recipes = _recipes_of_models(step)
+        if recipes is None:
+            return StepPlan.unknown()
+        own = replace(options, reward_recipes=reward_recipes(step))
+        planned, bases = plan_section(step.checked.settings, own, recipes, _unread(step))
         return StepPlan(
-            fits=True,
-            peak_bytes=None,
-            device_bytes=None,
-            time_s=None,
-            is_upper_bound=False,
-            disk_bytes=None,
-            bases={},
-            details={},
+            fits=planned.fits,
+            peak_bytes=planned.highest.peak_bytes,
+            device_bytes=planned.target.usable_bytes,
+            time_s=planned.time_s,
+            is_upper_bound=True,
+            disk_bytes=planned.disk_bytes,
+            bases=bases,
+            details=planned.to_json(),
         )
 
 
@@ -144,6 +156,29 @@ def _recipe_as_data(given: str | None) -> Recipe | None:
         return validate(find_recipe(given)).recipe
     except RecipeError:
         return None
+
+
+def _recipes_of_models(step: Step) -> dict[str, Recipe] | None:
+    """The recipes of the models that other steps make for a step, by the references to them; None if one of these
+    steps trains none."""
+    needs = [need for need in step.needs if need.step.product.kind == "model"]
+    if not all(isinstance(need.step.kind, Train) for need in needs):
+        return None
+    return {step.reference_at(need.at): stand_in(need.step) for need in needs}
+
+
+def _unread(step: Step) -> Unread | None:
+    """What is known of the rows that another step makes; None if no step does."""
+    from dpo_recipes.jobs.answers_plan import UNKNOWN, Unread, assume_rows
+
+    maker = step.need_at(("data",))
+    if maker is None:
+        return None
+    if not isinstance(maker.kind, AnswersStep):
+        return replace(UNKNOWN, num_rows=maker.product.num_rows)
+    section, recipes = maker.checked.settings, _recipes_of_models(maker)
+    prompts = _unread(maker) or assume_rows(section, list((recipes or {}).values()))
+    return Unread(maker.product.num_rows or prompts.num_rows, prompts.prompt_tokens, section.generate.max_new_tokens)
 
 
 def _path_fields(data: dict[str, Any]) -> Iterator[DataPath]:

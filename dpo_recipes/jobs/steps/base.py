@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from dpo_recipes.errors import Finding
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
+from dpo_recipes.recipe.paths import parent_of
 from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP
 from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.section import Section
@@ -111,6 +112,10 @@ class Step:
         """The reference at a place as it stands in the file."""
         return next(need.text for need in self.needs if need.at == at)
 
+    def reference_at(self, at: DataPath) -> str:
+        """The text that stands at a place for what another step makes: `step:reward`."""
+        return str(parent_of(self.checked.composed.data, at)[at[-1]])
+
     def need_at(self, at: DataPath) -> Step | None:
         """The step that is referred to at a place, if there is one."""
         return next((need.step for need in self.needs if need.at == at), None)
@@ -135,6 +140,11 @@ class StepPlan:
     details: dict[str, Any]
     """The whole plan as plain data."""
     findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def unknown(cls) -> StepPlan:
+        """The plan of a step of which nothing is known before."""
+        return cls(True, None, None, None, False, None, {}, {})
 
 
 class StepKind:

@@ -134,7 +134,9 @@ class Train(StepKind):
 
     def plan(self, step: Step, options: PlanOptions) -> StepPlan:
         """The plan of the recipe on the base with which its chain of models begins."""
-        planned = plan_run(_stand_in(step), replace(options, read_data=_may_read(step, options)))
+        recipes = reward_recipes(step)
+        own = replace(options, read_data=_may_read(step, options), reward_recipes=recipes)
+        planned = plan_run(stand_in(step), own)
         job, base = planned.job, step.need_at(_BASE)
         written = [job.disk[name] for name in ("checkpoints", "model")]
         return StepPlan(
@@ -172,18 +174,24 @@ def _may_read(step: Step, options: PlanOptions) -> bool | None:
     return False if any(need.at[0] == "data" for need in step.needs) else options.read_data
 
 
-def _stand_in(step: Step) -> Recipe:
+def reward_recipes(step: Step) -> dict[str, Recipe]:
+    """The recipes of the reward models that other steps will train for a step, by the references to them."""
+    trained = [need for need in step.needs if need.step.product.kind == "reward model" and "rewards" in need.at]
+    return {step.reference_at(need.at): stand_in(need.step) for need in trained}
+
+
+def stand_in(step: Step) -> Recipe:
     """The recipe of a step with what its base and its adapter will be made from in their places."""
     recipe: Recipe = step.checked.settings
     model, base, adapter = recipe.model, step.need_at(_BASE), step.need_at(_ADAPTER)
     if base is not None:
-        below = _stand_in(base).model
+        below = stand_in(base).model
         changes: dict[str, Any] = {"path": below.path, "revision": below.revision, "sha256": below.sha256}
         if saves_adapter(recipe) and model.adapter is not None:  # the stand-in may be a file that is saved merged
             changes["adapter"] = model.adapter.model_copy(update={"save_as": "adapter"})
         model = model.model_copy(update=changes)
     if adapter is not None:
-        model = model.model_copy(update={"adapter": _stand_in(adapter).model.adapter})
+        model = model.model_copy(update={"adapter": stand_in(adapter).model.adapter})
     data = recipe.data
     rows = {need.at[2]: need.step.product.num_rows for need in step.needs if need.at[:2] == ("data", "train")}
     if rows:

@@ -1,14 +1,25 @@
 """The settings of an evaluation of finished runs and other models: `dpo-recipe evaluate`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dpo_recipes.recipe.schema.machine import Device
 from dpo_recipes.reward_settings import Reward
 from dpo_recipes.section import Section
 
 SEEDS = 2**32
 """The number of seeds that there are."""
+
+TemplateOfOthers = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="The template for models that are not runs: the name of a shipped template or the path of a "
+        "`.jinja` file. Absent: the template of each model's tokenizer.",
+    ),
+]
+"""The type of a field with the chat template of models that bring none of their own."""
 
 
 class Generate(Section):
@@ -52,12 +63,7 @@ class Evaluate(Section):
     limit: int | None = Field(
         default=200, ge=1, description="The number of rows to use, the first ones. null: all of them."
     )
-    chat_template: str | None = Field(
-        default=None,
-        min_length=1,
-        description="The template for models that are not runs: the name of a shipped template or the path of a "
-        "`.jinja` file. Absent: the template of each model's tokenizer.",
-    )
+    chat_template: TemplateOfOthers = None
     generate: Generate = Field(default_factory=Generate, description="How answers are generated.")
     overlap: bool = Field(
         default=True,
@@ -80,6 +86,4 @@ class Evaluate(Section):
         description="The number of prompts, the first ones, for which each model samples an answer at temperature 1, "
         "to estimate its divergence from its base. 0: it is not estimated.",
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="`auto` uses CUDA if available, then Apple's MPS, then the CPU."
-    )
+    device: Device = "auto"

@@ -1,18 +1,22 @@
 """The section `hardware`: the device of the run."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dpo_recipes.section import Section
 
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    Field(description="`auto` uses CUDA if available, then Apple's MPS, then the CPU."),
+]
+"""The type of a field that chooses the device on which models compute."""
+
 
 class Hardware(Section):
     """The device that the run is for."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="`auto` uses CUDA if available, then Apple's MPS, then the CPU."
-    )
+    device: Device = "auto"
     profile: str | None = Field(
         default=None,
         description="The device that the recipe is meant for, by its name in docs/hardware.md, for example `a40-48gb`. "

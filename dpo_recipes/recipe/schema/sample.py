@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_recipes.recipe.schema.evaluate import SEEDS, Generate
+from dpo_recipes.recipe.schema.evaluate import SEEDS, Generate, TemplateOfOthers
+from dpo_recipes.recipe.schema.machine import Device
 from dpo_recipes.reward_settings import Reward
 from dpo_recipes.section import Section
 
@@ -68,15 +69,8 @@ class Sample(Section):
         description="What becomes of answers that reached `max_new_tokens` without an end. A model that learns from "
         "them learns to stop in the middle of a sentence.",
     )
-    chat_template: str | None = Field(
-        default=None,
-        min_length=1,
-        description="The template for models that are not runs: the name of a shipped template or the path of a "
-        "`.jinja` file. Absent: the template of each model's tokenizer.",
-    )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="`auto` uses CUDA if available, then Apple's MPS, then the CPU."
-    )
+    chat_template: TemplateOfOthers = None
+    device: Device = "auto"
 
     @property
     def rows(self) -> slice:
