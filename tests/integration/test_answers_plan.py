@@ -212,7 +212,9 @@ def test_the_peak_is_that_of_a_real_evaluation(tmp_path: Path, width: int, vocab
         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, tie_word_embeddings=True,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    model = LlamaForCausalLM(config)
+    model.model.embed_tokens.weight.data[len(tokenizer) :] = 0  # tokens without a text, which must not be chosen
+    model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     rows = [
         {"prompt": f"{number} " * 30, "chosen": f"{number} " * 60, "rejected": f"{number + 1} " * 60}
