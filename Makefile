@@ -6,7 +6,7 @@ LATEST := .venv-latest
 # torch stays at the tested version: a newer one may come as a CUDA build of several gigabytes. Empty means the newest.
 LATEST_TORCH ?= $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-slurm test-kill test-kill-sweep test-kill-chain check clean
+.PHONY: quickstart test test-latest constraints test-slow gpu-check test-deepspeed test-trackers test-foreign test-slurm test-kill test-kill-sweep test-kill-chain check clean
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,6 +54,17 @@ test-deepspeed: $(VENV)/.dev  ## the tests with DeepSpeed, which is installed fo
 test-trackers: $(VENV)/.dev  ## the tests with W&B and MLflow, which are installed for them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[track,mlflow]'
 	$(BIN)/python -m pytest tests/integration/test_trackers.py
+
+# The tools pin versions that exclude each other, so they are installed without their dependencies, over those of $(VENV).
+FOREIGN := .venv-foreign
+test-foreign: $(VENV)/.dev  ## imports against the parsers of Axolotl, LLaMA-Factory, oumi and ms-swift, which it installs
+	test -x $(FOREIGN)/bin/python || $(BIN)/python -m venv $(FOREIGN)
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps axolotl==0.19.0 llamafactory==0.9.5 \
+	  oumi==0.9 ms-swift==4.6.0 omegaconf "antlr4-python3-runtime==4.9.*" modelscope modelscope_hub json_repair dacite addict \
+	  fire binpacking oss2 sentencepiece tyro shtab docstring-parser cryptography cffi pycparser
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	  "$$($(FOREIGN)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/of_the_project.pth"
+	$(BIN)/python -m pytest -m slow tests/unit/test_import_upstream.py
 
 test-slurm: $(VENV)/.dev  ## the tests on a SLURM of this machine, which they start themselves
 	@PATH="$$PATH:/usr/sbin"; for name in munged slurmctld slurmd sbatch; do command -v $$name >/dev/null || \

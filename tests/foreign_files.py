@@ -40,6 +40,7 @@ deepspeed: deepspeed_configs/zero2.json
 AXOLOTL_KTO = """\
 base_model: meta-llama/Llama-3.2-1B
 rl: kto
+remove_unused_columns: false
 kto_desirable_weight: 0.2
 datasets:
   - {path: argilla/ultrafeedback-binarized-preferences-cleaned-kto, type: llama3.ultra}
@@ -89,7 +90,7 @@ loss_type: [sigmoid, bco_pair]
 loss_weights: [0.8, 0.2]
 use_peft: true
 lora_r: 64
-warmup_ratio: 0.1
+warmup_steps: 0.1
 max_length: 2048
 truncation_mode: keep_end
 eval_strategy: steps
@@ -376,7 +377,7 @@ FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "oumi",
         OUMI_DPO,
         {
-            "data.max_length": 512, "objective.beta": 0.3, "objective.loss_type": "hinge",
+            "data.max_length": 4096, "objective.beta": 0.3, "objective.loss_type": "hinge",
             "data.train[0].limit": 100, "model.dtype": "bfloat16", "model.adapter.r": 16, "model.adapter.alpha": 8,
             "model.quantization.quant_type": "fp4", "model.quantization.double_quant": False,
             "training.learning_rate": 5e-5, "training.logging_steps": 50, "training.num_epochs": 3,

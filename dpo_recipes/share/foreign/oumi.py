@@ -175,15 +175,13 @@ def _map_training(training: Keys, kwargs: Keys) -> None:
 def _map_text(model: Keys, kwargs: Keys, kind: str) -> None:
     draft = model.draft
     length = model.get("model_max_length", whole)
-    if kind == "sft" and length and length > 0 and not kwargs.has("max_length", "max_seq_length"):
+    if kind in ("sft", "dpo") and length and length > 0:
+        # `TrainingConfig.__post_init__` of oumi 0.9 hands it to these trainers as `max_length`.
         draft.put("data.max_length", length, model.key("model_max_length"))
-        draft.default("data.overlong", "truncate_completion_end")
+        kwargs.list("max_length", "oumi replaces it by `model.model_max_length`", differs=False)
     else:
-        map_lengths(kwargs, kind)
-        note = (
-            "oumi does not pass it to this trainer, which cuts at 1024 tokens unless `trainer_kwargs` has `max_length`"
-        )
-        model.list("model_max_length", note, differs=False)
+        model.list("model_max_length", "oumi does not hand it to this trainer", differs=False)
+    map_lengths(kwargs, kind)
     template = model.get("chat_template", text)
     shipped = {
         "chat_ml": "chatml",

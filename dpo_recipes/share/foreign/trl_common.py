@@ -250,7 +250,9 @@ def map_lengths(keys: Keys, kind: str, *, keep: str = "keep_start", default: int
     draft = keys.draft
     name = "max_seq_length" if kind == "sft" and keys.has("max_seq_length") else "max_length"
     length = keys.get(name, whole)
-    if length is not None and length > 0:
+    if draft.has("data.max_length"):
+        pass  # another key of the tool overrides it
+    elif length is not None and length > 0:
         draft.put("data.max_length", max(8, length), keys.key(name))
     elif name in keys.data and keys.data[name] is None:
         note = f"empty: rows are not cut; none may be longer than {NO_LIMIT} here"
