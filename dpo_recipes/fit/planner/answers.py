@@ -15,7 +15,7 @@ import numpy as np
 
 from dpo_recipes.evaluate.intervals import NUM_RESAMPLES
 from dpo_recipes.fit.planner.disk import ITEM_BYTES
-from dpo_recipes.fit.planner.memory import MIB, Phase, with_fragmentation
+from dpo_recipes.fit.planner.memory import MIB, Phase
 from dpo_recipes.fit.planner.reward_models import RewardModelPlan
 from dpo_recipes.fit.planner.target import Target
 from dpo_recipes.fit.planner.writing import cache_bytes, logits_bytes, token_s
@@ -27,6 +27,9 @@ from dpo_recipes.recipe.schema.evaluate import Generate
 
 PROCESS_BYTES = {"cpu": 430 * MIB, "cuda": 64 * MIB, "mps": 0}
 """Python with torch, transformers and datasets; on a GPU what cuBLAS keeps (as fit/planner/memory.py says)."""
+_FRAGMENTATION = 0.10
+"""Memory that an allocator holds beyond what is in use, as a share of temporary tensors. What training adds to it on a
+CPU (fit/planner/memory.py) comes from tensors that are kept for a backward pass."""
 _RESAMPLE_BYTES = 8 * 6
 """For each prompt of each resample of a bootstrap: the weights as they are drawn and as they are used, and what a
 statistic computes from them."""
@@ -229,8 +232,10 @@ class _Planner:
 
     def phase(self, name: str, parts: dict[str, int]) -> None:
         """Add a phase on top of what the process takes."""
-        device = self._target.device.kind
-        self.phases.append(with_fragmentation(Phase(name, {**parts, "overhead": PROCESS_BYTES[device]}), device))
+        moving = parts.get("activations", 0) + parts.get("cache", 0)
+        overhead = PROCESS_BYTES[self._target.device.kind]
+        parts = {**parts, "overhead": overhead, "fragmentation": int(_FRAGMENTATION * moving)}
+        self.phases.append(Phase(name, {part: size for part, size in parts.items() if size}))
 
     def _spend(self, stage: str, seconds: float) -> None:
         self.stages_s[stage] = self.stages_s.get(stage, 0.0) + seconds

@@ -122,14 +122,7 @@ def estimate_memory(
         # The optimizer's state is there from the second step on.
         parts = {**resident, "optimizer": optimizer, "cache": rollout.cache_bytes, "vllm": rollout.vllm_bytes}
         phases = (*phases, Phase("generation", parts))
-    checkpoints = meta_model.recipe.training.gradient_checkpointing
-    return MemoryEstimate(
-        tuple(
-            with_fragmentation(phase, meta_model.device, checkpoints=checkpoints and phase.name == "training")
-            for phase in phases
-        ),
-        step,
-    )
+    return MemoryEstimate(tuple(_with_fragmentation(phase, meta_model) for phase in phases), step)
 
 
 def _training(meta_model: MetaModel, weights: Weights, step: Trace, gradients: int, optimizer: int) -> dict[str, int]:
@@ -163,13 +156,12 @@ def _loading(meta_model: MetaModel, weights: Weights, resident: dict[str, int]) 
     return {**resident, "unpacked": _unpacked(meta_model, weights)}
 
 
-def with_fragmentation(phase: Phase, device: str, *, checkpoints: bool = False) -> Phase:
-    """A phase with the memory that the allocator of a device holds beyond what is in use. `checkpoints` says whether
-    layers keep nothing but checkpoints."""
+def _with_fragmentation(phase: Phase, meta_model: MetaModel) -> Phase:
     moving = sum(size for name, size in phase.parts.items() if name not in _RESIDENT)
     parts = {name: size for name, size in phase.parts.items() if size}
-    share = _FRAGMENTATION[device]
-    if device == "cpu":
+    share = _FRAGMENTATION[meta_model.device]
+    if meta_model.device == "cpu":
+        checkpoints = phase.name == "training" and meta_model.recipe.training.gradient_checkpointing
         left = max(0, _CPU_TILES_AND_LEFT - parts.get("head_or_layer", 0))
         share = _CPU_CHECKPOINTED if checkpoints else share
         held = min(_CPU_LEFT, left, moving) + share * parts.get("activations", 0)
