@@ -36,7 +36,7 @@ def _count(value: object) -> int | None:
 
 LISTED: tuple[Listed, ...] = (
     listed(
-        "a variable of the shell: set it before `dpo-recipe run` if you need it",
+        "a variable of the script: options that use it have its value; set others by hand before `dpo-recipe run`",
         f"{ENVIRONMENT}.*",
         is_feature=False,
     ),

@@ -33,6 +33,8 @@ def convert(draft: Draft) -> None:
     map_objective(keys, kind)
     map_trainer(keys, TrainerDefaults(learning_rate=_RATES.get(kind, 1e-6), logging_steps=10))
     map_lengths(keys, kind, keep="keep_end")
+    if kind != "sft" and "max_prompt_length" not in keys.data:
+        draft.remarks.append("prompts longer than 512 tokens are cut there, which is TRL 0.19's default; not here")
     if keys.has("chat_template"):
         keys.map("chat_template", "chat_template")
     keys.map("chat_template_kwargs", "chat_template_kwargs")
