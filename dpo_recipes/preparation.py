@@ -115,9 +115,7 @@ def prepare_run(  # noqa: PLR0913
 def check_permitted(validated: Validated, *, trust_remote_code: bool, reward_functions: Sequence[str] = ()) -> None:
     """Raise `RecipeError` R316, R317, R380 or R386 for what a recipe or a trial of its sweep may ask for, but not every
     machine and person allows."""
-    missing = [finding for finding in validated.warnings if finding.code in OF_THIS_MACHINE]
-    if missing:
-        raise RecipeError(*(replace(finding, severity="error") for finding in missing))
+    check_machine(validated.warnings)
     if validated.remote_code is not None and not trust_remote_code:
         raise RecipeError.of(
             "R317",
@@ -128,6 +126,13 @@ def check_permitted(validated: Validated, *, trust_remote_code: bool, reward_fun
         )
     sources = objective_of(validated.recipe).rewards(validated.recipe.objective)
     check_allowed(sources, reward_functions, ("objective", "rewards"), validated.composed)
+
+
+def check_machine(warnings: Sequence[Finding]) -> None:
+    """Raise `RecipeError` R316 or R380 for what checks have warned about and this machine lacks."""
+    missing = [finding for finding in warnings if finding.code in OF_THIS_MACHINE]
+    if missing:
+        raise RecipeError(*(replace(finding, severity="error") for finding in missing))
 
 
 def _choose_processes(recipe: Recipe, flags: LaunchFlags, on_message: OnMessage) -> BatchPlan:

@@ -7,10 +7,12 @@ parameters contain it; what computes the rewards is in `rewards`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
+from dpo_recipes.run_dir import step_of
 from dpo_recipes.section import ChosenSection, Section, section_error, unknown_choice
 
 FUNCTION = r"^.+\.py:[A-Za-z_]\w*$"
@@ -90,8 +92,8 @@ class ModelReward(RewardSettings):
 
     @property
     def default_name(self) -> str:
-        """The last part of the path."""
-        return self.model.rstrip("/").rpartition("/")[2]
+        """The name of the step of a chain that made the model, or the last part of the path."""
+        return step_of(Path(self.model)) or self.model.rstrip("/").rpartition("/")[2]
 
 
 class FunctionReward(RewardSettings):

@@ -17,6 +17,8 @@ from typing import Any
 
 from dpo_recipes.errors import RunError, is_no_space
 
+STEPS_FOLDER = "steps"
+"""The folder of a chain with the run directories of its steps: `NAME-KEY`."""
 MODEL_FOLDER = "model"
 """The folder of the saved model in a run directory."""
 MIN_FREE_BYTES = 200_000_000
@@ -161,6 +163,11 @@ class RunDirectory:
         """Remove the events of earlier workers; run.log keeps their output."""
         self.events.unlink(missing_ok=True)
         shutil.rmtree(self.ranks, ignore_errors=True)
+
+
+def step_of(path: Path) -> str:
+    """The name of the step of a chain whose run directory this is; empty if it is that of another run."""
+    return path.name.rpartition("-")[0] if path.parent.name == STEPS_FOLDER else ""
 
 
 def find_output_dir(name: str) -> Path:

@@ -50,11 +50,21 @@ def describe_event(event: dict[str, Any]) -> Iterator[str]:
 
 
 def describe_chain(result: ChainResult, job: ChainDirectory) -> Iterator[str]:
-    """A chain that has ended: a table of the steps, and where to read more."""
+    """A chain that has ended: a table of the steps, what evaluations have shown, and where to read more."""
+    from dpo_recipes.jobs.chain_report import shown_at_end
+
     yield f"chain {result.recipe}: {result.status}"
     yield ""
     yield from _table(result.steps)
     yield ""
+    for step in result.steps:
+        verdicts, tables = shown_at_end(job, step)
+        for table in tables:
+            yield f"{step.name}: {table.caption[:1].lower()}{table.caption[1:]}"
+            yield from align_columns([table.columns, *table.rows])
+            yield ""
+        if verdicts:
+            yield from (*verdicts, "")
     for step in result.steps:
         if step.product is not None:
             yield f"{step.makes:<13} {short_path(job.path / step.product)}"

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dpo_recipes.evaluate.result import EvaluationResult
 from dpo_recipes.formats import align_columns
 from dpo_recipes.report.evaluation_page import describe_evaluation
-from dpo_recipes.report.evaluation_tables import list_evaluation_tables
+from dpo_recipes.report.evaluation_tables import list_evaluation_tables, list_verdicts
 
 
 def describe_result(result: EvaluationResult) -> Iterator[str]:
     """The lines of the tables, with the notes below."""
     yield describe_evaluation(result)
+    yield from list_verdicts(result)
     for table in list_evaluation_tables(result):
         yield ""
         yield table.caption

@@ -18,6 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from dpo_recipes.engine.backbone import in_evaluation_mode
+from dpo_recipes.engine.prompt_cache import cache_of_prompts
 from dpo_recipes.model.sequences import pad_left, until_end
 
 
@@ -83,9 +84,12 @@ def write_answers(
     with in_evaluation_mode(model), _with_config(model, sampling):
         for start in range(0, len(prompts), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
+            cache = cache_of_prompts(model, prompts[part], sampling.pad_token_id)
             ids, mask = pad_left(prompts[part], sampling.pad_token_id, model.device)
             noise = sampling.noise(seeds[part], model.device)
-            written = model.generate(input_ids=ids, attention_mask=mask, logits_processor=noise, use_cache=True)
+            written = model.generate(
+                input_ids=ids, attention_mask=mask, logits_processor=noise, use_cache=True, **cache
+            )
             answers += [until_end(row, sampling.end_ids)[0] for row in written[:, ids.shape[1] :].tolist()]
     return answers
 

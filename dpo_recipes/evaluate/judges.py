@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpo_recipes.evaluate.intervals import mean_estimate, share_estimate
+from dpo_recipes.evaluate.measures import TOTAL
 from dpo_recipes.evaluate.result import JudgedSource
 from dpo_recipes.evaluate.rows import UsableRows, answer_text
 from dpo_recipes.reward_settings import RewardSettings
 from dpo_recipes.rewards.base import RewardContext, RewardSources
-
-TOTAL = "total"
-"""The name of the weighted sum of several sources."""
 
 
 class Judges:

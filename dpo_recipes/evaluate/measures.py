@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,9 +16,12 @@ from dpo_recipes.evaluate.intervals import (
 )
 from dpo_recipes.evaluate.result import Estimate
 from dpo_recipes.evaluate.text_metrics import Overlap, distinct, repetition, split_words
+from dpo_recipes.objectives import pair_metrics
 from dpo_recipes.objectives.base import Metric
-from dpo_recipes.objectives.pair_metrics import ACCURACY, MARGIN
 
+ACCURACY = replace(pair_metrics.ACCURACY, label="Implicit reward accuracy")
+MARGIN = replace(pair_metrics.MARGIN, label="Implicit reward margin")
+"""`Implicit`, because a reward model may judge the same model."""
 LIKELIHOOD_ACCURACY = Metric("likelihood_accuracy", "Chosen answer more probable", 1, is_share=True)
 PERPLEXITY = Metric("perplexity/chosen", "Perplexity of the good answers", 2, higher_is_better=False)
 BLEU_SCORE = Metric("bleu", "BLEU", 1, higher_is_better=True)
@@ -35,6 +38,8 @@ KL_TOKEN = Metric("kl/token", "KL from the base, nats per token", 4)
 
 REWARD = "reward/"
 """The start of the keys of mean rewards, before the name of the source."""
+TOTAL = "total"
+"""The name of the weighted sum of several sources."""
 
 METRICS = (
     ACCURACY, MARGIN, LIKELIHOOD_ACCURACY, PERPLEXITY, BLEU_SCORE, ROUGE_L, TOKENS, WORDS, CUT_OFF, EMPTY, DISTINCT_1,
@@ -78,9 +83,9 @@ class Measured:
 
 
 def in_order(values: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Values in the order of `METRICS`; others, such as rewards, after them."""
+    """Rewards, and then the other values in the order of `METRICS`."""
     known = [metric.key for metric in METRICS if metric.key in values]
-    return {key: values[key] for key in [*known, *(key for key in values if key not in known)]}
+    return {key: values[key] for key in [*(key for key in values if key not in known), *known]}
 
 
 def measure_texts(

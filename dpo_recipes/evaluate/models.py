@@ -26,13 +26,11 @@ from dpo_recipes.model.sources import ModelLocation, resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory
+from dpo_recipes.recipe.schema.evaluate import BASE
+from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, step_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-BASE = "base"
-"""The name of the base of the first run."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class ModelFinder:
         files = identify(ModelLocation(str(run.model_dir)))
         return replace(
             base,
-            name=f"{recipe.name} {run.run.path.name.rpartition('-')[2]}",
+            name=_run_name(run),
             reference=str(run.run.path),
             key=self._key(dtype, files, of_base if run.result.saved == "adapter" else []),
             load=partial(load_run, run, self._device, trust_remote_code=self._trust),
@@ -243,6 +241,11 @@ def no_base() -> RunError:
         why="it is the base of the first run among the models, and none of them is a run",
         fix="name the base by its folder or hub id",
     )
+
+
+def _run_name(run: FinishedRun) -> str:
+    """The name of a step of a chain, or that of the recipe with the end of the directory's name."""
+    return step_of(run.run.path) or f"{run.recipe.name} {run.run.path.name.rpartition('-')[2]}"
 
 
 def implicit_beta(recipe: Recipe) -> float:

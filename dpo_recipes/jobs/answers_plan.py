@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpo_recipes.data.chat_template import apply_template
-from dpo_recipes.evaluate.models import BASE, Subject, no_base
+from dpo_recipes.evaluate.models import Subject, no_base
 from dpo_recipes.evaluate.rows import EvaluationData, is_recipe, read_as, read_prompts, read_rows, rows_of_recipe
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.fit.planner.answers import AnsweringModel, AnswersPlan, Asked, Planned, TextLengths, plan_answers
@@ -24,7 +24,7 @@ from dpo_recipes.model.sources import resolve_model
 from dpo_recipes.model.tokenizer import load_tokenizer
 from dpo_recipes.recipe.references import find_references
 from dpo_recipes.recipe.schema import Recipe
-from dpo_recipes.recipe.schema.evaluate import Evaluate
+from dpo_recipes.recipe.schema.evaluate import BASE, Evaluate
 from dpo_recipes.recipe.schema.sample import Sample
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.reward_settings import needed_columns

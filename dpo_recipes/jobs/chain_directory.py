@@ -13,7 +13,7 @@ from dpo_recipes.jobs.directory import JobDirectory, write_given
 from dpo_recipes.locks import held, is_held
 from dpo_recipes.recipe.dump import dump_plain
 from dpo_recipes.recipe.load import load_file
-from dpo_recipes.run_dir import RunDirectory, create_directory, new_directory, written_to
+from dpo_recipes.run_dir import STEPS_FOLDER, RunDirectory, create_directory, new_directory, written_to
 
 _NO_PART_OF_THE_RESULT = ("summary", "parallel", "output_dir")
 
@@ -30,7 +30,7 @@ class ChainDirectory(JobDirectory):
     @property
     def runs(self) -> Path:
         """Those of the steps: `NAME-KEY`, where the key depends on all inputs of the step."""
-        return self.path / "steps"
+        return self.path / STEPS_FOLDER
 
 
 def plain_chain(validated: ValidatedChain) -> dict[str, Any]:

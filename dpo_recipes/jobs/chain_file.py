@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic.fields import FieldInfo
 
 from dpo_recipes import registry
 from dpo_recipes.errors import Finding, RecipeError, SharingError
@@ -129,10 +131,10 @@ def _once_for_all_rounds(findings: Sequence[_Found]) -> Iterator[tuple[str, Find
             yield found.step.written, found.finding
 
 
-def _sections_of_steps(file: Composed, *, has_rounds: bool) -> dict[str, Collection[str]]:
-    """The sections that each step of the file can have, as far as the steps can be read."""
+def _sections_of_steps(file: Composed, *, has_rounds: bool) -> dict[str, Mapping[str, FieldInfo]]:
+    """The fields that each step of the file can have, as far as the steps can be read."""
     steps, known = file.data["steps"], registry.names("step_kinds")
-    found: dict[str, Collection[str]] = {}
+    found: dict[str, Mapping[str, FieldInfo]] = {}
     for name, step in steps.items() if isinstance(steps, dict) else ():
         default = StepHead.model_fields["kind"].default
         split = split_round(name, steps) if has_rounds else None

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from dpo_recipes import registry
 from dpo_recipes.errors import RunError
 from dpo_recipes.formats import NO_VALUE, format_count, format_duration
 from dpo_recipes.jobs.chain_directory import ChainDirectory
 from dpo_recipes.jobs.chain_result import ChainResult, StepOutcome
+from dpo_recipes.jobs.steps.base import StepKind
 from dpo_recipes.report.chain_page import StepSection, render_chain
 from dpo_recipes.report.table import Table
 from dpo_recipes.run_dir import RunDirectory
 
+_Read = TypeVar("_Read")
 _STATES = {"finished": "finished", "failed": "failed", "not_run": "not run"}
 
 
 def render_chain_report(job: ChainDirectory, result: ChainResult) -> str:
     """The report of a chain, as the text of one HTML file."""
-    return render_chain(
-        result.recipe,
-        result.status,
-        _verdict(result),
-        [_results(result), *_rounds(result)],
-        [_section(job, step) for step in result.steps],
-    )
+    verdicts = [_verdict(result), *(sentence for step in result.steps for sentence in shown_at_end(job, step)[0])]
+    sections = [_section(job, step) for step in result.steps]
+    return render_chain(result.recipe, result.status, verdicts, [_results(result), *_rounds(result)], sections)
 
 
 def _verdict(result: ChainResult) -> str:
@@ -80,11 +81,20 @@ def _section(job: ChainDirectory, step: StepOutcome) -> StepSection:
     )
 
 
+def shown_at_end(job: ChainDirectory, step: StepOutcome) -> tuple[list[str], list[Table]]:
+    """The sentences and tables with which the kind of a step ends. None if its run is not there any more."""
+    return _of_kind(job, step, lambda kind, run: kind.shown_at_end(run)) or ([], [])
+
+
 def _tables(job: ChainDirectory, step: StepOutcome) -> list[Table]:
     """The tables of the kind of the step. None if its run is not there any more."""
+    return _of_kind(job, step, lambda kind, run: kind.tables(run)) or []
+
+
+def _of_kind(job: ChainDirectory, step: StepOutcome, read: Callable[[StepKind, RunDirectory], _Read]) -> _Read | None:
     if step.directory is None or step.state != "finished":
-        return []
+        return None
     try:
-        return registry.load("step_kinds", step.kind).tables(RunDirectory(job.path / step.directory))
+        return read(registry.load("step_kinds", step.kind), RunDirectory(job.path / step.directory))
     except (KeyError, RunError):  # a kind of a package that is not installed; a run that was removed or is damaged
-        return []
+        return None

@@ -56,6 +56,12 @@ def sections_in(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in sections_in(part)]
 
 
+def has_values_below(annotation: Any) -> bool:
+    """Whether a value of a field's type is a section, a list or a mapping, which a longer path leads into."""
+    parts = (annotation, *get_args(annotation))
+    return bool(sections_in(annotation)) or any(get_origin(part) in (list, dict) for part in parts)
+
+
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
     """The values of `kind`, or of the section's other selector, that a section's class accepts; none if it has no such
     field."""

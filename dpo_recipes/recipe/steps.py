@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from dpo_recipes.errors import Finding, RecipeError, Where
 from dpo_recipes.recipe.compose import (
     Composed,
@@ -22,6 +24,7 @@ from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.rounds import NamedStep, Rounds, no_such_round, resolve_references, split_round
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN, NOT_IN_A_STEP, Chain, StepHead
 from dpo_recipes.recipe.schema.recipe import SCHEMA_VERSION
+from dpo_recipes.recipe.schema_fields import has_values_below
 
 _MAX_NAME = 100
 _OF_A_CHAIN = {"schema", *Chain.model_fields}
@@ -31,13 +34,14 @@ _OF_THE_PATH = ("sha256", "revision")
 
 
 def split_overrides(
-    overrides: Sequence[str] | None, sections_of_steps: Mapping[str, Collection[str]], *, has_rounds: bool
+    overrides: Sequence[str] | None, sections_of_steps: Mapping[str, Mapping[str, FieldInfo]], *, has_rounds: bool
 ) -> tuple[list[str], list[str]]:
     """The `--set` overrides of the chain itself, and those of steps.
 
     `steps.NAME.training.learning_rate=1e-5` is for one step, in a chain with rounds for all of its rounds, and
-    `steps.NAME-2...` for the second one. `training.learning_rate=1e-5` is for all steps that have such a section.
-    `sections_of_steps` are the sections that each step of the file can have. `has_rounds`: the chain has rounds.
+    `steps.NAME-2...` for the second one. `training.learning_rate=1e-5` is for all steps that have such a section:
+    `data.limit` is not for a step whose `data` is a text. `sections_of_steps` are the fields that each step of the file
+    can have. `has_rounds`: the chain has rounds.
     """
     of_chain: list[str] = []
     of_steps: list[str] = []
@@ -47,7 +51,7 @@ def split_overrides(
         if first == "steps" and is_step:
             is_for_steps = rest not in StepHead.model_fields
         else:
-            is_taken = any(first in sections for sections in sections_of_steps.values())
+            is_taken = any(_fits(each, fields) for fields in sections_of_steps.values())
             is_for_steps = is_taken and first not in _OF_A_CHAIN
         (of_steps if is_for_steps else of_chain).append(each)
     return of_chain, of_steps
@@ -58,14 +62,21 @@ def sets_rounds(overrides: Sequence[str] | None) -> bool:
     return any(_parts(each)[0] == "rounds" for each in overrides or ())
 
 
-def overrides_of(step: NamedStep, overrides: Sequence[str], sections: Collection[str]) -> list[str]:
-    """The overrides that are for one step, of those that are for steps. It can have some `sections`."""
+def overrides_of(step: NamedStep, overrides: Sequence[str], fields: Mapping[str, FieldInfo]) -> list[str]:
+    """The overrides that are for one step, of those that are for steps. It can have some `fields`."""
     found = []
     for each in overrides:
         first, name, _ = _parts(each)
-        if name in (step.written, step.name) if first == "steps" else first in sections:
+        if name in (step.written, step.name) if first == "steps" else _fits(each, fields):
             found.append(each)
     return found
+
+
+def _fits(given: str, fields: Mapping[str, FieldInfo]) -> bool:
+    """Whether a step with some fields can take an override: it has the first one, with values below it if the path goes
+    on."""
+    first, path = _first(given), given.partition("=")[0].strip()
+    return first in fields and (first == path or has_values_below(fields[first].annotation))
 
 
 def check_rounds_of_overrides(overrides: Sequence[str], rounds: Rounds) -> Iterator[Finding]:

@@ -27,8 +27,10 @@ class StepSection:
     """The path of what it made."""
 
 
-def render_chain(title: str, status: str, verdict: str, results: Sequence[Table], steps: Sequence[StepSection]) -> str:
+def render_chain(
+    title: str, status: str, verdicts: Sequence[str], results: Sequence[Table], steps: Sequence[StepSection]
+) -> str:
     """The report as the text of one HTML file."""
     template = load_templates().get_template("chain.html.jinja")
-    page = template.render(title=title, status=status, verdict=verdict, results=results, steps=steps)
+    page = template.render(title=title, status=status, verdicts=verdicts, results=results, steps=steps)
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate in a text of an error

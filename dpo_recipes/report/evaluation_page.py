@@ -7,7 +7,7 @@ from typing import Any
 
 from dpo_recipes.evaluate.result import EvaluationResult, GenerationSettings
 from dpo_recipes.formats import format_count, format_number
-from dpo_recipes.report.evaluation_tables import INTERVALS_NOTE, list_evaluation_tables
+from dpo_recipes.report.evaluation_tables import INTERVALS_NOTE, list_evaluation_tables, list_verdicts
 from dpo_recipes.report.templates import load_templates
 from dpo_recipes.run_dir import read_json_lines
 
@@ -23,6 +23,7 @@ def render_evaluation(result: EvaluationResult, answers_file: Path) -> str:
     page = template.render(
         title=" and ".join(names) if len(names) < 3 else f"{len(names)} models",
         description=describe_evaluation(result),
+        verdicts=list_verdicts(result),
         notes=[*result.notes, INTERVALS_NOTE],
         tables=list_evaluation_tables(result),
         samples=[_sample(line, names) for line in answers[:_SHOWN]],

@@ -31,7 +31,7 @@ def _prompts(result: SampleResult) -> Table:
 def _models(result: SampleResult) -> Table:
     sources = dict.fromkeys(name for model in result.models for name in model.rewards)
     rows = [
-        [f"Mean reward, {source}", *(_number(model.rewards.get(source)) for model in result.models)]
+        [f"Mean reward ({source})", *(_number(model.rewards.get(source)) for model in result.models)]
         for source in sources
     ]
     rows.append(["Tokens of an answer", *(show_estimate(model.tokens, _tokens) for model in result.models)])
@@ -44,7 +44,7 @@ def _ranked(result: SampleResult) -> list[Table]:
     if best is None or worst is None:
         return []
     rows = [
-        [f"Mean reward, {source}", _number(best.rewards[source]), _number(worst.rewards.get(source))]
+        [f"Mean reward ({source})", _number(best.rewards[source]), _number(worst.rewards.get(source))]
         for source in best.rewards
     ]
     rows.append(["Tokens", *(show_estimate(each.tokens, _tokens) for each in (best, worst))])

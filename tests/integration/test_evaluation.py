@@ -108,7 +108,7 @@ def test_a_run_against_its_base_has_the_values_of_its_training_and_all_others(
     assert loaded == [f"loading {tuned.name}", "loading base"]  # which is also the base that it is compared with
     page = render_evaluation(result, tmp_path / "answers.jsonl")
     assert tuned.name in page
-    assert "Reward accuracy" in page
+    assert "Implicit reward accuracy" in page
     if CHROMIUM is not None:
         assert_readable(page, tmp_path)
         assert_printable(page, tmp_path)
@@ -496,7 +496,7 @@ def test_the_command_evaluates_in_a_worker_and_prints_tables_or_json(
     name = lora_run.name.rpartition("-")[2]
     shown = command("evaluate", name, *options)
     assert shown.returncode == 0, shown.stderr
-    assert "Reward accuracy" in shown.stdout
+    assert "Implicit reward accuracy" in shown.stdout
     assert "Differences from base" in shown.stdout
     (folder,) = (lora_run.parent.parent / "evaluations").iterdir()
     assert {"answers.jsonl", "report.html", "result.json", "run.log", "evaluate.json"} <= {

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from tiny import recipe_text, write_pairs
 
+from dpo_recipes.cli.chain_text import describe_chain
 from dpo_recipes.data.prepare import load_rows
 from dpo_recipes.errors import RecipeError, RunError
 from dpo_recipes.evaluate.result import EvaluationResult, SampleResult
 from dpo_recipes.finished_run import open_run
 from dpo_recipes.jobs.chain import run_chain
 from dpo_recipes.jobs.chain_file import ValidatedChain, validate_file
-from dpo_recipes.jobs.steps import sample, train
+from dpo_recipes.jobs.steps import evaluate, sample, train
 from dpo_recipes.recipe.schema.data import Data, Source
 from dpo_recipes.recipe.schema.sample import Sample
 
@@ -76,12 +77,24 @@ def test_models_of_steps_are_judged_by_the_reward_model_of_another_step(chain: P
     assert (step.state, step.makes, step.work) == ("finished", "scores", "1 model, against base")
     assert step.needs == {"models[0]": "dpo", "rewards[0].model": "judge"}
     result = EvaluationResult.read(finished.directory.path / str(step.directory) / "result.json")
-    assert [model.name.split()[0] for model in result.models] == ["tiny-dpo", "base"]
+    assert [model.name for model in result.models] == ["dpo", "base"]
     assert set(result.comparisons[0].win_rates) == {"judge"}
-    labels = [figure.label for figure in step.figures]
-    assert "Mean reward, judge, base" in labels
-    assert f"Reward accuracy, {result.models[0].name}" in labels
-    assert "Mean reward, judge" in finished.directory.report.read_text(encoding="utf-8")
+    (figure,) = step.figures
+    assert figure.label == "Mean reward (judge)"
+    assert figure.base_value == result.models[1].metrics["reward/judge"].value
+    page = finished.directory.report.read_text(encoding="utf-8")
+    verdict = "Mean reward (judge) of dpo and base: "
+    for text in (
+        verdict,
+        "Values on the same prompts",
+        "Win-rate over base",
+        "Implicit reward accuracy",
+        "dpo on the held-out",
+    ):
+        assert text in page
+    shown = "\n".join(describe_chain(finished.result, finished.directory))
+    assert "compare: values on the same prompts" in shown
+    assert verdict in shown
 
 
 def test_only_an_evaluation_whose_inputs_have_changed_is_done_again(
@@ -232,6 +245,19 @@ def test_prompts_whose_answers_all_tie_are_an_error(chain: Path, tiny_model: Pat
     cut = section.model_copy(update={"cut_off": "drop"})
     with pytest.raises(RunError, match=r"T686(.|\n)*max_new_tokens"):
         sample.KIND.compute(cut, tmp_path / "samples", lambda event: None, trust_remote_code=False)
+
+
+def test_a_missing_library_is_found_before_another_step_trains(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "is_installed", lambda module: module != "rouge_score")
+    validated = _validate(chain)
+    (warning,) = (finding for finding in validated.warnings if finding.code == "R316")
+    assert warning.what == "rouge-score is not installed"
+    assert warning.where is not None
+    assert warning.where.line == 9  # the step `compare`, which does not write `overlap`
+    monkeypatch.setattr(train, "run_recipe", lambda *arguments, **options: pytest.fail("a step has begun"))
+    with pytest.raises(RecipeError, match="R316"):
+        run_chain(validated, lambda event: None)
+    assert not any(finding.code == "R316" for finding in _validate(chain, "steps.compare.overlap=false").warnings)
 
 
 def test_a_function_of_a_step_must_be_allowed(chain: Path, tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ def test_an_override_of_a_section_is_for_all_steps(check: Check) -> None:
     assert (finding.code, finding.what) == ("R203", "unknown key `trainning` at the top of the chain")
 
 
+def test_an_override_below_a_field_is_for_steps_whose_field_has_values_below(check: Check) -> None:
+    """`data` of an evaluation is a text, so that `data.limit` can only be for the step that trains."""
+    text = _chain(one=BASE, judge="kind: evaluate, models: ['step:one']")
+    chain = check(text, "data.limit=7", "generate.max_new_tokens=9", "models[1]=owner/other")
+    one, judge = (step.checked.settings for step in chain.steps)
+    assert one.data.limit == 7
+    assert (judge.data, judge.generate.max_new_tokens, judge.models) == (None, 9, ["step:one", "owner/other"])
+
+
 def test_marks_of_another_base_are_left_out(check: Check, tmp_path: Path) -> None:
     base = MINIMAL.replace("path: owner/model", "path: owner/model\n  revision: main")
     (tmp_path / "base.yaml").write_text(base, encoding="utf-8")

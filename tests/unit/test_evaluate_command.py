@@ -128,7 +128,7 @@ def test_tables_have_intervals_signs_and_win_rates(sections: list[Evaluate]) -> 
     assert (
         "2 prompts of the recipe of runs/mine (`eval` rows), answered at temperature 0.70, top-p 0.95, seed 3" in shown
     )
-    assert re.search(r"Reward accuracy +75\.0% \[50\.0%, 90\.0%\] +75\.0%", shown)
+    assert re.search(r"Implicit reward accuracy +75\.0% \[50\.0%, 90\.0%\] +75\.0%", shown)
     assert re.search(r"Tokens of an answer +3\.0 +5\.5\n", shown)
     assert re.search(r"Tokens of an answer +−2\.5 \[−4\.0, −1\.0\]\n", shown)
     assert "Win-rate over other" in shown

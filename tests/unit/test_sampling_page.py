@@ -31,7 +31,7 @@ def test_the_tables_count_prompts_answers_and_what_was_left_out(made: tuple[Samp
     assert cells["Prompts and rows/Rows of preference data"] == ["32"]
     assert cells[f"Prompts and rows/Left out: {TIE}"] == ["8"]
     assert cells["All answers/Answers cut off"] == ["25.0%"]
-    assert re.fullmatch(r"[+−]0\.\d{3} \[[+−]0\.\d{3}, [+−]?0\.\d{3}\]", cells["All answers/Mean reward, judge"][0])
+    assert re.fullmatch(r"[+−]0\.\d{3} \[[+−]0\.\d{3}, [+−]?0\.\d{3}\]", cells["All answers/Mean reward (judge)"][0])
     assert cells["The best and the worst answer of each row/Longer than the other one"] == [
         "5.0% [1.0%, 18.0%]",
         "95.0% [82.0%, 99.0%]",

@@ -15,12 +15,14 @@ from dpo_recipes.jobs.plan import PlanOptions
 from dpo_recipes.jobs.steps.base import CheckedStep, ProductKind, Step, StepKind, StepPlan
 from dpo_recipes.jobs.steps.train import Train, reward_recipes, stand_in
 from dpo_recipes.objectives import objective_of
+from dpo_recipes.preparation import check_machine
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.paths import local_data_paths, parent_of, paths_in_rewards, resolve_paths
 from dpo_recipes.recipe.reward_checks import check_allowed, check_reward_sources
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN
+from dpo_recipes.recipe.schema.evaluate import BASE
 from dpo_recipes.recipe.schema_findings import schema_findings
 from dpo_recipes.recipe.validate import in_order, validate
 from dpo_recipes.run_dir import RunDirectory
@@ -31,7 +33,6 @@ from dpo_recipes.workflow import RunOptions
 if TYPE_CHECKING:  # it loads libraries, which checks do not need
     from dpo_recipes.jobs.answers_plan import Unread
 
-_BASE = "base"
 _NO_PART_OF_THE_RESULT = {"device": True, "generate": {"batch_size"}}
 
 
@@ -79,7 +80,8 @@ class AnswersStep(StepKind):
         return ("data",) if at == ("data",) else ()
 
     def check_permitted(self, checked: CheckedStep, options: RunOptions) -> None:
-        """R386: a function that the command does not allow."""
+        """R316: a library that is not installed; R386: a function that the command does not allow."""
+        check_machine(checked.warnings)
         check_allowed(checked.settings.rewards, options.reward_functions, ("rewards",), checked.composed)
 
     def devices(self, settings: Any) -> DeviceWish:
@@ -185,6 +187,6 @@ def _path_fields(data: dict[str, Any]) -> Iterator[DataPath]:
     """The places in the data of a step that may have a path. `base` is a name."""
     models = data.get("models")
     if isinstance(models, list):
-        yield from (("models", place) for place, name in enumerate(models) if name != _BASE)
-    yield from ((key,) for key in ("against", "data", "chat_template") if key in data and data[key] != _BASE)
+        yield from (("models", place) for place, name in enumerate(models) if name != BASE)
+    yield from ((key,) for key in ("against", "data", "chat_template") if key in data and data[key] != BASE)
     yield from paths_in_rewards(data.get("rewards"), ("rewards",))

@@ -16,6 +16,7 @@ from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
 from dpo_recipes.recipe.paths import parent_of
 from dpo_recipes.recipe.schema.chain import NOT_IN_A_STEP
+from dpo_recipes.report.table import Table
 from dpo_recipes.run_dir import RunDirectory
 from dpo_recipes.section import Section
 
@@ -203,6 +204,11 @@ class StepKind:
     def figures(self, run: RunDirectory) -> list[Figure]:
         """The numbers with which the step has ended, for the table of the chain. Raises `RunError` T642."""
         return []
+
+    def shown_at_end(self, run: RunDirectory) -> tuple[list[str], list[Table]]:
+        """What the step has shown, for the end of the command: sentences, which also head the report of the chain, and
+        tables. Raises `RunError` T642."""
+        return [], []
 
     def tables(self, run: RunDirectory) -> list[Table]:
         """What the step has measured, for the report of the chain. Without tables, it shows the figures. Raises

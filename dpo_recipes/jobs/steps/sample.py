@@ -66,8 +66,8 @@ class SampleStep(AnswersStep):
         several = len(result.models) > 1  # a single one has another name in each round
         for model in result.models:
             for name, estimate in model.rewards.items():
-                label, text = f"Mean reward, {name}", format_number(estimate.value, signed=True)
-                label, key = (f"{label}, {model.name}", f"{model.name}/{name}") if several else (label, name)
+                label, text = f"Mean reward ({name})", format_number(estimate.value, signed=True)
+                label, key = (f"{label} of {model.name}", f"{model.name}/{name}") if several else (label, name)
                 found.append(Figure(key, label, estimate.value, text))
         return found
 

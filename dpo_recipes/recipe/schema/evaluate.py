@@ -10,6 +10,8 @@ from dpo_recipes.section import Section
 
 SEEDS = 2**32
 """The number of seeds that there are."""
+BASE = "base"
+"""Among models, the name of the base of the first run."""
 
 TemplateOfOthers = Annotated[
     str | None,
