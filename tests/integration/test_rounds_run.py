@@ -67,4 +67,4 @@ def test_two_rounds_of_on_policy_dpo(tiny_model: Path, tmp_path: Path, steps_her
     assert set(compared.comparisons[0].win_rates) == {"judge"}
     page = finished.directory.report.read_text(encoding="utf-8")
     assert page.count("<caption>The best and the worst answer of each row") == 2
-    assert "Win-rate over onpolicy-dpo-sft" in page
+    assert "Win-rate over sft" in page
