@@ -59,7 +59,8 @@ def plan(  # noqa: PLR0913, PLR0917  (a parameter is an option)
         def on_stage(name: str, detail: str) -> None:
             progress.on_event({"event": "stage", "name": name, "detail": detail})
 
-        options = PlanOptions(LaunchFlags(num_processes, num_nodes), read_data, trust_remote_code, on_stage)
+        flags = LaunchFlags(num_processes, num_nodes)
+        options = PlanOptions(flags, read_data, trust_remote_code, on_stage=on_stage)
         if isinstance(validated, ValidatedChain):
             fits = _plan_chain(validated, options, json_=json_)
         else:
