@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from dpo_recipes.cli import VERBS
 from dpo_recipes.error_codes import CODES
 from dpo_recipes.errors import EXIT_CODE_BY_LETTER
 from dpo_recipes.jobs.chain_file import validate_file
@@ -42,6 +43,11 @@ def test_the_table_of_saved_models_is_the_measured_one() -> None:
     results = json.loads((REPOSITORY / "benchmarks" / "results" / "saved_models.json").read_text(encoding="utf-8"))
     assert table(results["cells"]) in (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
     assert results["largest"] < 1e-5
+
+
+def test_the_page_of_commands_has_each_command() -> None:
+    rows = re.findall(r"^\| (.*?) \|", (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {command for row in rows for command in re.findall(r"`([a-z]+)", row)} == {*VERBS}
 
 
 def test_the_editor_schema_is_current_and_valid() -> None:
