@@ -295,6 +295,26 @@ def test_an_unknown_kind_of_step(check: Check) -> None:
     assert (finding.code, finding.fix) == ("R204", "did you mean `train`?")
 
 
+@pytest.mark.parametrize(
+    ("section", "code", "what"),
+    [
+        ("kind: evaluate, models: ['step:one'], data: ./missing.jsonl", "R304", "missing.jsonl does not exist"),
+        ("kind: sample, models: ['step:one'], data: ./missing.csv", "R304", "missing.csv does not exist"),
+        ("kind: evaluate, models: ['step:one'], data: missing.yaml", "R101", "missing.yaml"),
+        (
+            "kind: sample, data: owner/pairs, models: ['step:one', ./runs/missing]",
+            "R301",
+            "runs/missing does not exist",
+        ),
+        ("kind: evaluate, models: ['step:one'], against: ./missing.gguf", "R301", "missing.gguf does not exist"),
+    ],
+)
+def test_what_an_answering_step_reads_exists(check: Check, section: str, code: str, what: str) -> None:
+    finding = _finding(check, _chain(one=BASE, judge=f"{section}, rewards: [{{rule: length, max: 3}}]"))
+    assert finding.code == code
+    assert what in finding.what
+
+
 def test_several_nodes_that_no_launcher_starts(check: Check) -> None:
     assert _finding(check, _chain(one=f"{BASE}, launch: {{num_nodes: 2, num_processes: 2}}")).code == "R368"
 

@@ -18,7 +18,16 @@ from dpo_recipes.objectives import objective_of
 from dpo_recipes.preparation import check_machine
 from dpo_recipes.recipe.compose import Composed
 from dpo_recipes.recipe.load import DataPath
-from dpo_recipes.recipe.paths import local_data_paths, parent_of, paths_in_rewards, resolve_paths
+from dpo_recipes.recipe.paths import (
+    exists,
+    local_data_paths,
+    looks_local,
+    near_file,
+    parent_of,
+    paths_in_rewards,
+    relative_note,
+    resolve_paths,
+)
 from dpo_recipes.recipe.reward_checks import check_allowed, check_reward_sources
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.chain import FROM_THE_CHAIN
@@ -52,6 +61,7 @@ class AnswersStep(StepKind):
         except ValidationError as error:
             raise RecipeError(*in_order(schema_findings(error, composed, self.section))) from None
         findings = [*check_reward_sources(section.rewards, ("rewards",), composed), *_check_models(section, composed)]
+        findings += _check_data(section.data, composed)
         findings += self.check_section(section, composed)
         if errors := [finding for finding in findings if finding.severity == "error"]:
             raise RecipeError(*in_order(errors))
@@ -134,7 +144,8 @@ class AnswersStep(StepKind):
 
 
 def _check_models(section: Any, composed: Composed) -> Iterator[Finding]:
-    """R303: a model inside a wheel, which only a recipe can name, because it says the checksum."""
+    """R301: a model does not exist; R303: a model inside a wheel, which only a recipe can name, because it says the
+    checksum."""
     named: list[tuple[DataPath, str]] = [(("models", place), name) for place, name in enumerate(section.models)]
     named.append((("against",), getattr(section, "against", None) or ""))
     for at, name in named:
@@ -147,12 +158,34 @@ def _check_models(section: Any, composed: Composed) -> Iterator[Finding]:
                 "name a run or a step that was trained on it, or the path of its `.gguf` file; `base` is the base of "
                 "the first run",
             )
+        elif looks_local(name) and not exists(Path(name)):
+            note = relative_note(composed, at)
+            yield Finding("R301", f"the model {name} does not exist", composed.where(at), note, near_file(Path(name)))
+
+
+def _check_data(given: str | None, composed: Composed) -> Iterator[Finding]:
+    """R304: a data file does not exist; the errors of a recipe whose rows are used."""
+    at: DataPath = ("data",)
+    if given is None:
+        return
+    if _is_recipe(given):
+        try:
+            validate(find_recipe(given))
+        except RecipeError as error:
+            yield from error.findings
+    elif looks_local(given) and not exists(Path(given)):
+        note = relative_note(composed, at)
+        yield Finding("R304", f"the data file {given} does not exist", composed.where(at), note, near_file(Path(given)))
+
+
+def _is_recipe(given: str) -> bool:
+    return given.endswith((".yaml", ".yml")) or given in recipe_paths()
 
 
 def _recipe_as_data(given: str | None) -> Recipe | None:
-    """The recipe that the rows come from. None if they come from elsewhere, or if it has errors, which the step itself
+    """The recipe that the rows come from. None if they come from elsewhere, or if it has errors, which `_check_data`
     reports."""
-    if given is None or not (given.endswith((".yaml", ".yml")) or given in recipe_paths()):
+    if given is None or not _is_recipe(given):
         return None
     try:
         return validate(find_recipe(given)).recipe
