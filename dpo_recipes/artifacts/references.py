@@ -15,6 +15,7 @@ from dpo_recipes import registry
 from dpo_recipes.artifacts.names import BLOCK, is_container
 from dpo_recipes.errors import SharingError
 from dpo_recipes.shipped import find_recipe as find_local_recipe
+from dpo_recipes.shipped import recipe_paths
 
 if TYPE_CHECKING:  # a recipe that is not packed needs none of these
     from dpo_recipes.artifacts.artifact import Artifact
@@ -40,7 +41,15 @@ class FoundRecipe:
         return self.artifact is not None and not is_allowed(self.artifact.digest)
 
     def check_may_change(self) -> None:
-        """Raise `SharingError` S209 if the recipe, or its lock, cannot be changed here, because it is packed."""
+        """Raise `SharingError` S209 if the recipe, or its lock, cannot be changed here, because it is packed or belongs
+        to this package."""
+        if self.path == recipe_paths().get(self.reference):
+            raise SharingError.of(
+                "S209",
+                f"{self.reference} is a shipped recipe, beside which no lock can be written",
+                why="it belongs to the installed package, not to you",
+                fix=f"copy it with `dpo-recipe cp {self.reference} .`, and lock the copy",
+            )
         if self.artifact is not None:
             raise SharingError.of(
                 "S209",

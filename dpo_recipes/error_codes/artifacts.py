@@ -36,10 +36,10 @@ CODES = {
         "one if an agent has the private key. `ssh-keygen -t ed25519` makes a pair of keys.",
     ),
     "S209": entry(
-        "the lock of an artifact cannot be made again",
+        "the lock of an artifact or of a shipped recipe cannot be made here",
         "An artifact stays what its author has packed. `dpo-recipe pull REF` unpacks it into a folder, where the",
         "recipe and its lock can be changed. `--lock off` runs it without its lock, and `--lock inputs` with other",
-        "versions of packages.",
+        "versions of packages. A shipped recipe belongs to the package: `dpo-recipe cp NAME .` copies it.",
     ),
     # verifying
     "S301": entry(

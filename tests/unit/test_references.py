@@ -525,3 +525,10 @@ def test_the_commands_of_the_page_work(
         elif verb in ("pack", "push", "pull", "inspect", "verify"):
             done = _run(verb, *arguments)
             assert done.exit_code == 0, (line, done.exception)
+
+
+def test_no_lock_is_written_beside_a_shipped_recipe() -> None:
+    for arguments in (["lock", "quickstart"], ["run", "quickstart", "--update-lock"]):
+        error = str(_run(*arguments).exception)
+        assert "S209" in error
+        assert "dpo-recipe cp quickstart" in error
