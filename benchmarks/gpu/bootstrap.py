@@ -38,6 +38,7 @@ NEEDED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "rich": ((14,), (99,)),
     "jinja2": ((3, 1), (99,)),
     "pyyaml": ((6, 0, 2), (99,)),
+    "requests": ((2, 32), (99,)),
     "psutil": ((6,), (99,)),
     "pyarrow": ((21,), (99,)),
     "pandas": ((2,), (99,)),

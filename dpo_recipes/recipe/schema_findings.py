@@ -172,7 +172,7 @@ def _key_hint(key: str, known: list[str], section: DataPath, subject: _Subject) 
         return "write it in a step, or in the recipe that a step names" if is_of_a_step else "remove it"
     if labels := labels_with(section, key):
         return f"`{key}` belongs to `{'` or `'.join(labels)}`"
-    if key in FOREIGN_NAMES:
+    if key in FOREIGN_NAMES and not FOREIGN_NAMES[key].endswith(f".{key}"):
         return f"here it is `{FOREIGN_NAMES[key]}`"
     elsewhere = [path_text((*place, name)) for place, name in listed_fields() if name == key]
     if elsewhere:

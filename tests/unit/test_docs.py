@@ -68,6 +68,8 @@ def test_shipped_recipes_validate_without_warnings_and_name_the_schema(path: Pat
 def test_recipes_in_the_documents_validate(block: str, tmp_path: Path) -> None:
     path = tmp_path / "block.yaml"
     path.write_text(block, encoding="utf-8")
+    for name in re.findall(r"data: (\w+\.jsonl)", block):
+        (tmp_path / name).touch()
     validate_file(path)
 
 

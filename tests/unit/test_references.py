@@ -360,6 +360,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         path.write_bytes(content)
     folders = {f"models/someone/{name}": tmp_path / "hub" / name for name in ("one", "two", "texts")}
     with serve_hub({**folders, "datasets/someone/one": tmp_path / "hub" / "one"}) as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # an earlier test may have found no hub
         for name in ("ENDPOINT", "HF_HUB_CACHE"):
             value = f"http://{host_of(server)}" if name == "ENDPOINT" else str(tmp_path / "hf")
             monkeypatch.setattr(constants, name, value)
@@ -394,10 +395,7 @@ def test_an_artifact_is_pushed_to_the_hub(hub: Any, artifact: Path) -> None:
 
 
 def test_without_a_hub_what_was_fetched_last_is_used(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     find("hf://someone/one")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # it is set for the whole process, and restored here
     monkeypatch.setattr(hub_access, "is_reachable", lambda: False)
     hub_access.go_offline_if_unreachable.cache_clear()
     notes: list[str] = []
