@@ -1,4 +1,4 @@
-"""The recipe of the whole pipeline, run from beginning to end on stand-ins: a reward model from pairs, a policy that
+"""The recipes of the whole pipeline, run from beginning to end on stand-ins: a reward model from pairs, a policy that
 learns from its rewards, and an evaluation."""
 
 from __future__ import annotations
@@ -115,3 +115,44 @@ def test_a_csv_file_becomes_three_models_and_one_table(tmp_path: Path) -> None:
     planned = plan_chain(validated, PlanOptions())
     assert list(planned.steps) == ["reward_model", "rloo", "dpo", "compare"]
     assert all(planned.steps[name].peak_bytes for name in ("reward_model", "rloo", "dpo"))
+
+
+def _write_pairs(path: Path, numbers: range) -> Path:
+    """Pairs whose chosen answers have more vowels."""
+    rows = [
+        {"prompt": f"What is {number}?", "chosen": "ae oi ua ei " * 2, "rejected": "xk qz vw jp " * 2}
+        for number in numbers
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_pipeline_raises_the_reward_of_held_out_prompts(tmp_path: Path, tiny_model: Path) -> None:
+    """A model that is random at first learns from a reward model that has learned from pairs."""
+    train = _write_pairs(tmp_path / "train.jsonl", range(64))
+    held_out = _write_pairs(tmp_path / "heldout.jsonl", range(100, 124))
+    validated = _validate(
+        "quickstart_rlhf",
+        tmp_path,
+        f"model={{path: '{tiny_model}', dtype: float32}}",
+        "chat_template=chatml",
+        f"data.train=[{{path: '{train}'}}]",
+        f"data.eval.sources=[{{path: '{held_out}'}}]",
+        f"steps.compare.data={held_out}",
+        "steps.reward_model.training.max_steps=10",
+        "steps.reward_model.training.learning_rate=5e-3",
+        "steps.rloo.training.max_steps=16",
+        "steps.rloo.training.learning_rate=5e-3",
+        "steps.rloo.objective.max_new_tokens=12",
+        "steps.compare.generate={temperature: 1.0, max_new_tokens: 12}",
+        "steps.compare.kl_prompts=4",
+        "hardware={device: cpu}",
+        "steps.compare.device=cpu",
+    )
+    chain = _run(validated)
+    result = _compared(chain)
+    assert result.judges[0].accuracy is not None
+    assert result.judges[0].accuracy.value > 0.9
+    difference = result.comparisons[0].differences["reward/reward_model"]
+    assert difference.low is not None
+    assert difference.low > 0
