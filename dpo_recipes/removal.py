@@ -16,7 +16,7 @@ from dpo_recipes.jobs.directory import JobDirectory, SweepDirectory
 from dpo_recipes.jobs.keep import find_remains, remove_folder
 from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.launch.slurm import has_job
-from dpo_recipes.objectives.base import LOSS
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.resume import file_lock
 from dpo_recipes.run_dir import RunDirectory, written_to
 from dpo_recipes.runs import RunSummary, group_by_recipe

@@ -22,7 +22,7 @@ from dpo_recipes.jobs.chain_directory import ChainDirectory
 from dpo_recipes.jobs.directory import JobDirectory, SweepDirectory
 from dpo_recipes.launch.ranks import first_failure
 from dpo_recipes.objectives import get_objective, loss_function
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.resume import is_running, read_recipe
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, read_json_lines
 from dpo_recipes.run_result import read_result

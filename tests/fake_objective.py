@@ -8,8 +8,8 @@ import pytest
 from pydantic import Field
 
 from dpo_recipes import registry
-from dpo_recipes.objectives.base import LOSS, Metric
 from dpo_recipes.objectives.dpo import Dpo, DpoParams
+from dpo_recipes.objectives.metric import LOSS, Metric
 
 
 class FakeParams(DpoParams):

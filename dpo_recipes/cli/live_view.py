@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from dpo_recipes.formats import format_bytes, format_percent
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 
 _BAR_WIDTH = 24
 _SPARK_WIDTH = 12

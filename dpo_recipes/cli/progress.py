@@ -18,7 +18,8 @@ from dpo_recipes.cli.sweep_text import describe_comparison, describe_ending, des
 from dpo_recipes.errors import EXIT_BUG, Finding
 from dpo_recipes.formats import format_bytes
 from dpo_recipes.objectives import get_objective
-from dpo_recipes.objectives.base import Metric, Objective
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.supervise import WorkerBug
 
 if TYPE_CHECKING:

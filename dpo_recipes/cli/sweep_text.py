@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpo_recipes.formats import NO_VALUE, align_columns, format_percent
 from dpo_recipes.objectives import get_objective
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 
 if TYPE_CHECKING:
     from dpo_recipes.jobs.sweep import FinishedSweep

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpo_recipes.guards.base import Row, number
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from dpo_recipes.engine.trainer_args import training_arguments
 from dpo_recipes.model.adapters import without_adapter
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import reads_token_types
-from dpo_recipes.objectives.base import Loss, Objective, ObjectiveParams, Scores, TokenScores
+from dpo_recipes.objectives.base import Objective, ObjectiveParams
 from dpo_recipes.objectives.pair_metrics import MARGIN
+from dpo_recipes.objectives.scores import Loss, Scores, TokenScores
 
 _NOT_OF_THE_MODEL = {"completion_mask", *ROW_COLUMNS, *OF_ROLLOUT}
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpo_recipes.engine.collators import ADVANTAGES
-from dpo_recipes.objectives.base import TokenScores
 from dpo_recipes.objectives.generation import SAMPLER_DIFFERENCE, SAMPLER_RATIO, Generation, importance_weights
+from dpo_recipes.objectives.scores import TokenScores
 
 Batch = dict[str, Any]
 Sums = dict[str, tuple[Any, Any]]

@@ -41,8 +41,8 @@ from dpo_recipes.engine.policy_batches import (
 from dpo_recipes.engine.policy_sampler import StepsSampler
 from dpo_recipes.engine.rollouts import Prompts, Rollout, check_prompts, rollout_writer
 from dpo_recipes.model.build import ModelBundle, reload_base
-from dpo_recipes.objectives.base import Scores
 from dpo_recipes.objectives.policy import PolicyObjective, PolicyParams
+from dpo_recipes.objectives.scores import Scores
 
 
 class PolicyTrainer(LossTrainer):

@@ -19,7 +19,7 @@ from dpo_recipes.evaluate.measures import (
     measure_overlap,
     measure_texts,
 )
-from dpo_recipes.evaluate.models import ModelFinder, Subject
+from dpo_recipes.evaluate.models import ModelFinder
 from dpo_recipes.evaluate.result import (
     Estimate,
     EvaluatedModel,
@@ -29,6 +29,7 @@ from dpo_recipes.evaluate.result import (
 )
 from dpo_recipes.evaluate.rows import UsableRows, read_as, read_rows
 from dpo_recipes.evaluate.speak import Interview, Spoken
+from dpo_recipes.evaluate.subject import Subject
 from dpo_recipes.evaluate.text_metrics import Overlap
 from dpo_recipes.evaluate.win_rate import length_controlled_win_rate, preferences, win_rate
 from dpo_recipes.events import EventLog

@@ -17,7 +17,7 @@ from dpo_recipes.evaluate.intervals import (
 from dpo_recipes.evaluate.result import Estimate
 from dpo_recipes.evaluate.text_metrics import Overlap, distinct, repetition, split_words
 from dpo_recipes.objectives import pair_metrics
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 
 ACCURACY = replace(pair_metrics.ACCURACY, label="Implicit reward accuracy")
 MARGIN = replace(pair_metrics.MARGIN, label="Implicit reward margin")

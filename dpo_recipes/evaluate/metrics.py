@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 
 Values = dict[str, float | None]
 """The values of metrics by `eval_<key>` or `test_<key>`. None if a split has no row with a value, such as a margin of

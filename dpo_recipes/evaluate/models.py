@@ -7,15 +7,16 @@ value of it is not in the cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpo_recipes.cache import content_key
 from dpo_recipes.data.chat_template import Chat, apply_template
 from dpo_recipes.errors import RunError
+from dpo_recipes.evaluate.subject import Subject, with_other_base, with_unique_names
 from dpo_recipes.evaluate.weights import identify, load_adapter, load_location, load_run, load_run_base
 from dpo_recipes.finished_run import FinishedRun, open_run
 from dpo_recipes.hardware.rules import best_dtype
@@ -28,35 +29,6 @@ from dpo_recipes.objectives import objective_of
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.evaluate import BASE
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, step_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to evaluate, without its weights."""
-
-    name: str
-    reference: str
-    """Where the model is."""
-    key: str | None
-    """Identifies weights, precision and device; None if they cannot be identified without loading them."""
-    tokenizer: Any
-    chat: Chat
-    context_length: int | None
-    """The most tokens that it can read; None if its configuration does not say."""
-    device: str
-    dtype: str
-    load: Callable[[], PreTrainedModel]
-    """Loads the weights. Raises `RunError` M504."""
-    base: Subject | None = None
-    """The model that it was tuned from, with the same tokenizer."""
-    beta: float = 1.0
-    """The factor of the log-ratio in its implicit rewards: that of its objective, otherwise 1."""
-    run: FinishedRun | None = None
-    named: str = ""
-    """What the person named."""
 
 
 class ModelFinder:
@@ -83,8 +55,8 @@ class ModelFinder:
             elif name not in found:
                 found[name] = self._find(name)
         subjects = [replace(found[name], named=name) for name in dict.fromkeys(wanted)]
-        subjects = _with_other_base(subjects, against)
-        return _with_unique_names(subjects)
+        subjects = with_other_base(subjects, against)
+        return with_unique_names(subjects)
 
     def _base_of_first(self, found: Iterable[Subject]) -> Subject:
         for subject in found:
@@ -267,24 +239,3 @@ def _is_reward_model(name: str) -> RunError:
         fix="name models that answer, and judge them by it with `--reward`; the result then also has its accuracy on "
         "the pairs of the data",
     )
-
-
-def _with_other_base(subjects: list[Subject], against: str | None) -> list[Subject]:
-    """Subjects without a base of their own get the one that they are compared with, if it reads the same tokens."""
-    other = next((subject for subject in subjects if subject.named == against), None)
-    if other is None:
-        return subjects
-    same = other.tokenizer.backend_tokenizer.to_str()
-    return [
-        replace(subject, base=other)
-        if subject.base is None and subject is not other and subject.tokenizer.backend_tokenizer.to_str() == same
-        else subject
-        for subject in subjects
-    ]
-
-
-def _with_unique_names(subjects: list[Subject]) -> list[Subject]:
-    names = [subject.name for subject in subjects]
-    return [
-        replace(subject, name=subject.reference) if names.count(subject.name) > 1 else subject for subject in subjects
-    ]

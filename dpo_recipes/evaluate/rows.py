@@ -18,7 +18,7 @@ from dpo_recipes.data.rows import Message, Row
 from dpo_recipes.errors import DataError, RunError
 from dpo_recipes.evaluate.generation import Prompt
 from dpo_recipes.evaluate.logps import Continuation
-from dpo_recipes.evaluate.models import Subject
+from dpo_recipes.evaluate.subject import Subject
 from dpo_recipes.objectives import objective_of
 from dpo_recipes.objectives.base import RowShape
 from dpo_recipes.recipe.paths import looks_local

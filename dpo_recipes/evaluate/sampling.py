@@ -17,7 +17,7 @@ from dpo_recipes.errors import RunError
 from dpo_recipes.evaluate.generation import Answer
 from dpo_recipes.evaluate.intervals import mean_estimate, share_estimate
 from dpo_recipes.evaluate.judges import Judges
-from dpo_recipes.evaluate.models import ModelFinder, Subject
+from dpo_recipes.evaluate.models import ModelFinder
 from dpo_recipes.evaluate.result import (
     Estimate,
     GenerationSettings,
@@ -27,6 +27,7 @@ from dpo_recipes.evaluate.result import (
 )
 from dpo_recipes.evaluate.rows import read_prompts, read_rows
 from dpo_recipes.evaluate.speak import Interview
+from dpo_recipes.evaluate.subject import Subject
 from dpo_recipes.events import EventLog
 from dpo_recipes.formats import utc_stamp
 from dpo_recipes.hardware import machine

@@ -12,9 +12,9 @@ import numpy as np
 from dpo_recipes.errors import RunError
 from dpo_recipes.evaluate.generation import Answer, Prompt, Speaker, generate
 from dpo_recipes.evaluate.logps import Continuation, sum_logps
-from dpo_recipes.evaluate.models import Subject
 from dpo_recipes.evaluate.passes import free_memory
 from dpo_recipes.evaluate.rows import ReadRow, UsableRows
+from dpo_recipes.evaluate.subject import Subject
 from dpo_recipes.events import EventLog
 from dpo_recipes.recipe.schema.evaluate import Generate
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from dpo_recipes.evaluate.metrics import Values
 from dpo_recipes.formats import NO_VALUE, finite, format_count, format_percent
-from dpo_recipes.objectives.base import Metric, Objective
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.run_result import RunResult
 from dpo_recipes.significance import accuracy_interval
 

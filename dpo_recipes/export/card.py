@@ -11,7 +11,7 @@ from dpo_recipes.evaluate.subsets import list_subset_tables
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.heads import is_encoder
 from dpo_recipes.objectives import objective_of
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_result import RunResult
 

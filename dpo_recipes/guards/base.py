@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from dpo_recipes.errors import Finding, Reference
-from dpo_recipes.objectives.base import Metric, Objective
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.section import Section
 
 Row = Mapping[str, Any]

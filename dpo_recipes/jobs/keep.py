@@ -16,7 +16,7 @@ from dpo_recipes.jobs.job_run import lock_of
 from dpo_recipes.jobs.sweep_result import SweepResult
 from dpo_recipes.jobs.trial_run import TrialRun
 from dpo_recipes.locks import held, is_held
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.resume import read_if_valid
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, written_to
 

@@ -16,7 +16,7 @@ from dpo_recipes.jobs.sweep_result import RunOutcome, State, SweepResult, TrialO
 from dpo_recipes.jobs.trial_run import TrialRun
 from dpo_recipes.locks import held
 from dpo_recipes.objectives import objective_of
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.recipe.dump import dump_recipe, read_resolved
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.run_dir import MODEL_FOLDER, RunDirectory, write_text_atomically, written_to

@@ -9,7 +9,7 @@ from functools import cmp_to_key
 
 from dpo_recipes.importance import ABSENT, rank_settings
 from dpo_recipes.jobs.sweep_result import Best, RunOutcome, SettingImportance, SettingImportances, TrialOutcome
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.significance import pooled_spread, t_quantile
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dpo_recipes.formats import finite
 from dpo_recipes.jobs.directory import SweepDirectory
 from dpo_recipes.jobs.job_run import JobRun
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.recipe.trials import Trial, chosen_trial, compose_trial, expand, seed_of_trial
 from dpo_recipes.recipe.validate import Validated, validate_composed
 from dpo_recipes.run_dir import read_json_lines, write_json

@@ -9,7 +9,8 @@ from typing import Any
 
 from dpo_recipes import registry
 from dpo_recipes.error_codes import CODES, CodeEntry
-from dpo_recipes.objectives.base import Metric, Objective, ObjectiveParams
+from dpo_recipes.objectives.base import Objective, ObjectiveParams
+from dpo_recipes.objectives.metric import Metric
 
 DEFAULT_KIND = "dpo"
 

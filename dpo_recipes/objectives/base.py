@@ -7,21 +7,20 @@ objective's module, because every check of a recipe loads it: a loss imports tor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
 from dpo_recipes.errors import Finding, Where
-from dpo_recipes.formats import format_number, format_percent
+from dpo_recipes.objectives.metric import Metric
+from dpo_recipes.objectives.rates import LearningRates
+from dpo_recipes.objectives.scores import Loss, Scores
 from dpo_recipes.reward_settings import RewardSettings
 from dpo_recipes.section import Section
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dpo_recipes.error_codes import CodeEntry
     from dpo_recipes.recipe.schema import Recipe
 
@@ -52,69 +51,6 @@ class ObjectiveParams(Section):
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One metric of an objective, as evaluation, progress line, report and model card show it."""
-
-    key: str
-    """The name in metrics.jsonl; evaluations add the prefix `eval_` or `test_`."""
-    label: str
-    decimals: int = 3
-    is_share: bool = False
-    """Whether it is a share between 0 and 1, which is shown in percent."""
-    is_signed: bool = False
-    higher_is_better: bool | None = None
-    """None for a metric without a direction, such as a log-probability."""
-    is_shown_live: bool = False
-    """Whether the progress line shows it. Reports also give it a chart and a place among the key numbers."""
-    base_value: float | None = None
-    """The value of the untouched base by definition, for example 0 for a margin over itself. None if it is measured."""
-    is_tied_at_base: bool = False
-    """Whether the base can only tie, because it is compared with itself, so that its value cannot be compared with
-    that of a tuned model."""
-    chance: float | None = None
-    """The value that guessing gives: a chart marks it, and the verdict compares with it."""
-    by_subset: bool = False
-    """Whether evaluations also give the metric for each subset of the rows (`columns: {subset: ...}` of a source): a
-    share of rows, with 0 or 1 for each of them."""
-    short_label: str = ""
-    """The name in the progress line. Empty: the label in lower case."""
-    description: str = ""
-    """What the value says, in sentences: the caption of its chart."""
-    chart: str = ""
-    """The title of a chart that several metrics share. Empty: a chart of its own if `is_shown_live` is set, or none."""
-
-    @property
-    def is_measured_at_base(self) -> bool:
-        """Whether the value of the untouched base says something that can be compared with that of a tuned model."""
-        return self.base_value is None and not self.is_tied_at_base
-
-    @property
-    def live_label(self) -> str:
-        """The name in the progress line."""
-        return self.short_label or self.label.lower()
-
-    def format(self, value: Any) -> str:
-        """A value as text, with this metric's decimals and sign or in percent; a dash for a missing value."""
-        if self.is_share:
-            return format_percent(value, self.decimals)
-        return format_number(value, self.decimals, signed=self.is_signed)
-
-    def is_better(self, value: float | None, than: float | None) -> bool:
-        """Whether a value is better than another one. A missing or non-finite value is never better, and any other
-        value is better than it. Only for a metric with a direction."""
-        assert self.higher_is_better is not None, f"`{self.key}` has no direction"
-        if value is None or not math.isfinite(value):
-            return False
-        if than is None or not math.isfinite(than):
-            return True
-        return value > than if self.higher_is_better else value < than
-
-
-LOSS = Metric("loss", "Loss", higher_is_better=False, is_shown_live=True, description="Lower is better.")
-"""The metric that every objective has."""
-
-
-@dataclass(frozen=True)
 class BatchShape:
     """What one row costs: the sequences that share its prompt, and the positions that meet the head."""
 
@@ -122,47 +58,6 @@ class BatchShape:
     """Sequences of a row, each with the whole prompt: 2 for a pair, 1 for a completion."""
     scores_prompt: bool = False
     """Whether the language model's head also scores the tokens of the prompt, once for all answers."""
-
-
-@dataclass(frozen=True)
-class RateRange:
-    """The usual range of learning rates for one way of tuning, and a rate in it to start from."""
-
-    low: float
-    high: float
-    start: float
-
-    def scaled(self, low_factor: float, high_factor: float) -> RateRange:
-        """The range for an optimizer that needs other rates. The start moves by the factors' geometric mean."""
-        start = self.start * (low_factor * high_factor) ** 0.5
-        return RateRange(self.low * low_factor, self.high * high_factor, float(f"{start:.0e}"))
-
-    def factor_beyond(self, rate: float) -> float:
-        """How many times a rate is above the range, or as a negative number below it; 0 inside."""
-        if rate > self.high:
-            return rate / self.high
-        return -self.low / rate if rate < self.low else 0.0
-
-
-@dataclass(frozen=True)
-class LearningRates:
-    """The usual learning rates of an objective with Adam. The comment beside each value names its sources."""
-
-    full: RateRange
-    """For full fine-tuning."""
-    lora: RateRange
-
-
-PREFERENCE_RATES = LearningRates(
-    # 7e-8 (Olmo 3, 32B), 2e-7 and 5e-7 (Tulu 3, 70B and 8B), 5e-7 (Zephyr), 7e-7 (Qwen2.5, 0.5B to 72B), 1e-6 (DPO's
-    # paper, TRL's default), 1e-5 (Llama 3).
-    full=RateRange(1e-7, 5e-6, 1e-6),
-    # LoRA takes some ten times as much (LoRA Without Regret, https://thinkingmachines.ai/blog/lora/): 5e-6 (Alignment
-    # Handbook's QLoRA), 1e-5 (TRL's advice), 1e-4 (TRL's advice of earlier releases).
-    lora=RateRange(5e-6, 2e-4, 1e-5),
-)
-"""The learning rates that preference optimization was seen to work with. Adam divides a gradient by its own size, so
-that `beta`, a factor of the loss, changes none of these."""
 
 
 @dataclass(frozen=True)
@@ -183,76 +78,6 @@ class RowCounts:
     rows: int | None = None
     desirable: int | None = None
     undesirable: int | None = None
-
-
-@dataclass
-class TokenScores:
-    """Log-probabilities of the single tokens of a micro-batch. All tensors are [B, K, T] and float32; only positions
-    with a `mask` of 1 are trained tokens of an answer."""
-
-    logps: Tensor
-    """Of the policy, with gradients."""
-    mask: Tensor
-    old_logps: Tensor | None = None
-    """When the policy wrote the answers."""
-    reference_logps: Tensor | None = None
-    """None without a reference."""
-
-
-@dataclass
-class Scores:
-    """What the engine computed for a micro-batch of B rows with K answers each. All tensors are float32.
-
-    Log-probabilities are sums over the trained tokens of an answer, in nats.
-    """
-
-    logps: Tensor | None = None
-    """[B, K] of the policy, with gradients; None for a model that returns scores."""
-    num_tokens: Tensor | None = None
-    """[B, K]: the trained tokens of each answer."""
-    entropies: Tensor | None = None
-    """[B, K]: sums of the policy's entropy over the trained tokens, in nats; None if the head does not return them."""
-    num_correct: Tensor | None = None
-    """[B, K]: the trained tokens that the policy ranks first; None if the head does not return them."""
-    reference_logps: Tensor | None = None
-    """[B, K]; None without a reference."""
-    prompt_logps: Tensor | None = None
-    """[B]: the policy's sums over the prompt's tokens, if `BatchShape.scores_prompt` is set."""
-    num_prompt_tokens: Tensor | None = None
-    """[B]: the tokens that `prompt_logps` sums over: all but the first one, which nothing predicts."""
-    values: Tensor | None = None
-    """[B, K]: the numbers of a model that returns scores, with gradients."""
-    labels: Tensor | None = None
-    """[B] of bool for labelled rows."""
-    margins: Tensor | None = None
-    """[B]: the margin column of reward modelling; None if the data have none."""
-    advantages: Tensor | None = None
-    """[B, K]: how much better each answer is than the others to its prompt, for answers that the policy has written."""
-    old_logps: Tensor | None = None
-    """[B, K]: the log-probabilities when the policy wrote the answers."""
-    sampling_weights: Tensor | None = None
-    """[B, K, T] or [B, K, 1]: the factors that correct the probabilities of another sampler; None if the policy has
-    sampled itself."""
-    of_tokens: TokenScores | None = None
-    """The values of single tokens, if `Objective.uses_tokens` is set."""
-    weights: Tensor | None = None
-    """[B]: the weight of each row, which `weighted` applies; None if all rows count alike."""
-
-    def weighted(self, per_row: Tensor) -> Tensor:
-        """The losses of the rows, multiplied by their weights."""
-        return per_row if self.weights is None else per_row * self.weights
-
-
-@dataclass
-class Loss:
-    """The loss of a micro-batch and its metrics."""
-
-    per_row: Tensor
-    """[B]; the engine takes the mean over the rows of an optimizer step, or with `Objective.loss_mean` `tokens` their
-    sum divided by the number of trained tokens of the step."""
-    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """By `Metric.key`: values that the engine averages over rows, [B] or fewer if a row has no value. Two tensors are
-    sums over tokens and the numbers of tokens, for a mean over tokens."""
 
 
 class Objective:

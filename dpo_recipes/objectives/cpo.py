@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.objectives.base import (
-    PREFERENCE_RATES,
-    LearningRates,
-    Locate,
-    Loss,
-    Objective,
-    ObjectiveParams,
-    RateRange,
-    Scores,
-)
+from dpo_recipes.objectives.base import Locate, Objective, ObjectiveParams
 from dpo_recipes.objectives.pair_metrics import SATURATED, SATURATED_MARGIN
+from dpo_recipes.objectives.rates import PREFERENCE_RATES, LearningRates, RateRange
 from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics, token_mean
+from dpo_recipes.objectives.scores import Loss, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.objectives.base import (
-    LOSS,
-    PREFERENCE_RATES,
-    Advice,
-    LearningRates,
-    Locate,
-    Objective,
-    ObjectiveParams,
-    ReferenceKind,
-    RowCounts,
-)
+from dpo_recipes.objectives.base import Advice, Locate, Objective, ObjectiveParams, ReferenceKind, RowCounts
 from dpo_recipes.objectives.dpo_checks import check_dpo, sorting_losses
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.objectives.pair_metrics import (
     ACCURACY,
     CHOSEN_LOGPS,
@@ -31,6 +22,7 @@ from dpo_recipes.objectives.pair_metrics import (
     REJECTED_REWARD,
     SATURATED,
 )
+from dpo_recipes.objectives.rates import PREFERENCE_RATES, LearningRates
 
 if TYPE_CHECKING:
     from dpo_recipes.recipe.schema import Recipe

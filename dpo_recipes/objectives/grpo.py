@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from dpo_recipes.objectives.base import Loss, Scores
 from dpo_recipes.objectives.policy import PolicyObjective, PolicyParams, clipped_gain
+from dpo_recipes.objectives.scores import Loss, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

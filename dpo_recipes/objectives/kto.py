@@ -9,21 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.objectives.base import (
-    LOSS,
-    Advice,
-    BatchShape,
-    LearningRates,
-    Locate,
-    Loss,
-    Metric,
-    Objective,
-    ObjectiveParams,
-    RateRange,
-    ReferenceKind,
-    RowCounts,
-    Scores,
-)
+from dpo_recipes.objectives.base import Advice, BatchShape, Locate, Objective, ObjectiveParams, ReferenceKind, RowCounts
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.objectives.pair_metrics import (
     ACCURACY,
     CHOSEN_LOGPS,
@@ -33,6 +20,8 @@ from dpo_recipes.objectives.pair_metrics import (
     REJECTED_LOGPS,
     REJECTED_REWARD,
 )
+from dpo_recipes.objectives.rates import LearningRates, RateRange
+from dpo_recipes.objectives.scores import Loss, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from dpo_recipes.objectives.base import (
-    BatchShape,
-    LearningRates,
-    Loss,
-    Metric,
-    Objective,
-    ObjectiveParams,
-    RateRange,
-    Scores,
-)
+from dpo_recipes.objectives.base import BatchShape, Objective, ObjectiveParams
+from dpo_recipes.objectives.metric import Metric
+from dpo_recipes.objectives.rates import LearningRates, RateRange
 from dpo_recipes.objectives.reference_free import METRICS, answer_logps, chosen_nll, reward_metrics, token_mean
+from dpo_recipes.objectives.scores import Loss, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

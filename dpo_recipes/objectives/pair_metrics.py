@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 
 ACCURACY = Metric(
     "rewards/accuracies",

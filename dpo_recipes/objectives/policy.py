@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.objectives.base import (
-    LOSS,
-    BatchShape,
-    LearningRates,
-    Locate,
-    Metric,
-    Objective,
-    ObjectiveParams,
-    RateRange,
-    ReferenceKind,
-)
+from dpo_recipes.objectives.base import BatchShape, Locate, Objective, ObjectiveParams, ReferenceKind
 from dpo_recipes.objectives.generation import SAMPLER_DIFFERENCE, SAMPLER_RATIO, Generation, check_generation
+from dpo_recipes.objectives.metric import LOSS, Metric
+from dpo_recipes.objectives.policy_checks import check_data, check_values
+from dpo_recipes.objectives.rates import LearningRates, RateRange
 from dpo_recipes.reward_settings import Reward, RewardSettings, source_names
 
 if TYPE_CHECKING:
@@ -31,8 +24,6 @@ if TYPE_CHECKING:
 
     from dpo_recipes.recipe.schema import Recipe
 
-SHORTEST_PROMPT = 8
-"""The least number of tokens that must be left for a prompt, as in `data.max_length`."""
 GENERATES = ("auto", "ddp")
 """The strategies with which a policy was seen to generate in several processes; `auto` chooses `ddp`."""
 
@@ -217,8 +208,8 @@ class PolicyObjective(Objective):
         """R316, R327, R389, R395, R391 and R400."""
         params = recipe.objective
         assert isinstance(params, PolicyParams), "the objective names these parameters"
-        yield from _check_values(params, locate)
-        yield from _check_data(recipe, params, locate)
+        yield from check_values(params, locate)
+        yield from check_data(recipe, params, locate)
         ratios = self.has_token_ratios
         yield from check_generation(recipe, params.generation, locate, top_p=params.top_p, has_token_ratios=ratios)
         strategy = recipe.launch.strategy
@@ -240,43 +231,6 @@ def clipped_gain(params: PolicyParams, ratio: Tensor, advantages: Tensor) -> tup
 def source_metric(name: str) -> str:
     """The key of the mean reward of a source."""
     return f"rewards/{name}/mean"
-
-
-def _check_values(params: PolicyParams, locate: Locate) -> Iterator[Finding]:
-    at = ("objective", "rewards")
-    if all(source.weight == 0.0 for source in params.rewards):
-        why = "no answer is better than another one then"
-        yield Finding("R389", "all rewards have a weight of 0", locate(at, key=True), why, "give one another weight")
-    bounds = params.reward_clip_range
-    if bounds is not None and bounds[0] >= bounds[1]:
-        where = locate(("objective", "reward_clip_range"))
-        why = f"the lower bound {bounds[0]} is not below the upper one {bounds[1]}"
-        yield Finding("R389", "no reward is between these bounds", where, why, "write the lower bound first")
-
-
-def _check_data(recipe: Recipe, params: PolicyParams, locate: Locate) -> Iterator[Finding]:
-    data, longest = recipe.data, recipe.data.max_length - params.max_new_tokens
-    if longest < SHORTEST_PROMPT:
-        yield Finding(
-            "R395",
-            f"`data.max_length` leaves {max(0, longest)} tokens for a prompt",
-            locate(("objective", "max_new_tokens"), key=True),
-            f"it is {data.max_length} for prompt + answer, and an answer has up to {params.max_new_tokens}",
-            f"raise `data.max_length` to at least {params.max_new_tokens + SHORTEST_PROMPT}, or lower `max_new_tokens`",
-        )
-    if data.overlong == "truncate_completion_end":
-        why = "rows are prompts, whose answers are written in training"
-        yield Finding(
-            "R327", "`data.overlong` cannot cut answers", locate(("data", "overlong")), why, "choose another way"
-        )
-    if data.train_on_turns != "assistant":
-        yield Finding(
-            "R327",
-            "`data.train_on_turns` has no effect here",
-            locate(("data", "train_on_turns"), key=True),
-            "the policy writes one turn, and is trained on it",
-            "remove it",
-        )
 
 
 POLICY_RATES = LearningRates(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dpo_recipes.objectives.base import LOSS, Metric, Scores
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.objectives.pair_metrics import (
     ACCURACY,
     CHOSEN_LOGPS,
@@ -15,6 +15,7 @@ from dpo_recipes.objectives.pair_metrics import (
     REJECTED_LOGPS,
     REJECTED_REWARD,
 )
+from dpo_recipes.objectives.scores import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

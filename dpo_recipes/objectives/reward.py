@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from dpo_recipes.errors import Finding
-from dpo_recipes.objectives.base import (
-    LOSS,
-    LearningRates,
-    Locate,
-    Loss,
-    Metric,
-    Objective,
-    ObjectiveParams,
-    RateRange,
-    Scores,
-)
+from dpo_recipes.objectives.base import Locate, Objective, ObjectiveParams
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.objectives.pair_metrics import ACCURACY, MARGIN, SATURATED, SATURATED_MARGIN
+from dpo_recipes.objectives.rates import LearningRates, RateRange
+from dpo_recipes.objectives.scores import Loss, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

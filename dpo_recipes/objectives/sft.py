@@ -6,16 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_recipes.objectives.base import (
-    LOSS,
-    LearningRates,
-    Loss,
-    Metric,
-    Objective,
-    ObjectiveParams,
-    RateRange,
-    Scores,
-)
+from dpo_recipes.objectives.base import Objective, ObjectiveParams
+from dpo_recipes.objectives.metric import LOSS, Metric
+from dpo_recipes.objectives.rates import LearningRates, RateRange
+from dpo_recipes.objectives.scores import Loss, Scores
 
 
 class SftParams(ObjectiveParams):

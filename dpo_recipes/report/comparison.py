@@ -13,7 +13,8 @@ from typing import Any
 
 from dpo_recipes.finished_run import FinishedRun
 from dpo_recipes.formats import finite, format_count
-from dpo_recipes.objectives.base import LOSS, Metric, Objective
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.recipe.dump import plain_recipe
 from dpo_recipes.report.metric_choice import choose_metric
 from dpo_recipes.report.plan_rows import PlanFigures, read_plan_figures

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from dpo_recipes.formats import NO_VALUE, format_bytes, format_count, format_duration
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.report.comparison import ComparedRun, Comparison, Configuration
 from dpo_recipes.report.comparison_verdict import show_difference, show_mean, write_comparison_verdict
 from dpo_recipes.report.importance_table import tabulate_importances

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpo_recipes.formats import format_count, format_number
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.report.comparison import Comparison, Configuration, Difference
 
 

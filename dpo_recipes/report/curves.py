@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from dpo_recipes.formats import finite, format_percent, format_short
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.report.charts import (
     MAX_DRAWABLE,
     Chart,

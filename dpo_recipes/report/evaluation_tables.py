@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dpo_recipes.evaluate.measures import MARGIN, METRICS, REWARD, TOTAL
 from dpo_recipes.evaluate.result import Estimate, EvaluationResult, ModelComparison
 from dpo_recipes.formats import NO_VALUE, format_count, format_percent
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.report.table import Table
 
 _KNOWN = {metric.key: metric for metric in METRICS}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dpo_recipes.errors import RecipeError
 from dpo_recipes.finished_run import FinishedRun
 from dpo_recipes.objectives import loss_function
-from dpo_recipes.objectives.base import LOSS, Metric
+from dpo_recipes.objectives.metric import LOSS, Metric
 
 
 def choose_metric(runs: Sequence[FinishedRun], wanted: str | None) -> tuple[Metric | None, tuple[str, ...]]:

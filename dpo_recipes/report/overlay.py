@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from dpo_recipes.formats import format_percent, format_short
-from dpo_recipes.objectives.base import LOSS, Metric
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.report.charts import MAX_POINTS, Chart, ChartSpec, Series, lay_out_chart
 from dpo_recipes.report.comparison import Comparison
 from dpo_recipes.report.curves import read_points

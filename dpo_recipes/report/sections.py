@@ -16,7 +16,8 @@ from dpo_recipes.formats import (
     format_time,
     to_number,
 )
-from dpo_recipes.objectives.base import LOSS, Metric, Objective
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.run_result import AnswerWords, Drift, RunResult, SavedModelComparison
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dpo_recipes.formats import diverged, finite, format_count, format_number, format_percent, format_short
-from dpo_recipes.objectives.base import LOSS, Metric, Objective
+from dpo_recipes.objectives.base import Objective
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.run_result import RunResult
 from dpo_recipes.significance import accuracy_interval
 

@@ -19,8 +19,8 @@ from tiny import recipe_text, write_pairs
 from dpo_recipes.engine.generation import Sampling, write_answers
 from dpo_recipes.engine.policy_sampler import StepsSampler
 from dpo_recipes.objectives import get_objective
-from dpo_recipes.objectives.base import Scores, TokenScores
 from dpo_recipes.objectives.policy import PolicyObjective
+from dpo_recipes.objectives.scores import Scores, TokenScores
 
 Work = Callable[..., Any]
 RLOO: Any = get_objective("rloo")

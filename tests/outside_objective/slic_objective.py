@@ -9,19 +9,10 @@ from pydantic import Field
 
 from dpo_recipes.error_codes import CodeEntry
 from dpo_recipes.errors import Finding
-from dpo_recipes.objectives.base import (
-    LOSS,
-    PREFERENCE_RATES,
-    Advice,
-    LearningRates,
-    Locate,
-    Loss,
-    Metric,
-    Objective,
-    ObjectiveParams,
-    RowCounts,
-    Scores,
-)
+from dpo_recipes.objectives.base import Advice, Locate, Objective, ObjectiveParams, RowCounts
+from dpo_recipes.objectives.metric import LOSS, Metric
+from dpo_recipes.objectives.rates import PREFERENCE_RATES, LearningRates
+from dpo_recipes.objectives.scores import Loss, Scores
 
 if TYPE_CHECKING:
     from dpo_recipes.recipe.schema import Recipe

@@ -16,7 +16,7 @@ from dpo_recipes.fit.advice.checks import DISAGREEMENT, FEW_STEPS, FEW_TRAIN_ROW
 from dpo_recipes.fit.advice.learning_rates import format_rate
 from dpo_recipes.fit.advice.rules import RULES, AdviceRule, advise
 from dpo_recipes.fit.facts import JobFacts
-from dpo_recipes.objectives.base import PREFERENCE_RATES
+from dpo_recipes.objectives.rates import PREFERENCE_RATES
 from dpo_recipes.recipe.validate import validate
 from dpo_recipes.shipped import recipe_paths
 from dpo_recipes.significance import interval_half_width, smallest_difference

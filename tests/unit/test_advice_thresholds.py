@@ -10,7 +10,7 @@ from advice_jobs import FULL_TUNING, codes, make_facts, only
 
 from dpo_recipes.fit.advice.learning_rates import format_rate, usual_rates
 from dpo_recipes.fit.advice.rules import RULES, advise
-from dpo_recipes.objectives.base import PREFERENCE_RATES
+from dpo_recipes.objectives.rates import PREFERENCE_RATES
 
 BIG = 7_000_000_000
 

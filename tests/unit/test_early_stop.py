@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpo_recipes.engine.early_stop import EarlyStop
-from dpo_recipes.objectives.base import LOSS
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.objectives.pair_metrics import MARGIN
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from dpo_recipes.evaluate.metrics import evaluate_base, evaluate_splits
 from dpo_recipes.objectives import keep_best_metric
-from dpo_recipes.objectives.base import LOSS, Metric
 from dpo_recipes.objectives.dpo import OBJECTIVE as DPO
+from dpo_recipes.objectives.metric import LOSS, Metric
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 
 PENALTY = fake_objective.OBJECTIVE.metric("rewards/rejected")

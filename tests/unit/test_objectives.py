@@ -10,7 +10,8 @@ import pytest
 from dpo_recipes.data.mismatched import mismatched_rows
 from dpo_recipes.errors import Finding, Where
 from dpo_recipes.objectives import cpo, dpo, generation, grpo, kto, orpo, reward, rloo, sft
-from dpo_recipes.objectives.base import LOSS, Advice, Objective, RowCounts
+from dpo_recipes.objectives.base import Advice, Objective, RowCounts
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.recipe.schema import Recipe
 
 VLLM = {"backend": "vllm"}

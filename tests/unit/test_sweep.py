@@ -16,7 +16,7 @@ from dpo_recipes.errors import Finding, Interrupted, RecipeError, RunError
 from dpo_recipes.jobs.ranking import choose_best, mean_and_interval
 from dpo_recipes.jobs.sweep_result import RunOutcome, SweepResult, TrialOutcome
 from dpo_recipes.launch.choose import LaunchFlags
-from dpo_recipes.objectives.base import LOSS
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.objectives.pair_metrics import ACCURACY
 from dpo_recipes.recipe import validate as validation
 from dpo_recipes.recipe.compose import Composed

@@ -18,7 +18,7 @@ from dpo_recipes.finished_run import open_run
 from dpo_recipes.fit.planner.disk import check_sweep_space, num_kept_runs
 from dpo_recipes.jobs.keep import find_remains, remove_losers
 from dpo_recipes.jobs.trial_run import runs_of
-from dpo_recipes.objectives.base import LOSS
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.validate import Validated
 from dpo_recipes.run_dir import RunDirectory

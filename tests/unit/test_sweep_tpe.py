@@ -11,7 +11,7 @@ from sweeps import RECIPE, FakeRuns
 
 from dpo_recipes.errors import Interrupted, RecipeError, RunError
 from dpo_recipes.jobs.study import suggest
-from dpo_recipes.objectives.base import LOSS
+from dpo_recipes.objectives.metric import LOSS
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.schema.sweep import Range
 from dpo_recipes.recipe.validate import validate

@@ -16,7 +16,7 @@ from dpo_recipes.engine.checkpoints.choice import Start
 from dpo_recipes.engine.checkpoints.loop_state import restore_loop_state
 from dpo_recipes.engine.distributed import DistributedContext
 from dpo_recipes.events import EventLog
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.recipe.schema.checkpoints import Checkpoints
 
 _LARGEST_SHARE = 0.05

@@ -16,7 +16,7 @@ from dpo_recipes.engine.trackers.session import Trackers
 from dpo_recipes.engine.watch import Watch
 from dpo_recipes.evaluate.metrics import name_as_test
 from dpo_recipes.events import EventLog
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.run_dir import read_json_lines
 
 Emit = Callable[..., None]

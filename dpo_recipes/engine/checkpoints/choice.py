@@ -19,7 +19,7 @@ from dpo_recipes.events import EventLog
 from dpo_recipes.model.adapters import starts_away_from_base
 from dpo_recipes.model.build import ModelBundle
 from dpo_recipes.model.precision import describe_device
-from dpo_recipes.objectives.base import Metric
+from dpo_recipes.objectives.metric import Metric
 from dpo_recipes.recipe.schema import Recipe
 from dpo_recipes.recipe.strategies import SAVES_PIECES
 from dpo_recipes.resume import identity, read_recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpo_recipes.objectives.base import LearningRates, RateRange
+from dpo_recipes.objectives.rates import LearningRates, RateRange
 
 FAR = 5.0
 """A rate is far off when it lies more than this factor beyond the usual range: Llama 3's 1e-5 is still none."""
